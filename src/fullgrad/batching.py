@@ -1,0 +1,82 @@
+"""Which numbers of a term belong to which sample of the batch.
+
+Most operations keep the batch first, or fold it with windows or heads into the first axis, batch
+slowest. Where that is not so (a sequence-first recurrent layer) the samples are told apart by
+back-propagation itself: weighting sample i's scalar by a power of two scales, exactly, the
+gradients of its own numbers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_BASE = 16  # sample numbers are read in hexadecimal digits: weights from 1 to 2^15
+
+
+def leading(shape: torch.Size, batch: int) -> bool:
+    """Whether the first axis may hold the batch, alone or folded with others behind it."""
+    return batch == 1 or (len(shape) > 0 and shape[0] % batch == 0)
+
+
+def sums_leading(value: Tensor, batch: int) -> Tensor:
+    """Per-sample sums, shape (B,) in float64, of a term whose first axis holds the batch."""
+    if batch == 1:
+        return value.sum().to(torch.float64).reshape(1)
+    return value.reshape(batch, -1).sum(1).to(torch.float64)
+
+
+def passes(batch: int) -> int:
+    """How many weighted backward passes tell ``batch`` samples apart."""
+    return max(1, math.ceil(math.log(batch, _BASE))) if batch > 1 else 0
+
+
+def weights(batch: int, digit: int, like: Tensor) -> Tensor:
+    """Weight of each sample's scalar in one pass, shape (B,): 2 to its digit."""
+    digits = torch.arange(batch, device=like.device) // _BASE**digit % _BASE
+    return torch.pow(torch.full((), 2.0, dtype=like.dtype, device=like.device), digits)
+
+
+def digits_of(plain: Tensor, weighted: Tensor) -> Tensor | None:
+    """Read one digit of each number's sample off the gradient's scaling.
+
+    Returns:
+        Integers like ``plain``, -1 where the gradient is zero; None where a ratio is no power of
+        two, which happens only if samples depend on each other.
+    """
+    nonzero = plain != 0
+    ratio = torch.where(nonzero, weighted / torch.where(nonzero, plain, 1), 1)
+    digit = torch.log2(ratio.abs().clamp(min=0.5)).round()
+    exact = torch.pow(torch.full_like(digit, 2.0), digit) == ratio
+    if not bool((exact & (digit >= 0) & (digit < _BASE)).all()):
+        return None
+    return torch.where(nonzero, digit, -1).to(torch.long)
+
+
+def combine(digits: list[Tensor]) -> Tensor:
+    """The sample of each number from its digits, -1 where none is known."""
+    total = torch.zeros_like(digits[0])
+    for place, digit in enumerate(digits):
+        total = total + digit.clamp(min=0) * _BASE**place
+    return torch.where(digits[0] < 0, -1, total)
+
+
+def sums_labelled(value: Tensor, samples: Tensor, batch: int) -> Tensor:
+    """Per-sample sums, shape (B,) in float64, by each number's sample (-1: its term is zero)."""
+    known = samples >= 0
+    sums = torch.zeros(batch, dtype=torch.float64, device=value.device)
+    return sums.index_add(0, samples[known], value[known].to(torch.float64))
+
+
+def batch_axis(samples: Tensor, batch: int) -> int | None:
+    """The axis along which the sample number runs from 0 to B - 1, if there is one."""
+    for axis, size in enumerate(samples.shape):
+        if size == batch:
+            shape = [1] * samples.dim()
+            shape[axis] = batch
+            expected = torch.arange(batch, device=samples.device).view(shape)
+            if bool(((samples < 0) | (samples == expected)).all()):
+                return axis
+    return None

@@ -1,0 +1,357 @@
+"""From a model and an input to its full-gradient, one stage after the other.
+
+Guard the model, record its forward, choose the scalar, propagate back, and hand every term to a
+consumer while the sums are kept; then prove the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fullgrad import backward, batching, completeness
+from fullgrad.decomposition import BiasTerm, Decomposition
+from fullgrad.errors import ModelError, OutputError
+from fullgrad.inputs import Inputs, Prepared, check, prepare
+from fullgrad.isolation import guarded, plain_recurrence
+from fullgrad.modules import ModulePath
+from fullgrad.record import (
+    Entry,
+    Recorder,
+    Tape,
+    model_error_for,
+    recording,
+    refuse_blocked,
+    resolve_general,
+    unrecorded_nodes,
+)
+from fullgrad.targets import Selected, Target, select
+from fullgrad.wrapping import eager, recurrent, unwrap
+
+
+class Consumer(Protocol):
+    """What is done with each term when back-propagation reaches it."""
+
+    def term(
+        self, place: int, entry: Entry, gradient: Tensor, bias: Tensor, value: Tensor
+    ) -> None:
+        """One bias term: gradient at the operation's output, bias, and their product."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call's arguments and options, as :func:`decompose` documents them."""
+
+    model: nn.Module
+    inputs: Inputs
+    target: Target = None
+    additional_forward_args: Any = None
+    forward_kwargs: Mapping[str, Any] | None = None
+    mode: Literal["eval", "as_is"] = "eval"
+    per_sample: bool = True
+    detached: Literal["error", "constant"] = "error"
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A recorded forward with its explained scalars."""
+
+    prepared: Prepared
+    selected: Selected
+    recorder: Recorder
+    general: tuple[tuple[str, str], ...]
+
+    @property
+    def tape(self) -> Tape:
+        """What was recorded."""
+        return self.recorder.tape
+
+    @property
+    def output(self) -> Tensor:
+        """Explained scalars, shape (B,), inside the graph."""
+        return self.selected.output
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The sums of one explanation and where its samples lie."""
+
+    input_gradients: tuple[Tensor, ...]
+    input_sums: Tensor
+    sums: dict[int, Tensor]
+    axes: dict[int, int | None]
+    residual: Tensor
+    scale: Tensor
+    tolerance: float
+
+
+def _validate(request: Request) -> None:
+    for name, value, known in (
+        ("mode", request.mode, ("eval", "as_is")),
+        ("detached", request.detached, ("error", "constant")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, not {value!r}")
+    if request.tolerance is not None and not request.tolerance > 0:
+        raise ValueError(f"tolerance must be positive, not {request.tolerance!r}")
+
+
+def _trace(request: Request, model: nn.Module, on_write: Any, keep_steps: bool = False) -> Traced:
+    prepared = prepare(request.inputs, request.additional_forward_args, request.forward_kwargs)
+    allow = request.detached == "constant"
+    recorder = Recorder(
+        prepared.roots, ModulePath(model), on_write, keep_steps=keep_steps, allow_detached=allow
+    )
+    with recording(recorder):
+        result = model(*prepared.args, **prepared.kwargs)
+        refuse_blocked(recorder, result, allow)
+        selected = select(result, request.target)
+    refuse_blocked(recorder, selected.output, allow)
+    if not bool(torch.isfinite(selected.output).all()):
+        raise OutputError("the model's output holds NaN or infinite values; nothing to explain")
+    if not recorder.depends(selected.output):
+        raise ModelError(
+            "the explained output does not depend on the input through autograd: there is no "
+            "gradient to explain with (is the model called under no_grad, or is the target "
+            "constant?)"
+        )
+    missing = unrecorded_nodes(recorder.tape, recorder, selected.output)
+    if missing:
+        raise model_error_for(missing)
+    return Traced(prepared, selected, recorder, tuple(resolve_general(recorder.tape)))
+
+
+def _find_samples(traced: Traced) -> tuple[dict[int, Tensor], list[Tensor]]:
+    """Which sample each number of each term, and of each input, belongs to."""
+    output, leaves, batch = traced.output, traced.prepared.leaves, len(traced.output)
+    plain: dict[int, Tensor] = {}
+    digits: dict[int, list[Tensor]] = {}
+
+    def keep(place: int, entry: Entry, gradient: Tensor) -> None:
+        plain[place] = gradient
+
+    ones = torch.ones_like(output)
+    inputs = backward.run(traced.tape, output, leaves, ones, keep, keep_graph=True)
+    input_digits: list[list[Tensor]] = [[] for _ in leaves]
+
+    def read(before: Tensor, after: Tensor, into: list[Tensor]) -> None:
+        digit = batching.digits_of(before, after)
+        if digit is None:
+            raise ModelError(
+                "the samples of the batch depend on each other (batch statistics, or an operation "
+                "across the batch), so no sample has terms of its own. Explain one sample at a "
+                "time, use evaluation mode, or pass per_sample=False to explain the batch's sum."
+            )
+        into.append(digit)
+
+    for number in range(batching.passes(batch)):
+        weights = batching.weights(batch, number, output.detach())
+
+        def compare(place: int, entry: Entry, gradient: Tensor) -> None:
+            read(plain[place], gradient, digits.setdefault(place, []))
+
+        again = backward.run(traced.tape, output, leaves, weights, compare, keep_graph=True)
+        for before, after, into in zip(inputs, again, input_digits, strict=True):
+            read(before, after, into)
+    return (
+        {place: batching.combine(d) for place, d in digits.items()},
+        [batching.combine(d) for d in input_digits],
+    )
+
+
+def _propagate(request: Request, traced: Traced, consumer: Consumer, label: bool) -> Totals:
+    batch = len(traced.output) if request.per_sample else 1
+    samples: dict[int, Tensor] = {}
+    input_samples: list[Tensor] = []
+    leaves = traced.prepared.leaves
+    if label and batch > 1:
+        samples, input_samples = _find_samples(traced)
+    sums: dict[int, Tensor] = {}
+    axes: dict[int, int | None] = {}
+
+    def receive(place: int, entry: Entry, gradient: Tensor) -> None:
+        bias = backward.bias_of(entry)
+        value = backward.product(gradient, bias, entry.bias.may_be_infinite)
+        if place in samples:
+            sums[place] = batching.sums_labelled(value, samples[place], batch)
+            axes[place] = batching.batch_axis(samples[place], batch)
+        else:
+            sums[place] = batching.sums_leading(value, batch)
+            axes[place] = 0 if value.dim() and value.shape[0] == len(traced.output) else None
+        consumer.term(place, entry, gradient, bias, value)
+
+    ones = torch.ones_like(traced.output)
+    gradients = backward.run(traced.tape, traced.output, leaves, ones, receive)
+    input_sums = torch.zeros(batch, dtype=torch.float64, device=traced.output.device)
+    for i, (g, leaf) in enumerate(zip(gradients, leaves, strict=True)):
+        value = backward.product(backward.widen(g), backward.widen(leaf.detach()), False)
+        part = (
+            batching.sums_labelled(value, input_samples[i], batch)
+            if input_samples
+            else batching.sums_leading(value, batch)
+        )
+        input_sums = input_sums + part.to(input_sums.device)
+    dtypes = {*traced.tape.dtypes, *(leaf.dtype for leaf in leaves), traced.output.dtype}
+    tolerance = request.tolerance or completeness.tolerance_for(dtypes)
+    output = traced.output.detach() if request.per_sample else traced.output.detach().sum().view(1)
+    residual, scale = completeness.balance(output, [input_sums, *sums.values()])
+    return Totals(gradients, input_sums, sums, axes, residual, scale, tolerance)
+
+
+def _needs_labels(traced: Traced) -> bool:
+    batch = len(traced.output)
+    shapes = [e.shape for e in traced.tape.entries]
+    shapes += [leaf.shape for leaf in traced.prepared.leaves]
+    return not all(batching.leading(shape, batch) for shape in shapes)
+
+
+def explain(request: Request, make_consumer: Any) -> tuple[Traced, Totals, Any]:
+    """Run all stages.
+
+    Args:
+        request: model, inputs and options.
+        make_consumer: from a :class:`Traced` to the :class:`Consumer` of its terms.
+
+    Returns:
+        The recording, the sums, and the consumer after it has seen every term.
+
+    Raises:
+        FullGradError: see :func:`fullgrad.decompose`.
+    """
+    _validate(request)
+    model = unwrap(request.model)
+    device = check(request.inputs)
+    with ExitStack() as stack:
+        guard = stack.enter_context(
+            guarded(model, evaluate=request.mode == "eval", device=device)
+        )
+        stack.enter_context(eager(model))
+        stack.enter_context(plain_recurrence(recurrent(model)))
+
+        def attempt(label: bool) -> tuple[Traced, Totals, Any]:
+            traced = _trace(request, model, guard.before_write)
+            consumer = make_consumer(traced)
+            label = label or (request.per_sample and _needs_labels(traced))
+            return traced, _propagate(request, traced, consumer, label), consumer
+
+        traced, totals, consumer = attempt(label=False)
+        if not completeness.holds(totals.residual, totals.scale, totals.tolerance):
+            whole = (totals.residual.sum(), totals.scale.sum())
+            if len(totals.residual) > 1 and completeness.holds(*whole, totals.tolerance):
+                traced, totals, consumer = attempt(label=True)
+        if not completeness.holds(totals.residual, totals.scale, totals.tolerance):
+            again = _trace(request, model, guard.before_write, keep_steps=True)
+            gaps = backward.local_gaps(
+                again.tape.steps, again.tape, again.output, again.prepared.leaves
+            )
+            raise completeness.breach(totals.residual, totals.scale, totals.tolerance, gaps)
+    return traced, totals, consumer
+
+
+class _Keep:
+    """Keeps every term as it comes, for the full decomposition."""
+
+    def __init__(self, traced: Traced) -> None:
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def term(
+        self, place: int, entry: Entry, gradient: Tensor, bias: Tensor, value: Tensor
+    ) -> None:
+        # A bias read straight off a parameter must not follow the parameter's later training.
+        owned = any(bias.untyped_storage().data_ptr() == h.untyped_storage().data_ptr()
+                    for h in entry.held)  # fmt: skip
+        self.kept[place] = (gradient, bias.clone() if owned else bias)
+
+
+def decompose(
+    model: nn.Module,
+    inputs: Inputs,
+    target: Target = None,
+    *,
+    additional_forward_args: Any = None,
+    forward_kwargs: Mapping[str, Any] | None = None,
+    mode: Literal["eval", "as_is"] = "eval",
+    per_sample: bool = True,
+    detached: Literal["error", "constant"] = "error",
+    tolerance: float | None = None,
+) -> Decomposition:
+    """Split a model's output exactly into an input term and one term per bias.
+
+    Srinivas & Fleuret 2019, proposition 1, with the implicit bias b = y - sum J u of *every*
+    operation, so that f(x) = <grad f, x> + sum <df/dy, b> holds for any differentiable program.
+
+    Args:
+        model: any ``nn.Module``. It is given back as it was, after failures too.
+        inputs: a batch: a tensor; a tuple of tensors, passed in order; or a dict, passed by
+            keyword. Float tensors are explained, integer ones passed through.
+        target: the explained scalar f: a class index; one index per sample; a tuple of indices
+            into a dense output, or one tuple per sample; a callable from the model's output to
+            shape (B,); or None for the predicted class.
+        additional_forward_args: a value or tuple passed after the inputs, unexplained: what it
+            adds counts as bias.
+        forward_kwargs: keyword arguments for the model, unexplained.
+        mode: ``"eval"`` explains the model in evaluation mode, ``"as_is"`` exactly as it stands.
+            With batch statistics (training-mode batch-norm) samples depend on each other: explain
+            one sample, or use ``per_sample=False``.
+        per_sample: give each sample its own sums; otherwise the sums are over the batch, and
+            ``input_sums``, ``residual`` and every term's ``sums`` have shape (1,).
+        detached: what to do about values that depend on the input but were detached:
+            ``"error"``, or ``"constant"`` to count them as biases.
+        tolerance: largest accepted relative residual; default by dtype
+            (:data:`fullgrad.completeness.TOLERANCES`).
+
+    Returns:
+        The frozen :class:`Decomposition`, its sum proved.
+
+    Raises:
+        InputError: inputs that cannot be explained.
+        OutputError: an output without a float tensor, or with NaN or infinite values.
+        TargetError: a target that does not fit the output.
+        ModelError: a scripted model, a custom autograd function, samples that depend on each
+            other.
+        UnsupportedOperationError: operations without rule and forward-mode derivative, all listed.
+        BlockedGradientError: the input reaches the output outside autograd.
+        CompletenessError: the terms do not sum to the output; names where.
+    """
+    request = Request(
+        model, inputs, target, additional_forward_args, forward_kwargs, mode, per_sample, detached,
+        tolerance,
+    )  # fmt: skip
+    traced, totals, consumer = explain(request, _Keep)
+    terms = []
+    for place, entry in enumerate(traced.tape.entries):
+        if place in consumer.kept:
+            gradient, bias = consumer.kept[place]
+            terms.append(
+                BiasTerm(
+                    module=entry.module,
+                    op=entry.op,
+                    kind=entry.bias.kind,
+                    gradient=gradient,
+                    bias=bias,
+                    sums=totals.sums[place],
+                    batch_axis=totals.axes[place],
+                    channel_axis=entry.channel_axis,
+                    may_be_infinite=entry.bias.may_be_infinite,
+                )
+            )
+    return Decomposition(
+        output=traced.output.detach(),
+        target=traced.selected.index,
+        output_source=traced.selected.source,
+        inputs=tuple(leaf.detach() for leaf in traced.prepared.leaves),
+        input_names=traced.prepared.names,
+        input_gradients=totals.input_gradients,
+        input_sums=totals.input_sums,
+        bias_terms=tuple(terms),
+        residual=totals.residual,
+        scale=totals.scale,
+        tolerance=totals.tolerance,
+        general_path=traced.general,
+    )

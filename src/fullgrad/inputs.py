@@ -1,0 +1,122 @@
+"""What the user passes in: which tensors are explained, and a private copy of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fullgrad.errors import InputError
+
+Inputs: TypeAlias = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A call of the model, ready to be made.
+
+    ``leaves`` are the explained inputs as autograd leaves; ``args`` and ``kwargs`` hold non-leaf
+    copies of them, so that a model which works in place changes neither leaf nor user's tensor.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    leaves: tuple[Tensor, ...]
+    names: tuple[str, ...]
+    roots: tuple[Any, ...]
+
+
+def _named(inputs: Any) -> tuple[list[tuple[str, Any]], bool]:
+    if isinstance(inputs, Tensor):
+        return [("input", inputs)], False
+    if isinstance(inputs, Mapping):
+        return [(str(k), v) for k, v in inputs.items()], True
+    if isinstance(inputs, (tuple, list)):
+        if len(inputs) == 1:
+            return [("input", inputs[0])], False
+        return [(f"input{i}", v) for i, v in enumerate(inputs)], False
+    raise InputError(
+        f"inputs must be a tensor, a tuple of tensors or a dict of keyword tensors, "
+        f"not {type(inputs).__name__}"
+    )
+
+
+def check(inputs: Any) -> torch.device:
+    """Refuse inputs that cannot be explained; return the device of the first float one.
+
+    Raises:
+        InputError: not tensors, empty, no float tensor among them, NaN or infinite values.
+    """
+    named, _ = _named(inputs)
+    device = None
+    for name, value in named:
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"{name} is a {type(value).__name__}, not a tensor; pass what is not to be "
+                "explained through additional_forward_args or forward_kwargs"
+            )
+        if value.is_floating_point() or value.is_complex():
+            if value.numel() == 0:
+                raise InputError(f"{name} is empty: shape {tuple(value.shape)}")
+            if not bool(torch.isfinite(value).all()):
+                raise InputError(f"{name} holds NaN or infinite values")
+            device = device or value.device
+    if device is None:
+        raise InputError(
+            "no input is a float tensor, so there is no gradient to explain with; for a model of "
+            "integer tokens pass the embeddings (inputs_embeds, for example)"
+        )
+    return device
+
+
+def prepare(
+    inputs: Any, additional_forward_args: Any = None, forward_kwargs: Mapping[str, Any] | None = None
+) -> Prepared:
+    """Make autograd leaves of the float inputs, and the call's arguments from them.
+
+    Args:
+        inputs: a tensor; a tuple of tensors, passed in order; a dict, passed by keyword. Integer
+            tensors are passed through unexplained.
+        additional_forward_args: one value or a tuple, passed after the inputs.
+        forward_kwargs: keyword arguments, passed as they are.
+
+    Raises:
+        InputError: a keyword is given twice.
+    """
+    named, by_keyword = _named(inputs)
+    leaves: list[Tensor] = []
+    names: list[str] = []
+    passed: list[Any] = []
+    with torch.inference_mode(False), torch.enable_grad():
+        for name, value in named:
+            if value.is_floating_point() or value.is_complex():
+                leaf = (value.clone() if value.is_inference() else value).detach()
+                leaf.requires_grad_(True)
+                leaves.append(leaf)
+                names.append(name)
+                passed.append(leaf.clone())
+            else:
+                passed.append(value)
+    extra: tuple[Any, ...] = ()
+    if additional_forward_args is not None:
+        is_tuple = isinstance(additional_forward_args, tuple)
+        extra = additional_forward_args if is_tuple else (additional_forward_args,)
+    kwargs = dict(forward_kwargs or {})
+    if by_keyword:
+        twice = [name for name, _ in named if name in kwargs]
+        if twice:
+            raise InputError(f"given both as input and in forward_kwargs: {', '.join(twice)}")
+        kwargs.update((name, value) for (name, _), value in zip(named, passed, strict=True))
+        passed = []
+    roots = tuple(p.grad_fn for p in (*passed, *kwargs.values()) if _is_copy(p, leaves))
+    return Prepared((*passed, *extra), kwargs, tuple(leaves), tuple(names), roots)
+
+
+def _is_copy(value: Any, leaves: Sequence[Tensor]) -> bool:
+    if not isinstance(value, Tensor) or value.grad_fn is None:
+        return False
+    source = value.grad_fn.next_functions[0][0]
+    return any(getattr(source, "variable", None) is leaf for leaf in leaves)

@@ -1,0 +1,501 @@
+"""The recorded forward: every operation that autograd sees, with its bias, on a tape.
+
+A dispatch mode sees each operation once, below autograd: one operation, one autograd node. The
+node is how gradients find their bias again, by execution and not by position. Whether a tensor
+depends on the input is asked of the autograd graph, so parameters keep their ``requires_grad``.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fullgrad.channels import channel_axis_after
+from fullgrad.errors import BlockedGradientError, ModelError, UnsupportedOperationError
+from fullgrad.modules import ModulePath, following
+from fullgrad.rules import Bias, Call, Rule, rule_for
+from fullgrad.rules.general import GeneralCall
+
+# Factories read a tensor's shape and type, not its values.
+_FACTORIES = ("_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided")
+# Normalisations that write their running statistics without saying so in their schema.
+_WRITES_STATISTICS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    """What the recorder needs to know of an operation, looked up once."""
+
+    name: str
+    names: tuple[str, ...]
+    defaults: tuple[Any, ...]
+    rule: Rule | None
+    writes: tuple[int, ...]
+    factory: bool
+    batch_norm: bool
+    spatial: bool
+
+
+_OPERATIONS: dict[Any, _Operation] = {}
+
+
+def _describe(func: Any) -> _Operation:
+    schema = func._schema
+    name = schema.name.split("::")[-1]
+    operation = _Operation(
+        name=name,
+        names=tuple(a.name for a in schema.arguments),
+        defaults=tuple(a.default_value for a in schema.arguments),
+        rule=rule_for(schema.name),
+        writes=tuple(
+            i
+            for i, a in enumerate(schema.arguments)
+            if a.alias_info is not None and a.alias_info.is_write
+        ),
+        factory=name.endswith(_FACTORIES),
+        batch_norm="batch_norm" in name,
+        spatial="conv" in name or "pool" in name or "batch_norm" in name,
+    )
+    _OPERATIONS[func] = operation
+    return operation
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """One executed operation that depends on the input, and the bias of one of its outputs."""
+
+    module: str
+    op: str
+    node: Any
+    slot: int
+    output: int
+    shape: torch.Size
+    bias: Bias | GeneralCall
+    held: tuple[Tensor, ...]
+    channel_axis: int | None
+    view: tuple[torch.Size, tuple[int, ...], int, tuple[int, ...]] | None = None
+
+    def protect(self, storage: int) -> None:
+        """Copy what this entry reads from a storage that is about to be overwritten."""
+        self.held = tuple(
+            h.clone() if h.untyped_storage().data_ptr() == storage else h for h in self.held
+        )
+
+
+def resolve_general(tape: Tape) -> list[tuple[str, str]]:
+    """Compute the biases of the calls that no rule covers, and drop those that are zero.
+
+    Returns:
+        (module, operation) of every call that took the general path.
+
+    Raises:
+        UnsupportedOperationError: listing every operation without a forward-mode derivative.
+    """
+    unsupported: dict[tuple[str, str], None] = {}
+    taken: dict[int, tuple[str, str]] = {}
+    answers: dict[int, tuple[Tensor | None, ...]] = {}
+    kept: list[Entry] = []
+    for entry in tape.entries:
+        general = entry.bias
+        if isinstance(general, Bias):
+            kept.append(entry)
+            continue
+        taken[id(general)] = (entry.module, entry.op)
+        if id(general) not in answers:
+            try:
+                answers[id(general)] = general.biases(entry.held)
+            except (NotImplementedError, RuntimeError):
+                unsupported[entry.module, entry.op] = None
+                answers[id(general)] = ()
+        answer = answers[id(general)]
+        b = answer[entry.output] if entry.output < len(answer) else None
+        if b is not None and bool(b.any()):
+            entry.bias = Bias("implicit", _itself, (b,), may_be_infinite=True)
+            entry.held = (b,)
+            kept.append(entry)
+    if unsupported:
+        listed = "\n".join(f"  {op} in {module or 'the model'}" for module, op in unsupported)
+        raise UnsupportedOperationError(
+            "no exact bias is known for these operations: they have neither a rule nor a "
+            f"forward-mode derivative\n{listed}\nReplace them by operations that have one, or "
+            "give their rule with fullgrad.rules.register."
+        )
+    tape.entries = kept
+    return list(taken.values())
+
+
+def _itself(b: Tensor) -> Tensor:
+    return b
+
+
+@dataclass(eq=False, slots=True)
+class Step:
+    """An operation's arguments and outputs, kept only to locate a failing local sum."""
+
+    module: str
+    op: str
+    node: Any
+    edges: tuple[tuple[Any, int, Tensor], ...]
+    outputs: tuple[Tensor | None, ...]
+
+
+@dataclass(eq=False)
+class Tape:
+    """What a recorded forward leaves behind, in order of execution."""
+
+    entries: list[Entry] = field(default_factory=list)
+    nodes: dict[Any, str] = field(default_factory=dict)
+    relayout: list[tuple[Any, torch.memory_format]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    blocked: dict[str, None] = field(default_factory=dict)
+    dtypes: set[torch.dtype] = field(default_factory=set)
+
+
+def _tensors(args: Iterable[Any]) -> Iterator[Tensor]:
+    for a in args:
+        if isinstance(a, Tensor):
+            yield a
+        elif isinstance(a, (list, tuple)):
+            yield from _tensors(a)
+
+
+def memory_layout(t: Tensor) -> torch.memory_format:
+    """The memory format that a tensor's strides follow."""
+    if not t.is_contiguous():
+        if t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last):
+            return torch.channels_last
+        if t.dim() == 5 and t.is_contiguous(memory_format=torch.channels_last_3d):
+            return torch.channels_last_3d
+    return torch.contiguous_format
+
+
+class Recorder(TorchDispatchMode):
+    """Records a forward pass onto a :class:`Tape` while it is active in this thread.
+
+    Args:
+        roots: autograd nodes of the tensors that the model is given.
+        path: the module under execution.
+        on_write: called with each tensor that is about to be overwritten.
+        keep_steps: also keep every operation's arguments and outputs (for diagnosis).
+        allow_detached: take detached values as constants instead of refusing them.
+    """
+
+    def __init__(
+        self,
+        roots: Iterable[Any],
+        path: ModulePath,
+        on_write: Callable[[Tensor], None],
+        *,
+        keep_steps: bool = False,
+        allow_detached: bool = False,
+    ) -> None:
+        super().__init__()
+        self.tape = Tape()
+        self.roots = frozenset(roots)
+        self.path = path
+        self._on_write = on_write
+        self._keep_steps = keep_steps
+        self._allow_detached = allow_detached
+        self._depends_on_input: dict[Any, bool] = dict.fromkeys(self.roots, True)
+        self._pending: tuple[Any, ...] | None = None
+        self._readers: dict[int, list[Entry]] = {}
+        self._channel_axes: dict[Any, int] = {}
+        self._cut: dict[int, tuple[weakref.ref[Tensor], str]] = {}
+
+    # -- dependence -------------------------------------------------------------------------
+
+    def depends(self, value: Any) -> bool:
+        """Whether a value depends on the input through autograd."""
+        if not isinstance(value, Tensor):
+            return isinstance(value, (list, tuple)) and any(map(self.depends, value))
+        if not value.requires_grad:
+            return False
+        node = value.grad_fn
+        return node is not None and self._node_depends(node)
+
+    def _node_depends(self, node: Any) -> bool:
+        known = self._depends_on_input
+        found = known.get(node)
+        if found is not None:
+            return found
+        stack = [node]
+        while stack:
+            top = stack[-1]
+            before = [n for n, _ in top.next_functions if n is not None]
+            unknown = [n for n in before if n not in known]
+            if unknown and not any(known.get(n) for n in before):
+                stack.extend(unknown)
+                continue
+            known[top] = any(known.get(n, False) for n in before)
+            stack.pop()
+        return known[node]
+
+    def _channel_axis(self, value: Tensor) -> int | None:
+        node = value.grad_fn if value.requires_grad else None
+        return None if node is None else self._channel_axes.get(node)
+
+    def _is_cut(self, t: Tensor) -> str | None:
+        entry = self._cut.get(id(t))
+        if entry is None or t.requires_grad:
+            return None
+        return entry[1] if entry[0]() is t else None
+
+    def cut_at(self, value: Any) -> str | None:
+        """Where a value that depends on the input left the autograd graph, if it did."""
+        return next((w for t in _tensors([value]) if (w := self._is_cut(t)) is not None), None)
+
+    # -- recording --------------------------------------------------------------------------
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run one operation and put it on the tape if it depends on the input."""
+        kwargs = kwargs or {}
+        if self._pending is not None:
+            self.settle()
+        operation = _OPERATIONS.get(func) or _describe(func)
+        depends = False
+        for a in args:
+            if isinstance(a, Tensor):
+                if a.requires_grad and self.depends(a):
+                    depends = True
+                    break
+            elif isinstance(a, (list, tuple)) and self.depends(a):
+                depends = True
+                break
+        depends = depends or (bool(kwargs) and any(map(self.depends, kwargs.values())))
+        if operation.writes:
+            for i in operation.writes:
+                written = (
+                    args[i] if i < len(args) else kwargs.get(operation.names[i])
+                )
+                self._before_write(written, operation, depends)
+        if operation.batch_norm:
+            self._before_statistics(operation, args)
+        recording = depends and torch.is_grad_enabled() and operation.name != "detach"
+        rule = operation.rule
+        if recording and operation.writes == (0,) and (rule is None or rule.reads_input):
+            before: tuple[Any, ...] = (args[0].detach().clone(), *args[1:])
+        else:
+            before = args
+        asked = self._answers(args, before) if recording else None
+        axis = (
+            channel_axis_after(operation.name, False, args, args[0], self._channel_axis)
+            if recording and operation.writes
+            else None
+        )
+        out = func(*args, **kwargs)
+        if asked is None:
+            if depends or self._cut:
+                self._after_cut(operation, depends, args, kwargs, out)
+            return out
+        if self._cut:
+            self._refuse_cut(args, kwargs)
+        outputs = tuple(out) if isinstance(out, (tuple, list)) else (out,)
+        in_place = operation.writes == (0,)
+        call = Call(
+            func, operation.names, operation.defaults, before, kwargs, outputs, asked, in_place
+        )  # fmt: skip
+        edges = self._edges(args) if self._keep_steps else ()
+        self._pending = (operation, call, self.path.current(), edges, axis)
+        return out
+
+    def _answers(
+        self, args: tuple[Any, ...], before: tuple[Any, ...]
+    ) -> Callable[[Any], bool]:
+        """``depends`` as it stood before execution, when an in-place argument had its history."""
+        if before is args:
+            return self.depends
+        first, first_depends = before[0], self.depends(args[0])
+        return lambda v: first_depends if v is first else self.depends(v)
+
+    def _edges(self, args: tuple[Any, ...]) -> tuple[tuple[Any, int, Tensor], ...]:
+        return tuple(
+            (t.grad_fn, t.output_nr, t.detach().clone()) for t in _tensors(args) if self.depends(t)
+        )
+
+    def settle(self) -> None:
+        """Put the last operation on the tape, now that autograd has given it a node."""
+        if self._pending is None:
+            return
+        (operation, call, module, edges, axis), self._pending = self._pending, None
+        tape = self.tape
+        differentiable = [isinstance(o, Tensor) and o.requires_grad for o in call.outputs]
+        if not any(differentiable):
+            return
+        nodes: list[Any] = []
+        for o, has_gradient in zip(call.outputs, differentiable, strict=True):
+            node = None
+            if has_gradient:
+                self._depends_on_input[o.grad_fn] = True
+                node = o.grad_fn
+                if call.in_place and o._is_view() and o._base is not None:
+                    base = o._base.grad_fn
+                    if base is not None:
+                        node = base
+                        self._depends_on_input[node] = True
+                tape.nodes[node] = module
+                tape.dtypes.add(o.dtype)
+            nodes.append(node)
+        if not operation.writes:
+            axis = channel_axis_after(
+                operation.name, operation.spatial, call.args, call.outputs[0], self._channel_axis
+            )
+        if axis is not None:
+            for node in nodes:
+                self._channel_axes[node] = axis
+        if operation.batch_norm and call.outputs[0].device.type == "cpu":
+            tape.relayout.append((nodes[0], memory_layout(call.args[0])))
+        if edges:
+            kept = tuple(o.detach().clone() if isinstance(o, Tensor) else None for o in call.outputs)
+            tape.steps.append(Step(module, operation.name, nodes[0], edges, kept))
+        biases = operation.rule.function(call) if operation.rule is not None else None
+        if biases is None:
+            general = GeneralCall(call)
+            for slot, has_gradient in enumerate(differentiable):
+                if has_gradient:
+                    self._append(operation, call, module, nodes, slot, general, axis)
+            return
+        for bias in biases:
+            if differentiable[bias.output]:
+                self._append(operation, call, module, nodes, bias.output, bias, axis)
+
+    def _append(
+        self,
+        operation: _Operation,
+        call: Call,
+        module: str,
+        nodes: list[Any],
+        slot: int,
+        bias: Bias | GeneralCall,
+        channel_axis: int | None,
+    ) -> None:
+        out = call.outputs[slot]
+        view = None
+        if nodes[slot] is not out.grad_fn:
+            base = out._base
+            offset = out.storage_offset() - base.storage_offset()
+            view = (base.shape, base.stride(), offset, out.stride())
+        entry = Entry(
+            module, operation.name, nodes[slot], out.output_nr if view is None else 0, slot,
+            out.shape, bias, bias.held, channel_axis, view,
+        )  # fmt: skip
+        self.tape.entries.append(entry)
+        for h in entry.held:
+            self._readers.setdefault(h.untyped_storage().data_ptr(), []).append(entry)
+
+    # -- writes and values outside the graph ------------------------------------------------
+
+    def _before_write(self, written: Any, operation: _Operation, depends: bool) -> None:
+        for t in _tensors([written]):
+            if depends and not torch.is_grad_enabled() and t.requires_grad and self.depends(t):
+                raise BlockedGradientError(
+                    f"{self.path.current() or 'the model'} overwrites a value that depends on "
+                    f"the input under no_grad ({operation.name}): no gradient can be right. "
+                    "Remove the no_grad or the in-place operation."
+                )
+            self._on_write(t)
+            for entry in self._readers.pop(t.untyped_storage().data_ptr(), ()):
+                entry.protect(t.untyped_storage().data_ptr())
+
+    def _before_statistics(self, operation: _Operation, args: tuple[Any, ...]) -> None:
+        if operation.name.startswith(_WRITES_STATISTICS):
+            for name in ("running_mean", "running_var"):
+                place = operation.names.index(name)
+                if place < len(args) and args[place] is not None:
+                    training = operation.names.index("training")
+                    if args[training]:
+                        self._on_write(args[place])
+
+    def _after_cut(
+        self, operation: _Operation, depends: bool, args: Any, kwargs: Any, out: Any
+    ) -> None:
+        """Remember float values that depend on the input but not through autograd."""
+        if operation.factory:
+            return
+        where = self.path.current() if depends else self.cut_at([*args, *kwargs.values()])
+        if where is None:
+            return
+        for t in _tensors([out]):
+            if t.is_floating_point() or t.is_complex():
+                self._cut[id(t)] = (weakref.ref(t), where)
+
+    def _refuse_cut(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        where = self.cut_at([*args, *kwargs.values()])
+        if where is not None and not self._allow_detached:
+            self.tape.blocked[where] = None
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[Recorder]:
+    """Record what runs inside, with gradients on and outside inference mode."""
+    with torch.inference_mode(False), torch.enable_grad():
+        with following(recorder.path), recorder:
+            yield recorder
+        recorder.settle()
+
+
+def refuse_blocked(recorder: Recorder, output: Any, allow_detached: bool) -> None:
+    """Raise if a value that depends on the input reaches the output outside the graph.
+
+    Raises:
+        BlockedGradientError: naming the modules, and the way out.
+    """
+    blocked = dict(recorder.tape.blocked)
+    where = recorder.cut_at(output)
+    if where is not None and not allow_detached:
+        blocked[where] = None
+    if blocked:
+        names = ", ".join(repr(n) if n else "the model itself" for n in blocked)
+        raise BlockedGradientError(
+            f"values that depend on the input leave the autograd graph in {names} (no_grad, "
+            "detach or .data) and are used again. Remove that, or pass detached='constant' to "
+            "count such values as biases."
+        )
+
+
+def unrecorded_nodes(tape: Tape, recorder: Recorder, output: Tensor) -> list[str]:
+    """Names of autograd nodes between output and input that no recorded operation made."""
+    missing: dict[str, None] = {}
+    seen: set[Any] = set()
+    stack = [output.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if not recorder._node_depends(node):
+            continue
+        name = node.name()
+        if node not in tape.nodes and node not in recorder.roots and not _is_view_replay(name):
+            missing[name] = None
+        stack.extend(n for n, _ in node.next_functions)
+    return list(missing)
+
+
+_VIEW_REPLAYS = """
+AsStrided View Slice Select Transpose Permute Expand Squeeze Unsqueeze T Alias Split
+SplitWithSizes Unbind Narrow Diagonal Unfold ReshapeAlias UnsafeView
+""".split()
+
+
+def _is_view_replay(name: str) -> bool:
+    """Autograd makes a view's node anew when its base has been modified; views are linear."""
+    return name.rstrip("0123456789").removesuffix("Backward") in _VIEW_REPLAYS
+
+
+def model_error_for(missing: list[str]) -> ModelError:
+    """The error for operations that autograd ran but the recorder did not see."""
+    return ModelError(
+        f"custom autograd functions cannot be explained: {', '.join(missing)}. Their forward "
+        "runs outside autograd, so their bias is unknown. Use the plain PyTorch operations "
+        "instead (for activation checkpointing: use_reentrant=False; for scripted functions: "
+        "the Python original)."
+    )

@@ -1,0 +1,160 @@
+"""Normalisations and softmax.
+
+With x = (u - mean) r, r = (var + eps)^(-1/2), normalising t u and differentiating at t = 1 gives
+x eps r^2: what eps leaves of degree 0. Hence b = w x (1 - eps r^2) + beta for layer, group,
+instance and batch-statistics normalisation. In evaluation mode batch-norm is affine and its bias
+is beta - w mean / sigma (Srinivas & Fleuret 2019, section 3).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fullgrad.rules.registry import Bias, Call, Kind, register
+
+
+def _kind(beta: Any) -> Kind:
+    return "implicit" if beta is None else "both"
+
+
+def _channelwise(value: Tensor, dim: int) -> Tensor:
+    return value.view((1, -1) + (1,) * (dim - 2))
+
+
+def _present(*values: Tensor | None) -> tuple[Tensor, ...]:
+    return tuple(v.detach() for v in values if v is not None)
+
+
+def _batch_norm(call: Call) -> tuple[Bias, ...] | None:
+    weight, beta = call.get("weight"), call.get("bias")
+    if call.depends(weight) or call.depends(beta):
+        return None
+    training = bool(call.get("training", "update" in call.func._schema.name))
+    eps = call.get("epsilon", call.get("eps"))
+    dim = call.outputs[0].dim()
+    has_weight, has_beta = weight is not None, beta is not None
+    held = _present(weight, beta)
+    if not training:
+        mean, var = call.get("running_mean"), call.get("running_var")
+
+        def affine(m: Tensor, v: Tensor, *rest: Tensor) -> Tensor:
+            scale = torch.rsqrt(v + eps)
+            offset = -m * (scale * rest[0] if has_weight else scale)
+            return _channelwise(offset + rest[-1] if has_beta else offset, dim)
+
+        return (Bias("both", affine, (mean.detach(), var.detach(), *held)),)
+    mean, rstd = call.outputs[1], call.outputs[2]
+
+    def normalised(u: Tensor, m: Tensor, r: Tensor, *rest: Tensor) -> Tensor:
+        scale = r * (1 - eps * r * r)
+        if has_weight:
+            scale = scale * rest[0]
+        b = (u - _channelwise(m, dim)) * _channelwise(scale, dim)
+        return b + _channelwise(rest[-1], dim) if has_beta else b
+
+    u = call.args[0].detach()
+    held = (u, mean.detach(), rstd.detach(), *held)
+    return (Bias(_kind(beta), normalised, held),)
+
+
+def _layer_norm(call: Call) -> tuple[Bias, ...] | None:
+    weight, beta, eps = call.get("weight"), call.get("bias"), call.get("eps")
+    if call.depends(weight) or call.depends(beta):
+        return None
+    has_weight, has_beta = weight is not None, beta is not None
+
+    def compute(u: Tensor, mean: Tensor, rstd: Tensor, *rest: Tensor) -> Tensor:
+        b = (u - mean).mul_(rstd * (1 - eps * rstd * rstd))
+        if has_weight:
+            b = b.mul_(rest[0])
+        return b.add_(rest[-1]) if has_beta else b
+
+    mean, rstd = call.outputs[1], call.outputs[2]
+    held = (call.args[0].detach(), mean.detach(), rstd.detach(), *_present(weight, beta))
+    return (Bias(_kind(beta), compute, held),)
+
+
+def _group_norm(call: Call) -> tuple[Bias, ...] | None:
+    weight, beta = call.get("weight"), call.get("bias")
+    if call.depends(weight) or call.depends(beta):
+        return None
+    groups, eps = call.get("group"), call.get("eps")
+    shape = call.outputs[0].shape
+    has_weight, has_beta = weight is not None, beta is not None
+
+    def compute(u: Tensor, mean: Tensor, rstd: Tensor, *rest: Tensor) -> Tensor:
+        grouped = u.reshape(shape[0], groups, -1)
+        mean, rstd = mean.view(shape[0], groups, 1), rstd.view(shape[0], groups, 1)
+        b = ((grouped - mean) * (rstd * (1 - eps * rstd * rstd))).reshape(shape)
+        if has_weight:
+            b = b * _channelwise(rest[0], len(shape))
+        return b + _channelwise(rest[-1], len(shape)) if has_beta else b
+
+    mean, rstd = call.outputs[1], call.outputs[2]
+    held = (call.args[0].detach(), mean.detach(), rstd.detach(), *_present(weight, beta))
+    return (Bias(_kind(beta), compute, held),)
+
+
+def _rms_norm(call: Call) -> tuple[Bias, ...] | None:
+    """y = w u r, r = (mean u^2 + eps)^(-1/2): b = y (1 - eps r^2)."""
+    if call.depends(call.get("weight")) or len(call.outputs) < 2:
+        return None
+    eps = call.get("eps")
+    if eps is None:
+        eps = torch.finfo(call.args[0].dtype).eps
+
+    def compute(y: Tensor, rstd: Tensor) -> Tensor:
+        return y * (1 - eps * rstd * rstd)
+
+    return (Bias("implicit", compute, (call.output, call.outputs[1].detach())),)
+
+
+def _softmax(call: Call) -> tuple[Bias, ...]:
+    dim = call.get("dim")
+
+    def compute(y: Tensor, u: Tensor) -> Tensor:
+        # A masked position has u = -inf and y = 0: its product is 0.
+        u = torch.where(y == 0, torch.zeros_like(u), u)
+        mean = (y * u).sum(dim, keepdim=True)
+        return y * (1 - u + mean)
+
+    return (Bias("implicit", compute, (call.output, call.args[0].detach())),)
+
+
+def _log_softmax(call: Call) -> tuple[Bias, ...]:
+    dim = call.get("dim")
+
+    def compute(y: Tensor, u: Tensor) -> Tensor:
+        p = torch.exp(y)
+        safe = torch.where(p == 0, torch.zeros_like(u), u)
+        b = y - u + (p * safe).sum(dim, keepdim=True)
+        return torch.where(u == -math.inf, torch.zeros_like(b), b)
+
+    return (Bias("implicit", compute, (call.output, call.args[0].detach())),)
+
+
+def install() -> None:
+    """Register the normalisation rules."""
+    family = "normalisation"
+    register(
+        [
+            "native_batch_norm",
+            "cudnn_batch_norm",
+            "miopen_batch_norm",
+            "_native_batch_norm_legit",
+            "_native_batch_norm_legit_no_training",
+            "_batch_norm_with_update",
+            "_batch_norm_no_update",
+        ],
+        _batch_norm,
+        family=family,
+    )
+    register("native_layer_norm", _layer_norm, family=family)
+    register("native_group_norm", _group_norm, family=family)
+    register("_fused_rms_norm", _rms_norm, family=family)
+    register("_softmax", _softmax, family=family)
+    register("_log_softmax", _log_softmax, family=family)
