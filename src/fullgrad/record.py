@@ -281,11 +281,14 @@ class Recorder(TorchDispatchMode):
             self._before_statistics(operation, args)
         recording = depends and torch.is_grad_enabled() and operation.name != "detach"
         rule = operation.rule
-        if recording and operation.writes == (0,) and (rule is None or rule.reads_input):
-            before: tuple[Any, ...] = (args[0].detach().clone(), *args[1:])
-        else:
-            before = args
-        asked = self._answers(args, before) if recording else None
+        in_place = operation.writes == (0,)
+        before = args
+        if recording and in_place:
+            # A constant that is overwritten is a bias; an input is what the rule may read.
+            if rule is None or rule.reads_input or not self.depends(args[0]):
+                before = (args[0].detach().clone(), *args[1:])
+        asked = self._answers(args, before, in_place) if recording else None
+        edges = self._edges(args) if recording and self._keep_steps else ()
         axis = (
             channel_axis_after(operation.name, False, args, args[0], self._channel_axis)
             if recording and operation.writes
@@ -299,19 +302,17 @@ class Recorder(TorchDispatchMode):
         if self._cut:
             self._refuse_cut(args, kwargs)
         outputs = tuple(out) if isinstance(out, (tuple, list)) else (out,)
-        in_place = operation.writes == (0,)
         call = Call(
             func, operation.names, operation.defaults, before, kwargs, outputs, asked, in_place
         )  # fmt: skip
-        edges = self._edges(args) if self._keep_steps else ()
         self._pending = (operation, call, self.path.current(), edges, axis)
         return out
 
     def _answers(
-        self, args: tuple[Any, ...], before: tuple[Any, ...]
+        self, args: tuple[Any, ...], before: tuple[Any, ...], in_place: bool
     ) -> Callable[[Any], bool]:
-        """``depends`` as it stood before execution, when an in-place argument had its history."""
-        if before is args:
+        """``depends`` as it stands before execution: an in-place argument then has a new history."""
+        if not in_place:
             return self.depends
         first, first_depends = before[0], self.depends(args[0])
         return lambda v: first_depends if v is first else self.depends(v)
