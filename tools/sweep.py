@@ -94,7 +94,10 @@ class StayDouble(TorchFunctionMode):
 
 
 def count(build: Callable[[], nn.Module]) -> int:
-    with torch.device("meta"):
+    try:
+        with torch.device("meta"):
+            model = build()
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):
         model = build()
     return sum(p.numel() for p in model.parameters())
 
@@ -144,11 +147,7 @@ def smallest_of_module(module: str) -> tuple[str, int]:
 
     sizes = {}
     for name in timm.list_models(module=module):
-        try:
-            sizes[name] = count(partial(timm.create_model, name, pretrained=False))
-        except (RuntimeError, NotImplementedError, TypeError, ValueError):
-            model = timm.create_model(name, pretrained=False)
-            sizes[name] = sum(p.numel() for p in model.parameters())
+        sizes[name] = count(partial(timm.create_model, name, pretrained=False))
     name = min(sizes, key=lambda n: sizes[n])
     return name, sizes[name]
 

@@ -212,7 +212,7 @@ def install() -> None:
     register("add", lambda c: _sum(c, 1), family=family)
     register("sub", lambda c: _sum(c, -1), family=family)
     register("rsub", _rsub, family=family)
-    register(["cat", "_unsafe_cat", "stack"], _joined, family=family)
+    register(["cat", "stack"], _joined, family=family)
     register("addmm", lambda c: _multiplied(c, ("self", "mat1", "mat2")), family=family)
     register("baddbmm", lambda c: _multiplied(c, ("self", "batch1", "batch2")), family=family)
     register("addmv", lambda c: _multiplied(c, ("self", "mat", "vec")), family=family)

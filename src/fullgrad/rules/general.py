@@ -5,7 +5,10 @@ For the few kernels that have no forward mode, an equivalent written in operatio
 
 from __future__ import annotations
 
+import functools
+import importlib
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +48,14 @@ EQUIVALENTS: dict[str, Callable[..., Any]] = {
     "aten::_thnn_fused_lstm_cell": _lstm_cell,
     "aten::_thnn_fused_gru_cell": _gru_cell,
 }
+
+
+@functools.cache
+def _load_forward_mode() -> None:
+    """Load what PyTorch loads at the first dual tensor, without its deprecation warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("torch._decomp.decompositions_for_jvp")
 
 
 class GeneralCall:
@@ -89,6 +100,7 @@ class GeneralCall:
         """
         arguments, outputs = held[: len(self._varies)], held[len(self._varies) :]
         with _level, torch.no_grad(), forward_ad.dual_level():
+            _load_forward_mode()
             values = [
                 forward_ad.make_dual(u, u.clone()) if varies else u
                 for u, varies in zip(arguments, self._varies, strict=True)

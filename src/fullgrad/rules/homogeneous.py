@@ -20,7 +20,7 @@ fractional_max_pool2d fractional_max_pool3d sort topk kthvalue median nanmedian 
 std
 """.split()
 
-_DEGREE = {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0, "square": 2.0, "var": 2.0}
+_DEGREE = {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0, "var": 2.0}
 
 
 def scaled_output(call: Call, factor: float) -> tuple[Bias, ...]:

@@ -33,7 +33,7 @@ def _batch_norm(call: Call) -> tuple[Bias, ...] | None:
     weight, beta = call.get("weight"), call.get("bias")
     if call.depends(weight) or call.depends(beta):
         return None
-    training = bool(call.get("training", "update" in call.func._schema.name))
+    training = bool(call.get("training", "with_update" in call.func._schema.name))
     eps = call.get("epsilon", call.get("eps"))
     dim = call.outputs[0].dim()
     has_weight, has_beta = weight is not None, beta is not None

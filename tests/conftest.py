@@ -1,0 +1,24 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from fullgrad.rules.general import _load_forward_mode
+
+# torch.func.jvp, the tests' oracle, loads the same module, which warns on newer versions.
+_load_forward_mode()
+torch.set_num_threads(1 if os.environ.get("PYTEST_XDIST_WORKER") else torch.get_num_threads())
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The reference data beside the project; tests that need it are skipped without it."""
+    place = Path(os.environ.get("FULLGRAD_SHARED", Path(__file__).parents[2] / "shared"))
+    if not place.is_dir():
+        pytest.skip("reference data not found beside the project (set FULLGRAD_SHARED)")
+    return place
