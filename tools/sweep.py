@@ -51,6 +51,7 @@ class Result:
     parameters: int
     input: str
     terms: int
+    input_share: float
     general: list[str]
     residual: float | None
     residual_as_is: float | None
@@ -60,20 +61,41 @@ class Result:
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Non-trivial biases, scales and batch-norm statistics, in float64."""
+    """Random biases, scales and zero-initialised weights, in float64."""
     generator = torch.Generator().manual_seed(seed)
     model = model.double()
     with torch.no_grad():
         for name, p in model.named_parameters():
+            noise = torch.randn(p.shape, generator=generator, dtype=p.dtype)
             if p.dim() <= 1:
-                noise = 0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
-                p.copy_((1 if name.endswith("weight") else 0) + noise)
-        for name, b in model.named_buffers():
-            if name.endswith("running_mean"):
-                b.copy_(0.1 * torch.randn(b.shape, generator=generator, dtype=b.dtype))
-            elif name.endswith("running_var"):
-                b.copy_(0.5 + torch.rand(b.shape, generator=generator, dtype=b.dtype))
+                p.copy_((1 if name.endswith("weight") else 0) + 0.1 * noise)
+            elif not bool(p.any()):
+                p.copy_(noise / p[0].numel() ** 0.5)
     return model
+
+
+def calibrate(model: nn.Module, inputs: Any, seed: int = 0) -> None:
+    """Batch-norm statistics near, but not at, those of the inputs, so that signals get through."""
+    norms = [m for m in model.modules() if getattr(m, "running_var", None) is not None]
+    if not norms:
+        return
+    generator = torch.Generator().manual_seed(seed)
+    kept = [m.momentum for m in norms]
+    model.eval()
+    for m in norms:
+        m.momentum = 1.0
+        m.train()
+    with torch.no_grad():
+        model(**inputs) if isinstance(inputs, dict) else model(inputs)
+        for m, momentum in zip(norms, kept, strict=True):
+            m.momentum = momentum
+            shape = m.running_var.shape
+            spread = m.running_var.clamp(min=1e-3).sqrt()
+            shift = 0.2 * torch.randn(shape, generator=generator, dtype=spread.dtype)
+            m.running_mean += spread * shift
+            m.running_var.clamp_(min=1e-3)
+            m.running_var *= 0.7 + 0.6 * torch.rand(shape, generator=generator, dtype=spread.dtype)
+    model.eval()
 
 
 def noise(*shape: int) -> Tensor:
@@ -255,8 +277,14 @@ def measure(case: Case) -> Result:
     started = time.perf_counter()
     model = randomise(case.build().eval())
     inputs = case.inputs(model)
+    try:
+        calibrate(model, inputs)
+    except (RuntimeError, ValueError) as error:
+        print(f"  {case.name}: statistics not calibrated: {str(error)[:80]}")
+        model.eval()
     first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
     terms, general, residual, as_is, refusal, saliency = 0, [], None, None, "", ""
+    share = 0.0
     try:
         # The bar is applied below: a model whose own code casts to float32 cannot meet it.
         found = fullgrad.decompose(model, inputs, case.target)
@@ -265,6 +293,7 @@ def measure(case: Case) -> Result:
             with StayDouble():
                 found = fullgrad.decompose(model, inputs, case.target)
         terms, residual = len(found), float(found.relative_residual.max())
+        share = float((found.input_sums.abs() / found.scale).max())
         general = sorted({op for _, op in found.general_path})
         del found
     except fullgrad.FullGradError as error:
@@ -278,7 +307,7 @@ def measure(case: Case) -> Result:
     shape = "×".join(map(str, first.shape))
     seconds = time.perf_counter() - started
     return Result(
-        case.source, case.name, size, shape, terms, general, residual, as_is, refusal,
+        case.source, case.name, size, shape, terms, share, general, residual, as_is, refusal,
         saliency, seconds,
     )
 
@@ -310,7 +339,8 @@ def page(results: list[Result]) -> str:
         "Written by `make sweep`. Each model is decomposed in float64 for a batch of two random "
         "inputs, with random weights, biases, scales and batch-norm statistics. *Residual* is "
         "the larger of the two samples' |output − sum of terms| / (|output| + sum of |terms|). "
-        "*General path* lists the operations that no closed-form rule covers, so that their "
+        "*Input share* is |input term| over the same sum: it shows that "
+        "the test has teeth, for where it is small the early layers hardly matter. *General path* lists the operations that no closed-form rule covers, so that their "
         "bias came from forward-mode differentiation. *Map* tells whether `fullgrad.saliency` "
         "gives a finite, non-constant map at the input's size, or refuses because it does not "
         "know where a term's numbers lie. Where a model's own code casts to float32, its sum "
@@ -324,8 +354,8 @@ def page(results: list[Result]) -> str:
         f"torchvision {torchvision.__version__}, timm {timm.__version__}, "
         f"transformers {transformers.__version__}, CPU.",
         "",
-        "| source | model | parameters (M) | input | terms | residual | general path | map |",
-        "|---|---|---:|---|---:|---:|---|---|",
+        "| source | model | parameters (M) | input | terms | input share | residual | general path | map |",
+        "|---|---|---:|---|---:|---:|---:|---|---|",
     ]
     for r in results:
         residual = "refused" if r.residual is None else f"{r.residual:.1e}"
@@ -334,6 +364,7 @@ def page(results: list[Result]) -> str:
         drawn = "refused" if r.saliency.startswith("refused") else r.saliency or "–"
         lines.append(
             f"| {r.source} | `{r.name}` | {r.parameters / 1e6:.2f} | {r.input} | {r.terms} | "
+            f"{r.input_share:.0e} | "
             f"{residual} | {', '.join(r.general) or '–'} | {drawn} |"
         )
     if refused:

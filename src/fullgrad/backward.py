@@ -146,9 +146,10 @@ def local_gaps(
 
     def hook_for(step: Step) -> Callable[..., None]:
         def hook(inputs: Sequence[Tensor | None], outputs: Sequence[Tensor | None]) -> None:
-            above = sum(
-                inner(g, y) for g, y in zip(outputs, _by_slot(step), strict=False) if g is not None
-            )
+            pairs = [(g, y) for g, y in zip(outputs, step.outputs, strict=False) if g is not None]
+            if any(y is not None and g.shape != y.shape for g, y in pairs):
+                return  # a view was overwritten: the node is its base's
+            above = sum(inner(g, y) for g, y in pairs)
             below = 0.0
             used: set[int] = set()
             for (node, nr), g in zip(step.node.next_functions, inputs, strict=False):
@@ -169,7 +170,3 @@ def local_gaps(
             stack.callback(step.node.register_hook(hook_for(step)).remove)
         run(tape, output, leaves, torch.ones_like(output), receive)
     return sorted(gaps, key=lambda gap: -gap[2])
-
-
-def _by_slot(step: Step) -> list[Tensor | None]:
-    return list(step.outputs)

@@ -12,17 +12,28 @@ from fullgrad.errors import CompletenessError
 # Largest accepted |residual| / (|output| + sum of |terms' sums|), by the coarsest dtype at work.
 TOLERANCES = {
     torch.float64: 1e-10,
-    torch.float32: 1e-3,
-    torch.bfloat16: 1e-1,
-    torch.float16: 5e-2,
+    torch.float32: 1e-5,
+    torch.bfloat16: 3e-2,
+    torch.float16: 5e-3,
 }
+# Where a GPU may round float32 factors to ten bits (TensorFloat-32).
+TF32_TOLERANCE = 5e-3
 _COARSENESS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
-def tolerance_for(dtypes: Iterable[torch.dtype]) -> float:
-    """The stated tolerance for a model that computes in these dtypes."""
+def _tf32_allowed() -> bool:
+    try:
+        return bool(torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+    except RuntimeError:  # set through the newer fp32_precision interface
+        return True
+
+
+def tolerance_for(dtypes: Iterable[torch.dtype], device: torch.device) -> float:
+    """The stated tolerance for a model that computes in these dtypes on this device."""
     real = {torch.float32 if d == torch.complex64 else d for d in dtypes}
     coarsest = next((d for d in _COARSENESS if d in real), torch.float64)
+    if coarsest == torch.float32 and device.type == "cuda" and _tf32_allowed():
+        return TF32_TOLERANCE
     return TOLERANCES[coarsest]
 
 

@@ -198,7 +198,9 @@ def _propagate(request: Request, traced: Traced, consumer: Consumer, label: bool
         )
         input_sums = input_sums + part.to(input_sums.device)
     dtypes = {*traced.tape.dtypes, *(leaf.dtype for leaf in leaves), traced.output.dtype}
-    tolerance = request.tolerance or completeness.tolerance_for(dtypes)
+    tolerance = request.tolerance or completeness.tolerance_for(
+        dtypes, traced.output.device
+    )
     output = traced.output.detach() if request.per_sample else traced.output.detach().sum().view(1)
     residual, scale = completeness.balance(output, [input_sums, *sums.values()])
     return Totals(gradients, input_sums, sums, axes, residual, scale, tolerance)

@@ -287,6 +287,7 @@ class Recorder(TorchDispatchMode):
             # A constant that is overwritten is a bias; an input is what the rule may read.
             if rule is None or rule.reads_input or not self.depends(args[0]):
                 before = (args[0].detach().clone(), *args[1:])
+        rest = self._constant_rest(args[0]) if recording and in_place else None
         asked = self._answers(args, before, in_place) if recording else None
         edges = self._edges(args) if recording and self._keep_steps else ()
         axis = (
@@ -305,7 +306,7 @@ class Recorder(TorchDispatchMode):
         call = Call(
             func, operation.names, operation.defaults, before, kwargs, outputs, asked, in_place
         )  # fmt: skip
-        self._pending = (operation, call, self.path.current(), edges, axis)
+        self._pending = (operation, call, self.path.current(), edges, axis, rest)
         return out
 
     def _answers(
@@ -317,6 +318,19 @@ class Recorder(TorchDispatchMode):
         first, first_depends = before[0], self.depends(args[0])
         return lambda v: first_depends if v is first else self.depends(v)
 
+    def _constant_rest(self, written: Tensor) -> Tensor | None:
+        """What stays constant when an activation is written into part of a constant."""
+        base = written._base if written._is_view() else None
+        if base is None or not base.is_floating_point() or self.depends(base):
+            return None
+        rest = base.detach().clone(memory_format=torch.preserve_format)
+        if rest.stride() != base.stride():
+            rest = torch.empty_strided(base.shape, base.stride(), dtype=base.dtype,
+                                       device=base.device).copy_(base.detach())  # fmt: skip
+        offset = written.storage_offset() - base.storage_offset()
+        rest.as_strided(written.shape, written.stride(), offset).zero_()
+        return rest
+
     def _edges(self, args: tuple[Any, ...]) -> tuple[tuple[Any, int, Tensor], ...]:
         return tuple(
             (t.grad_fn, t.output_nr, t.detach().clone()) for t in _tensors(args) if self.depends(t)
@@ -326,7 +340,7 @@ class Recorder(TorchDispatchMode):
         """Put the last operation on the tape, now that autograd has given it a node."""
         if self._pending is None:
             return
-        (operation, call, module, edges, axis), self._pending = self._pending, None
+        (operation, call, module, edges, axis, rest), self._pending = self._pending, None
         tape = self.tape
         differentiable = [isinstance(o, Tensor) and o.requires_grad for o in call.outputs]
         if not any(differentiable):
@@ -357,6 +371,13 @@ class Recorder(TorchDispatchMode):
         if edges:
             kept = tuple(o.detach().clone() if isinstance(o, Tensor) else None for o in call.outputs)
             tape.steps.append(Step(module, operation.name, nodes[0], edges, kept))
+        if rest is not None and nodes[0] is not None:
+            self.tape.entries.append(
+                Entry(
+                    module, operation.name, nodes[0], 0, 0, rest.shape,
+                    Bias("explicit", _itself, (rest,), may_be_infinite=True), (rest,), None,
+                )
+            )  # fmt: skip
         biases = operation.rule.function(call) if operation.rule is not None else None
         if biases is None:
             general = GeneralCall(call)

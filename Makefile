@@ -1,0 +1,37 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+OUT ?= demo-output
+
+.PHONY: demo test install lint types sweep exactness clean
+
+demo: install  ## explain photographs and say where the pictures are
+	$(BIN)/fullgrad demo --out $(OUT)
+
+test: install lint types  ## linters, strict types, and the whole fast suite
+	$(BIN)/python -m pytest -n 2
+
+lint: install
+	$(BIN)/ruff check src tests tools
+	$(BIN)/ruff format --check src tests tools
+
+types: install
+	$(BIN)/mypy
+
+install: $(INSTALLED)  ## everything the targets need, in $(VENV)
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[all]'
+	touch $@
+
+sweep: install  ## every architecture; regenerates docs/architectures.md (resumes; about 30 minutes)
+	$(BIN)/python tools/sweep.py
+
+exactness: install  ## the README's table
+	$(BIN)/python tools/exactness.py
+
+clean:
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
