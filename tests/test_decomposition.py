@@ -209,11 +209,12 @@ class NormThenTokens(nn.Module):
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
         self.norm = norm
+        self.tokens = nn.LayerNorm(4)
         self.head = nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)
-        return self.head(tokens.tanh()).mean(1)
+        return self.head(self.tokens(tokens).tanh()).mean(1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

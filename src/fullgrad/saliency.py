@@ -79,7 +79,8 @@ class _Aggregate:
         for maps in self._sums.values():
             upsampled = upsample(maps, self._size)
             total = upsampled if total is None else total + upsampled
-        assert total is not None, "the input term is always added, or a term was required"
+        if total is None:
+            raise LayoutError("no term of 'bias' has positions, so there is no map")
         return total
 
 
