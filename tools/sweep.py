@@ -48,7 +48,7 @@ class Case:
 class Result:
     source: str
     name: str
-    parameters: int
+    parameters: float
     input: str
     terms: int
     input_share: float
@@ -115,11 +115,14 @@ class StayDouble(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def count(build: Callable[[], nn.Module]) -> int:
+def count(build: Callable[[], nn.Module], *, really: bool = True) -> float:
+    """Number of parameters, without allocating them where the model allows it."""
     try:
         with torch.device("meta"):
             model = build()
     except (RuntimeError, NotImplementedError, TypeError, ValueError):
+        if not really:
+            return float("inf")
         model = build()
     return sum(p.numel() for p in model.parameters())
 
@@ -164,12 +167,19 @@ def torchvision_dense_cases() -> Iterator[Case]:
 # -- timm -------------------------------------------------------------------------------------
 
 
-def smallest_of_module(module: str) -> tuple[str, int]:
+_LARGE = ("large", "huge", "giant", "gigantic", "enormous", "xl", "_7b", "so400m", "so150m")
+
+
+def smallest_of_module(module: str) -> tuple[str, float]:
+    """The variant with the fewest parameters; large ones are never allocated to count them."""
     import timm
 
+    names = timm.list_models(module=module)
     sizes = {}
-    for name in timm.list_models(module=module):
-        sizes[name] = count(partial(timm.create_model, name, pretrained=False))
+    for name in names:
+        build = partial(timm.create_model, name, pretrained=False)
+        large = len(names) > 1 and any(word in name for word in _LARGE)
+        sizes[name] = count(build, really=not large)
     name = min(sizes, key=lambda n: sizes[n])
     return name, sizes[name]
 

@@ -1,0 +1,310 @@
+"""``fullgrad explain``: heat maps and records of photographs."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fullgrad.cli import UsageError
+from fullgrad.cli.explained import (
+    Explained,
+    Task,
+    explain,
+    number_of_classes,
+    record,
+    shares,
+)
+from fullgrad.cli.files import check_folder, make_folder, unique_stems, write_together
+from fullgrad.cli.main import DONE, SOME_FAILED
+from fullgrad.errors import FullGradError, ImageError, LayoutError, ModelError
+from fullgrad.images import OVERLAY_SUFFIX, Photograph, find_images, printable, read_photograph
+from fullgrad.labels import class_index, imagenet_names, read_labels
+from fullgrad.models import DEFAULT_MODEL, LoadedModel, load_model
+from fullgrad.optional import require
+from fullgrad.render.overlay import picture, png
+
+_DESCRIPTION = """\
+Shows where in a photograph an image classifier's decision comes from.
+
+For each photograph NAME it prints the most probable classes and writes into the output folder
+  NAME.overlay.png   photograph and heat map
+  NAME.saliency.npy  the map itself: float32, height x width of the model's input
+  NAME.json          classes, the logit's exact decomposition, and how to get it again
+"""
+_EPILOG = """\
+examples:
+  fullgrad explain cat.jpg
+  fullgrad explain cat.jpg --target "tiger cat" --out maps
+  fullgrad explain holiday/ --model torchvision:resnet50
+  fullgrad explain cat.jpg --model timm:convnext_tiny --weights convnext_tiny.safetensors \\
+      --labels imagenet
+  fullgrad explain scan.png --model my_model.py:make_model --weights best.pth --labels names.txt
+
+exit code: 0 all done; 1 some images failed; 2 mistake in the arguments, nothing done.
+Results of an earlier run with the same names are replaced.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``fullgrad explain``."""
+    parser.description = _DESCRIPTION
+    parser.epilog = _EPILOG
+    add = parser.add_argument
+    add("images", nargs="*", type=Path, metavar="IMAGE", help="image file, or folder of them")
+    text = "output folder, made if need be (default: %(default)s)"
+    add("--out", type=Path, default=Path("fullgrad-output"), metavar="DIR", help=text)
+    text = "class to explain: index or name (default: the predicted one)"
+    add("--target", metavar="CLASS", help=text)
+    add_model_arguments(parser)
+    text = "class names, one a line, or 'imagenet' for those of ImageNet-1k"
+    add("--labels", metavar="FILE", help=text)
+    text = "photographs at a time; more is faster on a GPU (default: %(default)s)"
+    add("--batch-size", type=_positive, default=1, metavar="N", help=text)
+    text = (
+        "rescale terms by layer (the authors' code) or by channel (the paper's formula) "
+        "(default: %(default)s)"
+    )
+    add("--psi", choices=("layer", "channel"), default="layer", help=text)
+    text = "terms that the map is made of (default: %(default)s)"
+    add("--terms", choices=("all", "explicit", "input", "bias"), default="all", help=text)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare which model to explain, and where it runs."""
+    add = parser.add_argument
+    text = (
+        "%(default)s (default), torchvision:NAME, timm:NAME, or path/to/file.py:FUNCTION, "
+        "which is executed and returns an nn.Module"
+    )
+    add("--model", default=DEFAULT_MODEL, metavar="MODEL", help=text)
+    text = (
+        "local checkpoint (.pth, .safetensors), 'none' for random weights, or a name of "
+        "torchvision's (default: the model's pre-trained weights)"
+    )
+    add("--weights", metavar="WEIGHTS", help=text)
+    add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the arguments say.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        FullGradError: nothing was done.
+    """
+    results, code = explain_files(args)
+    for _ in results:
+        pass
+    return code()
+
+
+def explain_files(
+    args: argparse.Namespace,
+) -> tuple[Iterator[tuple[Explained, Task, list[Path]]], Callable[[], int]]:
+    """Check everything, then explain photograph after photograph.
+
+    Args:
+        args: of ``fullgrad explain``.
+
+    Returns:
+        The results, with their files, as they come (each is printed), and what gives the exit
+        code once they have come.
+
+    Raises:
+        FullGradError: a mistake in the arguments, model, target or output folder.
+    """
+    if not args.images:
+        raise UsageError(
+            "no photograph given: name image files or folders, as in 'fullgrad explain cat.jpg'"
+        )
+    require("matplotlib", "cli")
+    paths = find_images(args.images)
+    check_folder(args.out)
+    task = _task(args)
+    make_folder(args.out)
+    failed: list[Path] = []
+    results = _Run(args, task, paths, failed).results()
+    return results, lambda: SOME_FAILED if failed else DONE
+
+
+def _task(args: argparse.Namespace) -> Task:
+    model = load_model(args.model, args.weights, args.device)
+    if not model.trained:
+        _note(f"{model.spec} has random weights: its classes and maps mean nothing")
+    classes = number_of_classes(model)
+    names = _names(args.labels, model, classes)
+    target = None if args.target is None else class_index(args.target, names, classes)
+    return Task(model, names, target, args.psi, args.terms)
+
+
+def _names(labels: str | None, model: LoadedModel, classes: int) -> tuple[str, ...] | None:
+    if labels is None:
+        names = model.class_names
+        return names if names is None or len(names) == classes else None
+    names = imagenet_names() if labels == "imagenet" else read_labels(labels)
+    if len(names) != classes:
+        raise UsageError(f"--labels has {len(names)} names, but the model has {classes} classes")
+    return names
+
+
+class _Run:
+    """The photographs of one command, in batches; a photograph that fails stops no other."""
+
+    def __init__(
+        self, args: argparse.Namespace, task: Task, paths: Sequence[Path], failed: list[Path]
+    ) -> None:
+        self._args = args
+        self._task = task
+        self._paths = paths
+        self._stems = dict(zip(paths, unique_stems(paths), strict=True))
+        self._failed = failed
+        self._done = 0
+
+    def results(self) -> Iterator[tuple[Explained, Task, list[Path]]]:
+        size = self._args.batch_size
+        for start in range(0, len(self._paths), size):
+            self._progress(start)
+            photographs = self._read(self._paths[start : start + size])
+            for result in self._explain(photographs) if photographs else []:
+                path = result.photograph.path
+                try:
+                    files = self._write(result)
+                except OSError as error:
+                    text = f"the results of {printable(path)} cannot be written: {error.strerror}"
+                    self._fail(path, text)
+                    continue
+                self._done += 1
+                self._clear()
+                print(report(self._task, result, files), flush=True)
+                yield result, self._task, files
+        self._clear()
+
+    def _read(self, paths: Sequence[Path]) -> list[Photograph]:
+        photographs = []
+        for path in paths:
+            try:
+                photographs.append(read_photograph(path))
+            except ImageError as error:
+                self._fail(path, str(error))
+        return photographs
+
+    def _explain(self, photographs: list[Photograph]) -> list[Explained]:
+        try:
+            return explain(self._task, photographs)
+        except (FullGradError, RuntimeError, MemoryError) as error:
+            if len(photographs) > 1:  # find out which of them it is
+                return [r for p in photographs for r in self._explain([p])]
+            if not self._done:  # the model's fault, so every photograph would fail alike
+                if isinstance(error, LayoutError):
+                    raise UsageError(f"{error} On the command line: --terms input") from error
+                if isinstance(error, ModelError):
+                    raise
+            path = photographs[0].path
+            self._fail(path, f"{printable(path)} cannot be explained: {_reason(error)}")
+            return []
+
+    def _write(self, result: Explained) -> list[Path]:
+        task, args = self._task, self._args
+        stem = self._stems[result.photograph.path]
+        array = io.BytesIO()
+        np.save(array, result.saliency.astype(np.float32))
+        options = {
+            key: [printable(p) for p in value] if key == "images" else _plain(value)
+            for key, value in vars(args).items()
+            if key not in {"command", "command_line"}
+        }
+        values = record(task, result, args.command_line, options)
+        text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        contents = {
+            f"{stem}{OVERLAY_SUFFIX}": png(overlay_of(task, result)),
+            f"{stem}.saliency.npy": array.getvalue(),
+            f"{stem}.json": text.encode(),
+        }
+        return write_together(args.out, contents)
+
+    def _fail(self, path: Path, message: str) -> None:
+        self._failed.append(path)
+        self._clear()
+        print(f"fullgrad: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+    def _progress(self, start: int) -> None:
+        if len(self._paths) > 1 and sys.stderr.isatty():
+            name = printable(self._paths[start].name)[:50]
+            sys.stderr.write(f"\r\x1b[K[{start + 1}/{len(self._paths)}] {name}")
+            sys.stderr.flush()
+
+    def _clear(self) -> None:
+        if len(self._paths) > 1 and sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def _plain(value: Any) -> Any:
+    return printable(value) if isinstance(value, Path) else value
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return "out of memory"
+    if isinstance(error, FullGradError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _note(message: str) -> None:
+    print(f"fullgrad: note: {message}", file=sys.stderr)
+
+
+def overlay_of(task: Task, result: Explained) -> Any:
+    """The labelled picture of one result, a matplotlib figure."""
+    title = (
+        f"{task.name(result.target)} (class {result.target}): probability "
+        f"{result.probability:.1%}, logit {result.logit:.2f}"
+    )
+    return picture(result.view, result.saliency, title, result.photograph.path.name)
+
+
+def report(task: Task, result: Explained, files: Sequence[Path]) -> str:
+    """One result, for people.
+
+    Args:
+        task: what was asked for.
+        result: what came out.
+        files: where it was written.
+
+    Returns:
+        A few lines.
+    """
+    width = max(len(task.name(index)) for index, _ in result.top)
+    lines = [printable(result.photograph.path)]
+    if result.photograph.frames > 1:
+        lines[0] += f"  (first of {result.photograph.frames} frames)"
+    lines += [
+        f"  {place}. {task.name(index):<{width}}  {probability:7.2%}   [{index}]"
+        for place, (index, probability) in enumerate(result.top, 1)
+    ]
+    parts = [f"{name} {value:.3g}" for name, value in shares(result)]
+    lines += [
+        f"  explained: {task.name(result.target)} [{result.target}], "
+        f"logit {result.logit:.4g} = {' + '.join(parts).replace('+ -', '- ')}",
+        f"  residual {result.residual:.1e} (relative {result.relative_residual:.1e}, "
+        f"tolerance {result.tolerance:.0e})",
+        *(f"  -> {printable(file)}" for file in files),
+    ]
+    return "\n".join(lines)
