@@ -81,7 +81,7 @@ def test_equal_samples() -> None:
     assert [t.batch_axis for t in result] == [1, 1, 0]
 
 
-@pytest.mark.parametrize("share", [1e-1, 1e-4, 1e-7])
+@pytest.mark.parametrize("share", [1e-1, 1e-4])
 def test_a_side_branch_with_the_batch_second_is_not_hidden_by_the_tolerance(share: float) -> None:
     # What the branch adds is less than the tolerance: only its own layout tells the samples.
     def run(m: Any, x: Tensor) -> Tensor:

@@ -262,6 +262,13 @@ ELEMENTWISE = [
     one("clamp", -1.0, 0.5),
     one("clamp", None, 0.5),
     one("clamp", 0, 6),
+    one("clamp", -1.0, 2.0, arg=lambda g: torch.arange(-3.0, 4.0).double()),
+    one("clamp_min", -1.0, arg=lambda g: torch.arange(-3.0, 4.0).double()),
+    one("clamp_max", 2.0, arg=lambda g: torch.arange(-3.0, 4.0).double()),
+    one("hardtanh", -1.0, 2.0, arg=lambda g: torch.arange(-3.0, 4.0).double()),
+    one("hardsigmoid", arg=lambda g: torch.arange(-4.0, 5.0).double()),
+    one("hardswish", arg=lambda g: torch.arange(-4.0, 5.0).double()),
+    one("threshold", 1.0, -1.0, arg=lambda g: torch.arange(-3.0, 4.0).double()),
     Case(A.clamp.Tensor, n(2, 6), n(6, scale=0.1)),
     one("clamp_min", 0),
     one("clamp_min", 0.3),
@@ -336,6 +343,7 @@ NORMALISING = [
     one("_softmax", 1, False, arg=lambda g: n(2, 6)(g).masked_fill(MASK, -math.inf)),
     one("_log_softmax", 1, False, arg=lambda g: n(2, 6)(g).masked_fill(MASK, -math.inf)),
     one("_log_softmax", 1, False),
+    one("_safe_softmax", 1),
 ]  # fmt: skip
 
 ALL = [*LINEAR, *HOMOGENEOUS, *AFFINE, *ELEMENTWISE, *NORMALISING]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fullgrad.errors import ModelError
 from fullgrad.record import Entry, Step, Tape
 
 _WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
@@ -51,6 +52,8 @@ def _at_view(gradient: Tensor, entry: Entry) -> Tensor:
     laid_out = torch.empty_strided(
         shape, strides, dtype=gradient.dtype, device=gradient.device
     ).copy_(gradient)
+    if laid_out.is_complex() and entry.real_view:
+        laid_out = torch.view_as_real(laid_out)
     return laid_out.as_strided(entry.shape, view_strides, offset)
 
 
@@ -103,13 +106,21 @@ def run(
         for place, entry in enumerate(tape.entries):
             stack.callback(entry.node.register_prehook(hook_for(place, entry)).remove)
         with torch.inference_mode(False), torch.autocast(output.device.type, enabled=False):
-            gradients = torch.autograd.grad(
-                output,
-                list(leaves),
-                grad_outputs=weights.to(output.dtype),
-                retain_graph=keep_graph,
-                allow_unused=True,
-            )
+            try:
+                gradients = torch.autograd.grad(
+                    output,
+                    list(leaves),
+                    grad_outputs=weights.to(output.dtype),
+                    retain_graph=keep_graph,
+                    allow_unused=True,
+                )
+            except RuntimeError as error:
+                if "modified by an inplace operation" not in str(error):
+                    raise
+                raise ModelError(
+                    "the model overwrites in-place a value that its gradient needs, so it has no "
+                    f"gradient at all. Use the out-of-place operation. PyTorch says: {error}"
+                ) from error
     return tuple(
         torch.zeros_like(leaf) if g is None else g.detach()
         for g, leaf in zip(gradients, leaves, strict=True)

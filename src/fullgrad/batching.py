@@ -13,7 +13,9 @@ import math
 import torch
 from torch import Tensor
 
-_BASE = 16  # sample numbers are read in hexadecimal digits: weights from 1 to 2^15
+def base_for(dtype: torch.dtype) -> int:
+    """Sample numbers are read in digits to this base: weights from 1 to 2^(base - 1)."""
+    return 4 if dtype == torch.float16 else 16
 
 
 def leading(shape: torch.Size, batch: int) -> bool:
@@ -28,38 +30,55 @@ def sums_leading(value: Tensor, batch: int) -> Tensor:
     return value.reshape(batch, -1).sum(1).to(torch.float64)
 
 
-def passes(batch: int) -> int:
+def passes(batch: int, base: int) -> int:
     """How many weighted backward passes tell ``batch`` samples apart."""
-    return max(1, math.ceil(math.log(batch, _BASE))) if batch > 1 else 0
+    return max(1, math.ceil(math.log(batch, base) - 1e-9)) if batch > 1 else 0
 
 
 def weights(batch: int, digit: int, like: Tensor) -> Tensor:
     """Weight of each sample's scalar in one pass, shape (B,): 2 to its digit."""
-    digits = torch.arange(batch, device=like.device) // _BASE**digit % _BASE
+    base = base_for(like.dtype)
+    digits = torch.arange(batch, device=like.device) // base**digit % base
     return torch.pow(torch.full((), 2.0, dtype=like.dtype, device=like.device), digits)
 
 
-def digits_of(plain: Tensor, weighted: Tensor) -> Tensor | None:
+def digits_of(plain: Tensor, weighted: Tensor, dtype: torch.dtype) -> Tensor | None:
     """Read one digit of each number's sample off the gradient's scaling.
+
+    Args:
+        plain: gradients for weights of one.
+        weighted: gradients for :func:`weights`.
+        dtype: in which the model computed them.
+
+    Numbers so small that they are not scaled exactly count as zero: so does their term.
 
     Returns:
         Integers like ``plain``, -1 where the gradient is zero; None where a ratio is no power of
         two, which happens only if samples depend on each other.
     """
-    nonzero = plain != 0
+    plain, weighted = _real(plain), _real(weighted)
+    limits, base = torch.finfo(dtype), base_for(dtype)
+    smallest = limits.tiny if dtype == torch.float16 else limits.tiny / limits.eps
+    nonzero = plain.abs() > smallest
+    if bool(((plain == 0) & (weighted.abs() > smallest * 2**base)).any()):
+        return None
     ratio = torch.where(nonzero, weighted / torch.where(nonzero, plain, 1), 1)
     digit = torch.log2(ratio.abs().clamp(min=0.5)).round()
     exact = torch.pow(torch.full_like(digit, 2.0), digit) == ratio
-    if not bool((exact & (digit >= 0) & (digit < _BASE)).all()):
+    if not bool((exact & (digit >= 0) & (digit < base)).all()):
         return None
     return torch.where(nonzero, digit, -1).to(torch.long)
 
 
-def combine(digits: list[Tensor]) -> Tensor:
+def _real(gradient: Tensor) -> Tensor:
+    return gradient.real + gradient.imag if gradient.is_complex() else gradient
+
+
+def combine(digits: list[Tensor], base: int) -> Tensor:
     """The sample of each number from its digits, -1 where none is known."""
     total = torch.zeros_like(digits[0])
     for place, digit in enumerate(digits):
-        total = total + digit.clamp(min=0) * _BASE**place
+        total = total + digit.clamp(min=0) * base**place
     return torch.where(digits[0] < 0, -1, total)
 
 

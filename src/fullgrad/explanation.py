@@ -18,7 +18,7 @@ from fullgrad import backward, batching, completeness
 from fullgrad.decomposition import BiasTerm, Decomposition
 from fullgrad.errors import ModelError, OutputError
 from fullgrad.inputs import Inputs, Prepared, check, prepare
-from fullgrad.isolation import guarded, plain_recurrence
+from fullgrad.isolation import eager, guarded, plain_recurrence, redraw
 from fullgrad.modules import ModulePath
 from fullgrad.record import (
     Entry,
@@ -31,7 +31,7 @@ from fullgrad.record import (
     unrecorded_nodes,
 )
 from fullgrad.targets import Selected, Target, select
-from fullgrad.wrapping import eager, recurrent, unwrap
+from fullgrad.wrapping import compiled, quiet, recurrent, unwrap
 
 
 class Consumer(Protocol):
@@ -129,6 +129,7 @@ def _trace(request: Request, model: nn.Module, on_write: Any, keep_steps: bool =
 
 def _find_samples(traced: Traced) -> tuple[dict[int, Tensor], list[Tensor]]:
     """Which sample each number of each term, and of each input, belongs to."""
+    base = batching.base_for(traced.output.dtype)
     output, leaves, batch = traced.output, traced.prepared.leaves, len(traced.output)
     plain: dict[int, Tensor] = {}
     digits: dict[int, list[Tensor]] = {}
@@ -141,7 +142,7 @@ def _find_samples(traced: Traced) -> tuple[dict[int, Tensor], list[Tensor]]:
     input_digits: list[list[Tensor]] = [[] for _ in leaves]
 
     def read(before: Tensor, after: Tensor, into: list[Tensor]) -> None:
-        digit = batching.digits_of(before, after)
+        digit = batching.digits_of(before, after, output.dtype)
         if digit is None:
             raise ModelError(
                 "the samples of the batch depend on each other (batch statistics, or an operation "
@@ -150,7 +151,7 @@ def _find_samples(traced: Traced) -> tuple[dict[int, Tensor], list[Tensor]]:
             )
         into.append(digit)
 
-    for number in range(batching.passes(batch)):
+    for number in range(batching.passes(batch, base)):
         weights = batching.weights(batch, number, output.detach())
 
         def compare(place: int, entry: Entry, gradient: Tensor) -> None:
@@ -158,10 +159,10 @@ def _find_samples(traced: Traced) -> tuple[dict[int, Tensor], list[Tensor]]:
 
         again = backward.run(traced.tape, output, leaves, weights, compare, keep_graph=True)
         for before, after, into in zip(inputs, again, input_digits, strict=True):
-            read(before, after, into)
+            read(backward.widen(before), backward.widen(after), into)
     return (
-        {place: batching.combine(d) for place, d in digits.items()},
-        [batching.combine(d) for d in input_digits],
+        {place: batching.combine(d, base) for place, d in digits.items()},
+        [batching.combine(d, base) for d in input_digits],
     )
 
 
@@ -213,6 +214,11 @@ def _needs_labels(traced: Traced) -> bool:
     return not all(batching.leading(shape, batch) for shape in shapes)
 
 
+def _may_be_coupled(request: Request, model: nn.Module) -> bool:
+    """Training-mode layers may mix samples, too little for the sums to show."""
+    return request.mode == "as_is" and any(m.training for m in model.modules())
+
+
 def explain(request: Request, make_consumer: Any) -> tuple[Traced, Totals, Any]:
     """Run all stages.
 
@@ -228,26 +234,34 @@ def explain(request: Request, make_consumer: Any) -> tuple[Traced, Totals, Any]:
     """
     _validate(request)
     model = unwrap(request.model)
-    device = check(request.inputs)
+    check(request.inputs)
     with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
         guard = stack.enter_context(
-            guarded(model, evaluate=request.mode == "eval", device=device)
+            guarded(model, evaluate=request.mode == "eval")
         )
-        stack.enter_context(eager(model))
-        stack.enter_context(plain_recurrence(recurrent(model)))
+        stack.enter_context(eager.held(compiled(model)))
+        stack.enter_context(quiet(compiled(model)))
+        stack.enter_context(plain_recurrence.held(recurrent(model)))
 
         def attempt(label: bool) -> tuple[Traced, Totals, Any]:
             traced = _trace(request, model, guard.before_write)
             consumer = make_consumer(traced)
-            label = label or (request.per_sample and _needs_labels(traced))
+            label = label or (
+                request.per_sample and (_needs_labels(traced) or _may_be_coupled(request, model))
+            )
             return traced, _propagate(request, traced, consumer, label), consumer
 
         traced, totals, consumer = attempt(label=False)
         if not completeness.holds(totals.residual, totals.scale, totals.tolerance):
             whole = (totals.residual.sum(), totals.scale.sum())
             if len(totals.residual) > 1 and completeness.holds(*whole, totals.tolerance):
+                guard.rewind()
+                redraw()
                 traced, totals, consumer = attempt(label=True)
         if not completeness.holds(totals.residual, totals.scale, totals.tolerance):
+            guard.rewind()
+            redraw()
             again = _trace(request, model, guard.before_write, keep_steps=True)
             gaps = backward.local_gaps(
                 again.tape.steps, again.tape, again.output, again.prepared.leaves

@@ -44,32 +44,37 @@ def _named(inputs: Any) -> tuple[list[tuple[str, Any]], bool]:
     )
 
 
-def check(inputs: Any) -> torch.device:
-    """Refuse inputs that cannot be explained; return the device of the first float one.
+def check(inputs: Any) -> None:
+    """Refuse inputs that cannot be explained.
 
     Raises:
         InputError: not tensors, empty, no float tensor among them, NaN or infinite values.
     """
     named, _ = _named(inputs)
-    device = None
+    found = False
     for name, value in named:
         if not isinstance(value, Tensor):
             raise InputError(
                 f"{name} is a {type(value).__name__}, not a tensor; pass what is not to be "
                 "explained through additional_forward_args or forward_kwargs"
             )
+        if value.is_nested:
+            raise InputError(f"{name} is a nested tensor; pass padded dense tensors")
+        if value.layout is not torch.strided:
+            raise InputError(f"{name} is sparse; pass a dense one (to_dense())")
+        if value.device.type == "meta":
+            raise InputError(f"{name} is on the meta device and holds no values")
         if value.is_floating_point() or value.is_complex():
             if value.numel() == 0:
                 raise InputError(f"{name} is empty: shape {tuple(value.shape)}")
             if not bool(torch.isfinite(value).all()):
                 raise InputError(f"{name} holds NaN or infinite values")
-            device = device or value.device
-    if device is None:
+            found = True
+    if not found:
         raise InputError(
             "no input is a float tensor, so there is no gradient to explain with; for a model of "
             "integer tokens pass the embeddings (inputs_embeds, for example)"
         )
-    return device
 
 
 def prepare(
@@ -93,18 +98,19 @@ def prepare(
     with torch.inference_mode(False), torch.enable_grad():
         for name, value in named:
             if value.is_floating_point() or value.is_complex():
-                leaf = (value.clone() if value.is_inference() else value).detach()
+                leaf = value.detach().clone()  # the result must not follow the user's tensor
                 leaf.requires_grad_(True)
                 leaves.append(leaf)
                 names.append(name)
                 passed.append(leaf.clone())
             else:
-                passed.append(value)
+                passed.append(_usable(value))
     extra: tuple[Any, ...] = ()
     if additional_forward_args is not None:
         is_tuple = isinstance(additional_forward_args, tuple)
         extra = additional_forward_args if is_tuple else (additional_forward_args,)
-    kwargs = dict(forward_kwargs or {})
+    extra = tuple(map(_usable, extra))
+    kwargs = {name: _usable(value) for name, value in (forward_kwargs or {}).items()}
     if by_keyword:
         twice = [name for name, _ in named if name in kwargs]
         if twice:
@@ -113,6 +119,14 @@ def prepare(
         passed = []
     roots = tuple(p.grad_fn for p in (*passed, *kwargs.values()) if _is_copy(p, leaves))
     return Prepared((*passed, *extra), kwargs, tuple(leaves), tuple(names), roots)
+
+
+def _usable(value: Any) -> Any:
+    """Inference tensors cannot take part in a recorded forward; their copies can."""
+    if isinstance(value, Tensor) and value.is_inference():
+        with torch.inference_mode(False):
+            return value.clone()
+    return value
 
 
 def _is_copy(value: Any, leaves: Sequence[Tensor]) -> bool:

@@ -6,10 +6,12 @@ leave restores it.
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,36 +19,45 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_changed = threading.Condition()
-_guards: dict[int, _Guard] = {}
+from fullgrad.errors import ModelError
 
-_CONTAINERS = ("_parameters", "_buffers", "_modules")
+_changed = threading.Condition()
+_guards: list[_Guard] = []
+
+_CONTAINERS = (dict, OrderedDict, list, set)
 
 
 @dataclass(eq=False)
 class _Guard:
-    """One model under explanation: how often, in which mode, and what it was before."""
+    """One model under explanation: by which threads, in which mode, and what it was before."""
 
     model: nn.Module
     evaluate: bool
-    holders: int = 0
-    modules: list[tuple[nn.Module, dict[str, Any], dict[str, dict[str, Any]]]] = field(
-        default_factory=list
-    )
+    owners: list[int] = field(default_factory=list)
+    modules: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = field(default_factory=list)
+    tensors: list[tuple[Tensor, Tensor, bool, Tensor | None]] = field(default_factory=list)
     storages: dict[int, Tensor] = field(default_factory=dict)
     written: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    gradients: list[tuple[nn.Parameter, Tensor | None, bool]] = field(default_factory=list)
+
+    def conflicts(self, model: nn.Module, evaluate: bool) -> bool:
+        """Whether a call on ``model`` must wait for this one."""
+        if model is self.model:
+            return evaluate != self.evaluate
+        held = {id(module) for module, _, _ in self.modules}
+        return any(id(module) in held for module in model.modules())
 
     def take(self) -> None:
         for module in self.model.modules():
-            state = module.__dict__
-            inner = {name: dict(state[name]) for name in _CONTAINERS if name in state}
-            self.modules.append((module, dict(state), inner))
-        for p in self.model.parameters():
-            self.storages[p.untyped_storage().data_ptr()] = p
-            self.gradients.append((p, p.grad, p.requires_grad))
-        for b in self.model.buffers():
-            self.storages[b.untyped_storage().data_ptr()] = b
+            state = dict(module.__dict__)
+            inner = {n: copy.copy(v) for n, v in state.items() if type(v) in _CONTAINERS}
+            self.modules.append((module, state, inner))
+            for value in state.values():
+                if isinstance(value, Tensor):
+                    self.storages[value.untyped_storage().data_ptr()] = value.detach()
+        for t in (*self.model.parameters(), *self.model.buffers()):
+            alias = t.detach()
+            self.storages[t.untyped_storage().data_ptr()] = alias
+            self.tensors.append((t, alias, t.requires_grad, t.grad if t.is_leaf else None))
         if self.evaluate:
             for module, _, _ in self.modules:
                 if module.training:
@@ -57,13 +68,29 @@ class _Guard:
         key = t.untyped_storage().data_ptr()
         owner = self.storages.get(key)
         if owner is not None and key not in self.written:
-            with torch.no_grad():
-                self.written[key] = (owner, owner.detach().clone())
+            whole = _whole_storage(owner)
+            self.written[key] = (whole, whole.clone())
+
+    def rewind(self) -> None:
+        """Put back what was overwritten."""
+        with torch.no_grad():
+            for whole, values in self.written.values():
+                if whole.untyped_storage().nbytes() < values.untyped_storage().nbytes():
+                    whole.untyped_storage().resize_(values.untyped_storage().nbytes())
+                whole.copy_(values)
+        self.written.clear()
 
     def restore(self) -> None:
-        with torch.no_grad():
-            for owner, values in self.written.values():
-                owner.copy_(values)
+        self.rewind()
+        for t, alias, requires_grad, grad in self.tensors:
+            if t.grad_fn is not None and alias.grad_fn is None:
+                t.detach_()
+            if t.data_ptr() != alias.data_ptr() or t.shape != alias.shape:
+                t.data = alias
+            if t.requires_grad != requires_grad:
+                t.requires_grad_(requires_grad)
+            if t.is_leaf and t.grad is not grad:
+                t.grad = grad
         for module, state, inner in self.modules:
             now = module.__dict__
             for name in [n for n in now if n not in state]:
@@ -72,117 +99,172 @@ class _Guard:
                 if now.get(name, _MISSING) is not value:
                     now[name] = value
             for name, content in inner.items():
-                container = now[name]
-                if list(container.items()) != [] or content:
-                    _restore_container(container, content)
-        for p, grad, requires_grad in self.gradients:
-            if p.grad is not grad:
-                p.grad = grad
-            if p.requires_grad != requires_grad:
-                p.requires_grad_(requires_grad)
+                _restore_container(now[name], content)
 
 
 _MISSING = object()
 
 
-def _restore_container(container: dict[str, Any], content: dict[str, Any]) -> None:
-    same = len(container) == len(content) and all(
-        a == b and container[a] is content[b] for a, b in zip(container, content, strict=True)
-    )
-    if not same:
+def _whole_storage(t: Tensor) -> Tensor:
+    """All the numbers of a tensor's storage, which several tensors may share."""
+    size = t.untyped_storage().nbytes() // t.element_size()
+    return torch.as_strided(t, (size,), (1,), 0)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if len(a) != len(b):
+        return False
+    if isinstance(a, dict):
+        return all(k in b and b[k] is v for k, v in a.items()) and list(a) == list(b)
+    if isinstance(a, set):
+        return a == b
+    return all(x is y for x, y in zip(a, b, strict=True))
+
+
+def _restore_container(container: Any, content: Any) -> None:
+    if not _same(container, content):
         container.clear()
-        container.update(content)
+        if isinstance(container, list):
+            container.extend(content)
+        else:
+            container.update(content)
 
 
 @dataclass(frozen=True)
 class _Randomness:
     torch_cpu: Tensor
-    torch_cuda: dict[int, Tensor]
+    torch_cuda: list[Tensor]
     numpy: Any
     python: Any
 
     @classmethod
-    def now(cls, device: torch.device) -> _Randomness:
-        cuda: dict[int, Tensor] = {}
-        if device.type == "cuda":
-            place = torch.cuda.current_device() if device.index is None else device.index
-            cuda[place] = torch.cuda.get_rng_state(place)
+    def now(cls) -> _Randomness:
+        used = torch.cuda.is_available() and torch.cuda.is_initialized()
+        cuda = torch.cuda.get_rng_state_all() if used else []
         return cls(torch.get_rng_state(), cuda, np.random.get_state(), random.getstate())  # noqa: NPY002
 
     def restore(self) -> None:
         torch.set_rng_state(self.torch_cpu)
-        for place, state in self.torch_cuda.items():
-            torch.cuda.set_rng_state(state, place)
+        if self.torch_cuda:
+            torch.cuda.set_rng_state_all(self.torch_cuda)
         np.random.set_state(self.numpy)  # noqa: NPY002
         random.setstate(self.python)
 
 
+# The generators belong to the process: the first call to enter keeps their state, the last to
+# leave restores it.
+_before_calls: _Randomness | None = None
+
+
 @contextmanager
-def guarded(model: nn.Module, *, evaluate: bool, device: torch.device) -> Iterator[_Guard]:
+def guarded(model: nn.Module, *, evaluate: bool) -> Iterator[_Guard]:
     """Lend the model for one call and give it back as it was.
 
     Restores training flags, attributes, parameters, buffers, ``requires_grad`` and ``.grad``, and
     the random state of PyTorch, NumPy and Python, after failures too. A call in the other mode on
-    the same model waits until this one has ended.
+    the same model, or on a model that shares modules with it, waits until this one has ended.
 
     Args:
         model: the user's model.
         evaluate: put it into evaluation mode meanwhile.
-        device: where it runs, for the random state.
 
     Yields:
         The guard, whose ``before_write`` must be told of tensors about to be overwritten.
+
+    Raises:
+        ModelError: this thread itself holds the model in a way that the call would wait for.
     """
-    randomness = _Randomness.now(device)
+    global _before_calls  # noqa: PLW0603
+    thread = threading.get_ident()
     with _changed:
-        while (guard := _guards.get(id(model))) is not None and guard.evaluate != evaluate:
+        while conflicting := [g for g in _guards if g.conflicts(model, evaluate)]:
+            if any(thread in g.owners for g in conflicting):
+                raise ModelError(
+                    "this thread is explaining the same model already, in another mode or through "
+                    "another model that holds it: a target or a module must not start such a call"
+                )
             _changed.wait()
+        if not _guards:
+            _before_calls = _Randomness.now()
+        guard = next((g for g in _guards if g.model is model), None)
         if guard is None:
             guard = _Guard(model, evaluate)
             guard.take()
-            _guards[id(model)] = guard
-        guard.holders += 1
+            _guards.append(guard)
+        guard.owners.append(thread)
     try:
         yield guard
     finally:
         with _changed:
-            guard.holders -= 1
-            if guard.holders == 0:
-                guard.restore()
-                del _guards[id(model)]
-                _changed.notify_all()
-        randomness.restore()
+            guard.owners.remove(thread)
+            if not guard.owners:
+                try:
+                    guard.restore()
+                finally:
+                    _guards.remove(guard)
+                    if not _guards and _before_calls is not None:
+                        _before_calls.restore()
+                        _before_calls = None
+                    _changed.notify_all()
 
 
-_rnn_users = 0
-_rnn_lock = threading.Lock()
-_rnn_flags: tuple[bool, bool] = (True, True)
+def redraw() -> None:
+    """Set the generators back to where the call found them, for another attempt."""
+    if _before_calls is not None:
+        _before_calls.restore()
 
 
-@contextmanager
-def plain_recurrence(needed: bool) -> Iterator[None]:
-    """Have recurrent layers run in operations that have a forward mode.
+class Switch:
+    """A setting of the whole process that is switched while at least one call needs it.
 
-    The fused kernels (oneDNN on the CPU, cuDNN on the GPU) have none.
+    Args:
+        on: makes the setting, and returns what undoes it.
     """
-    global _rnn_users, _rnn_flags  # noqa: PLW0603
-    if not needed:
-        yield
-        return
-    with _rnn_lock:
-        if _rnn_users == 0:
-            _rnn_flags = (torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled)  # type: ignore[attr-defined]
-            _set_kernels(False, False)
-        _rnn_users += 1
-    try:
-        yield
-    finally:
-        with _rnn_lock:
-            _rnn_users -= 1
-            if _rnn_users == 0:
-                _set_kernels(*_rnn_flags)
+
+    def __init__(self, on: Callable[[], Callable[[], None]]) -> None:
+        self._on = on
+        self._lock = threading.Lock()
+        self._users = 0
+        self._undo: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def held(self, needed: bool) -> Iterator[None]:
+        """Hold the setting, if it is needed."""
+        if not needed:
+            yield
+            return
+        with self._lock:
+            if self._users == 0:
+                self._undo = self._on()
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    self._undo()
 
 
-def _set_kernels(mkldnn: bool, cudnn: bool) -> None:
-    torch._C._set_mkldnn_enabled(mkldnn)
-    torch._C._set_cudnn_enabled(cudnn)
+def _plain_kernels() -> Callable[[], None]:
+    kept = (torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled())
+
+    def set_kernels(mkldnn: bool, cudnn: bool) -> None:
+        torch._C._set_mkldnn_enabled(mkldnn)
+        torch._C._set_cudnn_enabled(cudnn)
+
+    set_kernels(False, False)
+    return lambda: set_kernels(*kept)
+
+
+def _eager_stance() -> Callable[[], None]:
+    stack = ExitStack()
+    stack.enter_context(torch.compiler.set_stance("force_eager"))
+    return stack.close
+
+
+# Recurrent layers in operations that have a forward mode: their fused kernels (oneDNN on the CPU,
+# cuDNN on the GPU) have none.
+plain_recurrence = Switch(_plain_kernels)
+# Compiled parts of a model run eagerly, so that their operations are seen.
+eager = Switch(_eager_stance)

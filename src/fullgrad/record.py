@@ -7,14 +7,15 @@ depends on the input is asked of the autograd graph, so parameters keep their ``
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fullgrad.channels import channel_axis_after
@@ -22,9 +23,12 @@ from fullgrad.errors import BlockedGradientError, ModelError, UnsupportedOperati
 from fullgrad.modules import ModulePath, following
 from fullgrad.rules import Bias, Call, Rule, rule_for
 from fullgrad.rules.general import GeneralCall
+from fullgrad.rules.registry import on_change
 
 # Factories read a tensor's shape and type, not its values.
 _FACTORIES = ("_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided")
+# Their float outputs have no gradient because it is zero wherever it exists.
+_PIECEWISE_CONSTANT = frozenset({"bernoulli", "heaviside", "nextafter"})
 # Normalisations that write their running statistics without saying so in their schema.
 _WRITES_STATISTICS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
 
@@ -44,6 +48,9 @@ class _Operation:
 
 
 _OPERATIONS: dict[Any, _Operation] = {}
+
+
+on_change.append(_OPERATIONS.clear)
 
 
 def _describe(func: Any) -> _Operation:
@@ -67,6 +74,32 @@ def _describe(func: Any) -> _Operation:
     return operation
 
 
+# A tensor by its storage and its geometry: autograd itself makes aliases of what it saves.
+_Place: TypeAlias = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+
+
+class _Cut(NamedTuple):
+    """Values that depend on the input outside the graph, and since which module.
+
+    The weak reference frees the values and keeps the key from being given to another storage;
+    ``aliases`` tells that values inside the graph share the memory.
+    """
+
+    storage: StorageWeakRef
+    where: str
+    aliases: bool
+
+
+def _place(t: Tensor) -> _Place:
+    return (t.untyped_storage()._cdata, t.storage_offset(), tuple(t.shape), t.stride())
+
+
+def _wrote_view(call: Call, output: Tensor) -> bool:
+    """Whether the operation overwrote a view, whose history is then its base's."""
+    base = output._base if call.in_place and output._is_view() else None
+    return base is not None and base.requires_grad and base.grad_fn is not None
+
+
 @dataclass(eq=False, slots=True)
 class Entry:
     """One executed operation that depends on the input, and the bias of one of its outputs."""
@@ -81,6 +114,7 @@ class Entry:
     held: tuple[Tensor, ...]
     channel_axis: int | None
     view: tuple[torch.Size, tuple[int, ...], int, tuple[int, ...]] | None = None
+    real_view: bool = False
 
     def protect(self, storage: int) -> None:
         """Copy what this entry reads from a storage that is about to be overwritten."""
@@ -207,7 +241,7 @@ class Recorder(TorchDispatchMode):
         self._pending: tuple[Any, ...] | None = None
         self._readers: dict[int, list[Entry]] = {}
         self._channel_axes: dict[Any, int] = {}
-        self._cut: dict[int, tuple[weakref.ref[Tensor], str]] = {}
+        self._cut: dict[_Place, _Cut] = {}
 
     # -- dependence -------------------------------------------------------------------------
 
@@ -242,10 +276,8 @@ class Recorder(TorchDispatchMode):
         return None if node is None else self._channel_axes.get(node)
 
     def _is_cut(self, t: Tensor) -> str | None:
-        entry = self._cut.get(id(t))
-        if entry is None or t.requires_grad:
-            return None
-        return entry[1] if entry[0]() is t else None
+        cut = self._cut.get(_place(t)) if self._cut else None
+        return None if cut is None or self.depends(t) else cut.where
 
     def cut_at(self, value: Any) -> str | None:
         """Where a value that depends on the input left the autograd graph, if it did."""
@@ -279,7 +311,9 @@ class Recorder(TorchDispatchMode):
                 self._before_write(written, operation, depends)
         if operation.batch_norm:
             self._before_statistics(operation, args)
-        recording = depends and torch.is_grad_enabled() and operation.name != "detach"
+        recording = (
+            depends and torch.is_grad_enabled() and operation.name not in {"detach", "detach_"}
+        )
         rule = operation.rule
         in_place = operation.writes == (0,)
         before = args
@@ -344,18 +378,19 @@ class Recorder(TorchDispatchMode):
         tape = self.tape
         differentiable = [isinstance(o, Tensor) and o.requires_grad for o in call.outputs]
         if not any(differentiable):
+            if not operation.factory and operation.name not in _PIECEWISE_CONSTANT:
+                where = f"{module} ({operation.name})" if module else f"({operation.name})"
+                for o in call.outputs:
+                    if isinstance(o, Tensor) and o.is_floating_point():
+                        self._mark(o, where, False)
             return
         nodes: list[Any] = []
         for o, has_gradient in zip(call.outputs, differentiable, strict=True):
             node = None
             if has_gradient:
-                self._depends_on_input[o.grad_fn] = True
-                node = o.grad_fn
-                if call.in_place and o._is_view() and o._base is not None:
-                    base = o._base.grad_fn
-                    if base is not None:
-                        node = base
-                        self._depends_on_input[node] = True
+                # Asking an overwritten view for its node would wait for autograd, which waits here.
+                node = o._base.grad_fn if _wrote_view(call, o) else o.grad_fn
+                self._depends_on_input[node] = True
                 tape.nodes[node] = module
                 tape.dtypes.add(o.dtype)
             nodes.append(node)
@@ -401,13 +436,15 @@ class Recorder(TorchDispatchMode):
     ) -> None:
         out = call.outputs[slot]
         view = None
-        if nodes[slot] is not out.grad_fn:
+        if _wrote_view(call, out):
             base = out._base
-            offset = out.storage_offset() - base.storage_offset()
+            units = 2 if base.is_complex() and not out.is_complex() else 1
+            offset = out.storage_offset() - units * base.storage_offset()
             view = (base.shape, base.stride(), offset, out.stride())
         entry = Entry(
             module, operation.name, nodes[slot], out.output_nr if view is None else 0, slot,
             out.shape, bias, bias.held, channel_axis, view,
+            view is not None and not out.is_complex(),
         )  # fmt: skip
         self.tape.entries.append(entry)
         for h in entry.held:
@@ -422,6 +459,13 @@ class Recorder(TorchDispatchMode):
                     f"{self.path.current() or 'the model'} overwrites a value that depends on "
                     f"the input under no_grad ({operation.name}): no gradient can be right. "
                     "Remove the no_grad or the in-place operation."
+                )
+            cut = self._cut.get(_place(t)) if self._cut else None
+            if cut is not None and cut.aliases and not self.depends(t):
+                raise BlockedGradientError(
+                    f"{self.path.current() or 'the model'} overwrites a value that depends on the "
+                    f"input through a detached view of it ({operation.name}): no gradient can be "
+                    "right. Copy it first (detach().clone())."
                 )
             self._on_write(t)
             for entry in self._readers.pop(t.untyped_storage().data_ptr(), ()):
@@ -447,7 +491,24 @@ class Recorder(TorchDispatchMode):
             return
         for t in _tensors([out]):
             if t.is_floating_point() or t.is_complex():
-                self._cut[id(t)] = (weakref.ref(t), where)
+                aliases = any(
+                    a.untyped_storage()._cdata == t.untyped_storage()._cdata
+                    and (self.depends(a) or self._aliases(a))
+                    for a in _tensors(args)
+                )
+                self._mark(t, where, aliases)
+                if operation.writes and t._is_view() and t._base is not None:
+                    self._mark(t._base, where, False)
+
+    def _aliases(self, t: Tensor) -> bool:
+        cut = self._cut.get(_place(t))
+        return cut is not None and cut.aliases
+
+    def _mark(self, t: Tensor, where: str, aliases: bool) -> None:
+        key = _place(t)
+        self._cut[key] = _Cut(
+            StorageWeakRef(t.untyped_storage()), where, aliases or self._aliases(t)
+        )
 
     def _refuse_cut(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         where = self.cut_at([*args, *kwargs.values()])
@@ -478,7 +539,7 @@ def refuse_blocked(recorder: Recorder, output: Any, allow_detached: bool) -> Non
         names = ", ".join(repr(n) if n else "the model itself" for n in blocked)
         raise BlockedGradientError(
             f"values that depend on the input leave the autograd graph in {names} (no_grad, "
-            "detach or .data) and are used again. Remove that, or pass detached='constant' to "
+            "detach, or an operation without a derivative) and are used again. Remove that, or pass detached='constant' to "
             "count such values as biases."
         )
 
@@ -496,7 +557,8 @@ def unrecorded_nodes(tape: Tape, recorder: Recorder, output: Tensor) -> list[str
         if not recorder._node_depends(node):
             continue
         name = node.name()
-        if node not in tape.nodes and node not in recorder.roots and not _is_view_replay(name):
+        known = node in tape.nodes or node in recorder.roots or _is_identity(node, name)
+        if not known:
             missing[name] = None
         stack.extend(n for n, _ in node.next_functions)
     return list(missing)
@@ -508,8 +570,14 @@ SplitWithSizes Unbind Narrow Diagonal Unfold ReshapeAlias UnsafeView
 """.split()
 
 
-def _is_view_replay(name: str) -> bool:
-    """Autograd makes a view's node anew when its base has been modified; views are linear."""
+def _is_identity(node: Any, name: str) -> bool:
+    """Nodes that no operation made and that have no bias.
+
+    Autograd makes a view's node anew when its base has been modified; views are linear. A module's
+    full backward hooks pass through a function of PyTorch's that changes nothing.
+    """
+    if isinstance(node, BackwardCFunction):
+        return name == "BackwardHookFunctionBackward"
     return name.rstrip("0123456789").removesuffix("Backward") in _VIEW_REPLAYS
 
 

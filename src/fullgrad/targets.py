@@ -77,7 +77,7 @@ def main_tensor(output: Any) -> tuple[Tensor, str]:
 
 
 def _per_sample(target: Any, batch: int) -> list[Any]:
-    values = target.tolist() if isinstance(target, Tensor) else list(target)
+    values = target.tolist() if hasattr(target, "tolist") else list(target)
     if len(values) != batch:
         raise TargetError(f"{len(values)} targets for a batch of {batch} samples")
     return values
@@ -85,7 +85,7 @@ def _per_sample(target: Any, batch: int) -> list[Any]:
 
 def _index_rows(target: Any, batch: int) -> list[tuple[int, ...]]:
     """The target as one tuple of indices per sample."""
-    if isinstance(target, Tensor) and target.dim() == 0:
+    if hasattr(target, "tolist") and getattr(target, "ndim", None) == 0:
         target = target.item()
     if isinstance(target, bool) or isinstance(target, float):
         raise TargetError(f"a target index must be an integer, not {target!r}")
@@ -95,7 +95,7 @@ def _index_rows(target: Any, batch: int) -> list[tuple[int, ...]]:
         return [tuple(int(t) for t in target)] * batch
     if isinstance(target, Tensor) and (target.is_floating_point() or target.dim() > 2):
         raise TargetError(f"a target tensor must hold integers of shape (batch,): {target.dtype}")
-    if isinstance(target, (Tensor, Sequence)) and not isinstance(target, str):
+    if (isinstance(target, Sequence) or hasattr(target, "tolist")) and not isinstance(target, str):
         rows = _per_sample(target, batch)
         return [tuple(_as_index(v) for v in (r if isinstance(r, (tuple, list)) else (r,))) for r in rows]
     raise TargetError(
@@ -105,7 +105,7 @@ def _index_rows(target: Any, batch: int) -> list[tuple[int, ...]]:
 
 
 def _is_index(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return hasattr(value, "__index__") and not isinstance(value, (bool, Tensor))
 
 
 def _as_index(value: Any) -> int:
@@ -129,6 +129,15 @@ def _check_rows(rows: Sequence[tuple[int, ...]], shape: Sequence[int]) -> None:
                 raise TargetError(f"target {i} is out of range for an output of size {size}")
 
 
+def _possible_batches(output: Any) -> tuple[int, ...]:
+    """The batch comes first, or second behind a sequence; unknown where the output is unusual."""
+    try:
+        tensor, _ = main_tensor(output)
+    except OutputError:
+        return ()
+    return tuple(tensor.shape[: 2 if tensor.dim() > 2 else 1])
+
+
 def _called(function: Callable[[Any], Tensor], output: Any) -> Selected:
     value = function(output)
     if not isinstance(value, Tensor) or value.dim() != 1 or not value.is_floating_point():
@@ -139,6 +148,12 @@ def _called(function: Callable[[Any], Tensor], output: Any) -> Selected:
         )
         raise TargetError(
             f"a callable target must return one float scalar per sample, shape (batch,), not {what}"
+        )
+    possible = _possible_batches(output)
+    if possible and len(value) not in possible:
+        raise TargetError(
+            f"a callable target must return one float scalar per sample: {possible[0]} samples, "
+            f"but {len(value)} scalars"
         )
     return Selected(value, None, getattr(function, "__name__", type(function).__name__))
 
@@ -165,6 +180,8 @@ def select(output: Any, target: Target) -> Selected:
             "the model returns a single number for the whole batch; use a callable target that "
             "returns one scalar per sample"
         )
+    if tensor.numel() == 0:
+        raise OutputError(f"the model's output is empty: shape {tuple(tensor.shape)}")
     batch, rest = tensor.shape[0], tensor.shape[1:]
     if target is None:
         if tensor.dim() == 1:
@@ -185,5 +202,6 @@ def select(output: Any, target: Target) -> Selected:
     _check_rows(rows, rest)
     places = torch.tensor(rows, device=tensor.device, dtype=torch.long)
     samples = torch.arange(batch, device=tensor.device)
-    chosen = tensor[(samples, *places.unbind(1))]
+    where: tuple[Tensor, ...] = (samples, *places.unbind(1))
+    chosen = tensor[where]
     return Selected(chosen, places[:, 0] if len(rest) == 1 else None, source)

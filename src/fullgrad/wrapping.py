@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,17 @@ def unwrap(model: Any) -> nn.Module:
             f"the model must be a torch.nn.Module, not {type(model).__name__}; wrap a function in "
             "a module, so that its layers and training mode are known"
         )
+    lazy = [n for n, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
+    if lazy:
+        raise ModelError(
+            f"parameters are not initialised yet ({', '.join(lazy)}): run the model once on an "
+            "input, then explain it"
+        )
+    if any(p.is_inference() for p in model.parameters()):
+        raise ModelError(
+            "the model was made in inference mode, so autograd cannot work with it. Make it "
+            "outside, or explain copy.deepcopy(model) made outside."
+        )
     for name, module in model.named_modules():
         where = f"module {name!r}" if name else "the model"
         if isinstance(module, torch.jit.ScriptModule):
@@ -45,17 +57,22 @@ def unwrap(model: Any) -> nn.Module:
     return model
 
 
-@contextmanager
-def eager(model: nn.Module) -> Iterator[None]:
-    """Run compiled parts of a model eagerly, so that their operations are seen."""
-    compiled = any(
+def compiled(model: nn.Module) -> bool:
+    """Whether the model holds compiled parts."""
+    return any(
         hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None
         for m in model.modules()
     )
-    if not compiled:
+
+
+@contextmanager
+def quiet(holds_compiled: bool) -> Iterator[None]:
+    """Without PyTorch's warning that compiled modules see global hooks twice; the path can tell."""
+    if not holds_compiled:
         yield
         return
-    with torch.compiler.set_stance("force_eager"):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*global hooks on modules")
         yield
 
 

@@ -209,13 +209,14 @@ def _rolled_sum(call: Call) -> tuple[Bias, ...] | None:
 def install() -> None:
     """Register the affine rules."""
     family = "affine"
+    reads: dict[str, Any] = {"family": family, "reads_input": True}
     register("add", lambda c: _sum(c, 1), family=family)
     register("sub", lambda c: _sum(c, -1), family=family)
     register("rsub", _rsub, family=family)
     register(["cat", "stack"], _joined, family=family)
-    register("addmm", lambda c: _multiplied(c, ("self", "mat1", "mat2")), family=family)
-    register("baddbmm", lambda c: _multiplied(c, ("self", "batch1", "batch2")), family=family)
-    register("addmv", lambda c: _multiplied(c, ("self", "mat", "vec")), family=family)
+    register("addmm", lambda c: _multiplied(c, ("self", "mat1", "mat2")), **reads)
+    register("baddbmm", lambda c: _multiplied(c, ("self", "batch1", "batch2")), **reads)
+    register("addmv", lambda c: _multiplied(c, ("self", "mat", "vec")), **reads)
     register("convolution", _convolution, family=family)
     register("where", _where, family=family)
     register("masked_fill", _masked_fill, family=family)
@@ -223,4 +224,4 @@ def install() -> None:
     register(["maximum", "minimum", "fmax", "fmin"], _extremum_of_two, family=family)
     register("copy", _copy, family=family)
     register(["fill", "zero"], _fill, family=family)
-    register(["index_add", "scatter_add"], _rolled_sum, family=family)
+    register(["index_add", "scatter_add"], _rolled_sum, **reads)

@@ -6,6 +6,7 @@ takes the general path.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -68,12 +69,24 @@ def _hardsigmoid(call: Call) -> tuple[Bias, ...]:
     return _of_input(formula)(call)
 
 
-def _clamp_gradient(u: Tensor, low: Tensor | float | None, high: Tensor | float | None) -> Tensor:
+@functools.cache
+def _passes_at_limit(name: str) -> bool:
+    """Whether a clamp passes the gradient where the input equals its limit; versions differ."""
+    limits = {"clamp": {"min": 1.0, "max": 2.0}, "low": {"min": 1.0}, "high": {"max": 1.0}}[name]
+    with torch.inference_mode(False), torch.enable_grad():
+        u = torch.ones((), requires_grad=True)
+        (gradient,) = torch.autograd.grad(u.clamp(**limits), u)
+    return bool(gradient == 1)
+
+
+def _clamp_gradient(u: Tensor, low: float | None, high: float | None) -> Tensor:
+    name = "clamp" if low is not None and high is not None else "low" if high is None else "high"
+    passes = _passes_at_limit(name)
     inside = torch.ones_like(u, dtype=torch.bool)
     if low is not None:
-        inside &= u >= low
+        inside &= (u >= low) if passes else (u > low)
     if high is not None:
-        inside &= u <= high
+        inside &= (u <= high) if passes else (u < high)
     return inside
 
 

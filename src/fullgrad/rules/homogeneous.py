@@ -49,7 +49,7 @@ def _extremum(call: Call) -> tuple[Bias, ...] | None:
 
 def _pow(call: Call) -> tuple[Bias, ...] | None:
     exponent = call.get("exponent")
-    if isinstance(exponent, Tensor) or isinstance(call.get("self"), (int, float)):
+    if isinstance(exponent, (Tensor, complex)) or isinstance(call.get("self"), (int, float)):
         return None
     return scaled_output(call, 1 - float(exponent))
 
@@ -102,8 +102,8 @@ def install() -> None:
         register(name, _of_degree(degree), family="homogeneous")
     register(["sign", "sgn", "floor", "ceil", "round", "trunc"], _constant, family="homogeneous")
     register("linalg_vector_norm", _norm, family="homogeneous")
-    register("pow", _pow, family="homogeneous")
+    register("pow", _pow, family="homogeneous", reads_input=True)
     register(["mm", "bmm", "dot", "mv"], _product, family="homogeneous")
     register("mul", _mul, family="homogeneous")
-    register("div", _div, family="homogeneous")
+    register("div", _div, family="homogeneous", reads_input=True)
     register("_prelu_kernel", _prelu, family="homogeneous")

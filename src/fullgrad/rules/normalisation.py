@@ -156,5 +156,5 @@ def install() -> None:
     register("native_layer_norm", _layer_norm, family=family)
     register("native_group_norm", _group_norm, family=family)
     register("_fused_rms_norm", _rms_norm, family=family)
-    register("_softmax", _softmax, family=family)
+    register(["_softmax", "_safe_softmax"], _softmax, family=family)
     register("_log_softmax", _log_softmax, family=family)

@@ -81,6 +81,9 @@ class Rule:
 
 _RULES: dict[str, Rule] = {}
 
+# Called when a rule is registered, by those that keep what they looked up.
+on_change: list[Callable[[], None]] = []
+
 NO_BIAS: tuple[Bias, ...] = ()
 
 
@@ -105,6 +108,8 @@ def register(
         if key in _RULES:
             raise ValueError(f"{key} has a bias rule already")
         _RULES[key] = Rule(function, family, reads_input)
+    for notify in on_change:
+        notify()
 
 
 def rule_for(schema_name: str) -> Rule | None:
