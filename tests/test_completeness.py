@@ -75,7 +75,9 @@ def test_unsupported_operations_are_listed() -> None:
             return torch.ops.aten._pdist_forward.default(x, 2.0).sum().expand(len(x))
 
     x = torch.randn(3, 4, dtype=torch.float64)
-    with pytest.raises(UnsupportedOperationError, match=r"(?s)_pdist_forward in a\n.* in b\n.*rules"):
+    with pytest.raises(
+        UnsupportedOperationError, match=r"(?s)_pdist_forward in a\n.* in b\n.*rules"
+    ):
         fullgrad.decompose(Two(), x, per_sample=False)
 
 

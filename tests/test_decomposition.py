@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 import torch
-from networks import ResNetLike, seeded, vgg_like
 from torch import Tensor, nn
 
 import fullgrad
+from networks import ResNetLike, seeded, vgg_like
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,9 @@ def model() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def x() -> Tensor:
-    return torch.randn(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return torch.randn(
+        3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -157,9 +159,7 @@ def test_several_inputs_by_position_and_keyword() -> None:
     d = fullgrad.decompose(model, (left, right), 1, additional_forward_args=2.0)
     assert d.input_names == ("input0", "input1")
     assert [t.shape for t in d.input_terms] == [left.shape, right.shape]
-    e = fullgrad.decompose(
-        model, {"right": right, "left": left}, 1, forward_kwargs={"scale": 2.0}
-    )
+    e = fullgrad.decompose(model, {"right": right, "left": left}, 1, forward_kwargs={"scale": 2.0})
     assert e.input_names == ("right", "left")
     torch.testing.assert_close(e.input_terms[1], d.input_terms[0])
     torch.testing.assert_close(e.output, d.output)

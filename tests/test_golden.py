@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import ResNetLike, vgg_like
 
 import fullgrad
 from fullgrad.saliency import saliency_from_decomposition
+from networks import ResNetLike, vgg_like
 
 NETWORKS = {"vgg_like": vgg_like, "resnet_like": ResNetLike}
 BAR = 1e-10

@@ -19,7 +19,7 @@ from snippets import DOUBLE, Snippet, assert_exact, batch
 
 X = batch(3, 4)
 C = batch(3, 4, seed=9)
-I = torch.tensor([0, 2])  # noqa: E741
+I = torch.tensor([0, 2])
 I4 = torch.arange(4)
 MASK = torch.tensor([True, False, False, True])
 

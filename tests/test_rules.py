@@ -42,7 +42,11 @@ class Case:
     """An operation, its float arguments, and which of them may depend on the input."""
 
     def __init__(
-        self, op: Callable[..., Any], *args: Make, vary: tuple[int, ...] | None = None, note: str = ""
+        self,
+        op: Callable[..., Any],
+        *args: Make,
+        vary: tuple[int, ...] | None = None,
+        note: str = "",
     ) -> None:
         self.op = op
         self.args = args
@@ -361,9 +365,7 @@ _seen: set[str] = set()
 
 
 class _Spy(torch.utils._python_dispatch.TorchDispatchMode):
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         _seen.add(func._schema.name.split("::")[-1].removesuffix("_"))
         return func(*args, **(kwargs or {}))
 
@@ -374,7 +376,9 @@ def outputs_of(value: Any) -> tuple[Tensor, ...]:
 
 def recorded_biases(case: Case, values: list[Tensor], depend: tuple[int, ...]) -> list[Tensor]:
     """The recorded bias of each output, where operations before the last have none."""
-    leaves = [v.clone().requires_grad_() if i in depend else v.clone() for i, v in enumerate(values)]
+    leaves = [
+        v.clone().requires_grad_() if i in depend else v.clone() for i, v in enumerate(values)
+    ]
     given = [v.clone() if v.requires_grad else v for v in leaves]
     roots = [v.grad_fn for v in given if v.grad_fn is not None]
     recorder = Recorder(roots, ModulePath(nn.Module()), lambda t: None)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import ResNetLike, seeded, vgg_like
 from torch import Tensor, nn
 
 import fullgrad
 from fullgrad.errors import InputError, LayoutError
 from fullgrad.saliency import rescaled_channel_sum, saliency_from_decomposition, term_map
+from networks import ResNetLike, seeded, vgg_like
 
 
 def naive_map(d: fullgrad.Decomposition, psi: str) -> Tensor:
@@ -115,14 +115,18 @@ def test_channels_last_layers_have_maps() -> None:
 
 def test_refusals() -> None:
     x = torch.randn(2, 3, 8, 8)
-    with pytest.raises(LayoutError, match=r"numbers of add in mix \(shape \(2, 4, 8\)\) lie in the"):
+    with pytest.raises(
+        LayoutError, match=r"numbers of add in mix \(shape \(2, 4, 8\)\) lie in the"
+    ):
         fullgrad.saliency(Tokens(), x)
     assert fullgrad.saliency(Tokens(), x, terms="input").shape == (2, 1, 8, 8)
     with pytest.raises(ValueError, match=r"unknown method 'magic'; known: fullgrad"):
         fullgrad.saliency(vgg_like(), x, method="magic")
     with pytest.raises(ValueError, match="psi must be one of layer, channel, signed, not 'abs'"):
         fullgrad.saliency(vgg_like(), x, psi="abs")
-    with pytest.raises(ValueError, match="terms must be one of all, explicit, input, bias, not 'n'"):
+    with pytest.raises(
+        ValueError, match="terms must be one of all, explicit, input, bias, not 'n'"
+    ):
         fullgrad.saliency(vgg_like(), x, terms="n")
     with pytest.raises(InputError, match=r"input of shape \(batch, channels, positions...\)"):
         fullgrad.saliency(nn.Linear(4, 2), torch.randn(2, 4))

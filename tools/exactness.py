@@ -1,6 +1,6 @@
 """The README's table: eight architectures, residual in float64 and in float32.
 
-    python tools/exactness.py     # rewrites the table between the README's markers
+python tools/exactness.py     # rewrites the table between the README's markers
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 import torchvision
+from sweep import calibrate, noise, randomise
 
 import fullgrad
-from sweep import calibrate, noise, randomise
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 START, END = "<!-- exactness: start -->", "<!-- exactness: end -->"
@@ -53,7 +53,13 @@ def main() -> int:
     after = rest.split(END)[1]
     stated = f"torch {torch.__version__.split('+')[0]}, torchvision {torchvision.__version__}, CPU"
     README.write_text(
-        before + START + "\n" + "\n".join(lines) + f"\n\n(`make exactness`; {stated}.)\n" + END + after
+        before
+        + START
+        + "\n"
+        + "\n".join(lines)
+        + f"\n\n(`make exactness`; {stated}.)\n"
+        + END
+        + after
     )
     return 0
 

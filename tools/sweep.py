@@ -151,7 +151,9 @@ def torchvision_dense_cases() -> Iterator[Case]:
         build = partial(
             torchvision.models.get_model, name, weights=None, weights_backbone=None, num_classes=5
         )
-        yield Case("torchvision.segmentation", name, build, lambda m: noise(2, 3, 64, 64), (1, 9, 9))
+        yield Case(
+            "torchvision.segmentation", name, build, lambda m: noise(2, 3, 64, 64), (1, 9, 9)
+        )
     for name in torchvision.models.list_models(module=torchvision.models.video):
         build = partial(torchvision.models.get_model, name, weights=None)
         size = 224 if name.startswith("mvit") else 32
@@ -191,7 +193,7 @@ def _timm_input(model: Any) -> Tensor:
         try:
             with torch.no_grad():
                 model(noise(1, channels, size, size))
-        except Exception:  # noqa: BLE001, S112 - only asks whether the size is possible
+        except Exception:
             continue
         return noise(2, channels, size, size)
     return noise(2, channels, height, width)
@@ -209,7 +211,9 @@ def timm_cases(limit: float = 60e6, chosen: Path | None = None) -> Iterator[Case
             chosen.write_text(json.dumps(known, indent=1) + "\n")
         name, size = known[module]
         if size <= limit:
-            yield Case("timm", name, partial(timm.create_model, name, pretrained=False), _timm_input)
+            yield Case(
+                "timm", name, partial(timm.create_model, name, pretrained=False), _timm_input
+            )
 
 
 # -- recurrent layers, transformers -----------------------------------------------------------
@@ -224,7 +228,9 @@ class Last(nn.Module):
         self.head = nn.Linear(width, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.layer(x, x, x) if isinstance(self.layer, nn.MultiheadAttention) else self.layer(x)
+        out = (
+            self.layer(x, x, x) if isinstance(self.layer, nn.MultiheadAttention) else self.layer(x)
+        )
         out = out[0] if isinstance(out, tuple) else out
         return self.head(out[:, -1])
 
@@ -317,8 +323,18 @@ def measure(case: Case) -> Result:
     shape = "×".join(map(str, first.shape))
     seconds = time.perf_counter() - started
     return Result(
-        case.source, case.name, size, shape, terms, share, general, residual, as_is, refusal,
-        saliency, seconds,
+        case.source,
+        case.name,
+        size,
+        shape,
+        terms,
+        share,
+        general,
+        residual,
+        as_is,
+        refusal,
+        saliency,
+        seconds,
     )
 
 
@@ -396,12 +412,15 @@ def main() -> int:
         if options.only in case.name and (options.again or key not in results):
             try:
                 results[key] = measure(case)
-            except Exception as error:  # noqa: BLE001 - shown, and the exit code says it
+            except Exception as error:
                 print(f"{case.source} {case.name}: {type(error).__name__}: {error}", flush=True)
                 continue
             r = results[key]
             said = r.refusal or f"{r.terms} terms, residual {r.residual:.1e}"
-            print(f"{r.source} {r.name}: {said} [{r.seconds:.1f} s] {r.general} {r.saliency[:9]}", flush=True)
+            print(
+                f"{r.source} {r.name}: {said} [{r.seconds:.1f} s] {r.general} {r.saliency[:9]}",
+                flush=True,
+            )
             RESULTS.write_text("".join(json.dumps(asdict(x)) + "\n" for x in results.values()))
             gc.collect()
     ordered = sorted(results.values(), key=lambda r: (r.source, r.name))

@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor
 
+
 def base_for(dtype: torch.dtype) -> int:
     """Sample numbers are read in digits to this base: weights from 1 to 2^(base - 1)."""
     return 4 if dtype == torch.float16 else 16

@@ -13,9 +13,38 @@ from torch import Tensor
 
 # These rearrange axes in ways that are not followed.
 _LOSES = frozenset(
-    """view _unsafe_view reshape _reshape_alias as_strided t unfold im2col col2im select index
-    gather diagonal diag_embed squeeze unsqueeze stack unbind mm bmm addmm baddbmm rot90
-    view_as_real view_as_complex flatten ravel movedim mT numpy_T""".split()
+    [
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "_reshape_alias",
+        "as_strided",
+        "t",
+        "unfold",
+        "im2col",
+        "col2im",
+        "select",
+        "index",
+        "gather",
+        "diagonal",
+        "diag_embed",
+        "squeeze",
+        "unsqueeze",
+        "stack",
+        "unbind",
+        "mm",
+        "bmm",
+        "addmm",
+        "baddbmm",
+        "rot90",
+        "view_as_real",
+        "view_as_complex",
+        "flatten",
+        "ravel",
+        "movedim",
+        "mT",
+        "numpy_T",
+    ]
 )
 
 

@@ -178,9 +178,10 @@ class Decomposition:
                 (key or "(model)", "", "", float(value[sample]))
                 for key, value in self.by_module(depth).items()
             ]
-        left = [max(len(r[i]) for r in (*rows, ("module", "operation", "kind, shape")))
-                for i in range(3)]  # fmt: skip
-        head = f"{'module':<{left[0]}}  {'operation':<{left[1]}}  {'kind, shape':<{left[2]}}  {'sum':>13}"
+        titles = ("module", "operation", "kind, shape")
+        left = [max(len(str(r[i])) for r in (*rows, titles)) for i in range(3)]
+        names = "  ".join(f"{t:<{width}}" for t, width in zip(titles, left, strict=True))
+        head = f"{names}  {'sum':>13}"
         lines = [head, "-" * len(head)]
         lines += [
             f"{a:<{left[0]}}  {b:<{left[1]}}  {c:<{left[2]}}  {v:>13.6g}" for a, b, c, v in rows

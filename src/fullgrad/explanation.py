@@ -37,9 +37,7 @@ from fullgrad.wrapping import compiled, quiet, recurrent, unwrap
 class Consumer(Protocol):
     """What is done with each term when back-propagation reaches it."""
 
-    def term(
-        self, place: int, entry: Entry, gradient: Tensor, bias: Tensor, value: Tensor
-    ) -> None:
+    def term(self, place: int, entry: Entry, gradient: Tensor, bias: Tensor, value: Tensor) -> None:
         """One bias term: gradient at the operation's output, bias, and their product."""
 
 
@@ -199,9 +197,7 @@ def _propagate(request: Request, traced: Traced, consumer: Consumer, label: bool
         )
         input_sums = input_sums + part.to(input_sums.device)
     dtypes = {*traced.tape.dtypes, *(leaf.dtype for leaf in leaves), traced.output.dtype}
-    tolerance = request.tolerance or completeness.tolerance_for(
-        dtypes, traced.output.device
-    )
+    tolerance = request.tolerance or completeness.tolerance_for(dtypes, traced.output.device)
     output = traced.output.detach() if request.per_sample else traced.output.detach().sum().view(1)
     residual, scale = completeness.balance(output, [input_sums, *sums.values()])
     return Totals(gradients, input_sums, sums, axes, residual, scale, tolerance)
@@ -237,9 +233,7 @@ def explain(request: Request, make_consumer: Any) -> tuple[Traced, Totals, Any]:
     check(request.inputs)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        guard = stack.enter_context(
-            guarded(model, evaluate=request.mode == "eval")
-        )
+        guard = stack.enter_context(guarded(model, evaluate=request.mode == "eval"))
         stack.enter_context(eager.held(compiled(model)))
         stack.enter_context(quiet(compiled(model)))
         stack.enter_context(plain_recurrence.held(recurrent(model)))
@@ -276,9 +270,7 @@ class _Keep:
     def __init__(self, traced: Traced) -> None:
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def term(
-        self, place: int, entry: Entry, gradient: Tensor, bias: Tensor, value: Tensor
-    ) -> None:
+    def term(self, place: int, entry: Entry, gradient: Tensor, bias: Tensor, value: Tensor) -> None:
         # A bias read straight off a parameter must not follow the parameter's later training.
         owned = any(bias.untyped_storage().data_ptr() == h.untyped_storage().data_ptr()
                     for h in entry.held)  # fmt: skip

@@ -78,7 +78,9 @@ def check(inputs: Any) -> None:
 
 
 def prepare(
-    inputs: Any, additional_forward_args: Any = None, forward_kwargs: Mapping[str, Any] | None = None
+    inputs: Any,
+    additional_forward_args: Any = None,
+    forward_kwargs: Mapping[str, Any] | None = None,
 ) -> Prepared:
     """Make autograd leaves of the float inputs, and the call's arguments from them.
 

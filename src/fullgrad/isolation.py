@@ -117,7 +117,7 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, dict):
         return all(k in b and b[k] is v for k, v in a.items()) and list(a) == list(b)
     if isinstance(a, set):
-        return a == b
+        return bool(a == b)
     return all(x is y for x, y in zip(a, b, strict=True))
 
 
@@ -141,13 +141,13 @@ class _Randomness:
     def now(cls) -> _Randomness:
         used = torch.cuda.is_available() and torch.cuda.is_initialized()
         cuda = torch.cuda.get_rng_state_all() if used else []
-        return cls(torch.get_rng_state(), cuda, np.random.get_state(), random.getstate())  # noqa: NPY002
+        return cls(torch.get_rng_state(), cuda, np.random.get_state(), random.getstate())
 
     def restore(self) -> None:
         torch.set_rng_state(self.torch_cpu)
         if self.torch_cuda:
             torch.cuda.set_rng_state_all(self.torch_cuda)
-        np.random.set_state(self.numpy)  # noqa: NPY002
+        np.random.set_state(self.numpy)
         random.setstate(self.python)
 
 

@@ -28,9 +28,7 @@ class ModulePath:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._names = {
-            id(m): name.replace("._orig_mod", "") for name, m in model.named_modules()
-        }
+        self._names = {id(m): name.replace("._orig_mod", "") for name, m in model.named_modules()}
         self._stack: list[tuple[nn.Module, str]] = []
 
     def current(self) -> str:

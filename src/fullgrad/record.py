@@ -91,7 +91,8 @@ class _Cut(NamedTuple):
 
 
 def _place(t: Tensor) -> _Place:
-    return (t.untyped_storage()._cdata, t.storage_offset(), tuple(t.shape), t.stride())
+    storage = t.untyped_storage()._cdata
+    return (storage, int(t.storage_offset()), tuple(t.shape), t.stride())
 
 
 def _wrote_view(call: Call, output: Tensor) -> bool:
@@ -305,9 +306,7 @@ class Recorder(TorchDispatchMode):
         depends = depends or (bool(kwargs) and any(map(self.depends, kwargs.values())))
         if operation.writes:
             for i in operation.writes:
-                written = (
-                    args[i] if i < len(args) else kwargs.get(operation.names[i])
-                )
+                written = args[i] if i < len(args) else kwargs.get(operation.names[i])
                 self._before_write(written, operation, depends)
         if operation.batch_norm:
             self._before_statistics(operation, args)
@@ -346,7 +345,7 @@ class Recorder(TorchDispatchMode):
     def _answers(
         self, args: tuple[Any, ...], before: tuple[Any, ...], in_place: bool
     ) -> Callable[[Any], bool]:
-        """``depends`` as it stands before execution: an in-place argument then has a new history."""
+        """``depends`` as it stands before execution: an in-place argument gets a new history."""
         if not in_place:
             return self.depends
         first, first_depends = before[0], self.depends(args[0])
@@ -404,7 +403,9 @@ class Recorder(TorchDispatchMode):
         if operation.batch_norm and call.outputs[0].device.type == "cpu":
             tape.relayout.append((nodes[0], memory_layout(call.args[0])))
         if edges:
-            kept = tuple(o.detach().clone() if isinstance(o, Tensor) else None for o in call.outputs)
+            kept = tuple(
+                o.detach().clone() if isinstance(o, Tensor) else None for o in call.outputs
+            )
             tape.steps.append(Step(module, operation.name, nodes[0], edges, kept))
         if rest is not None and nodes[0] is not None:
             self.tape.entries.append(
@@ -539,8 +540,8 @@ def refuse_blocked(recorder: Recorder, output: Any, allow_detached: bool) -> Non
         names = ", ".join(repr(n) if n else "the model itself" for n in blocked)
         raise BlockedGradientError(
             f"values that depend on the input leave the autograd graph in {names} (no_grad, "
-            "detach, or an operation without a derivative) and are used again. Remove that, or pass detached='constant' to "
-            "count such values as biases."
+            "detach, or an operation without a derivative) and are used again. Remove that, or "
+            "pass detached='constant' to count such values as biases."
         )
 
 
@@ -564,10 +565,27 @@ def unrecorded_nodes(tape: Tape, recorder: Recorder, output: Tensor) -> list[str
     return list(missing)
 
 
-_VIEW_REPLAYS = """
-AsStrided View Slice Select Transpose Permute Expand Squeeze Unsqueeze T Alias Split
-SplitWithSizes Unbind Narrow Diagonal Unfold ReshapeAlias UnsafeView
-""".split()
+_VIEW_REPLAYS = [
+    "AsStrided",
+    "View",
+    "Slice",
+    "Select",
+    "Transpose",
+    "Permute",
+    "Expand",
+    "Squeeze",
+    "Unsqueeze",
+    "T",
+    "Alias",
+    "Split",
+    "SplitWithSizes",
+    "Unbind",
+    "Narrow",
+    "Diagonal",
+    "Unfold",
+    "ReshapeAlias",
+    "UnsafeView",
+]
 
 
 def _is_identity(node: Any, name: str) -> bool:

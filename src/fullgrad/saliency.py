@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -195,9 +194,7 @@ class _Stream:
         self._terms = terms
         self.aggregate = _Aggregate(self._x.shape[2:], psi)
 
-    def term(
-        self, place: int, entry: Entry, gradient: Tensor, bias: Tensor, value: Tensor
-    ) -> None:
+    def term(self, place: int, entry: Entry, gradient: Tensor, bias: Tensor, value: Tensor) -> None:
         if not _wanted(entry.bias.kind, self._terms):
             return
         x = self._x

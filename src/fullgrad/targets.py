@@ -97,7 +97,9 @@ def _index_rows(target: Any, batch: int) -> list[tuple[int, ...]]:
         raise TargetError(f"a target tensor must hold integers of shape (batch,): {target.dtype}")
     if (isinstance(target, Sequence) or hasattr(target, "tolist")) and not isinstance(target, str):
         rows = _per_sample(target, batch)
-        return [tuple(_as_index(v) for v in (r if isinstance(r, (tuple, list)) else (r,))) for r in rows]
+        return [
+            tuple(_as_index(v) for v in (r if isinstance(r, (tuple, list)) else (r,))) for r in rows
+        ]
     raise TargetError(
         f"a target is an index, one index per sample, a tuple of indices, a callable or None, "
         f"not {type(target).__name__}"

@@ -22,7 +22,9 @@ def unwrap(model: Any) -> nn.Module:
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
-        elif isinstance(model, nn.Module) and isinstance(getattr(model, "_orig_mod", None), nn.Module):
+        elif isinstance(model, nn.Module) and isinstance(
+            getattr(model, "_orig_mod", None), nn.Module
+        ):
             model = model._orig_mod
         else:
             break

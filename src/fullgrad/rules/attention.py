@@ -15,11 +15,13 @@ from torch import Tensor
 
 from fullgrad.rules.registry import Bias, Call, register
 
-_FUSED = """
-_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention
-_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention
-_scaled_dot_product_fused_attention_overrideable
-""".split()
+_FUSED = [
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+]
 
 
 def _per_query_head(kv: Tensor, heads: int) -> Tensor:

@@ -22,7 +22,7 @@ def _of_input(formula: Callable[[Tensor], Tensor]) -> Callable[[Call], tuple[Bia
 
 
 def _silu(u: Tensor) -> Tensor:
-    """u s - (s + u s (1 - s)) u with s = sigmoid(u)."""
+    """U s - (s + u s (1 - s)) u with s = sigmoid(u)."""
     s = torch.sigmoid(u)
     return s.mul_(s - 1).mul_(u).mul_(u)
 
@@ -165,7 +165,7 @@ def _elu(call: Call) -> tuple[Bias, ...]:
 
     def formula(u: Tensor) -> Tensor:
         v = (u * input_scale).clamp_(max=0)
-        return (torch.expm1(v) - v * torch.exp(v)).mul_(alpha * scale)
+        return (torch.expm1(v) - v * torch.exp(v)).mul_(alpha * scale)  # type: ignore[no-any-return]
 
     return _of_input(formula)(call)
 

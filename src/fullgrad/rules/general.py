@@ -23,7 +23,11 @@ _level = threading.Lock()
 
 
 def _lstm_cell(
-    igates: Tensor, hgates: Tensor, cx: Tensor, b_in: Tensor | None = None, b_h: Tensor | None = None
+    igates: Tensor,
+    hgates: Tensor,
+    cx: Tensor,
+    b_in: Tensor | None = None,
+    b_h: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     gates = igates + hgates
     for b in (b_in, b_h):
@@ -34,7 +38,11 @@ def _lstm_cell(
 
 
 def _gru_cell(
-    igates: Tensor, hgates: Tensor, hx: Tensor, b_in: Tensor | None = None, b_h: Tensor | None = None
+    igates: Tensor,
+    hgates: Tensor,
+    hx: Tensor,
+    b_in: Tensor | None = None,
+    b_h: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     igates = igates if b_in is None else igates + b_in
     hgates = hgates if b_h is None else hgates + b_h

@@ -13,12 +13,29 @@ from torch import Tensor
 from fullgrad.rules.registry import NO_BIAS, Bias, Call, register
 
 # Degree 1 in their first argument, which is the only one that may depend on the input.
-_DEGREE_ONE = """
-relu leaky_relu abs rrelu_with_noise amax amin
-max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d
-fractional_max_pool2d fractional_max_pool3d sort topk kthvalue median nanmedian mode cummax cummin
-std
-""".split()
+_DEGREE_ONE = [
+    "relu",
+    "leaky_relu",
+    "abs",
+    "rrelu_with_noise",
+    "amax",
+    "amin",
+    "max_pool2d_with_indices",
+    "max_pool3d_with_indices",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    "fractional_max_pool2d",
+    "fractional_max_pool3d",
+    "sort",
+    "topk",
+    "kthvalue",
+    "median",
+    "nanmedian",
+    "mode",
+    "cummax",
+    "cummin",
+    "std",
+]
 
 _DEGREE = {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0, "var": 2.0}
 

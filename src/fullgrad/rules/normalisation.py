@@ -92,7 +92,7 @@ def _group_norm(call: Call) -> tuple[Bias, ...] | None:
         b = ((grouped - mean) * (rstd * (1 - eps * rstd * rstd))).reshape(shape)
         if has_weight:
             b = b * _channelwise(rest[0], len(shape))
-        return b + _channelwise(rest[-1], len(shape)) if has_beta else b
+        return b + _channelwise(rest[-1], len(shape)) if has_beta else b  # type: ignore[no-any-return]
 
     mean, rstd = call.outputs[1], call.outputs[2]
     held = (call.args[0].detach(), mean.detach(), rstd.detach(), *_present(weight, beta))
@@ -100,7 +100,7 @@ def _group_norm(call: Call) -> tuple[Bias, ...] | None:
 
 
 def _rms_norm(call: Call) -> tuple[Bias, ...] | None:
-    """y = w u r, r = (mean u^2 + eps)^(-1/2): b = y (1 - eps r^2)."""
+    """Y = w u r, r = (mean u^2 + eps)^(-1/2): b = y (1 - eps r^2)."""
     if call.depends(call.get("weight")) or len(call.outputs) < 2:
         return None
     eps = call.get("eps")
@@ -108,7 +108,7 @@ def _rms_norm(call: Call) -> tuple[Bias, ...] | None:
         eps = torch.finfo(call.args[0].dtype).eps
 
     def compute(y: Tensor, rstd: Tensor) -> Tensor:
-        return y * (1 - eps * rstd * rstd)
+        return y * (1 - eps * rstd * rstd)  # type: ignore[no-any-return]
 
     return (Bias("implicit", compute, (call.output, call.outputs[1].detach())),)
 
