@@ -231,7 +231,7 @@ class Recorder(TorchDispatchMode):
         keep_steps: bool = False,
         allow_detached: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.tape = Tape()
         self.roots = frozenset(roots)
         self.path = path
