@@ -272,7 +272,7 @@ def test_no_photograph(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
             "is not an image classifier: its output has shape (1, 4,",
         ),
         (own("a.png", make="make_broken"), "fails on an input of shape 1x3x20x20: RuntimeError"),
-        (own("a.png", make="Detached"), "does not depend on the input through autograd"),
+        (own("a.png", make="Detached"), "leave the autograd graph in the model itself"),
         (own("a.png", make="Tokens"), "lie in the input"),
         (own("a.png", make="Tokens"), "On the command line: --terms input"),
         (own("empty"), "the folder empty holds no image files"),

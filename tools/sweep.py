@@ -15,7 +15,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -130,11 +130,11 @@ def count(build: Callable[[], nn.Module], *, really: bool = True) -> float:
 # -- torchvision ------------------------------------------------------------------------------
 
 
-def torchvision_cases(limit: float = 150e6) -> Iterator[Case]:
+def torchvision_cases(limit: float = 150e6, names: Collection[str] = ()) -> Iterator[Case]:
     import torchvision
 
     large = {"inception_v3": 299}
-    for name in torchvision.models.list_models(module=torchvision.models):
+    for name in sorted(names) or torchvision.models.list_models(module=torchvision.models):
         options = {"weights": None}
         if name in {"googlenet", "inception_v3"}:
             options["init_weights"] = False
@@ -199,9 +199,17 @@ def _timm_input(model: Any) -> Tensor:
     return noise(2, channels, height, width)
 
 
-def timm_cases(limit: float = 60e6, chosen: Path | None = None) -> Iterator[Case]:
+def timm_cases(
+    limit: float = 60e6, chosen: Path | None = None, names: Collection[str] = ()
+) -> Iterator[Case]:
     import timm
 
+    if names:
+        for name in sorted(names):
+            yield Case(
+                "timm", name, partial(timm.create_model, name, pretrained=False), _timm_input
+            )
+        return
     chosen = chosen or ROOT / "docs" / "data" / "timm_smallest.json"
     known = json.loads(chosen.read_text()) if chosen.exists() else {}
     for module in timm.list_modules():
