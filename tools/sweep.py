@@ -382,7 +382,7 @@ def page(results: list[Result]) -> str:
         "lifted to float64.",
         "",
         f"{len(exact)} of {len(results)} models decompose with a residual of at most {BAR:.0e}; "
-        f"{len(refused)} are refused. Maps: {len(maps)} drawn, {len(no_maps)} refused.",
+        f"{len(refused)} are refused or could not be measured (listed below). Maps: {len(maps)} drawn, {len(no_maps)} refused.",
         "",
         f"Python {platform.python_version()}, torch {torch.__version__}, "
         f"torchvision {torchvision.__version__}, timm {timm.__version__}, "
@@ -402,7 +402,7 @@ def page(results: list[Result]) -> str:
             f"{residual} | {', '.join(r.general) or '–'} | {drawn} |"
         )
     if refused:
-        lines += ["", "## Refused", ""]
+        lines += ["", "## Refused or not measured", ""]
         lines += [f"- `{r.name}` ({r.source}): {r.refusal}" for r in refused]
     return "\n".join(lines) + "\n"
 
@@ -422,6 +422,11 @@ def main() -> int:
                 results[key] = measure(case)
             except Exception as error:
                 print(f"{case.source} {case.name}: {type(error).__name__}: {error}", flush=True)
+                said = f"not measured, {type(error).__name__}: {str(error)[:120]}"
+                results[key] = Result(
+                    case.source, case.name, 0, "", 0, 0.0, [], None, None, said, "", 0.0
+                )
+                RESULTS.write_text("".join(json.dumps(asdict(x)) + "\n" for x in results.values()))
                 continue
             r = results[key]
             said = r.refusal or f"{r.terms} terms, residual {r.residual:.1e}"
