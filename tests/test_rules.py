@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from fullgrad.backward import bias_of
 from fullgrad.modules import ModulePath
-from fullgrad.record import Recorder, recording, resolve_general
+from fullgrad.record import Recorder, recording
 from fullgrad.rules.registry import register, registered
+from fullgrad.tape import resolve_general
 
 A = torch.ops.aten
 S = (2, 6, 4, 4)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fullgrad.errors import ModelError
-from fullgrad.record import Entry, Step, Tape
+from fullgrad.tape import Entry, Step, Tape
 
 _WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 

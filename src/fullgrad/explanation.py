@@ -21,15 +21,13 @@ from fullgrad.inputs import Inputs, Prepared, check, prepare
 from fullgrad.isolation import eager, guarded, plain_recurrence, redraw
 from fullgrad.modules import ModulePath
 from fullgrad.record import (
-    Entry,
     Recorder,
-    Tape,
     model_error_for,
     recording,
     refuse_blocked,
-    resolve_general,
     unrecorded_nodes,
 )
+from fullgrad.tape import Entry, Tape, resolve_general
 from fullgrad.targets import Selected, Target, select
 from fullgrad.wrapping import compiled, quiet, recurrent, unwrap
 

@@ -17,7 +17,7 @@ from fullgrad.errors import InputError, LayoutError
 from fullgrad.explanation import Request, Traced, explain
 from fullgrad.inputs import Inputs
 from fullgrad.layouts import layout_of
-from fullgrad.record import Entry
+from fullgrad.tape import Entry
 from fullgrad.targets import Target
 
 Psi: TypeAlias = Literal["layer", "channel", "signed"]
