@@ -56,12 +56,12 @@ class PickyAboutBrightness(nn.Module):
 def make_dense():
     return nn.Conv2d(3, 4, 3)
 
-class Tokens(nn.Module):
+class Scrambled(nn.Module):
     def __init__(self):
         super().__init__()
-        self.embed, self.head = nn.Linear(3, 4), nn.Linear(4, 3)
+        self.embed, self.head = nn.Linear(75, 4), nn.Linear(4, 3)
     def forward(self, x):
-        return self.head(self.embed(x.flatten(2).transpose(1, 2)).mean(1))
+        return self.head(self.embed(x.transpose(1, 3).reshape(-1, 16, 75)).mean(1))
 
 def make_broken():
     return nn.Linear(7, 3)
@@ -273,8 +273,8 @@ def test_no_photograph(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (own("a.png", make="make_broken"), "fails on an input of shape 1x3x20x20: RuntimeError"),
         (own("a.png", make="Detached"), "leave the autograd graph in the model itself"),
-        (own("a.png", make="Tokens"), "lie in the input"),
-        (own("a.png", make="Tokens"), "On the command line: --terms input"),
+        (own("a.png", make="Scrambled"), "lie in the input"),
+        (own("a.png", make="Scrambled"), "On the command line: --terms input"),
         (own("empty"), "the folder empty holds no image files"),
         (["explain", "a.png", "--out", "a.png"], "cannot be made: a.png is not a folder"),
         (["explain", "a.png", "--out", "a.png/b"], "the output folder a.png/b cannot be made"),

@@ -84,14 +84,16 @@ def test_map_of_a_sample_does_not_depend_on_its_batch() -> None:
         torch.testing.assert_close(fullgrad.saliency(model, x[i : i + 1])[0], together[i])
 
 
-class Tokens(nn.Module):
+class Scrambled(nn.Module):
+    """Its reshape cuts across channels and positions."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.embed = nn.Conv2d(3, 8, 4, 4)
-        self.mix = nn.Linear(8, 8)
+        self.embed = nn.Conv2d(3, 6, 6)
+        self.mix = nn.Linear(9, 9)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mix(self.embed(x).flatten(2).transpose(1, 2)).mean(1)
+        return self.mix(self.embed(x).transpose(1, 3).reshape(2, 6, 9)).mean(1)
 
 
 def test_channels_last_layers_have_maps() -> None:
@@ -107,7 +109,6 @@ def test_channels_last_layers_have_maps() -> None:
     model, x = Last().double(), torch.randn(2, 3, 4, 4, dtype=torch.float64)
     d = fullgrad.decompose(model, x, 1)
     norm = d.select("norm")[0]
-    assert norm.channel_axis == 3
     expected = rescaled_channel_sum(norm.value.movedim(-1, 1))
     torch.testing.assert_close(term_map(norm, d), expected)
     assert fullgrad.saliency(model, x, 1).shape == (2, 1, 4, 4)
@@ -116,10 +117,10 @@ def test_channels_last_layers_have_maps() -> None:
 def test_refusals() -> None:
     x = torch.randn(2, 3, 8, 8)
     with pytest.raises(
-        LayoutError, match=r"numbers of add in mix \(shape \(2, 4, 8\)\) lie in the"
+        LayoutError, match=r"numbers of addmm in mix \(shape \(12, 9\)\) lie in the"
     ):
-        fullgrad.saliency(Tokens(), x)
-    assert fullgrad.saliency(Tokens(), x, terms="input").shape == (2, 1, 8, 8)
+        fullgrad.saliency(Scrambled(), x)
+    assert fullgrad.saliency(Scrambled(), x, terms="input").shape == (2, 1, 8, 8)
     with pytest.raises(ValueError, match=r"unknown method 'magic'; known: fullgrad"):
         fullgrad.saliency(vgg_like(), x, method="magic")
     with pytest.raises(ValueError, match="psi must be one of layer, channel, signed, not 'abs'"):

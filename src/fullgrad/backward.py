@@ -75,8 +75,8 @@ def run(
         output: explained scalars, shape (B,).
         leaves: the inputs.
         weights: of each sample's scalar, shape (B,); ones for the explanation itself.
-        receive: called with (place on the tape, entry, gradient at the entry's output) for every
-            entry that the output depends on.
+        receive: called with (place on the tape, entry, gradient at the entry's output, in the
+            model's dtype) for every entry that the output depends on.
         keep_graph: leave the graph for another pass.
 
     Returns:
@@ -87,7 +87,7 @@ def run(
         def hook(gradients: tuple[Tensor | None, ...]) -> None:
             gradient = gradients[entry.slot]
             if gradient is not None:
-                receive(place, entry, _at_view(widen(gradient.detach()), entry))
+                receive(place, entry, _at_view(gradient.detach(), entry))
 
         return hook
 
@@ -147,7 +147,7 @@ def local_gaps(
     gaps: list[tuple[str, str, float]] = []
 
     def receive(place: int, entry: Entry, gradient: Tensor) -> None:
-        value = product(gradient, bias_of(entry), entry.bias.may_be_infinite)
+        value = product(widen(gradient), bias_of(entry), entry.bias.may_be_infinite)
         biases[entry.node] = biases.get(entry.node, 0.0) + float(value.sum(dtype=torch.float64))
 
     def inner(a: Tensor | None, b: Tensor | None) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fullgrad.axes import Axes
 from fullgrad.backward import product
 from fullgrad.rules import Kind
 
@@ -25,7 +26,7 @@ class BiasTerm:
         bias: b = y - sum J u; broadcasts to the gradient's shape.
         sums: the term's sum for each sample, shape (B,), float64.
         batch_axis: where the batch lies in the term; None if it is folded with other numbers.
-        channel_axis: where the channels lie, if that is known.
+        axes: what the axes hold (samples, positions, channels), if that is known.
     """
 
     module: str
@@ -35,7 +36,7 @@ class BiasTerm:
     bias: Tensor
     sums: Tensor
     batch_axis: int | None = 0
-    channel_axis: int | None = None
+    axes: Axes | None = field(default=None, repr=False)
     may_be_infinite: bool = field(default=False, repr=False)
 
     @property

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fullgrad import backward, batching, completeness
+from fullgrad.axes import resolved
 from fullgrad.decomposition import BiasTerm, Decomposition
 from fullgrad.errors import ModelError, OutputError
 from fullgrad.inputs import Inputs, Prepared, check, prepare
@@ -29,14 +30,15 @@ from fullgrad.record import (
 )
 from fullgrad.tape import Entry, Tape, resolve_general
 from fullgrad.targets import Selected, Target, select
+from fullgrad.terms import Term
 from fullgrad.wrapping import compiled, quiet, recurrent, unwrap
 
 
 class Consumer(Protocol):
     """What is done with each term when back-propagation reaches it."""
 
-    def term(self, place: int, entry: Entry, gradient: Tensor, bias: Tensor, value: Tensor) -> None:
-        """One bias term: gradient at the operation's output, bias, and their product."""
+    def term(self, term: Term) -> Tensor:
+        """Take one bias term, and answer with its sums for each sample, shape (B,), float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ def _find_samples(traced: Traced) -> tuple[dict[int, Tensor], list[Tensor]]:
     digits: dict[int, list[Tensor]] = {}
 
     def keep(place: int, entry: Entry, gradient: Tensor) -> None:
-        plain[place] = gradient
+        plain[place] = backward.widen(gradient)
 
     ones = torch.ones_like(output)
     inputs = backward.run(traced.tape, output, leaves, ones, keep, keep_graph=True)
@@ -151,7 +153,7 @@ def _find_samples(traced: Traced) -> tuple[dict[int, Tensor], list[Tensor]]:
         weights = batching.weights(batch, number, output.detach())
 
         def compare(place: int, entry: Entry, gradient: Tensor) -> None:
-            read(plain[place], gradient, digits.setdefault(place, []))
+            read(plain[place], backward.widen(gradient), digits.setdefault(place, []))
 
         again = backward.run(traced.tape, output, leaves, weights, compare, keep_graph=True)
         for before, after, into in zip(inputs, again, input_digits, strict=True):
@@ -173,15 +175,10 @@ def _propagate(request: Request, traced: Traced, consumer: Consumer, label: bool
     axes: dict[int, int | None] = {}
 
     def receive(place: int, entry: Entry, gradient: Tensor) -> None:
-        bias = backward.bias_of(entry)
-        value = backward.product(gradient, bias, entry.bias.may_be_infinite)
-        if place in samples:
-            sums[place] = batching.sums_labelled(value, samples[place], batch)
-            axes[place] = batching.batch_axis(samples[place], batch)
-        else:
-            sums[place] = batching.sums_leading(value, batch)
-            axes[place] = 0 if value.dim() and value.shape[0] == len(traced.output) else None
-        consumer.term(place, entry, gradient, bias, value)
+        term = Term(place, entry, gradient, batch, samples.get(place))
+        sums[place] = consumer.term(term)
+        axes[place] = term.batch_axis(len(traced.output))
+        entry.release()
 
     ones = torch.ones_like(traced.output)
     gradients = backward.run(traced.tape, traced.output, leaves, ones, receive)
@@ -268,11 +265,18 @@ class _Keep:
     def __init__(self, traced: Traced) -> None:
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def term(self, place: int, entry: Entry, gradient: Tensor, bias: Tensor, value: Tensor) -> None:
+    def term(self, term: Term) -> Tensor:
+        bias = term.bias()
+        whole = replace(term, gradient=backward.widen(term.gradient))
+        sums = [
+            term.sums(backward.product(g, b, term.may_be_infinite), n)
+            for g, b, n in whole.parts(bias=bias)
+        ]
         # A bias read straight off a parameter must not follow the parameter's later training.
         owned = any(bias.untyped_storage().data_ptr() == h.untyped_storage().data_ptr()
-                    for h in entry.held)  # fmt: skip
-        self.kept[place] = (gradient, bias.clone() if owned else bias)
+                    for h in term.entry.held)  # fmt: skip
+        self.kept[term.place] = (whole.gradient, bias.clone() if owned else bias)
+        return torch.cat(sums)
 
 
 def decompose(
@@ -343,7 +347,7 @@ def decompose(
                     bias=bias,
                     sums=totals.sums[place],
                     batch_axis=totals.axes[place],
-                    channel_axis=entry.channel_axis,
+                    axes=None if entry.axes is None else resolved(entry.axes, traced.tape.bindings),
                     may_be_infinite=entry.bias.may_be_infinite,
                 )
             )

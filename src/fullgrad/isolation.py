@@ -6,7 +6,7 @@ leave restores it.
 
 from __future__ import annotations
 
-import copy
+import operator
 import random
 import threading
 from collections import OrderedDict
@@ -24,7 +24,13 @@ from fullgrad.errors import ModelError
 _changed = threading.Condition()
 _guards: list[_Guard] = []
 
-_CONTAINERS = (dict, OrderedDict, list, set)
+# How the content of a module's containers is kept; most are empty.
+_CONTAINERS: dict[type, Callable[[Any], Any]] = {
+    dict: dict,
+    OrderedDict: dict,
+    list: list,
+    set: set,
+}
 
 
 @dataclass(eq=False)
@@ -34,7 +40,10 @@ class _Guard:
     model: nn.Module
     evaluate: bool
     owners: list[int] = field(default_factory=list)
-    modules: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = field(default_factory=list)
+    modules: list[tuple[nn.Module, dict[str, Any], list[tuple[Any, Any]]]] = field(
+        default_factory=list
+    )
+    empty: list[Any] = field(default_factory=list)
     tensors: list[tuple[Tensor, Tensor, bool, Tensor | None]] = field(default_factory=list)
     storages: dict[int, Tensor] = field(default_factory=dict)
     written: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -49,11 +58,17 @@ class _Guard:
     def take(self) -> None:
         for module in self.model.modules():
             state = dict(module.__dict__)
-            inner = {n: copy.copy(v) for n, v in state.items() if type(v) in _CONTAINERS}
-            self.modules.append((module, state, inner))
+            inner: list[tuple[Any, Any]] = []
             for value in state.values():
-                if isinstance(value, Tensor):
+                keep = _CONTAINERS.get(type(value))
+                if keep is not None:
+                    if value:
+                        inner.append((value, keep(value)))
+                    else:
+                        self.empty.append(value)
+                elif isinstance(value, Tensor):
                     self.storages[value.untyped_storage().data_ptr()] = value.detach()
+            self.modules.append((module, state, inner))
         for t in (*self.model.parameters(), *self.model.buffers()):
             alias = t.detach()
             self.storages[t.untyped_storage().data_ptr()] = alias
@@ -93,13 +108,17 @@ class _Guard:
                 t.grad = grad
         for module, state, inner in self.modules:
             now = module.__dict__
-            for name in [n for n in now if n not in state]:
-                del now[name]
-            for name, value in state.items():
-                if now.get(name, _MISSING) is not value:
-                    now[name] = value
-            for name, content in inner.items():
-                _restore_container(now[name], content)
+            if len(now) != len(state) or any(
+                now.get(n, _MISSING) is not v for n, v in state.items()
+            ):
+                for name in [n for n in now if n not in state]:
+                    del now[name]
+                now.update(state)
+            for container, content in inner:
+                _restore_container(container, content)
+        for container in self.empty:
+            if container:
+                container.clear()
 
 
 _MISSING = object()
@@ -115,10 +134,10 @@ def _same(a: Any, b: Any) -> bool:
     if len(a) != len(b):
         return False
     if isinstance(a, dict):
-        return all(k in b and b[k] is v for k, v in a.items()) and list(a) == list(b)
+        return list(a) == list(b) and all(map(operator.is_, a.values(), b.values()))
     if isinstance(a, set):
         return bool(a == b)
-    return all(x is y for x, y in zip(a, b, strict=True))
+    return all(map(operator.is_, a, b))
 
 
 def _restore_container(container: Any, content: Any) -> None:

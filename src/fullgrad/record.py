@@ -7,20 +7,21 @@ depends on the input is asked of the autograd graph, so parameters keep their ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fullgrad.channels import channel_axis_after
+from fullgrad.axes import Axes, of_image
+from fullgrad.detached import Detached, tensors_in
 from fullgrad.errors import BlockedGradientError, ModelError
-from fullgrad.modules import ModulePath, following
+from fullgrad.follow import Operation, axes_after
+from fullgrad.modules import ModulePath
 from fullgrad.rules import Bias, Call, Rule, rule_for
 from fullgrad.rules.general import GeneralCall
 from fullgrad.rules.registry import on_change
@@ -35,30 +36,32 @@ _WRITES_STATISTICS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_nor
 
 
 @dataclass(frozen=True, slots=True)
-class _Operation:
+class _Described:
     """What the recorder needs to know of an operation, looked up once."""
 
     name: str
+    functional: str
     names: tuple[str, ...]
     defaults: tuple[Any, ...]
     rule: Rule | None
     writes: tuple[int, ...]
     factory: bool
     batch_norm: bool
-    spatial: bool
+    constant: bool
 
 
-_OPERATIONS: dict[Any, _Operation] = {}
+_OPERATIONS: dict[Any, _Described] = {}
 
 
 on_change.append(_OPERATIONS.clear)
 
 
-def _describe(func: Any) -> _Operation:
+def _describe(func: Any) -> _Described:
     schema = func._schema
     name = schema.name.split("::")[-1]
-    operation = _Operation(
+    operation = _Described(
         name=name,
+        functional=name.removesuffix("_"),
         names=tuple(a.name for a in schema.arguments),
         defaults=tuple(a.default_value for a in schema.arguments),
         rule=rule_for(schema.name),
@@ -69,31 +72,29 @@ def _describe(func: Any) -> _Operation:
         ),
         factory=name.endswith(_FACTORIES),
         batch_norm="batch_norm" in name,
-        spatial="conv" in name or "pool" in name or "batch_norm" in name,
+        constant=name in {"detach", "detach_"},
     )
     _OPERATIONS[func] = operation
     return operation
 
 
-# A tensor by its storage and its geometry: autograd itself makes aliases of what it saves.
-_Place: TypeAlias = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+class _Pending(NamedTuple):
+    """An operation that ran; autograd gives it its node after the dispatch mode returns."""
+
+    operation: _Described
+    call: Call
+    args: tuple[Any, ...]
+    module: str
+    edges: tuple[tuple[Any, int, Tensor], ...] = ()
+    axes_before: dict[int, Axes | None] | None = None
+    rest: Tensor | None = None
+    saved: bool = False
 
 
-class _Cut(NamedTuple):
-    """Values that depend on the input outside the graph, and since which module.
-
-    The weak reference frees the values and keeps the key from being given to another storage;
-    ``aliases`` tells that values inside the graph share the memory.
-    """
-
-    storage: StorageWeakRef
-    where: str
-    aliases: bool
-
-
-def _place(t: Tensor) -> _Place:
-    storage = t.untyped_storage()._cdata
-    return (storage, int(t.storage_offset()), tuple(t.shape), t.stride())
+def _saves_plainly() -> bool:
+    """Whether autograd keeps tensors as they are, not packed by hooks (checkpointing)."""
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return top is not None and top(False) is None
 
 
 def _wrote_view(call: Call, output: Tensor) -> bool:
@@ -102,12 +103,12 @@ def _wrote_view(call: Call, output: Tensor) -> bool:
     return base is not None and base.requires_grad and base.grad_fn is not None
 
 
-def _tensors(args: Iterable[Any]) -> Iterator[Tensor]:
-    for a in args:
-        if isinstance(a, Tensor):
-            yield a
-        elif isinstance(a, (list, tuple)):
-            yield from _tensors(a)
+def _with_first(call: Call, first: Tensor) -> Call:
+    """The call with its overwritten argument, which depends, as it was."""
+    depends = call.depends
+    return replace(
+        call, args=(first, *call.args[1:]), depends=lambda v: True if v is first else depends(v)
+    )
 
 
 def memory_layout(t: Tensor) -> torch.memory_format:
@@ -148,10 +149,16 @@ class Recorder(TorchDispatchMode):
         self._keep_steps = keep_steps
         self._allow_detached = allow_detached
         self._depends_on_input: dict[Any, bool] = dict.fromkeys(self.roots, True)
-        self._pending: tuple[Any, ...] | None = None
+        self._pending: _Pending | None = None
         self._readers: dict[int, list[Entry]] = {}
-        self._channel_axes: dict[Any, int] = {}
-        self._cut: dict[_Place, _Cut] = {}
+        self.detached = Detached(self.depends)
+        self._axes: dict[tuple[Any, int], Axes] = {}
+        self._rank = 0
+        for root in self.roots:
+            shape = root.next_functions[0][0].variable.shape
+            if 3 <= len(shape) <= 5:
+                self._axes[root, 0] = of_image(shape)
+                self._rank = len(shape) - 2
 
     # -- dependence -------------------------------------------------------------------------
 
@@ -181,17 +188,11 @@ class Recorder(TorchDispatchMode):
             stack.pop()
         return known[node]
 
-    def _channel_axis(self, value: Tensor) -> int | None:
-        node = value.grad_fn if value.requires_grad else None
-        return None if node is None else self._channel_axes.get(node)
-
-    def _is_cut(self, t: Tensor) -> str | None:
-        cut = self._cut.get(_place(t)) if self._cut else None
-        return None if cut is None or self.depends(t) else cut.where
-
-    def cut_at(self, value: Any) -> str | None:
-        """Where a value that depends on the input left the autograd graph, if it did."""
-        return next((w for t in _tensors([value]) if (w := self._is_cut(t)) is not None), None)
+    def _axes_of(self, value: Any) -> Axes | None:
+        if not isinstance(value, Tensor) or not value.requires_grad:
+            return None
+        axes = self._axes.get((value.grad_fn, value.output_nr))
+        return axes if axes is not None and axes.shape == tuple(value.shape) else None
 
     # -- recording --------------------------------------------------------------------------
 
@@ -203,62 +204,73 @@ class Recorder(TorchDispatchMode):
         if self._pending is not None:
             self.settle()
         operation = _OPERATIONS.get(func) or _describe(func)
-        depends = False
-        for a in args:
-            if isinstance(a, Tensor):
-                if a.requires_grad and self.depends(a):
-                    depends = True
-                    break
-            elif isinstance(a, (list, tuple)) and self.depends(a):
-                depends = True
-                break
-        depends = depends or (bool(kwargs) and any(map(self.depends, kwargs.values())))
+        depends = any(map(self.depends, args)) or (
+            bool(kwargs) and any(map(self.depends, kwargs.values()))
+        )
         if operation.writes:
             for i in operation.writes:
                 written = args[i] if i < len(args) else kwargs.get(operation.names[i])
                 self._before_write(written, operation, depends)
         if operation.batch_norm:
             self._before_statistics(operation, args)
-        recording = (
-            depends and torch.is_grad_enabled() and operation.name not in {"detach", "detach_"}
-        )
-        rule = operation.rule
-        in_place = operation.writes == (0,)
-        before = args
-        if recording and in_place:
-            # A constant that is overwritten is a bias; an input is what the rule may read.
-            if rule is None or rule.reads_input or not self.depends(args[0]):
-                before = (args[0].detach().clone(), *args[1:])
-        rest = self._constant_rest(args[0]) if recording and in_place else None
-        asked = self._answers(args, before, in_place) if recording else None
-        edges = self._edges(args) if recording and self._keep_steps else ()
-        axis = (
-            channel_axis_after(operation.name, False, args, args[0], self._channel_axis)
-            if recording and operation.writes
-            else None
-        )
-        out = func(*args, **kwargs)
-        if asked is None:
-            if depends or self._cut:
+        if not depends or operation.constant or not torch.is_grad_enabled():
+            out = func(*args, **kwargs)
+            if depends or self.detached:
                 self._after_cut(operation, depends, args, kwargs, out)
             return out
-        if self._cut:
-            self._refuse_cut(args, kwargs)
+        if operation.writes:
+            return self._overwriting(func, operation, args, kwargs)
+        out = func(*args, **kwargs)
         outputs = tuple(out) if isinstance(out, (tuple, list)) else (out,)
-        call = Call(
-            func, operation.names, operation.defaults, before, kwargs, outputs, asked, in_place
-        )  # fmt: skip
-        self._pending = (operation, call, self.path.current(), edges, axis, rest)
+        call = Call(func, operation.names, operation.defaults, args, kwargs, outputs, self.depends)
+        edges = self._edges(args) if self._keep_steps else ()
+        self._note(_Pending(operation, call, args, self.path.current(), edges))
         return out
 
-    def _answers(
-        self, args: tuple[Any, ...], before: tuple[Any, ...], in_place: bool
-    ) -> Callable[[Any], bool]:
-        """``depends`` as it stands before execution: an in-place argument gets a new history."""
-        if not in_place:
-            return self.depends
-        first, first_depends = before[0], self.depends(args[0])
-        return lambda v: first_depends if v is first else self.depends(v)
+    def _overwriting(
+        self, func: Any, operation: _Described, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run an operation that writes, after keeping what its rule will ask for."""
+        in_place = operation.writes == (0,)
+        before, saved, rest, rule = args, False, None, operation.rule
+        if in_place:
+            # A constant that is overwritten is a bias; an input is what the rule may read.
+            first_depends = self.depends(args[0])
+            if rule is None or rule.reads_input or not first_depends:
+                saved = (
+                    rule is not None
+                    and rule.autograd_keeps_input
+                    and first_depends
+                    and not args[0]._is_view()
+                    and _saves_plainly()
+                )
+                if not saved:
+                    before = (args[0].detach().clone(), *args[1:])
+            rest = self._constant_rest(args[0])
+            first = before[0]
+            answers: Callable[[Any], bool] = lambda v: (  # noqa: E731
+                first_depends if v is first else self.depends(v)
+            )
+        else:
+            answers = self.depends
+        known = {id(t): self._axes_of(t) for t in tensors_in(args)}
+        base = args[0]._base if in_place and args[0]._is_view() else None
+        if base is not None:
+            known[id(base)] = self._axes_of(base)
+        edges = self._edges(args) if self._keep_steps else ()
+        out = func(*args, **kwargs)
+        outputs = tuple(out) if isinstance(out, (tuple, list)) else (out,)
+        call = Call(func, operation.names, operation.defaults, before, kwargs, outputs, answers,
+                    in_place)  # fmt: skip
+        self._note(_Pending(operation, call, args, self.path.current(), edges, known, rest, saved))
+        return out
+
+    def _note(self, pending: _Pending) -> None:
+        if self.detached:
+            where = self.detached.where([*pending.args, *pending.call.kwargs.values()])
+            if where is not None and not self._allow_detached:
+                self.tape.blocked[where] = None
+        self._pending = pending
 
     def _constant_rest(self, written: Tensor) -> Tensor | None:
         """What stays constant when an activation is written into part of a constant."""
@@ -275,14 +287,18 @@ class Recorder(TorchDispatchMode):
 
     def _edges(self, args: tuple[Any, ...]) -> tuple[tuple[Any, int, Tensor], ...]:
         return tuple(
-            (t.grad_fn, t.output_nr, t.detach().clone()) for t in _tensors(args) if self.depends(t)
+            (t.grad_fn, t.output_nr, t.detach().clone())
+            for t in tensors_in(args)
+            if self.depends(t)
         )
 
     def settle(self) -> None:
         """Put the last operation on the tape, now that autograd has given it a node."""
         if self._pending is None:
             return
-        (operation, call, module, edges, axis, rest), self._pending = self._pending, None
+        pending, self._pending = self._pending, None
+        operation, call, module = pending.operation, pending.call, pending.module
+        edges, rest = pending.edges, pending.rest
         tape = self.tape
         differentiable = [isinstance(o, Tensor) and o.requires_grad for o in call.outputs]
         if not any(differentiable):
@@ -290,7 +306,7 @@ class Recorder(TorchDispatchMode):
                 where = f"{module} ({operation.name})" if module else f"({operation.name})"
                 for o in call.outputs:
                     if isinstance(o, Tensor) and o.is_floating_point():
-                        self._mark(o, where, False)
+                        self.detached.mark(o, where)
             return
         nodes: list[Any] = []
         for o, has_gradient in zip(call.outputs, differentiable, strict=True):
@@ -302,13 +318,9 @@ class Recorder(TorchDispatchMode):
                 tape.nodes[node] = module
                 tape.dtypes.add(o.dtype)
             nodes.append(node)
-        if not operation.writes:
-            axis = channel_axis_after(
-                operation.name, operation.spatial, call.args, call.outputs[0], self._channel_axis
-            )
-        if axis is not None:
-            for node in nodes:
-                self._channel_axes[node] = axis
+        axes = self._follow(pending, nodes)
+        if pending.saved:
+            call = _with_first(call, nodes[0]._saved_self.detach())
         if operation.batch_norm and call.outputs[0].device.type == "cpu":
             tape.relayout.append((nodes[0], memory_layout(call.args[0])))
         if edges:
@@ -316,11 +328,12 @@ class Recorder(TorchDispatchMode):
                 o.detach().clone() if isinstance(o, Tensor) else None for o in call.outputs
             )
             tape.steps.append(Step(module, operation.name, nodes[0], edges, kept))
-        if rest is not None and nodes[0] is not None:
+        if rest is not None and nodes[0] is not None and bool(rest.any()):
             self.tape.entries.append(
                 Entry(
                     module, operation.name, nodes[0], 0, 0, rest.shape,
-                    Bias("explicit", itself, (rest,), may_be_infinite=True), (rest,), None,
+                    Bias("explicit", itself, (rest,), may_be_infinite=True), (rest,),
+                    None,
                 )
             )  # fmt: skip
         biases = operation.rule.function(call) if operation.rule is not None else None
@@ -328,21 +341,41 @@ class Recorder(TorchDispatchMode):
             general = GeneralCall(call)
             for slot, has_gradient in enumerate(differentiable):
                 if has_gradient:
-                    self._append(operation, call, module, nodes, slot, general, axis)
+                    self._append(operation, call, module, nodes, slot, general, axes)
             return
         for bias in biases:
             if differentiable[bias.output]:
-                self._append(operation, call, module, nodes, bias.output, bias, axis)
+                self._append(operation, call, module, nodes, bias.output, bias, axes)
+
+    def _follow(self, pending: _Pending, nodes: list[Any]) -> Sequence[Axes | None]:
+        """Note the axes of an operation's outputs."""
+        known, outputs = pending.axes_before, pending.call.outputs
+        defaults = pending.operation.defaults[len(pending.args) :]
+        axes_of = self._axes_of if known is None else lambda v: known.get(id(v))
+        followed = axes_after(
+            pending.operation.functional,
+            Operation((*pending.args, *defaults), outputs, axes_of, self.tape.bindings, self._rank),
+        )
+        for node, out, axes in zip(nodes, outputs, followed, strict=True):
+            if node is None or axes is None:
+                continue
+            if _wrote_view(pending.call, out):
+                whole = known.get(id(out._base)) if known is not None else None
+                if whole is not None:
+                    self._axes[node, 0] = whole
+            else:
+                self._axes[node, out.output_nr] = axes
+        return followed
 
     def _append(
         self,
-        operation: _Operation,
+        operation: _Described,
         call: Call,
         module: str,
         nodes: list[Any],
         slot: int,
         bias: Bias | GeneralCall,
-        channel_axis: int | None,
+        axes: Sequence[Axes | None],
     ) -> None:
         out = call.outputs[slot]
         view = None
@@ -353,7 +386,7 @@ class Recorder(TorchDispatchMode):
             view = (base.shape, base.stride(), offset, out.stride())
         entry = Entry(
             module, operation.name, nodes[slot], out.output_nr if view is None else 0, slot,
-            out.shape, bias, bias.held, channel_axis, view,
+            out.shape, bias, bias.held, axes[slot], view,
             view is not None and not out.is_complex(),
         )  # fmt: skip
         self.tape.entries.append(entry)
@@ -362,16 +395,15 @@ class Recorder(TorchDispatchMode):
 
     # -- writes and values outside the graph ------------------------------------------------
 
-    def _before_write(self, written: Any, operation: _Operation, depends: bool) -> None:
-        for t in _tensors([written]):
+    def _before_write(self, written: Any, operation: _Described, depends: bool) -> None:
+        for t in tensors_in([written]):
             if depends and not torch.is_grad_enabled() and t.requires_grad and self.depends(t):
                 raise BlockedGradientError(
                     f"{self.path.current() or 'the model'} overwrites a value that depends on "
                     f"the input under no_grad ({operation.name}): no gradient can be right. "
                     "Remove the no_grad or the in-place operation."
                 )
-            cut = self._cut.get(_place(t)) if self._cut else None
-            if cut is not None and cut.aliases and not self.depends(t):
+            if self.detached.aliases(t) and not self.depends(t):
                 raise BlockedGradientError(
                     f"{self.path.current() or 'the model'} overwrites a value that depends on the "
                     f"input through a detached view of it ({operation.name}): no gradient can be "
@@ -381,7 +413,7 @@ class Recorder(TorchDispatchMode):
             for entry in self._readers.pop(t.untyped_storage().data_ptr(), ()):
                 entry.protect(t.untyped_storage().data_ptr())
 
-    def _before_statistics(self, operation: _Operation, args: tuple[Any, ...]) -> None:
+    def _before_statistics(self, operation: _Described, args: tuple[Any, ...]) -> None:
         if operation.name.startswith(_WRITES_STATISTICS):
             for name in ("running_mean", "running_var"):
                 place = operation.names.index(name)
@@ -391,46 +423,21 @@ class Recorder(TorchDispatchMode):
                         self._on_write(args[place])
 
     def _after_cut(
-        self, operation: _Operation, depends: bool, args: Any, kwargs: Any, out: Any
+        self, operation: _Described, depends: bool, args: Any, kwargs: Any, out: Any
     ) -> None:
         """Remember float values that depend on the input but not through autograd."""
         if operation.factory:
             return
-        where = self.path.current() if depends else self.cut_at([*args, *kwargs.values()])
-        if where is None:
-            return
-        for t in _tensors([out]):
-            if t.is_floating_point() or t.is_complex():
-                aliases = any(
-                    a.untyped_storage()._cdata == t.untyped_storage()._cdata
-                    and (self.depends(a) or self._aliases(a))
-                    for a in _tensors(args)
-                )
-                self._mark(t, where, aliases)
-                if operation.writes and t._is_view() and t._base is not None:
-                    self._mark(t._base, where, False)
-
-    def _aliases(self, t: Tensor) -> bool:
-        cut = self._cut.get(_place(t))
-        return cut is not None and cut.aliases
-
-    def _mark(self, t: Tensor, where: str, aliases: bool) -> None:
-        key = _place(t)
-        self._cut[key] = _Cut(
-            StorageWeakRef(t.untyped_storage()), where, aliases or self._aliases(t)
-        )
-
-    def _refuse_cut(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        where = self.cut_at([*args, *kwargs.values()])
-        if where is not None and not self._allow_detached:
-            self.tape.blocked[where] = None
+        where = self.path.current() if depends else self.detached.where([*args, *kwargs.values()])
+        if where is not None:
+            self.detached.follow(where, args, out, bool(operation.writes))
 
 
 @contextmanager
 def recording(recorder: Recorder) -> Iterator[Recorder]:
     """Record what runs inside, with gradients on and outside inference mode."""
     with torch.inference_mode(False), torch.enable_grad():
-        with following(recorder.path), recorder:
+        with recorder:
             yield recorder
         recorder.settle()
 
@@ -442,7 +449,7 @@ def refuse_blocked(recorder: Recorder, output: Any, allow_detached: bool) -> Non
         BlockedGradientError: naming the modules, and the way out.
     """
     blocked = dict(recorder.tape.blocked)
-    where = recorder.cut_at(output)
+    where = recorder.detached.where(output)
     if where is not None and not allow_detached:
         blocked[where] = None
     if blocked:

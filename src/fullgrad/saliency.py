@@ -6,19 +6,23 @@ psi(f^b), psi = upsample(rescale(|.|)).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fullgrad import backward
+from fullgrad.axes import Axes, resolved
 from fullgrad.decomposition import BiasTerm, Decomposition
 from fullgrad.errors import InputError, LayoutError
 from fullgrad.explanation import Request, Traced, explain
 from fullgrad.inputs import Inputs
-from fullgrad.layouts import layout_of
-from fullgrad.tape import Entry
+from fullgrad.layouts import Placement, arranged, on_grid, placement_of
 from fullgrad.targets import Target
+from fullgrad.terms import Term
 
 Psi: TypeAlias = Literal["layer", "channel", "signed"]
 Terms: TypeAlias = Literal["all", "explicit", "input", "bias"]
@@ -30,27 +34,44 @@ _EPSILON = 1e-6  # in the authors' code, against layers of zeros
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
-def rescaled_channel_sum(term: Tensor, psi: Psi = "layer") -> Tensor:
+def rescaled_sum(
+    term: Tensor, channels: Sequence[int], psi: Psi = "layer", *, overwrite: bool = False
+) -> Tensor:
     """The rescaling of psi, then the sum over channels (they commute with upsampling).
 
     Args:
-        term: gradient times bias, shape (B, C, *positions).
+        term: gradient times bias, samples first, contiguous or not.
+        channels: which axes of it are not positions.
         psi: ``layer`` takes |.| and stretches each sample's layer to [0, 1]: minimum and maximum
             over all channels and positions (the authors' code); ``channel`` stretches every
             channel by itself (the paper's formula); ``signed`` leaves the numbers as they are.
+        overwrite: the term's memory may be used.
 
     Returns:
-        Shape (B, 1, *positions).
+        The term without its channel axes.
     """
     if psi == "signed":
-        return term.sum(1, keepdim=True)
-    size = term.abs()
-    over = list(range(2 if psi == "channel" else 1, term.dim()))
-    low, high = size.amin(over, keepdim=True), size.amax(over, keepdim=True)
-    spread = high - low + _EPSILON
+        return term.sum(list(channels)) if channels else term
+    size = term.abs_() if overwrite else term.abs()
     if psi == "channel":
-        return ((size - low) / spread).sum(1, keepdim=True)
-    return (size.sum(1, keepdim=True) - term.shape[1] * low) / spread
+        over = [d for d in range(1, size.dim()) if d not in channels]
+        if over:
+            low, high = size.amin(over, keepdim=True), size.amax(over, keepdim=True)
+            size = (size - low).div_(high - low + _EPSILON)
+        else:
+            size = torch.zeros_like(size)
+        return size.sum(list(channels)) if channels else size
+    flat = size.flatten(1)
+    low, high = flat.amin(1), flat.amax(1)
+    total = size.sum(list(channels)) if channels else size
+    count = math.prod(term.shape[d] for d in channels)
+    each = (-1,) + (1,) * (total.dim() - 1)
+    return (total - (count * low).view(each)).div_((high - low + _EPSILON).view(each))
+
+
+def rescaled_channel_sum(term: Tensor, psi: Psi = "layer") -> Tensor:
+    """:func:`rescaled_sum` of a term of shape (B, C, *positions): shape (B, 1, *positions)."""
+    return rescaled_sum(term, [1], psi).unsqueeze(1)
 
 
 def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -63,13 +84,12 @@ def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
 class _Aggregate:
     """Sums of term maps, one per spatial resolution, upsampled once at the end."""
 
-    def __init__(self, size: Sequence[int], psi: Psi) -> None:
+    def __init__(self, size: Sequence[int]) -> None:
         self._size = tuple(size)
-        self._psi = psi
         self._sums: dict[tuple[int, ...], Tensor] = {}
 
-    def add(self, term: Tensor) -> None:
-        reduced = rescaled_channel_sum(term, self._psi)
+    def add(self, reduced: Tensor) -> None:
+        """Count a term's map, shape (B, 1, *positions)."""
         key = tuple(reduced.shape[2:])
         self._sums[key] = self._sums[key] + reduced if key in self._sums else reduced
 
@@ -113,20 +133,25 @@ def _unknown(module: str, op: str, shape: Sequence[int]) -> LayoutError:
     )
 
 
-def _to_channels_first(
-    value: Tensor,
-    module: str,
-    op: str,
-    channel_axis: int | None,
-    batch: int,
-    rank: int,
-) -> Tensor | None:
-    layout = layout_of(value.shape, channel_axis, batch, rank)
-    if layout is None:
-        raise _unknown(module, op, value.shape)
-    if layout == "none":
-        return None
-    return value.movedim(-1, 1) if layout == "channels_last" else value
+def _placement(
+    axes: Axes | None, module: str, op: str, shape: Sequence[int], batch: int, rank: int
+) -> Placement | None:
+    """How a term is to be read; None if it has no positions."""
+    if axes is None or axes.shape != tuple(shape) or len(axes.coordinates) != rank:
+        if len(shape) <= 2 and len(shape) > 0 and shape[0] == batch:
+            return None  # a dense layer's
+        raise _unknown(module, op, shape)
+    try:
+        return placement_of(axes, batch)
+    except ValueError:
+        raise _unknown(module, op, shape) from None
+
+
+def _reduced(value: Tensor, placement: Placement, psi: Psi, *, overwrite: bool = False) -> Tensor:
+    """The map of (some samples of) a term on its own grid, shape (samples, 1, *extents)."""
+    view, positions = arranged(value, placement)
+    channels = [d for d in range(1, view.dim()) if d not in positions]
+    return on_grid(rescaled_sum(view, channels, psi, overwrite=overwrite), placement)
 
 
 def _wanted(kind: str, terms: Terms) -> bool:
@@ -148,15 +173,15 @@ def term_map(term: BiasTerm, decomposition: Decomposition, psi: Psi = "layer") -
         LayoutError: the term has no positions, or they are not known.
     """
     x = _image_input(decomposition.inputs, len(decomposition.output))
-    value = _to_channels_first(
-        term.value, term.module, term.op, term.channel_axis, x.shape[0], x.dim() - 2
+    placement = _placement(
+        term.axes, term.module, term.op, term.shape, x.shape[0], x.dim() - 2
     )  # fmt: skip
-    if value is None:
+    if placement is None:
         raise LayoutError(
             f"{term.op} in {term.module or 'the model'} (shape {tuple(term.shape)}) has no "
             "positions, so it has no map"
         )
-    return upsample(rescaled_channel_sum(value, psi), x.shape[2:])
+    return upsample(_reduced(term.value, placement, psi), x.shape[2:])
 
 
 def saliency_from_decomposition(
@@ -173,16 +198,16 @@ def saliency_from_decomposition(
     """
     _checked(psi, terms)
     x = _image_input(decomposition.inputs, len(decomposition.output))
-    aggregate = _Aggregate(x.shape[2:], psi)
+    aggregate = _Aggregate(x.shape[2:])
     for term in decomposition.bias_terms:
         if _wanted(term.kind, terms):
-            value = _to_channels_first(
-                term.value, term.module, term.op, term.channel_axis, x.shape[0], x.dim() - 2
+            placement = _placement(
+                term.axes, term.module, term.op, term.shape, x.shape[0], x.dim() - 2
             )  # fmt: skip
-            if value is not None:
-                aggregate.add(value)
+            if placement is not None:
+                aggregate.add(_reduced(term.value, placement, psi))
     if terms != "bias":
-        aggregate.add(decomposition.input_terms[0])
+        aggregate.add(rescaled_channel_sum(decomposition.input_terms[0], psi))
     return aggregate.map()
 
 
@@ -191,18 +216,29 @@ class _Stream:
 
     def __init__(self, traced: Traced, psi: Psi, terms: Terms) -> None:
         self._x = _image_input(traced.prepared.leaves, len(traced.output))
+        self._bindings = traced.tape.bindings
+        self._psi: Psi = psi
         self._terms = terms
-        self.aggregate = _Aggregate(self._x.shape[2:], psi)
+        self.aggregate = _Aggregate(self._x.shape[2:])
 
-    def term(self, place: int, entry: Entry, gradient: Tensor, bias: Tensor, value: Tensor) -> None:
+    def term(self, term: Term) -> Tensor:
+        placement = self._placement_of(term)
+        sums, maps = [], []
+        for gradient, bias, samples in term.parts(split=placement is None or placement.splits):
+            value = backward.product(gradient, bias, term.may_be_infinite)
+            sums.append(term.sums(value, samples))
+            if placement is not None:
+                maps.append(_reduced(value, placement, self._psi, overwrite=True))
+        if maps:
+            self.aggregate.add(torch.cat(maps) if len(maps) > 1 else maps[0])
+        return torch.cat(sums) if len(sums) > 1 else sums[0]
+
+    def _placement_of(self, term: Term) -> Placement | None:
+        entry, x = term.entry, self._x
         if not _wanted(entry.bias.kind, self._terms):
-            return
-        x = self._x
-        placed = _to_channels_first(
-            value, entry.module, entry.op, entry.channel_axis, x.shape[0], x.dim() - 2
-        )  # fmt: skip
-        if placed is not None:
-            self.aggregate.add(placed)
+            return None
+        axes = None if entry.axes is None else resolved(entry.axes, self._bindings)
+        return _placement(axes, entry.module, entry.op, entry.shape, x.shape[0], x.dim() - 2)
 
 
 def saliency(
@@ -257,6 +293,6 @@ def saliency(
     traced, totals, stream = explain(request, make)
     if terms != "bias":
         gradient, x = totals.input_gradients[0], traced.prepared.leaves[0].detach()
-        stream.aggregate.add(gradient * x)
+        stream.aggregate.add(rescaled_channel_sum(gradient * x, psi))
     result: Tensor = stream.aggregate.map()
     return result

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fullgrad.axes import Axes, Bindings
 from fullgrad.errors import UnsupportedOperationError
 from fullgrad.rules import Bias
 from fullgrad.rules.general import GeneralCall
@@ -25,9 +26,13 @@ class Entry:
     shape: torch.Size
     bias: Bias | GeneralCall
     held: tuple[Tensor, ...]
-    channel_axis: int | None
+    axes: Axes | None
     view: tuple[torch.Size, tuple[int, ...], int, tuple[int, ...]] | None = None
     real_view: bool = False
+
+    def release(self) -> None:
+        """Let go of what the bias is computed from."""
+        self.held = ()
 
     def protect(self, storage: int) -> None:
         """Copy what this entry reads from a storage that is about to be overwritten."""
@@ -57,6 +62,7 @@ class Tape:
     steps: list[Step] = field(default_factory=list)
     blocked: dict[str, None] = field(default_factory=dict)
     dtypes: set[torch.dtype] = field(default_factory=set)
+    bindings: Bindings = field(default_factory=dict)
 
 
 def resolve_general(tape: Tape) -> list[tuple[str, str]]:

@@ -20,13 +20,15 @@ def _constant_tensor(value: Any, like: Tensor) -> Tensor:
     return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
-def _explicit(value: Tensor, factor: Any, shape: torch.Size) -> tuple[Bias, ...]:
+def _explicit(
+    value: Tensor, factor: Any, shape: torch.Size, may_be_infinite: bool = True
+) -> tuple[Bias, ...]:
     return (
         Bias(
             "explicit",
             lambda c: expand(c if factor == 1 else factor * c, shape),
             (value,),
-            may_be_infinite=True,
+            may_be_infinite=may_be_infinite,
         ),
     )
 
@@ -78,14 +80,15 @@ def _joined(call: Call) -> tuple[Bias, ...]:
 
 
 def _multiplied(call: Call, names: tuple[str, str, str]) -> tuple[Bias, ...]:
-    """``beta * c + alpha * (a @ b)``: ``addmm``, ``baddbmm``, ``addmv``, ``addbmm``."""
+    """``beta * c + alpha * (a @ b)``: ``addmm``, ``baddbmm``, ``addmv``."""
     c, a, b = (call.get(n) for n in names)
     beta = call.get("beta", 1)
     factors = call.depends(a) + call.depends(b)
     constant = not call.depends(c)
     y = call.outputs[0]
     if factors == 1:
-        return _explicit(c.detach(), beta, y.shape) if constant else NO_BIAS
+        # Only a batched product takes masks along.
+        return _explicit(c.detach(), beta, y.shape, y.dim() > 2) if constant else NO_BIAS
     # degree 2: y - 2 (y - beta c) - [c depends] beta c; degree 0: y - [c depends] beta c
     share = 2 - (not constant) if factors == 2 else -(not constant)
     sign = -1 if factors == 2 else 1

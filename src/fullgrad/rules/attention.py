@@ -64,7 +64,8 @@ def _fused_attention(call: Call) -> tuple[Bias, ...] | None:
     held = [call.output, q.detach(), k.detach(), v.detach()]
     if mask is not None:
         held.append(mask.detach())
-    return (Bias("implicit", compute, tuple(held)),)
+    # A mask shared by the samples has fewer axes, or one row.
+    return (Bias("implicit", compute, tuple(held), samplewise=True),)
 
 
 def install() -> None:

@@ -18,7 +18,7 @@ from fullgrad.rules.registry import NO_BIAS, Bias, Call, register
 
 
 def _of_input(formula: Callable[[Tensor], Tensor]) -> Callable[[Call], tuple[Bias, ...]]:
-    return lambda call: (Bias("implicit", formula, (call.args[0].detach(),)),)
+    return lambda call: (Bias("implicit", formula, (call.args[0].detach(),), samplewise=True),)
 
 
 def _silu(u: Tensor) -> Tensor:
@@ -145,7 +145,9 @@ def _exp(y: Tensor, u: Tensor) -> Tensor:
 
 
 def _of_both(formula: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Call], tuple[Bias, ...]]:
-    return lambda call: (Bias("implicit", formula, (call.output, call.args[0].detach())),)
+    return lambda call: (
+        Bias("implicit", formula, (call.output, call.args[0].detach()), samplewise=True),
+    )
 
 
 def _softplus(call: Call) -> tuple[Bias, ...]:
@@ -180,6 +182,10 @@ def _log_sigmoid(u: Tensor) -> Tensor:
     return F.logsigmoid(u) - torch.sigmoid(-u) * u
 
 
+# Autograd keeps their results, not their inputs.
+_KEEPS_RESULT = frozenset({"elu", "sigmoid", "tanh", "exp"})
+
+
 def install() -> None:
     """Register the element-wise rules."""
     family = "element-wise"
@@ -205,4 +211,10 @@ def install() -> None:
         "cos": _of_both(lambda y, u: y + torch.sin(u) * u),
     }
     for name, rule in in_formulas.items():
-        register(name, rule, family=family, reads_input=True)
+        register(
+            name,
+            rule,
+            family=family,
+            reads_input=True,
+            autograd_keeps_input=name not in _KEEPS_RESULT,
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from fullgrad.rules.registry import NO_BIAS, Bias, Call, register
@@ -44,7 +45,7 @@ def scaled_output(call: Call, factor: float) -> tuple[Bias, ...]:
     """The bias ``factor`` times the output."""
     if factor == 0:
         return NO_BIAS
-    return (Bias("implicit", lambda y: factor * y, (call.output,)),)
+    return (Bias("implicit", lambda y: factor * y, (call.output,), samplewise=True),)
 
 
 def _first_only(call: Call, degree: float) -> tuple[Bias, ...] | None:
@@ -77,21 +78,32 @@ def _norm(call: Call) -> tuple[Bias, ...]:
 
 
 def _product(call: Call) -> tuple[Bias, ...]:
-    """Matrix products: the degree is the number of factors that depend on the input."""
-    left, right = call.args[:2]
-    if call.depends(left) and call.depends(right):
-        return (Bias("implicit", lambda y: -y, (call.output,)),)
-    return NO_BIAS
+    """Matrix products: the degree is the number of factors that depend on the input.
+
+    Multiplied out again when needed, as in :func:`_mul`.
+    """
+    return _multiplied_again(call, torch.matmul)
 
 
 def _mul(call: Call) -> tuple[Bias, ...]:
-    """Multiplied out again when needed: autograd keeps the factors, not the product."""
+    if call.in_place and call.depends(call.args[0]) and call.depends(call.args[1]):
+        return scaled_output(call, -1.0)
+    return _multiplied_again(call, torch.mul)
+
+
+def _multiplied_again(call: Call, multiply: Callable[[Tensor, Tensor], Tensor]) -> tuple[Bias, ...]:
+    """Autograd keeps the factors, not the product."""
     left, right = call.args[:2]
-    if call.depends(left) and call.depends(right):
-        if call.in_place:
-            return scaled_output(call, -1.0)
-        return (Bias("implicit", lambda a, b: -(a * b), (left.detach(), right.detach())),)
-    return NO_BIAS
+    if not (call.depends(left) and call.depends(right)):
+        return NO_BIAS
+    return (
+        Bias(
+            "implicit",
+            lambda a, b: multiply(a, b).neg_(),
+            (left.detach(), right.detach()),
+            samplewise=multiply is torch.mul or call.outputs[0].dim() == 3,
+        ),
+    )
 
 
 def _div(call: Call) -> tuple[Bias, ...] | None:

@@ -75,7 +75,12 @@ def _layer_norm(call: Call) -> tuple[Bias, ...] | None:
 
     mean, rstd = call.outputs[1], call.outputs[2]
     held = (call.args[0].detach(), mean.detach(), rstd.detach(), *_present(weight, beta))
-    return (Bias(_kind(beta), compute, held),)
+    return (Bias(_kind(beta), compute, held, samplewise=_by_rows(call)),)
+
+
+def _by_rows(call: Call) -> bool:
+    """Whether the first axis is not one of those normalised over."""
+    return bool(len(call.get("normalized_shape")) < call.outputs[0].dim())
 
 
 def _group_norm(call: Call) -> tuple[Bias, ...] | None:
@@ -83,20 +88,20 @@ def _group_norm(call: Call) -> tuple[Bias, ...] | None:
     if call.depends(weight) or call.depends(beta):
         return None
     groups, eps = call.get("group"), call.get("eps")
-    shape = call.outputs[0].shape
     has_weight, has_beta = weight is not None, beta is not None
 
     def compute(u: Tensor, mean: Tensor, rstd: Tensor, *rest: Tensor) -> Tensor:
-        grouped = u.reshape(shape[0], groups, -1)
-        mean, rstd = mean.view(shape[0], groups, 1), rstd.view(shape[0], groups, 1)
-        b = ((grouped - mean) * (rstd * (1 - eps * rstd * rstd))).reshape(shape)
+        grouped = u.reshape(len(u), groups, -1)
+        mean, rstd = mean.view(len(u), groups, 1), rstd.view(len(u), groups, 1)
+        b = (grouped - mean).mul_(rstd * (1 - eps * rstd * rstd)).view(u.shape)
         if has_weight:
-            b = b * _channelwise(rest[0], len(shape))
-        return b + _channelwise(rest[-1], len(shape)) if has_beta else b  # type: ignore[no-any-return]
+            b = b.mul_(_channelwise(rest[0], u.dim()))
+        return b.add_(_channelwise(rest[-1], u.dim())) if has_beta else b
 
-    mean, rstd = call.outputs[1], call.outputs[2]
-    held = (call.args[0].detach(), mean.detach(), rstd.detach(), *_present(weight, beta))
-    return (Bias(_kind(beta), compute, held),)
+    u = call.args[0].detach()
+    along = (u.shape[0], groups, *[1] * (u.dim() - 2))
+    mean, rstd = call.outputs[1].detach().view(along), call.outputs[2].detach().view(along)
+    return (Bias(_kind(beta), compute, (u, mean, rstd, *_present(weight, beta)), samplewise=True),)
 
 
 def _rms_norm(call: Call) -> tuple[Bias, ...] | None:
@@ -110,19 +115,22 @@ def _rms_norm(call: Call) -> tuple[Bias, ...] | None:
     def compute(y: Tensor, rstd: Tensor) -> Tensor:
         return y * (1 - eps * rstd * rstd)  # type: ignore[no-any-return]
 
-    return (Bias("implicit", compute, (call.output, call.outputs[1].detach())),)
+    held = (call.output, call.outputs[1].detach())
+    return (Bias("implicit", compute, held, samplewise=_by_rows(call)),)
 
 
 def _softmax(call: Call) -> tuple[Bias, ...]:
     dim = call.get("dim")
 
-    def compute(y: Tensor, u: Tensor) -> Tensor:
-        # A masked position has u = -inf and y = 0: its product is 0.
-        u = torch.where(y == 0, torch.zeros_like(u), u)
-        mean = (y * u).sum(dim, keepdim=True)
-        return y * (1 - u + mean)
+    def compute(y: Tensor) -> Tensor:
+        # b is the same for inputs that differ by a constant, and log y is u less a constant. A
+        # masked position has y = 0: its product is 0.
+        log = torch.log(y).masked_fill_(y == 0, 0)
+        mean = (y * log).sum(dim, keepdim=True)
+        return (1 - log).add_(mean).mul_(y)
 
-    return (Bias("implicit", compute, (call.output, call.args[0].detach())),)
+    y = call.output
+    return (Bias("implicit", compute, (y,), samplewise=y.dim() > 1 and dim % y.dim() > 0),)
 
 
 def _log_softmax(call: Call) -> tuple[Bias, ...]:

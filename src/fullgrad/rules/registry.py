@@ -23,6 +23,8 @@ class Bias:
         held: the tensors the computation reads; they are copied should the model overwrite them.
         output: which output of the operation this is the bias of.
         may_be_infinite: b may hold infinities (an attention mask) where the gradient is zero.
+        samplewise: a slice of b along its first axis is computed from the same slices of those
+            held tensors that have b's number of axes and its first size, and from the others.
     """
 
     kind: Kind
@@ -30,6 +32,7 @@ class Bias:
     held: tuple[Tensor, ...] = ()
     output: int = 0
     may_be_infinite: bool = False
+    samplewise: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class Rule:
     function: RuleFunction
     family: str
     reads_input: bool = field(default=False)
+    autograd_keeps_input: bool = field(default=False)
 
 
 _RULES: dict[str, Rule] = {}
@@ -88,7 +92,12 @@ NO_BIAS: tuple[Bias, ...] = ()
 
 
 def register(
-    names: str | Iterable[str], function: RuleFunction, *, family: str, reads_input: bool = False
+    names: str | Iterable[str],
+    function: RuleFunction,
+    *,
+    family: str,
+    reads_input: bool = False,
+    autograd_keeps_input: bool = False,
 ) -> None:
     """Register the bias rule of operations.
 
@@ -99,6 +108,8 @@ def register(
             says that the operation has none, ``None`` that the rule does not cover this call.
         family: the algebraic class, for listings.
         reads_input: the rule reads arguments that an in-place variant overwrites.
+        autograd_keeps_input: of the in-place variant, autograd itself keeps the first argument as
+            it was (``grad_fn._saved_self``), so that no copy is needed.
 
     Raises:
         ValueError: an operation has a rule already.
@@ -107,7 +118,7 @@ def register(
         key = name if "::" in name else f"aten::{name}"
         if key in _RULES:
             raise ValueError(f"{key} has a bias rule already")
-        _RULES[key] = Rule(function, family, reads_input)
+        _RULES[key] = Rule(function, family, reads_input, autograd_keeps_input)
     for notify in on_change:
         notify()
 

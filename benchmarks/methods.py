@@ -1,0 +1,204 @@
+"""The methods that are measured, each as a callable without arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+import fullgrad
+from benchmarks.subjects import Workload
+from fullgrad.optional import require
+
+BASELINE = "gradient"
+IG_STEPS = 50
+SMOOTHGRAD_SAMPLES = 25
+
+
+class NotApplicableError(Exception):
+    """The method says nothing about such a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One method, ready for one workload.
+
+    Args:
+        run: the whole method once.
+        warm: a smaller part of it that brings the same code into memory.
+        scale: about how many times as long as ``warm`` it takes.
+    """
+
+    run: Callable[[], Any]
+    warm: Callable[[], Any]
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method in the comparison.
+
+    Args:
+        label: in tables and plots.
+        group: methods of one group take turns within the same rounds; a ``heavy`` method has its
+            own few rounds, with the baseline alongside.
+        prepare: from a workload to the call.
+        package: what must be installed for it.
+    """
+
+    label: str
+    group: Literal["core", "light", "heavy"]
+    prepare: Callable[[Workload], Call]
+    package: str = ""
+
+
+def _whole(run: Callable[[], Any]) -> Call:
+    return Call(run, run)
+
+
+def _forward(w: Workload) -> Call:
+    def run() -> Any:
+        with torch.no_grad():
+            return w.model(w.x)
+
+    return _whole(run)
+
+
+def input_gradient(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+    """A forward pass and the gradient of the targets' sum with respect to the input alone."""
+    leaf = x.detach().requires_grad_()
+    output = model(leaf)
+    return torch.autograd.grad(output.gather(1, target[:, None]).sum(), leaf)[0]
+
+
+def _gradient(w: Workload) -> Call:
+    return _whole(lambda: input_gradient(w.model, w.x, w.target))
+
+
+def _decompose(w: Workload) -> Call:
+    return _whole(lambda: fullgrad.decompose(w.model, w.x, w.target))
+
+
+def _saliency(w: Workload) -> Call:
+    return _whole(lambda: fullgrad.saliency(w.model, w.x, w.target))
+
+
+def _captum_gradient(w: Workload) -> Call:
+    method = _captum().Saliency(w.model)
+    return _whole(lambda: method.attribute(_leaf(w.x), target=w.target, abs=False))
+
+
+def _captum_gradcam(w: Workload) -> Call:
+    convolutions = [m for m in w.model.modules() if isinstance(m, nn.Conv2d)]
+    if len(convolutions) < 2:
+        raise NotApplicableError(
+            "Grad-CAM needs a convolution behind the first layer; the only one cuts the image "
+            "into patches"
+            if convolutions
+            else "Grad-CAM needs a convolution; the model has none"
+        )
+    method = _captum().LayerGradCam(w.model, convolutions[-1])
+    return _whole(lambda: method.attribute(_leaf(w.x), target=w.target))
+
+
+def _integrated_gradients(w: Workload) -> Call:
+    method = _captum().IntegratedGradients(w.model)
+
+    def run(steps: int) -> Any:
+        # One step of the whole batch at a time: otherwise all steps are one batch in memory.
+        return method.attribute(
+            _leaf(w.x), target=w.target, n_steps=steps, internal_batch_size=len(w.x)
+        )
+
+    return Call(lambda: run(IG_STEPS), lambda: run(2), IG_STEPS / 2)
+
+
+def _smoothgrad(w: Workload) -> Call:
+    captum = _captum()
+    model: Any = w.model
+    if w.x.dtype != torch.float32:  # Captum's noise is float32 whatever the input is
+        model = lambda x: w.model(x.to(w.x.dtype))  # noqa: E731
+    method = captum.NoiseTunnel(captum.Saliency(model))
+
+    def run(samples: int) -> Any:
+        return method.attribute(
+            _leaf(w.x), nt_type="smoothgrad", nt_samples=samples, nt_samples_batch_size=1,
+            stdevs=0.1, target=w.target, abs=False,
+        )  # fmt: skip
+
+    return Call(lambda: run(SMOOTHGRAD_SAMPLES), lambda: run(2), SMOOTHGRAD_SAMPLES / 2)
+
+
+def _gradcam_fullgrad(w: Workload) -> Call:
+    package = require("pytorch_grad_cam", "bench")
+    class_target = require("pytorch_grad_cam.utils.model_targets", "bench").ClassifierOutputTarget
+    classes = w.target.tolist()
+
+    def run(samples: int) -> Any:
+        # Its hooks slow down whatever else runs the model, so they are part of each call.
+        method = package.FullGrad(model=w.model, target_layers=[])
+        try:
+            return method(w.x[:samples], targets=[class_target(c) for c in classes[:samples]])
+        finally:
+            method.activations_and_grads.release()
+
+    return Call(lambda: run(len(w.x)), lambda: run(1), float(len(w.x)))
+
+
+def _captum() -> Any:
+    return require("captum.attr", "bench")
+
+
+def _leaf(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_()
+
+
+METHODS = {
+    "forward": Method("forward", "core", _forward),
+    BASELINE: Method("forward + input-gradient", "core", _gradient),
+    "decompose": Method("fullgrad.decompose", "core", _decompose),
+    "saliency": Method("fullgrad.saliency", "core", _saliency),
+    "captum_gradient": Method("Captum gradient", "light", _captum_gradient, "captum"),
+    "captum_gradcam": Method("Captum Grad-CAM", "light", _captum_gradcam, "captum"),
+    "captum_smoothgrad": Method(
+        f"Captum SmoothGrad ({SMOOTHGRAD_SAMPLES})", "heavy", _smoothgrad, "captum"
+    ),
+    "captum_ig": Method(
+        f"Captum integrated gradients ({IG_STEPS})", "heavy", _integrated_gradients, "captum"
+    ),
+    "gradcam_fullgrad": Method(
+        "grad-cam's FullGrad", "heavy", _gradcam_fullgrad, "pytorch_grad_cam"
+    ),
+}
+CORE = tuple(name for name, method in METHODS.items() if method.group == "core")
+
+
+def groups(names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The methods that take turns within the same rounds, the baseline always among them.
+
+    Args:
+        names: of methods, in the order of ``METHODS``.
+
+    Returns:
+        Groups in the order of their cost.
+    """
+    found = []
+    for group in ("core", "light"):
+        members = tuple(n for n in names if METHODS[n].group == group)
+        if members:
+            found.append(members)
+    found += [(n,) for n in names if METHODS[n].group == "heavy"]
+    return [members if BASELINE in members else (BASELINE, *members) for members in found]
+
+
+def check_installed(names: tuple[str, ...]) -> None:
+    """Refuse to begin where a package is missing.
+
+    Raises:
+        MissingDependencyError: names the package and the extra that installs it.
+    """
+    for package in sorted({METHODS[n].package for n in names} - {""}):
+        require(package, "bench")

@@ -1,0 +1,399 @@
+"""What the axes of an activation hold: samples, positions of the input's grid, or neither.
+
+An axis is an ordered product of atoms, slowest first: after ``flatten(2)`` one axis holds rows and
+columns, in a window partition one axis holds samples and windows. Each axis of the input's grid
+has a coordinate: for the positions along the atoms that it depends on, where they lie. Following
+is pure bookkeeping on sizes; it reads no activation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices: TypeAlias = NDArray[np.int64]
+NOWHERE = -1  # padding, class tokens: a place that is not on the grid
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Atom:
+    """A factor of an axis. Two axes hold the same thing if they hold the same atom."""
+
+    size: int
+    batch: bool = False
+
+
+Group: TypeAlias = tuple[Atom, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Coordinate:
+    """Where positions lie along one axis of a grid.
+
+    Args:
+        extent: number of places.
+        atoms: what the place depends on.
+        places: shape (sizes of the atoms), ``NOWHERE`` for what is not on the grid; None if they
+            run from 0 to extent - 1.
+    """
+
+    extent: int
+    atoms: Group
+    places: Indices | None = None
+
+    def values(self) -> Indices:
+        """The places as an array."""
+        if self.places is not None:
+            return self.places
+        return np.arange(self.extent).reshape([a.size for a in self.atoms])
+
+
+@dataclass(frozen=True, eq=False)
+class Axes:
+    """The axes of one activation.
+
+    Args:
+        groups: the atoms of each axis.
+        coordinates: for each axis of the input's grid, where positions lie along it; None where
+            nothing depends on it.
+    """
+
+    groups: tuple[Group, ...]
+    coordinates: tuple[Coordinate | None, ...]
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of the axes."""
+        return tuple(
+            [g[0].size if len(g) == 1 else math.prod([a.size for a in g]) for g in self.groups]
+        )
+
+    @cached_property
+    def placed(self) -> bool:
+        """Whether any of its numbers lies at a position."""
+        return any(c is not None for c in self.coordinates)
+
+    def where(self, group: Group) -> int | None:
+        """The axis of the grid that exactly this group of atoms runs along, padded or not."""
+        for k, c in enumerate(self.coordinates):
+            if c is not None and c.atoms == group and group:
+                if c.places is None:
+                    return k
+                places = c.places.ravel()
+                inside = places[places != NOWHERE]
+                if bool((inside == np.arange(c.extent)[: len(inside)]).all()) and len(inside):
+                    return k
+        return None
+
+
+# Fresh atoms that turned out to be positions, when a sum with positions told so.
+Bindings: TypeAlias = dict[Atom, tuple["Coordinate | None", ...]]
+
+
+def of_image(shape: Sequence[int]) -> Axes:
+    """The axes of an input (batch, channels, positions...)."""
+    batch, channels, *sizes = shape
+    spatial = [Atom(n) for n in sizes]
+    groups = ((Atom(batch, batch=True),), (Atom(channels),), *((a,) for a in spatial))
+    return Axes(groups, tuple(Coordinate(a.size, (a,)) for a in spatial))
+
+
+def neutral(group: Group) -> Group:
+    """Atoms of the same sizes that hold nothing known."""
+    return tuple(Atom(a.size) for a in group)
+
+
+def fresh(size: int) -> Group:
+    """An axis about which nothing is known."""
+    return (Atom(size),) if size > 1 else ()
+
+
+# -- coordinates ------------------------------------------------------------------------------
+
+
+def _split_atom(c: Coordinate | None, atom: Atom, parts: Group) -> Coordinate | None:
+    if c is None or atom not in c.atoms:
+        return c
+    atoms = tuple(p for a in c.atoms for p in (parts if a is atom else (a,)))
+    if c.places is None:
+        return Coordinate(c.extent, atoms)
+    return _coordinate(c.extent, atoms, c.places.reshape([a.size for a in atoms]))
+
+
+def _ranked(values: Indices) -> tuple[int, Indices]:
+    """Number the places anew, without gaps: a coarser grid."""
+    known = np.unique(values[values != NOWHERE])
+    ranks = np.searchsorted(known, values)
+    return len(known), np.where(values == NOWHERE, NOWHERE, ranks)
+
+
+def _coordinate(extent: int, atoms: Group, values: Indices) -> Coordinate:
+    for i in reversed(range(len(atoms))):
+        if len(atoms) > 1 and bool((values == values.take([0], axis=i)).all()):
+            atoms, values = atoms[:i] + atoms[i + 1 :], np.asarray(values.take(0, axis=i))
+    identity = values.size == extent and bool((values.ravel() == np.arange(extent)).all())
+    return Coordinate(extent, atoms, None if identity else values)
+
+
+def _restricted(c: Coordinate | None, left: set[Atom]) -> Coordinate | None:
+    """What remains of a coordinate when only some atoms do."""
+    if c is None or all(a in left for a in c.atoms):
+        return c
+    gone = tuple(i for i, a in enumerate(c.atoms) if a not in left)
+    atoms = tuple(a for a in c.atoms if a in left)
+    if not atoms:
+        return None
+    values = c.values()
+    first = np.where(values == NOWHERE, np.iinfo(np.int64).max, values).min(axis=gone)
+    first = np.where(first == np.iinfo(np.int64).max, NOWHERE, first)
+    extent, ranks = _ranked(first)
+    return _coordinate(extent, atoms, ranks)
+
+
+def with_groups(axes: Axes, groups: Sequence[Group]) -> Axes:
+    """The same atoms in other axes; coordinates of atoms that are gone become coarser."""
+    left = {a for g in groups for a in g}
+    return Axes(tuple(groups), tuple(_restricted(c, left) for c in axes.coordinates))
+
+
+# -- rearranging ------------------------------------------------------------------------------
+
+
+def regrouped(axes: Axes, shape: Sequence[int]) -> Axes | None:
+    """After a reshape; None if it cuts across what is known."""
+    left = [a for g in axes.groups for a in g if a.size > 1]
+    coordinates = list(axes.coordinates)
+    left.reverse()
+    groups: list[Group] = []
+    for size in shape:
+        group: list[Atom] = []
+        filled = 1
+        while filled < size:
+            if not left or size % filled:
+                return None
+            atom = left.pop()
+            need = size // filled
+            if need % atom.size:
+                if atom.size % need:
+                    return None
+                parts = (Atom(need, atom.batch), Atom(atom.size // need, atom.batch))
+                coordinates = [_split_atom(c, atom, parts) for c in coordinates]
+                left.append(parts[1])
+                atom = parts[0]
+            group.append(atom)
+            filled *= atom.size
+        groups.append(tuple(group))
+    if left:
+        return None
+    return with_groups(replace(axes, coordinates=tuple(coordinates)), groups)
+
+
+def permuted(axes: Axes, order: Sequence[int]) -> Axes:
+    """After a permutation of the axes."""
+    return replace(axes, groups=tuple(axes.groups[i] for i in order))
+
+
+def merged(axes: Axes, dim: int) -> Axes | None:
+    """One axis as a single atom; None if it mixes samples with something else."""
+    group = axes.groups[dim]
+    if len(group) == 1:
+        return axes
+    if any(a.batch for a in group):
+        return None
+    whole = Atom(math.prod(a.size for a in group))
+    coordinates: list[Coordinate | None] = []
+    for c in axes.coordinates:
+        if c is None or not any(a in group for a in c.atoms):
+            coordinates.append(c)
+            continue
+        others = tuple(a for a in c.atoms if a not in group)
+        present = tuple(a for a in group if a in c.atoms)
+        order = [c.atoms.index(a) for a in (*present, *others)]
+        values = c.values().transpose(order)
+        full = values.reshape([a.size if a in present else 1 for a in group]
+                              + [a.size for a in others])  # fmt: skip
+        full = np.broadcast_to(full, [a.size for a in (*group, *others)])
+        atoms = (whole, *others)
+        coordinates.append(_coordinate(c.extent, atoms, full.reshape([a.size for a in atoms])))
+    groups = [*axes.groups]
+    groups[dim] = (whole,)
+    return Axes(tuple(groups), tuple(coordinates))
+
+
+def taken(axes: Axes, dim: int, index: Indices, *, coarser: bool = False) -> Axes | None:
+    """After taking places along one axis (slices, rolls, pads: ``NOWHERE`` is a new place).
+
+    Args:
+        axes: before.
+        dim: the axis.
+        index: which places are taken, shape (new size,).
+        coarser: the grid becomes as coarse as what was taken (strided slices).
+    """
+    if len(index) == axes.shape[dim] and bool((index == np.arange(len(index))).all()):
+        return axes
+    single = merged(axes, dim)
+    if single is None or single.groups[dim][0].batch:
+        return None
+    (old,), new = single.groups[dim], Atom(len(index))
+    coordinates: list[Coordinate | None] = []
+    for c in single.coordinates:
+        if c is None or old not in c.atoms:
+            coordinates.append(c)
+            continue
+        axis = c.atoms.index(old)
+        values = np.take(c.values(), np.maximum(index, 0), axis=axis)
+        outside = (index == NOWHERE).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+        values = np.where(outside, NOWHERE, values)
+        extent = c.extent
+        if coarser:
+            extent, values = _ranked(values)
+        atoms = tuple(new if a is old else a for a in c.atoms)
+        coordinates.append(_coordinate(extent, atoms, values))
+    groups = [*single.groups]
+    groups[dim] = (new,)
+    return Axes(tuple(groups), tuple(coordinates))
+
+
+def selected(axes: Axes, dim: int, place: int) -> Axes | None:
+    """After choosing one place of an axis, which vanishes; its coordinate stays as a number."""
+    one = taken(axes, dim, np.array([place]))
+    if one is None:
+        return None
+    group = one.groups[dim]
+    atom = group[0] if group else None
+    coordinates = tuple(
+        Coordinate(c.extent, tuple(a for a in c.atoms if a is not atom),
+                   np.asarray(c.values().take(0, axis=c.atoms.index(atom))))
+        if c is not None and atom in c.atoms else c
+        for c in one.coordinates
+    )  # fmt: skip
+    return Axes((*one.groups[:dim], *one.groups[dim + 1 :]), coordinates)
+
+
+def joined(parts: Sequence[Axes | None], sizes: Sequence[int], dim: int) -> Axes | None:
+    """After a concatenation along one axis; constants (None) lie nowhere."""
+    reference = next((p for p in parts if p is not None and p.placed), None)
+    reference = reference or next((p for p in parts if p is not None), None)
+    if reference is None:
+        return None
+    singles = [None if p is None else merged(p, dim) for p in parts]
+    whole = Atom(sum(sizes))
+    if any(p is not None and (s is None or any(a.batch for a in s.groups[dim]))
+           for p, s in zip(parts, singles, strict=True)):  # fmt: skip
+        return None
+    coordinates: list[Coordinate | None] = []
+    for k, kept in enumerate(reference.coordinates):
+        along: list[Coordinate | None] = []
+        for s in singles:
+            c = None if s is None else s.coordinates[k]
+            atoms = () if s is None else s.groups[dim]
+            along.append(c if c is not None and atoms and atoms[0] in c.atoms else None)
+        there = [c for c in along if c is not None]
+        if not there:
+            coordinates.append(kept)
+            continue
+        if any(len(c.atoms) > 1 or c.extent != there[0].extent for c in there):
+            return None
+        pieces = [
+            np.full(n, NOWHERE) if c is None else c.values()
+            for c, n in zip(along, sizes, strict=True)
+        ]
+        coordinates.append(_coordinate(there[0].extent, (whole,), np.concatenate(pieces)))
+    groups = [*reference.groups]
+    groups[dim] = (whole,)
+    return with_groups(Axes(tuple(groups), tuple(coordinates)), groups)
+
+
+def stacked(parts: Sequence[Axes | None], dim: int) -> Axes | None:
+    """After stacking along a new axis, which may bring back what ``selected`` took apart."""
+    known = [p for p in parts if p is not None]
+    if not known:
+        return None
+    first, new = known[0], Atom(len(parts))
+    coordinates: list[Coordinate | None] = []
+    for k, c in enumerate(first.coordinates):
+        numbers = [None if p is None else p.coordinates[k] for p in parts]
+        there = [n for n in numbers if n is not None]
+        if there and all(n.atoms == () and n.extent == there[0].extent for n in there):
+            values = np.array([NOWHERE if n is None else int(n.values()) for n in numbers])
+            coordinates.append(_coordinate(there[0].extent, (new,), values))
+        else:
+            coordinates.append(c)
+    groups = (*first.groups[:dim], (new,), *first.groups[dim:])
+    return Axes(groups, tuple(coordinates))
+
+
+# -- combining --------------------------------------------------------------------------------
+
+
+def combined(parts: Sequence[Axes], shape: Sequence[int], bindings: Bindings) -> Axes | None:
+    """After an element-wise operation with broadcasting.
+
+    Where one operand's axis holds positions and another's holds something fresh of the same size,
+    the fresh one is positions as well.
+    """
+    dims = len(shape)
+    candidates = sorted(parts, key=lambda p: (not p.placed, p.shape != tuple(shape)))
+    groups: list[Group] = []
+    for d, size in enumerate(shape):
+        chosen: Group | None = None
+        for p in candidates:
+            i = d - (dims - len(p.groups))
+            if i < 0 or (p.shape[i] != size):
+                continue
+            group = p.groups[i]
+            if chosen is None:
+                chosen = group
+            elif chosen and group and chosen != group and not any(a.batch for a in chosen):
+                _bind(candidates[0], chosen, group, p, bindings)
+        groups.append(fresh(size) if chosen is None else chosen)
+    left = {a for g in groups for a in g}
+    rank = max(len(p.coordinates) for p in parts)
+    coordinates = []
+    for k in range(rank):
+        there = [p.coordinates[k] for p in candidates]
+        whole = [c for c in there if c is not None and all(a in left for a in c.atoms)]
+        coordinates.append(whole[0] if whole else None)
+    return Axes(tuple(groups), tuple(coordinates))
+
+
+def _bind(placed: Axes, known: Group, other: Group, holder: Axes, bindings: Bindings) -> None:
+    if holder.placed or not any(c and any(a in known for a in c.atoms) for c in placed.coordinates):
+        return
+    if len(known) == len(other) and all(
+        a.size == b.size for a, b in zip(known, other, strict=True)
+    ):
+        twins = dict(zip(known, other, strict=True))
+    elif len(other) == 1:
+        single = merged(Axes((known,), placed.coordinates), 0)
+        if single is None:
+            return
+        placed, twins = single, {single.groups[0][0]: other[0]}
+    else:
+        return
+    found = tuple(
+        Coordinate(c.extent, tuple(twins[a] for a in c.atoms), c.places)
+        if c is not None and all(a in twins for a in c.atoms) else None
+        for c in placed.coordinates
+    )  # fmt: skip
+    if any(c is not None for c in found):
+        for atom in twins.values():
+            bindings.setdefault(atom, found)
+
+
+def resolved(axes: Axes, bindings: Bindings) -> Axes:
+    """With what later operations told about its atoms."""
+    if axes.placed or not bindings:
+        return axes
+    atoms = {a for g in axes.groups for a in g}
+    for atom in atoms:
+        found = bindings.get(atom)
+        if found and all(c is None or all(a in atoms for a in c.atoms) for c in found):
+            return replace(axes, coordinates=found)
+    return axes

@@ -1,0 +1,92 @@
+"""Values that depend on the input but left the autograd graph, and whether they come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+# A tensor by its storage and its geometry: autograd itself makes aliases of what it saves.
+_Place: TypeAlias = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+
+
+class _Cut(NamedTuple):
+    """Since which module the values are outside the graph.
+
+    The weak reference frees the values and keeps the key from being given to another storage;
+    ``aliases`` tells that values inside the graph share the memory.
+    """
+
+    storage: StorageWeakRef
+    where: str
+    aliases: bool
+
+
+def _place(t: Tensor) -> _Place:
+    storage = t.untyped_storage()._cdata
+    return (storage, int(t.storage_offset()), tuple(t.shape), t.stride())
+
+
+def tensors_in(args: Iterable[Any]) -> Iterator[Tensor]:
+    """All tensors among arguments, lists and tuples opened."""
+    for a in args:
+        if isinstance(a, Tensor):
+            yield a
+        elif isinstance(a, (list, tuple)):
+            yield from tensors_in(a)
+
+
+class Detached:
+    """Float values outside the graph that depend on the input.
+
+    Args:
+        depends: whether a tensor depends on the input inside the graph.
+    """
+
+    def __init__(self, depends: Callable[[Any], bool]) -> None:
+        self._depends = depends
+        self._cuts: dict[_Place, _Cut] = {}
+        self._storages: set[int] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._cuts)
+
+    def where(self, value: Any) -> str | None:
+        """Where a value, or one inside it, left the graph; None if it did not."""
+        if isinstance(value, Tensor):
+            if value.untyped_storage()._cdata not in self._storages:
+                return None
+            cut = self._cuts.get(_place(value))
+            return cut.where if cut is not None and not self._depends(value) else None
+        if isinstance(value, (list, tuple)):
+            return next((w for v in value if (w := self.where(v)) is not None), None)
+        return None
+
+    def aliases(self, t: Tensor) -> bool:
+        """Whether a detached value shares its memory with values inside the graph."""
+        if t.untyped_storage()._cdata not in self._storages:
+            return False
+        cut = self._cuts.get(_place(t))
+        return cut is not None and cut.aliases
+
+    def mark(self, t: Tensor, where: str, aliases: bool = False) -> None:
+        """A value leaves the graph."""
+        kept = aliases or self.aliases(t)
+        self._cuts[_place(t)] = _Cut(StorageWeakRef(t.untyped_storage()), where, kept)
+        self._storages.add(t.untyped_storage()._cdata)
+
+    def follow(self, where: str, args: Iterable[Any], out: Any, writes: bool) -> None:
+        """An operation outside the graph passes on what it read."""
+        read = list(tensors_in(args))
+        for t in tensors_in([out]):
+            if t.is_floating_point() or t.is_complex():
+                storage = t.untyped_storage()._cdata
+                shares = any(
+                    a.untyped_storage()._cdata == storage and (self._depends(a) or self.aliases(a))
+                    for a in read
+                )
+                self.mark(t, where, shares)
+                if writes and t._is_view() and t._base is not None:
+                    self.mark(t._base, where)

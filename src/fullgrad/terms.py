@@ -1,0 +1,106 @@
+"""A term that back-propagation has reached, read a few samples at a time.
+
+Whole terms of a batch are large: writing one costs more than the arithmetic in it. A few samples'
+numbers are used up while the processor's cache still holds them, in memory that is used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fullgrad import batching
+from fullgrad.backward import bias_of, widen
+from fullgrad.rules import Bias
+from fullgrad.tape import Entry
+
+# Numbers read at once. A GPU's cost is the number of launches.
+_AT_ONCE = {"cpu": 1 << 18}
+_AT_ONCE_ELSEWHERE = 1 << 25
+
+
+class Part(NamedTuple):
+    """Some samples of a term: gradient, bias (which broadcasts to it), and number of samples."""
+
+    gradient: Tensor
+    bias: Tensor
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Term:
+    """One bias term as back-propagation delivers it.
+
+    Args:
+        place: on the tape.
+        entry: what was recorded.
+        gradient: at the operation's output, in the model's dtype.
+        batch: number of samples.
+        labels: each number's sample, where the first axis does not tell.
+    """
+
+    place: int
+    entry: Entry
+    gradient: Tensor
+    batch: int
+    labels: Tensor | None = None
+
+    @property
+    def may_be_infinite(self) -> bool:
+        """Whether the bias may be infinite where the gradient is zero."""
+        return self.entry.bias.may_be_infinite
+
+    def bias(self) -> Tensor:
+        """The whole bias, which broadcasts to the gradient's shape."""
+        return bias_of(self.entry)
+
+    def parts(self, *, split: bool = True, bias: Tensor | None = None) -> Iterator[Part]:
+        """The term in parts of whole samples, in order, half precision widened.
+
+        Args:
+            split: whether samples follow each other along the first axis; otherwise there is one
+                part.
+            bias: the whole bias, if it is computed already.
+        """
+        gradient, batch = self.gradient, self.batch
+        at_once = _AT_ONCE.get(gradient.device.type, _AT_ONCE_ELSEWHERE)
+        together = max(1, at_once * batch // max(1, gradient.numel()))
+        if not split or self.labels is not None or together >= batch:
+            yield Part(widen(gradient), self.bias() if bias is None else bias, batch)
+            return
+        rows = gradient.shape[0] // batch
+        rule = self.entry.bias
+        assert isinstance(rule, Bias)
+        if bias is None and not rule.samplewise:
+            bias = self.bias()
+        for start in range(0, batch, together):
+            stop = min(batch, start + together)
+            cut = slice(start * rows, stop * rows)
+            if bias is None:
+                held = [widen(_cut(h, cut, gradient.shape)) for h in self.entry.held]
+                part = rule.compute(*held)
+            else:
+                part = _cut(bias, cut, gradient.shape)
+            yield Part(widen(gradient[cut]), part, stop - start)
+
+    def sums(self, value: Tensor, samples: int) -> Tensor:
+        """Per-sample sums of (a part of) the term, shape (samples,), float64."""
+        if self.labels is not None:
+            return batching.sums_labelled(value, self.labels, samples)
+        return batching.sums_leading(value, samples)
+
+    def batch_axis(self, samples: int) -> int | None:
+        """Where the samples lie, None if they are folded with other numbers."""
+        if self.labels is not None:
+            return batching.batch_axis(self.labels, self.batch)
+        shape = self.gradient.shape
+        return 0 if len(shape) and shape[0] == samples else None
+
+
+def _cut(t: Tensor, rows: slice, shape: torch.Size) -> Tensor:
+    """The rows of a tensor that broadcasts to a shape."""
+    return t[rows] if t.dim() == len(shape) and t.shape[0] == shape[0] else t
