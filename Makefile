@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
-.PHONY: demo test install lint types sweep exactness clean
+.PHONY: demo test install lint types sweep exactness bench guard clean
 
 demo: install  ## explain photographs and say where the pictures are
 	$(BIN)/fullgrad demo --out $(OUT)
@@ -13,8 +13,8 @@ test: install lint types  ## linters, strict types, and the whole fast suite
 	$(BIN)/python -m pytest -n 2
 
 lint: install
-	$(BIN)/ruff check src tests tools
-	$(BIN)/ruff format --check src tests tools
+	$(BIN)/ruff check src tests tools benchmarks
+	$(BIN)/ruff format --check src tests tools benchmarks
 
 types: install
 	$(BIN)/mypy
@@ -32,6 +32,12 @@ sweep: install  ## every architecture; regenerates docs/architectures.md (resume
 
 exactness: install  ## the README's table
 	$(BIN)/python tools/exactness.py
+
+bench: install  ## what it costs; regenerates docs/benchmarks.md (resumes; hours)
+	$(BIN)/python -m benchmarks
+
+guard: install  ## the ratio to a plain gradient is within its limits
+	$(BIN)/python -m benchmarks.guard
 
 clean:
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

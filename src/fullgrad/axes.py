@@ -96,12 +96,18 @@ class Axes:
 Bindings: TypeAlias = dict[Atom, tuple["Coordinate | None", ...]]
 
 
-def of_image(shape: Sequence[int]) -> Axes:
-    """The axes of an input (batch, channels, positions...)."""
-    batch, channels, *sizes = shape
-    spatial = [Atom(n) for n in sizes]
-    groups = ((Atom(batch, batch=True),), (Atom(channels),), *((a,) for a in spatial))
-    return Axes(groups, tuple(Coordinate(a.size, (a,)) for a in spatial))
+def of_input(shape: Sequence[int], rank: int) -> Axes:
+    """The axes of an input: samples first, channels, positions.
+
+    Args:
+        shape: of the input.
+        rank: how many axes the grid has; an input with another number of them lies nowhere.
+    """
+    atoms = [Atom(n, batch=d == 0) for d, n in enumerate(shape)]
+    coordinates: tuple[Coordinate | None, ...] = (None,) * rank
+    if len(shape) == rank + 2:
+        coordinates = tuple(Coordinate(a.size, (a,)) for a in atoms[2:])
+    return Axes(tuple((a,) for a in atoms), coordinates)
 
 
 def neutral(group: Group) -> Group:

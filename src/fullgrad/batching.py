@@ -1,17 +1,20 @@
 """Which numbers of a term belong to which sample of the batch.
 
-Most operations keep the batch first, or fold it with windows or heads into the first axis, batch
-slowest. Where that is not so (a sequence-first recurrent layer) the samples are told apart by
-back-propagation itself: weighting sample i's scalar by a power of two scales, exactly, the
-gradients of its own numbers.
+The axes that were followed tell. Where they are not known, most operations keep the batch first,
+or fold it with windows or heads into the first axis, batch slowest; each sample's sum is proved.
+Where that is not so either the samples are told apart by back-propagation itself: weighting sample
+i's scalar by a power of two scales, exactly, the gradients of its own numbers.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from fullgrad.axes import Axes
 
 
 def base_for(dtype: torch.dtype) -> int:
@@ -22,6 +25,36 @@ def base_for(dtype: torch.dtype) -> int:
 def leading(shape: torch.Size, batch: int) -> bool:
     """Whether the first axis may hold the batch, alone or folded with others behind it."""
     return batch == 1 or (len(shape) > 0 and shape[0] % batch == 0)
+
+
+class Along(NamedTuple):
+    """An axis that counts the samples: after ``before`` and ahead of ``after`` other numbers."""
+
+    dim: int
+    before: int
+    after: int
+
+
+def along(axes: Axes | None, batch: int) -> Along | None:
+    """Where the samples lie, None if the axes do not tell."""
+    if axes is None or batch == 1:
+        return None
+    found = [(d, i) for d, g in enumerate(axes.groups) for i, a in enumerate(g) if a.batch]
+    if len(found) != 1:
+        return None
+    dim, i = found[0]
+    group = axes.groups[dim]
+    if group[i].size != batch:
+        return None
+    before, after = (math.prod(a.size for a in part) for part in (group[:i], group[i + 1 :]))
+    return Along(dim, before, after)
+
+
+def sums_along(value: Tensor, where: Along, batch: int) -> Tensor:
+    """Per-sample sums, shape (B,) in float64, of a term whose samples lie there."""
+    apart = value.unflatten(where.dim, (where.before, batch, where.after))
+    sums: Tensor = apart.movedim(where.dim + 1, 0).flatten(1).sum(1)
+    return sums.to(torch.float64)
 
 
 def sums_leading(value: Tensor, batch: int) -> Tensor:

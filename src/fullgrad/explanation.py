@@ -31,7 +31,7 @@ from fullgrad.record import (
 from fullgrad.tape import Entry, Tape, resolve_general
 from fullgrad.targets import Selected, Target, select
 from fullgrad.terms import Term
-from fullgrad.wrapping import compiled, quiet, recurrent, unwrap
+from fullgrad.wrapping import compiled, recurrent, unwrap
 
 
 class Consumer(Protocol):
@@ -200,9 +200,9 @@ def _propagate(request: Request, traced: Traced, consumer: Consumer, label: bool
 
 def _needs_labels(traced: Traced) -> bool:
     batch = len(traced.output)
-    shapes = [e.shape for e in traced.tape.entries]
-    shapes += [leaf.shape for leaf in traced.prepared.leaves]
-    return not all(batching.leading(shape, batch) for shape in shapes)
+    unknown = [e.shape for e in traced.tape.entries if batching.along(e.axes, batch) is None]
+    unknown += [leaf.shape for leaf in traced.prepared.leaves]
+    return not all(batching.leading(shape, batch) for shape in unknown)
 
 
 def _may_be_coupled(request: Request, model: nn.Module) -> bool:
@@ -230,7 +230,6 @@ def explain(request: Request, make_consumer: Any) -> tuple[Traced, Totals, Any]:
         stack.enter_context(torch.inference_mode(False))
         guard = stack.enter_context(guarded(model, evaluate=request.mode == "eval"))
         stack.enter_context(eager.held(compiled(model)))
-        stack.enter_context(quiet(compiled(model)))
         stack.enter_context(plain_recurrence.held(recurrent(model)))
 
         def attempt(label: bool) -> tuple[Traced, Totals, Any]:
@@ -355,7 +354,7 @@ def decompose(
         output=traced.output.detach(),
         target=traced.selected.index,
         output_source=traced.selected.source,
-        inputs=tuple(leaf.detach() for leaf in traced.prepared.leaves),
+        inputs=tuple(leaf.detach().clone() for leaf in traced.prepared.leaves),
         input_names=traced.prepared.names,
         input_gradients=totals.input_gradients,
         input_sums=totals.input_sums,

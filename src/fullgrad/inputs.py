@@ -1,4 +1,4 @@
-"""What the user passes in: which tensors are explained, and a private copy of them."""
+"""What the user passes in: which tensors are explained, and the call with copies of them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Inputs: TypeAlias = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 class Prepared:
     """A call of the model, ready to be made.
 
-    ``leaves`` are the explained inputs as autograd leaves; ``args`` and ``kwargs`` hold non-leaf
-    copies of them, so that a model which works in place changes neither leaf nor user's tensor.
+    ``leaves`` are the explained inputs as autograd leaves, in the user's memory; ``args`` and
+    ``kwargs`` hold non-leaf copies of them, so that a model which works in place changes neither.
     """
 
     args: tuple[Any, ...]
@@ -67,7 +67,7 @@ def check(inputs: Any) -> None:
         if value.is_floating_point() or value.is_complex():
             if value.numel() == 0:
                 raise InputError(f"{name} is empty: shape {tuple(value.shape)}")
-            if not bool(torch.isfinite(value).all()):
+            if not _finite(value):
                 raise InputError(f"{name} holds NaN or infinite values")
             found = True
     if not found:
@@ -75,6 +75,12 @@ def check(inputs: Any) -> None:
             "no input is a float tensor, so there is no gradient to explain with; for a model of "
             "integer tokens pass the embeddings (inputs_embeds, for example)"
         )
+
+
+def _finite(value: Tensor) -> bool:
+    """A finite sum proves it without a mask of all numbers; a sum may also overflow."""
+    dtype = torch.float32 if value.dtype in (torch.float16, torch.bfloat16) else None
+    return bool(torch.isfinite(value.sum(dtype=dtype))) or bool(torch.isfinite(value).all())
 
 
 def prepare(
@@ -100,7 +106,7 @@ def prepare(
     with torch.inference_mode(False), torch.enable_grad():
         for name, value in named:
             if value.is_floating_point() or value.is_complex():
-                leaf = value.detach().clone()  # the result must not follow the user's tensor
+                leaf = _usable(value).detach()
                 leaf.requires_grad_(True)
                 leaves.append(leaf)
                 names.append(name)

@@ -32,11 +32,6 @@ class Placement:
     extents: tuple[int, ...]
     places: Indices | None
 
-    @property
-    def splits(self) -> bool:
-        """Whether whole samples lie one after the other."""
-        return self.batch in (None, 0)
-
 
 def placement_of(axes: Axes, batch: int) -> Placement | None:
     """How the terms of an activation are to be read.

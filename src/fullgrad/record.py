@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fullgrad.axes import Axes, of_image
+from fullgrad.axes import Axes, of_input
 from fullgrad.detached import Detached, tensors_in
 from fullgrad.errors import BlockedGradientError, ModelError
 from fullgrad.follow import Operation, axes_after
@@ -153,12 +153,10 @@ class Recorder(TorchDispatchMode):
         self._readers: dict[int, list[Entry]] = {}
         self.detached = Detached(self.depends)
         self._axes: dict[tuple[Any, int], Axes] = {}
-        self._rank = 0
-        for root in self.roots:
-            shape = root.next_functions[0][0].variable.shape
-            if 3 <= len(shape) <= 5:
-                self._axes[root, 0] = of_image(shape)
-                self._rank = len(shape) - 2
+        shapes = {root: root.next_functions[0][0].variable.shape for root in self.roots}
+        self._rank = max([len(s) - 2 for s in shapes.values() if 3 <= len(s) <= 5], default=0)
+        for root, shape in shapes.items():
+            self._axes[root, 0] = of_input(shape, self._rank)
 
     # -- dependence -------------------------------------------------------------------------
 
@@ -192,7 +190,7 @@ class Recorder(TorchDispatchMode):
         if not isinstance(value, Tensor) or not value.requires_grad:
             return None
         axes = self._axes.get((value.grad_fn, value.output_nr))
-        return axes if axes is not None and axes.shape == tuple(value.shape) else None
+        return axes if axes is not None and axes.shape == value.shape else None
 
     # -- recording --------------------------------------------------------------------------
 

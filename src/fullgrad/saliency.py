@@ -224,7 +224,7 @@ class _Stream:
     def term(self, term: Term) -> Tensor:
         placement = self._placement_of(term)
         sums, maps = [], []
-        for gradient, bias, samples in term.parts(split=placement is None or placement.splits):
+        for gradient, bias, samples in term.parts():
             value = backward.product(gradient, bias, term.may_be_infinite)
             sums.append(term.sums(value, samples))
             if placement is not None:

@@ -40,7 +40,7 @@ class Term:
         entry: what was recorded.
         gradient: at the operation's output, in the model's dtype.
         batch: number of samples.
-        labels: each number's sample, where the first axis does not tell.
+        labels: each number's sample, where neither axes nor the first one tell.
     """
 
     place: int
@@ -58,18 +58,23 @@ class Term:
         """The whole bias, which broadcasts to the gradient's shape."""
         return bias_of(self.entry)
 
-    def parts(self, *, split: bool = True, bias: Tensor | None = None) -> Iterator[Part]:
+    def _along(self) -> batching.Along | None:
+        """Where the samples lie, None if they follow each other along the first axis."""
+        where = batching.along(self.entry.axes, self.batch)
+        return None if where is None or where[:2] == (0, 1) else where
+
+    def parts(self, *, bias: Tensor | None = None) -> Iterator[Part]:
         """The term in parts of whole samples, in order, half precision widened.
 
+        There is one part if the samples do not follow each other along the first axis.
+
         Args:
-            split: whether samples follow each other along the first axis; otherwise there is one
-                part.
             bias: the whole bias, if it is computed already.
         """
         gradient, batch = self.gradient, self.batch
         at_once = _AT_ONCE.get(gradient.device.type, _AT_ONCE_ELSEWHERE)
         together = max(1, at_once * batch // max(1, gradient.numel()))
-        if not split or self.labels is not None or together >= batch:
+        if together >= batch or self.labels is not None or self._along() is not None:
             yield Part(widen(gradient), self.bias() if bias is None else bias, batch)
             return
         rows = gradient.shape[0] // batch
@@ -91,12 +96,18 @@ class Term:
         """Per-sample sums of (a part of) the term, shape (samples,), float64."""
         if self.labels is not None:
             return batching.sums_labelled(value, self.labels, samples)
+        where = self._along()
+        if where is not None:
+            return batching.sums_along(value, where, samples)
         return batching.sums_leading(value, samples)
 
     def batch_axis(self, samples: int) -> int | None:
         """Where the samples lie, None if they are folded with other numbers."""
         if self.labels is not None:
             return batching.batch_axis(self.labels, self.batch)
+        where = self._along()
+        if where is not None:
+            return where.dim if where.before == where.after == 1 else None
         shape = self.gradient.shape
         return 0 if len(shape) and shape[0] == samples else None
 

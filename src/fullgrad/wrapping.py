@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -65,17 +62,6 @@ def compiled(model: nn.Module) -> bool:
         hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None
         for m in model.modules()
     )
-
-
-@contextmanager
-def quiet(holds_compiled: bool) -> Iterator[None]:
-    """Without PyTorch's warning that compiled modules see global hooks twice; the path can tell."""
-    if not holds_compiled:
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*global hooks on modules")
-        yield
 
 
 def recurrent(model: nn.Module) -> bool:

@@ -89,16 +89,20 @@ def _multiplied(call: Call, names: tuple[str, str, str]) -> tuple[Bias, ...]:
     if factors == 1:
         # Only a batched product takes masks along.
         return _explicit(c.detach(), beta, y.shape, y.dim() > 2) if constant else NO_BIAS
-    # degree 2: y - 2 (y - beta c) - [c depends] beta c; degree 0: y - [c depends] beta c
-    share = 2 - (not constant) if factors == 2 else -(not constant)
-    sign = -1 if factors == 2 else 1
+    alpha = call.get("alpha", 1)
+    sign = (
+        alpha if factors == 0 else -alpha
+    )  # all of a constant product, less a product of degree 2
+    held = (a.detach(), b.detach(), c.detach())
+
+    def compute(left: Tensor, right: Tensor, added: Tensor) -> Tensor:
+        product: Tensor = sign * (left @ right)
+        return product + beta * added if constant else product
+
     return (
-        Bias(
-            "both" if constant else "implicit",
-            lambda out, k: sign * out + (share * beta) * k,
-            (call.output, c.detach()),
-        ),
-    )
+        Bias("both" if constant else "implicit", compute, held,
+             may_be_infinite=True, samplewise=y.dim() == 3),
+    )  # fmt: skip
 
 
 def _convolution(call: Call) -> tuple[Bias, ...]:
