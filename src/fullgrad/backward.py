@@ -33,14 +33,25 @@ def bias_of(entry: Entry) -> Tensor:
     return entry.bias.compute(*(widen(h) for h in entry.held))  # type: ignore[union-attr]
 
 
-def product(gradient: Tensor, bias: Tensor, may_be_infinite: bool) -> Tensor:
+def product(
+    gradient: Tensor, bias: Tensor, may_be_infinite: bool, *, overwrite: bool = False
+) -> Tensor:
     """Gradient times bias per neuron; an infinite bias (a mask) counts zero where no gradient is.
 
     For complex numbers the real inner product, matching autograd's convention for gradients.
+
+    Args:
+        gradient: at the operation's output.
+        bias: broadcasts to it.
+        may_be_infinite: the bias may hold infinities.
+        overwrite: the result may take the bias's memory, if it has the gradient's shape.
     """
     if gradient.is_complex() or bias.is_complex():
         return (gradient.conj() * bias).real
-    value = gradient * bias
+    if overwrite and bias.shape == gradient.shape and bias.dtype == gradient.dtype:
+        value = bias.mul_(gradient)
+    else:
+        value = gradient * bias
     return torch.where(gradient == 0, torch.zeros_like(value), value) if may_be_infinite else value
 
 
@@ -100,11 +111,12 @@ def run(
 
         return hook
 
-    with ExitStack() as stack:
+    handles: list[Any] = []
+    try:
         for node, memory_format in tape.relayout:
-            stack.callback(node.register_prehook(relayout(memory_format)).remove)
+            handles.append(node.register_prehook(relayout(memory_format)))
         for place, entry in enumerate(tape.entries):
-            stack.callback(entry.node.register_prehook(hook_for(place, entry)).remove)
+            handles.append(entry.node.register_prehook(hook_for(place, entry)))
         with torch.inference_mode(False), torch.autocast(output.device.type, enabled=False):
             try:
                 gradients = torch.autograd.grad(
@@ -121,6 +133,9 @@ def run(
                     "the model overwrites in-place a value that its gradient needs, so it has no "
                     f"gradient at all. Use the out-of-place operation. PyTorch says: {error}"
                 ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
     return tuple(
         torch.zeros_like(leaf) if g is None else g.detach()
         for g, leaf in zip(gradients, leaves, strict=True)

@@ -61,7 +61,11 @@ class Detached:
             cut = self._cuts.get(_place(value))
             return cut.where if cut is not None and not self._depends(value) else None
         if isinstance(value, (list, tuple)):
-            return next((w for v in value if (w := self.where(v)) is not None), None)
+            for v in value:
+                if isinstance(v, (Tensor, list, tuple)):
+                    found = self.where(v)
+                    if found is not None:
+                        return found
         return None
 
     def aliases(self, t: Tensor) -> bool:

@@ -269,7 +269,7 @@ class _Keep:
         whole = replace(term, gradient=backward.widen(term.gradient))
         sums = [
             term.sums(backward.product(g, b, term.may_be_infinite), n)
-            for g, b, n in whole.parts(bias=bias)
+            for g, b, n, _ in whole.parts(bias=bias)
         ]
         # A bias read straight off a parameter must not follow the parameter's later training.
         owned = any(bias.untyped_storage().data_ptr() == h.untyped_storage().data_ptr()

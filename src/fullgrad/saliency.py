@@ -91,7 +91,8 @@ class _Aggregate:
     def add(self, reduced: Tensor) -> None:
         """Count a term's map, shape (B, 1, *positions)."""
         key = tuple(reduced.shape[2:])
-        self._sums[key] = self._sums[key] + reduced if key in self._sums else reduced
+        known = self._sums.get(key)
+        self._sums[key] = reduced if known is None else known.add_(reduced)
 
     def map(self) -> Tensor:
         total: Tensor | None = None
@@ -224,8 +225,8 @@ class _Stream:
     def term(self, term: Term) -> Tensor:
         placement = self._placement_of(term)
         sums, maps = [], []
-        for gradient, bias, samples in term.parts():
-            value = backward.product(gradient, bias, term.may_be_infinite)
+        for gradient, bias, samples, own in term.parts():
+            value = backward.product(gradient, bias, term.may_be_infinite, overwrite=own)
             sums.append(term.sums(value, samples))
             if placement is not None:
                 maps.append(_reduced(value, placement, self._psi, overwrite=True))

@@ -6,7 +6,7 @@ numbers are used up while the processor's cache still holds them, in memory that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,16 +19,20 @@ from fullgrad.rules import Bias
 from fullgrad.tape import Entry
 
 # Numbers read at once. A GPU's cost is the number of launches.
-_AT_ONCE = {"cpu": 1 << 18}
+_AT_ONCE = {"cpu": 1 << 21}
 _AT_ONCE_ELSEWHERE = 1 << 25
 
 
 class Part(NamedTuple):
-    """Some samples of a term: gradient, bias (which broadcasts to it), and number of samples."""
+    """Some samples of a term: gradient, bias (which broadcasts to it), and number of samples.
+
+    ``own`` says that nothing else uses the bias's memory.
+    """
 
     gradient: Tensor
     bias: Tensor
     samples: int
+    own: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +79,9 @@ class Term:
         at_once = _AT_ONCE.get(gradient.device.type, _AT_ONCE_ELSEWHERE)
         together = max(1, at_once * batch // max(1, gradient.numel()))
         if together >= batch or self.labels is not None or self._along() is not None:
-            yield Part(widen(gradient), self.bias() if bias is None else bias, batch)
+            whole = self.bias() if bias is None else bias
+            own = bias is None and _own(whole, self.entry.held)
+            yield Part(widen(gradient), whole, batch, own)
             return
         rows = gradient.shape[0] // batch
         rule = self.entry.bias
@@ -88,9 +94,10 @@ class Term:
             if bias is None:
                 held = [widen(_cut(h, cut, gradient.shape)) for h in self.entry.held]
                 part = rule.compute(*held)
+                own = _own(part, held)
             else:
-                part = _cut(bias, cut, gradient.shape)
-            yield Part(widen(gradient[cut]), part, stop - start)
+                part, own = _cut(bias, cut, gradient.shape), False
+            yield Part(widen(gradient[cut]), part, stop - start, own)
 
     def sums(self, value: Tensor, samples: int) -> Tensor:
         """Per-sample sums of (a part of) the term, shape (samples,), float64."""
@@ -110,6 +117,12 @@ class Term:
             return where.dim if where.before == where.after == 1 else None
         shape = self.gradient.shape
         return 0 if len(shape) and shape[0] == samples else None
+
+
+def _own(t: Tensor, held: Iterable[Tensor]) -> bool:
+    """Whether a computed tensor has memory of its own, each number once."""
+    storage = t.untyped_storage().data_ptr()
+    return t.is_contiguous() and all(h.untyped_storage().data_ptr() != storage for h in held)
 
 
 def _cut(t: Tensor, rows: slice, shape: torch.Size) -> Tensor:

@@ -9,6 +9,8 @@ from torch import nn
 
 from fullgrad.errors import ModelError
 
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
 
 def unwrap(model: Any) -> nn.Module:
     """The eager module inside ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``.
@@ -17,7 +19,7 @@ def unwrap(model: Any) -> nn.Module:
         ModelError: not a module, or one that holds scripted or replicated parts.
     """
     while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        if isinstance(model, _PARALLEL):
             model = model.module
         elif isinstance(model, nn.Module) and isinstance(
             getattr(model, "_orig_mod", None), nn.Module
@@ -30,36 +32,38 @@ def unwrap(model: Any) -> nn.Module:
             f"the model must be a torch.nn.Module, not {type(model).__name__}; wrap a function in "
             "a module, so that its layers and training mode are known"
         )
-    lazy = [n for n, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
+    parameters = dict(model.named_parameters())
+    lazy = [n for n, p in parameters.items() if isinstance(p, nn.UninitializedParameter)]
     if lazy:
         raise ModelError(
             f"parameters are not initialised yet ({', '.join(lazy)}): run the model once on an "
             "input, then explain it"
         )
-    if any(p.is_inference() for p in model.parameters()):
+    if any(p.is_inference() for p in parameters.values()):
         raise ModelError(
             "the model was made in inference mode, so autograd cannot work with it. Make it "
             "outside, or explain copy.deepcopy(model) made outside."
         )
     for name, module in model.named_modules():
+        if not isinstance(module, (torch.jit.ScriptModule, *_PARALLEL)):
+            continue
         where = f"module {name!r}" if name else "the model"
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(
                 f"{where} is a ScriptModule: TorchScript hides its operations. Explain the Python "
                 "module it was scripted from."
             )
-        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            raise ModelError(
-                f"{where} is a {type(module).__name__} inside another module: its replicas run in "
-                "threads of their own. Explain the model with that wrapper removed."
-            )
+        raise ModelError(
+            f"{where} is a {type(module).__name__} inside another module: its replicas run in "
+            "threads of their own. Explain the model with that wrapper removed."
+        )
     return model
 
 
 def compiled(model: nn.Module) -> bool:
     """Whether the model holds compiled parts."""
     return any(
-        hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None
+        "_orig_mod" in m._modules or m.__dict__.get("_compiled_call_impl") is not None
         for m in model.modules()
     )
 

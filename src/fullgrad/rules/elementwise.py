@@ -21,10 +21,9 @@ def _of_input(formula: Callable[[Tensor], Tensor]) -> Callable[[Call], tuple[Bia
     return lambda call: (Bias("implicit", formula, (call.args[0].detach(),), samplewise=True),)
 
 
-def _silu(u: Tensor) -> Tensor:
-    """U s - (s + u s (1 - s)) u with s = sigmoid(u)."""
-    s = torch.sigmoid(u)
-    return s.mul_(s - 1).mul_(u).mul_(u)
+def _silu(y: Tensor, u: Tensor) -> Tensor:
+    """- u^2 s (1 - s), s = sigmoid(u): with y = u s that is y (y - u), without another sigmoid."""
+    return torch.sub(y, u).mul_(y)
 
 
 _SIXTH = float(torch.tensor(1 / 6, dtype=torch.float32))
@@ -52,7 +51,8 @@ def _gelu_tanh(u: Tensor) -> Tensor:
 
 def _hardswish(u: Tensor) -> Tensor:
     """- u^2/6 on (-3, 3), where hardswish is u (u + 3)/6, else 0."""
-    return (u * u).mul_(-1 / 6).masked_fill_(u.abs() >= 3, 0)
+    squares = torch.addcmul(u.new_zeros(()), u, u, value=-1)
+    return torch.threshold_(squares, -9.0, 0.0).mul_(1 / 6)
 
 
 def _hardsigmoid(call: Call) -> tuple[Bias, ...]:
@@ -190,7 +190,7 @@ def install() -> None:
     """Register the element-wise rules."""
     family = "element-wise"
     in_formulas = {
-        "silu": _of_input(_silu),
+        "silu": _of_both(_silu),
         "gelu": _gelu,
         "hardswish": _of_input(_hardswish),
         "hardsigmoid": _hardsigmoid,
