@@ -235,7 +235,7 @@ def test_recurrence_over_columns_has_places() -> None:
 @pytest.mark.parametrize("name", ["stays", "class token", "padded windows", "samples second"])
 def test_reading_is_the_same_however_a_term_is_arranged(name: str, psi: str, batch: int) -> None:
     """A term's map does not depend on how its numbers lie in memory."""
-    from fullgrad.saliency import rescaled_channel_sum, rescaled_sum
+    from fullgrad.aggregation import rescaled_channel_sum, rescaled_sum
 
     move, values = MOVES[name], torch.randn(batch, C, H, W, dtype=torch.float64)
     placement = check(move, batch)

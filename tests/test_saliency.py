@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fullgrad
+from fullgrad.aggregation import rescaled_channel_sum
 from fullgrad.errors import InputError, LayoutError
-from fullgrad.saliency import rescaled_channel_sum, saliency_from_decomposition, term_map
+from fullgrad.saliency import saliency_from_decomposition, term_map
 from networks import ResNetLike, seeded, vgg_like
 
 
@@ -121,7 +122,9 @@ def test_refusals() -> None:
     ):
         fullgrad.saliency(Scrambled(), x)
     assert fullgrad.saliency(Scrambled(), x, terms="input").shape == (2, 1, 8, 8)
-    with pytest.raises(ValueError, match=r"unknown method 'magic'; known: fullgrad"):
+    with pytest.raises(
+        ValueError, match=r"unknown method 'magic'; known: fullgrad, smooth_fullgrad"
+    ):
         fullgrad.saliency(vgg_like(), x, method="magic")
     with pytest.raises(ValueError, match="psi must be one of layer, channel, signed, not 'abs'"):
         fullgrad.saliency(vgg_like(), x, psi="abs")
@@ -138,3 +141,25 @@ def test_refusals() -> None:
     d = fullgrad.decompose(linear, image, 0)
     with pytest.raises(LayoutError, match=r"addmm in 1 \(shape \(1, 2\)\) has no positions"):
         term_map(d.bias_terms[0], d)
+
+
+def test_channels_last_memory_changes_nothing() -> None:
+    model, x = seeded(ResNetLike), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    expected = fullgrad.saliency(model, x, 1)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = x.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(fullgrad.saliency(model, x, 1), expected)
+
+
+@pytest.mark.parametrize("how", ["bfloat16", "autocast"])
+def test_half_precision_maps_are_float32_and_near(how: str) -> None:
+    model, x = seeded(vgg_like).float(), torch.randn(2, 3, 32, 32)
+    expected = fullgrad.saliency(model, x, 1)
+    if how == "autocast":
+        with torch.autocast("cpu", torch.bfloat16):
+            near = fullgrad.saliency(model, x, 1)
+    else:
+        near = fullgrad.saliency(model.to(torch.bfloat16), x.to(torch.bfloat16), 1)
+    assert near.dtype == torch.float32
+    correlation = torch.corrcoef(torch.stack([near.flatten(), expected.flatten()]))[0, 1]
+    assert float(correlation) > 0.9

@@ -4,6 +4,7 @@ from fullgrad.decomposition import BiasTerm, Decomposition
 from fullgrad.errors import FullGradError
 from fullgrad.explanation import decompose
 from fullgrad.saliency import saliency
+from fullgrad.smooth import Noise
 
 __version__ = "0.1.0.dev0"
 
@@ -11,6 +12,7 @@ __all__ = [
     "BiasTerm",
     "Decomposition",
     "FullGradError",
+    "Noise",
     "__version__",
     "decompose",
     "saliency",

@@ -61,6 +61,8 @@ def sums_leading(value: Tensor, batch: int) -> Tensor:
     """Per-sample sums, shape (B,) in float64, of a term whose first axis holds the batch."""
     if batch == 1:
         return value.sum().to(torch.float64).reshape(1)
+    if value.shape[0] == batch and value.dim() > 1:
+        return value.sum(list(range(1, value.dim()))).to(torch.float64)
     return value.reshape(batch, -1).sum(1).to(torch.float64)
 
 

@@ -210,6 +210,15 @@ def _may_be_coupled(request: Request, model: nn.Module) -> bool:
     return request.mode == "as_is" and any(m.training for m in model.modules())
 
 
+def _enter(stack: ExitStack, request: Request, model: nn.Module) -> Any:
+    """Guard the model, and set what the process must be set to meanwhile."""
+    stack.enter_context(torch.inference_mode(False))
+    guard = stack.enter_context(guarded(model, evaluate=request.mode == "eval"))
+    stack.enter_context(eager.held(compiled(model)))
+    stack.enter_context(plain_recurrence.held(recurrent(model)))
+    return guard
+
+
 def explain(request: Request, make_consumer: Any) -> tuple[Traced, Totals, Any]:
     """Run all stages.
 
@@ -227,10 +236,7 @@ def explain(request: Request, make_consumer: Any) -> tuple[Traced, Totals, Any]:
     model = unwrap(request.model)
     check(request.inputs)
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        guard = stack.enter_context(guarded(model, evaluate=request.mode == "eval"))
-        stack.enter_context(eager.held(compiled(model)))
-        stack.enter_context(plain_recurrence.held(recurrent(model)))
+        guard = _enter(stack, request, model)
 
         def attempt(label: bool) -> tuple[Traced, Totals, Any]:
             traced = _trace(request, model, guard.before_write)
@@ -256,6 +262,17 @@ def explain(request: Request, make_consumer: Any) -> tuple[Traced, Totals, Any]:
             )
             raise completeness.breach(totals.residual, totals.scale, totals.tolerance, gaps)
     return traced, totals, consumer
+
+
+def forward(request: Request) -> Selected:
+    """The recorded forward alone: the explained scalars, outside the graph."""
+    _validate(request)
+    model = unwrap(request.model)
+    check(request.inputs)
+    with ExitStack() as stack:
+        guard = _enter(stack, request, model)
+        selected = _trace(request, model, guard.before_write).selected
+    return replace(selected, output=selected.output.detach())
 
 
 class _Keep:

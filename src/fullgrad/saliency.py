@@ -1,112 +1,48 @@
-"""FullGrad saliency: psi and the aggregation, as pure functions on tensors.
+"""FullGrad saliency maps of a model, and of a decomposition.
 
-Srinivas & Fleuret 2019, equation 4: S(x) = psi(grad f * x) + sum over layers and channels of
-psi(f^b), psi = upsample(rescale(|.|)).
+Srinivas & Fleuret 2019, equation 4.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullgrad import backward
-from fullgrad.axes import Axes, resolved
+from fullgrad.aggregation import (
+    PSI,
+    Aggregate,
+    Psi,
+    placement_for,
+    reduced,
+    rescaled_channel_sum,
+    upsample,
+)
+from fullgrad.axes import resolved
+from fullgrad.batches import BatchSize, in_batches
+from fullgrad.batches import checked as check_size
 from fullgrad.decomposition import BiasTerm, Decomposition
 from fullgrad.errors import InputError, LayoutError
-from fullgrad.explanation import Request, Traced, explain
+from fullgrad.explanation import Request, Traced, explain, forward
 from fullgrad.inputs import Inputs
-from fullgrad.layouts import Placement, arranged, on_grid, placement_of
+from fullgrad.layouts import Placement
+from fullgrad.smooth import Noise, smoothed
 from fullgrad.targets import Target
 from fullgrad.terms import Term
 
-Psi: TypeAlias = Literal["layer", "channel", "signed"]
 Terms: TypeAlias = Literal["all", "explicit", "input", "bias"]
 
-METHODS = ("fullgrad",)
-_PSI = ("layer", "channel", "signed")
+METHODS = ("fullgrad", "smooth_fullgrad")
 _TERMS = ("all", "explicit", "input", "bias")
-_EPSILON = 1e-6  # in the authors' code, against layers of zeros
-_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
-
-
-def rescaled_sum(
-    term: Tensor, channels: Sequence[int], psi: Psi = "layer", *, overwrite: bool = False
-) -> Tensor:
-    """The rescaling of psi, then the sum over channels (they commute with upsampling).
-
-    Args:
-        term: gradient times bias, samples first, contiguous or not.
-        channels: which axes of it are not positions.
-        psi: ``layer`` takes |.| and stretches each sample's layer to [0, 1]: minimum and maximum
-            over all channels and positions (the authors' code); ``channel`` stretches every
-            channel by itself (the paper's formula); ``signed`` leaves the numbers as they are.
-        overwrite: the term's memory may be used.
-
-    Returns:
-        The term without its channel axes.
-    """
-    if psi == "signed":
-        return term.sum(list(channels)) if channels else term
-    size = term.abs_() if overwrite else term.abs()
-    if psi == "channel":
-        over = [d for d in range(1, size.dim()) if d not in channels]
-        if over:
-            low, high = size.amin(over, keepdim=True), size.amax(over, keepdim=True)
-            size = (size - low).div_(high - low + _EPSILON)
-        else:
-            size = torch.zeros_like(size)
-        return size.sum(list(channels)) if channels else size
-    flat = size.flatten(1)
-    low, high = flat.amin(1), flat.amax(1)
-    total = size.sum(list(channels)) if channels else size
-    count = math.prod(term.shape[d] for d in channels)
-    each = (-1,) + (1,) * (total.dim() - 1)
-    return (total - (count * low).view(each)).div_((high - low + _EPSILON).view(each))
-
-
-def rescaled_channel_sum(term: Tensor, psi: Psi = "layer") -> Tensor:
-    """:func:`rescaled_sum` of a term of shape (B, C, *positions): shape (B, 1, *positions)."""
-    return rescaled_sum(term, [1], psi).unsqueeze(1)
-
-
-def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Bring maps of shape (B, 1, *positions) to the input's size, linearly, corners aligned."""
-    if tuple(maps.shape[2:]) == tuple(size):
-        return maps
-    return F.interpolate(maps, size=tuple(size), mode=_MODES[len(size)], align_corners=True)
-
-
-class _Aggregate:
-    """Sums of term maps, one per spatial resolution, upsampled once at the end."""
-
-    def __init__(self, size: Sequence[int]) -> None:
-        self._size = tuple(size)
-        self._sums: dict[tuple[int, ...], Tensor] = {}
-
-    def add(self, reduced: Tensor) -> None:
-        """Count a term's map, shape (B, 1, *positions)."""
-        key = tuple(reduced.shape[2:])
-        known = self._sums.get(key)
-        self._sums[key] = reduced if known is None else known.add_(reduced)
-
-    def map(self) -> Tensor:
-        total: Tensor | None = None
-        for maps in self._sums.values():
-            upsampled = upsample(maps, self._size)
-            total = upsampled if total is None else total + upsampled
-        if total is None:
-            raise LayoutError("no term of 'bias' has positions, so there is no map")
-        return total
 
 
 def _checked(psi: str, terms: str) -> None:
-    if psi not in _PSI:
-        raise ValueError(f"psi must be one of {', '.join(_PSI)}, not {psi!r}")
+    if psi not in PSI:
+        raise ValueError(f"psi must be one of {', '.join(PSI)}, not {psi!r}")
     if terms not in _TERMS:
         raise ValueError(f"terms must be one of {', '.join(_TERMS)}, not {terms!r}")
 
@@ -124,35 +60,6 @@ def _image_input(inputs: Sequence[Tensor], batch: int) -> Tensor:
             f"spatial axes, not {tuple(x.shape)}"
         )
     return x
-
-
-def _unknown(module: str, op: str, shape: Sequence[int]) -> LayoutError:
-    return LayoutError(
-        f"it is not known where the numbers of {op} in {module or 'the model'} (shape "
-        f"{tuple(shape)}) lie in the input. Choose terms='input', or aggregate the terms of "
-        "fullgrad.decompose yourself."
-    )
-
-
-def _placement(
-    axes: Axes | None, module: str, op: str, shape: Sequence[int], batch: int, rank: int
-) -> Placement | None:
-    """How a term is to be read; None if it has no positions."""
-    if axes is None or axes.shape != tuple(shape) or len(axes.coordinates) != rank:
-        if len(shape) <= 2 and len(shape) > 0 and shape[0] == batch:
-            return None  # a dense layer's
-        raise _unknown(module, op, shape)
-    try:
-        return placement_of(axes, batch)
-    except ValueError:
-        raise _unknown(module, op, shape) from None
-
-
-def _reduced(value: Tensor, placement: Placement, psi: Psi, *, overwrite: bool = False) -> Tensor:
-    """The map of (some samples of) a term on its own grid, shape (samples, 1, *extents)."""
-    view, positions = arranged(value, placement)
-    channels = [d for d in range(1, view.dim()) if d not in positions]
-    return on_grid(rescaled_sum(view, channels, psi, overwrite=overwrite), placement)
 
 
 def _wanted(kind: str, terms: Terms) -> bool:
@@ -174,7 +81,7 @@ def term_map(term: BiasTerm, decomposition: Decomposition, psi: Psi = "layer") -
         LayoutError: the term has no positions, or they are not known.
     """
     x = _image_input(decomposition.inputs, len(decomposition.output))
-    placement = _placement(
+    placement = placement_for(
         term.axes, term.module, term.op, term.shape, x.shape[0], x.dim() - 2
     )  # fmt: skip
     if placement is None:
@@ -182,7 +89,7 @@ def term_map(term: BiasTerm, decomposition: Decomposition, psi: Psi = "layer") -
             f"{term.op} in {term.module or 'the model'} (shape {tuple(term.shape)}) has no "
             "positions, so it has no map"
         )
-    return upsample(_reduced(term.value, placement, psi), x.shape[2:])
+    return upsample(reduced(term.value, placement, psi), x.shape[2:])
 
 
 def saliency_from_decomposition(
@@ -199,14 +106,14 @@ def saliency_from_decomposition(
     """
     _checked(psi, terms)
     x = _image_input(decomposition.inputs, len(decomposition.output))
-    aggregate = _Aggregate(x.shape[2:])
+    aggregate = Aggregate(x.shape[2:])
     for term in decomposition.bias_terms:
         if _wanted(term.kind, terms):
-            placement = _placement(
+            placement = placement_for(
                 term.axes, term.module, term.op, term.shape, x.shape[0], x.dim() - 2
             )  # fmt: skip
             if placement is not None:
-                aggregate.add(_reduced(term.value, placement, psi))
+                aggregate.add(reduced(term.value, placement, psi))
     if terms != "bias":
         aggregate.add(rescaled_channel_sum(decomposition.input_terms[0], psi))
     return aggregate.map()
@@ -220,7 +127,7 @@ class _Stream:
         self._bindings = traced.tape.bindings
         self._psi: Psi = psi
         self._terms = terms
-        self.aggregate = _Aggregate(self._x.shape[2:])
+        self.aggregate = Aggregate(self._x.shape[2:])
 
     def term(self, term: Term) -> Tensor:
         placement = self._placement_of(term)
@@ -229,7 +136,7 @@ class _Stream:
             value = backward.product(gradient, bias, term.may_be_infinite, overwrite=own)
             sums.append(term.sums(value, samples))
             if placement is not None:
-                maps.append(_reduced(value, placement, self._psi, overwrite=True))
+                maps.append(reduced(value, placement, self._psi, overwrite=True))
         if maps:
             self.aggregate.add(torch.cat(maps) if len(maps) > 1 else maps[0])
         return torch.cat(sums) if len(sums) > 1 else sums[0]
@@ -239,7 +146,7 @@ class _Stream:
         if not _wanted(entry.bias.kind, self._terms):
             return None
         axes = None if entry.axes is None else resolved(entry.axes, self._bindings)
-        return _placement(axes, entry.module, entry.op, entry.shape, x.shape[0], x.dim() - 2)
+        return placement_for(axes, entry.module, entry.op, entry.shape, x.shape[0], x.dim() - 2)
 
 
 def saliency(
@@ -254,6 +161,9 @@ def saliency(
     forward_kwargs: Mapping[str, Any] | None = None,
     mode: Literal["eval", "as_is"] = "eval",
     tolerance: float | None = None,
+    batch_size: BatchSize = None,
+    memory: int | None = None,
+    noise: Noise | None = None,
 ) -> Tensor:
     """The FullGrad saliency map (Srinivas & Fleuret 2019, equation 4).
 
@@ -264,32 +174,60 @@ def saliency(
         model: any ``nn.Module`` whose terms lie on the input's grid.
         inputs: shape (B, C, *positions) with 1 to 3 spatial axes.
         target: see :func:`fullgrad.decompose`.
-        method: ``"fullgrad"``.
+        method: ``"fullgrad"``, or ``"smooth_fullgrad"``: the mean over noisy copies of the input,
+            all of them for the class that is predicted without noise if ``target`` is None.
         psi: ``layer`` (default, as in the authors' code), ``channel`` (as in the paper's formula)
-            or ``signed``; see :func:`rescaled_channel_sum`.
+            or ``signed``; see :func:`fullgrad.aggregation.rescaled_sum`.
         terms: which terms count: ``all``; ``explicit``: input and biases the model adds, without
             those that only a non-linearity leaves over; ``input`` alone; ``bias`` without input.
-            Terms without positions (dense layers) never count.
+            Terms without positions (dense layers, class tokens) never count.
         additional_forward_args: see :func:`fullgrad.decompose`.
         forward_kwargs: see :func:`fullgrad.decompose`.
         mode: see :func:`fullgrad.decompose`.
         tolerance: see :func:`fullgrad.decompose`.
+        batch_size: how many samples (noisy copies count as such) go through the model together;
+            ``"auto"`` takes as many as fit ``memory``, measured on the first one; None takes the
+            whole batch. Tensors among the additional arguments whose first size is B are cut too.
+        memory: bytes that ``batch_size="auto"`` may use; None for half of what is free.
+        noise: of ``"smooth_fullgrad"``; None for :class:`fullgrad.smooth.Noise`'s defaults.
 
     Returns:
         Shape (B, 1, *positions), on the input's device.
 
     Raises:
-        ValueError: an unknown method or option.
+        ValueError: an unknown method or option, or one that the method has not.
         LayoutError: where a term's numbers lie is not known.
         FullGradError: as :func:`fullgrad.decompose`.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
     _checked(psi, terms)
+    check_size(batch_size, memory)
+    if noise is not None and method != "smooth_fullgrad":
+        raise ValueError(f"noise is an option of 'smooth_fullgrad', not of {method!r}")
     request = Request(
         model, inputs, target, additional_forward_args, forward_kwargs, mode, True, "error",
         tolerance,
     )  # fmt: skip
+
+    def plain(part: Request) -> Tensor:
+        return _map(part, psi, terms)
+
+    if method == "fullgrad":
+        return in_batches(request, plain, batch_size, memory)
+    if not isinstance(inputs, Tensor):
+        raise InputError(
+            "smooth_fullgrad needs one input tensor to add noise to; pass the others through "
+            "additional_forward_args"
+        )
+    chosen = noise or Noise()
+    if target is None:
+        request = replace(request, target=forward(request).index)
+    return smoothed(request, inputs, plain, chosen, batch_size, memory)
+
+
+def _map(request: Request, psi: Psi, terms: Terms) -> Tensor:
+    """The map of one batch."""
     make: Callable[[Traced], _Stream] = lambda traced: _Stream(traced, psi, terms)  # noqa: E731
     traced, totals, stream = explain(request, make)
     if terms != "bias":

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 import fullgrad
+from fullgrad.aggregation import Psi
 from fullgrad.errors import FullGradError, ModelLoadError
 from fullgrad.images import Photograph, display_image, preprocess, printable
 from fullgrad.models import LoadedModel
-from fullgrad.saliency import Psi, Terms, saliency_from_decomposition
+from fullgrad.saliency import Terms, saliency_from_decomposition
 from fullgrad.targets import main_tensor
 
 TOP = 5

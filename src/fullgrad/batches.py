@@ -1,0 +1,208 @@
+"""More samples than fit at once: a call cut into batches, and how large they may be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from fullgrad.errors import InputError
+from fullgrad.explanation import Request, forward
+
+BatchSize: TypeAlias = int | Literal["auto"] | None
+
+# Beside what autograd keeps: the gradients under way and a few samples of a term.
+_BESIDE = 1.25
+_SHARE = 0.5  # of what is free
+
+
+def samples_of(request: Request) -> int:
+    """How many samples a call has: the first size of its first tensor."""
+    inputs = request.inputs
+    values = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
+    first = values if isinstance(values, Tensor) else next(iter(values), None)
+    if not isinstance(first, Tensor) or first.dim() == 0:
+        raise InputError("batch_size needs inputs whose first axis counts the samples")
+    return int(first.shape[0])
+
+
+def cut(request: Request, rows: slice) -> Request:
+    """The same call for some of its samples.
+
+    Tensors among the additional arguments are cut as well if their first size is the number of
+    samples.
+    """
+    count = samples_of(request)
+
+    def piece(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[rows] if value.dim() > 0 and value.shape[0] == count else value
+        if isinstance(value, Mapping):
+            return {k: piece(v) for k, v in value.items()}
+        if isinstance(value, (tuple, list)):
+            return type(value)(piece(v) for v in value)
+        return value
+
+    target = request.target
+    if isinstance(target, Tensor):
+        target = target[rows] if target.dim() > 0 and len(target) == count else target
+    elif isinstance(target, list):
+        target = target[rows] if len(target) == count else target
+    return replace(
+        request,
+        inputs=piece(request.inputs),
+        target=target,
+        additional_forward_args=piece(request.additional_forward_args),
+        forward_kwargs=piece(request.forward_kwargs),
+    )
+
+
+def tiled(request: Request, times: int) -> Request:
+    """The same call for copies of all its samples, one round after the other."""
+    count = samples_of(request)
+
+    def copies(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            is_batch = value.dim() > 0 and value.shape[0] == count
+            return torch.cat([value] * times) if is_batch else value
+        if isinstance(value, Mapping):
+            return {k: copies(v) for k, v in value.items()}
+        if isinstance(value, (tuple, list)):
+            return type(value)(copies(v) for v in value)
+        return value
+
+    target = request.target
+    if isinstance(target, Tensor):
+        target = copies(target)
+    elif isinstance(target, list):
+        target = target * times
+    return replace(
+        request,
+        inputs=copies(request.inputs),
+        target=target,
+        additional_forward_args=copies(request.additional_forward_args),
+        forward_kwargs=copies(request.forward_kwargs),
+    )
+
+
+def bytes_per_sample(request: Request) -> int:
+    """What explaining one sample takes: what autograd keeps of it, and some room beside.
+
+    Measured on the first sample, in one forward pass.
+    """
+    first = cut(request, slice(0, 1))
+    own = {t.untyped_storage().data_ptr() for t in _own(request.model)}
+    sizes: dict[int, int] = {}
+    alive: list[Tensor] = []  # so that no storage is counted under another's address
+
+    def pack(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+            alive.append(t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        forward(first)
+    return max(1, int(sum(sizes.values()) * _BESIDE))
+
+
+def _own(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device; on the CPU what the system calls available."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(x for x in lines if x.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
+def batch_for(request: Request, device: torch.device, memory: int | None) -> int:
+    """The most samples that fit, at least one.
+
+    Args:
+        request: the call.
+        device: where it runs.
+        memory: bytes it may take; None for half of what is free.
+    """
+    budget = int(free_bytes(device) * _SHARE) if memory is None else memory
+    return max(1, budget // bytes_per_sample(request))
+
+
+def checked(batch_size: Any, memory: Any) -> None:
+    """Refuse sizes that are none.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if batch_size not in (None, "auto") and (type(batch_size) is not int or batch_size < 1):
+        raise ValueError(f"batch_size must be a positive integer or 'auto', not {batch_size!r}")
+    if memory is not None:
+        if batch_size != "auto":
+            raise ValueError("memory needs batch_size='auto'")
+        if type(memory) is not int or memory < 1:
+            raise ValueError(f"memory must be a positive number of bytes, not {memory!r}")
+
+
+def in_batches(
+    request: Request,
+    compute: Callable[[Request], Tensor],
+    batch_size: BatchSize,
+    memory: int | None,
+) -> Tensor:
+    """A result for every sample, computed some samples at a time.
+
+    A GPU that runs out of memory in spite of an automatic size is tried with half of it.
+
+    Args:
+        request: the whole call.
+        compute: from a part of the call to its result, samples first.
+        batch_size: how many samples at a time, ``"auto"``, or None for all of them.
+        memory: see :func:`batch_for`.
+    """
+    if batch_size is None:
+        return compute(request)
+    count = samples_of(request)
+    auto = batch_size == "auto"
+    size = batch_for(request, _device_of(request), memory) if batch_size == "auto" else batch_size
+    size = min(size, count)
+    results: list[Tensor] = []
+    start = 0
+    while start < count or not results:
+        part = cut(request, slice(start, start + size)) if count > size else request
+        try:
+            results.append(compute(part))
+        except torch.OutOfMemoryError:
+            if not auto or size == 1:
+                raise
+            size = max(1, size // 2)
+            continue
+        start += size
+    return torch.cat(results) if len(results) > 1 else results[0]
+
+
+def _device_of(request: Request) -> torch.device:
+    for t in _tensors(request.inputs):
+        return t.device
+    return torch.device("cpu")
+
+
+def _tensors(inputs: Any) -> Iterator[Tensor]:
+    if isinstance(inputs, Tensor):
+        yield inputs
+    elif isinstance(inputs, Mapping):
+        yield from (v for v in inputs.values() if isinstance(v, Tensor))
+    elif isinstance(inputs, Sequence):
+        yield from (v for v in inputs if isinstance(v, Tensor))
