@@ -97,6 +97,9 @@ MOVES: dict[str, Callable[[Tensor], Tensor]] = {
     "split": lambda x: torch.cat(tokens(x).split(24, 1)[::-1], 1),
     "grid (MaxViT)": lambda x: x.permute(0, 2, 3, 1).view(-1, 4, 2, 4, 3, C).permute(0, 2, 4, 1, 3, 5).reshape(-1, 16, C),
     "samples second": lambda x: tokens(x).transpose(0, 1),
+    "windows of 4, then of 2": lambda x: windows(
+        windows(x).view(-1, H // 4, W // 4, 4, 4, C).permute(0, 5, 1, 3, 2, 4).reshape(x.shape), 2),
+    "patches put back": lambda x: F.fold(F.unfold(x, 1), (H, W), 1),
     "indexed": lambda x: tokens(x)[:, torch.arange(H * W).flip(0)],
     "selected": lambda x: torch.stack([x[:, :, i] for i in range(H)], 2),
     "columns": lambda x: torch.stack(x.unbind(3), 1),
@@ -153,7 +156,16 @@ def test_patches_make_a_coarser_grid() -> None:
     def by_window(x: Tensor) -> Tensor:
         return F.conv2d(x, torch.ones(5, C, 2, 2, dtype=x.dtype), stride=2)
 
-    for move in (by_hand, by_slices, by_window):
+    def by_unfolding(x: Tensor) -> Tensor:
+        return F.unfold(x, 2, stride=2)
+
+    def in_windows(x: Tensor) -> Tensor:
+        x = x.view(-1, C, H // 4, 4, W // 4, 4).permute(0, 2, 4, 1, 3, 5).reshape(-1, C, 4, 4)
+        x = F.max_pool2d(x, 2)
+        x = x.view(-1, H // 4, W // 4, C, 2, 2).permute(0, 3, 1, 4, 2, 5)
+        return x.reshape(-1, C, H // 2, W // 2)
+
+    for move in (by_hand, by_slices, by_window, by_unfolding, in_windows):
         placement = placement_of(term_of(move, 2).axes, 2)
         assert placement is not None
         assert (placement.extents, placement.places) == ((H // 2, W // 2), None)

@@ -173,6 +173,16 @@ def with_groups(axes: Axes, groups: Sequence[Group]) -> Axes:
 
 def regrouped(axes: Axes, shape: Sequence[int]) -> Axes | None:
     """After a reshape; None if it cuts across what is known."""
+    found = _filled(axes, shape)
+    if found is None:  # windows of 7 put together, to be cut into windows of 8
+        for d, group in enumerate(axes.groups):
+            if len(group) > 1 and not any(a.batch for a in group):
+                axes = merged(axes, d) or axes
+        found = _filled(axes, shape)
+    return found
+
+
+def _filled(axes: Axes, shape: Sequence[int]) -> Axes | None:
     left = [a for g in axes.groups for a in g if a.size > 1]
     coordinates = list(axes.coordinates)
     left.reverse()

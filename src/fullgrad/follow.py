@@ -220,7 +220,8 @@ def _unbind(operation: Operation) -> Answer:
     return [selected(axes, dim, i) for i in range(len(operation.outputs))]
 
 
-@_for("split", "split_with_sizes", "chunk", "tensor_split")
+@_for("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split",
+      "unsafe_split_with_sizes", "unsafe_chunk")  # fmt: skip
 def _split(operation: Operation) -> Answer:
     axes = operation.first()
     if axes is None:
@@ -455,13 +456,29 @@ def _slid(
             k = i
         if k is None:
             if axes.shape[dims - spatial + i] != size:
-                return None
+                return _slid_within(axes, shape)
             groups_after.append(before)
             continue
         atom = Atom(size)
         coordinates[k] = Coordinate(size, (atom,))
         groups_after.append((atom,))
     return with_groups(Axes(tuple(groups_after), tuple(coordinates)), groups_after)
+
+
+def _slid_within(axes: Axes, shape: tuple[int, ...]) -> Axes | None:
+    """Pooling inside the windows of a partition: every so many places, on a coarser grid."""
+    for d, (before, after) in enumerate(zip(axes.shape, shape, strict=True)):
+        if before == after:
+            continue
+        group = axes.groups[d]
+        along = [c for c in axes.coordinates if c is not None and group[0] in c.atoms]
+        if len(group) != 1 or len(along) != 1 or before % after:
+            return None
+        coarser = taken(axes, d, np.arange(0, before, before // after), coarser=True)
+        if coarser is None:
+            return None
+        axes = coarser
+    return axes
 
 
 @_for("convolution", "mkldnn_convolution", "cudnn_convolution")
@@ -506,7 +523,33 @@ def _strided(operation: Operation) -> Answer:
     return operation.first() if same and all(n < 2 or a == b for n, a, b in strides) else None
 
 
-@_for("unfold", "im2col", "col2im", "gather", "diagonal", "diag_embed", "rot90",
+@_for("im2col")
+def _patches(operation: Operation) -> Answer:
+    """Patches in the last axis, one place each; what is in a patch is channels."""
+    axes, shape, before = operation.first(), operation.shape, operation.args[0].shape
+    if len(before) != 4 or operation.rank != 2:
+        return None
+    kernel, dilation, padding, stride = operation.args[1:5]
+    sizes = [
+        (before[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
+        for i in range(2)
+    ]
+    slid = _slid(axes, (*shape[:2], *sizes), 2, 2, fresh(shape[1]))
+    return slid and regrouped(slid, shape)
+
+
+@_for("col2im")
+def _folded(operation: Operation) -> Answer:
+    """Patches put back: a grid of the size that is asked for."""
+    axes, shape = operation.first(), operation.shape
+    if axes is None or len(shape) != 4 or operation.rank != 2:
+        return None
+    atoms = (Atom(shape[2]), Atom(shape[3]))
+    groups = (axes.groups[0], fresh(shape[1]), *((a,) for a in atoms))
+    return Axes(groups, tuple(Coordinate(a.size, (a,)) for a in atoms))
+
+
+@_for("unfold", "gather", "diagonal", "diag_embed", "rot90",
       "view_as_real", "view_as_complex", "_trilinear", "embedding", "grid_sampler_2d")  # fmt: skip
 def _lost(operation: Operation) -> Answer:
     return None
