@@ -165,7 +165,12 @@ def test_patches_make_a_coarser_grid() -> None:
         x = x.view(-1, H // 4, W // 4, C, 2, 2).permute(0, 3, 1, 4, 2, 5)
         return x.reshape(-1, C, H // 2, W // 2)
 
-    for move in (by_hand, by_slices, by_window, by_unfolding, in_windows):
+    def with_class_token(x: Tensor) -> Tensor:
+        x = with_class(tokens(x))
+        pooled = F.max_pool2d(x[:, 1:].transpose(1, 2).reshape(-1, C, H, W), 2)
+        return torch.cat([x[:, :1], tokens(pooled)], 1)[:, 1:]
+
+    for move in (with_class_token, by_hand, by_slices, by_window, by_unfolding, in_windows):
         placement = placement_of(term_of(move, 2).axes, 2)
         assert placement is not None
         assert (placement.extents, placement.places) == ((H // 2, W // 2), None)

@@ -292,6 +292,10 @@ def selected(axes: Axes, dim: int, place: int) -> Axes | None:
     return Axes((*one.groups[:dim], *one.groups[dim + 1 :]), coordinates)
 
 
+def _nowhere(c: Coordinate) -> bool:
+    return c.places is not None and not bool((c.places != NOWHERE).any())
+
+
 def joined(parts: Sequence[Axes | None], sizes: Sequence[int], dim: int) -> Axes | None:
     """After a concatenation along one axis; constants (None) lie nowhere."""
     reference = next((p for p in parts if p is not None and p.placed), None)
@@ -309,7 +313,9 @@ def joined(parts: Sequence[Axes | None], sizes: Sequence[int], dim: int) -> Axes
         for s in singles:
             c = None if s is None else s.coordinates[k]
             atoms = () if s is None else s.groups[dim]
-            along.append(c if c is not None and atoms and atoms[0] in c.atoms else None)
+            if c is not None and (not atoms or atoms[0] not in c.atoms or _nowhere(c)):
+                c = None
+            along.append(c)
         there = [c for c in along if c is not None]
         if not there:
             coordinates.append(kept)

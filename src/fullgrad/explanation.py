@@ -16,18 +16,13 @@ from torch import Tensor, nn
 
 from fullgrad import backward, batching, completeness
 from fullgrad.axes import resolved
+from fullgrad.coverage import model_error_for, refuse_blocked, unrecorded_nodes
 from fullgrad.decomposition import BiasTerm, Decomposition
 from fullgrad.errors import ModelError, OutputError
 from fullgrad.inputs import Inputs, Prepared, check, prepare
 from fullgrad.isolation import eager, guarded, plain_recurrence, redraw
 from fullgrad.modules import ModulePath
-from fullgrad.record import (
-    Recorder,
-    model_error_for,
-    recording,
-    refuse_blocked,
-    unrecorded_nodes,
-)
+from fullgrad.record import Recorder, recording
 from fullgrad.tape import Entry, Tape, resolve_general
 from fullgrad.targets import Selected, Target, select
 from fullgrad.terms import Term

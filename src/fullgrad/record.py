@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fullgrad.axes import Axes, of_input
 from fullgrad.detached import Detached, tensors_in
-from fullgrad.errors import BlockedGradientError, ModelError
-from fullgrad.follow import Operation, axes_after
+from fullgrad.errors import BlockedGradientError
+from fullgrad.following import Operation, axes_after
 from fullgrad.modules import ModulePath
 from fullgrad.rules import Bias, Call, Rule, rule_for
 from fullgrad.rules.general import GeneralCall
@@ -167,9 +166,10 @@ class Recorder(TorchDispatchMode):
         if not value.requires_grad:
             return False
         node = value.grad_fn
-        return node is not None and self._node_depends(node)
+        return node is not None and self.node_depends(node)
 
-    def _node_depends(self, node: Any) -> bool:
+    def node_depends(self, node: Any) -> bool:
+        """Whether what an autograd node made depends on the input."""
         known = self._depends_on_input
         found = known.get(node)
         if found is not None:
@@ -438,86 +438,3 @@ def recording(recorder: Recorder) -> Iterator[Recorder]:
         with recorder:
             yield recorder
         recorder.settle()
-
-
-def refuse_blocked(recorder: Recorder, output: Any, allow_detached: bool) -> None:
-    """Raise if a value that depends on the input reaches the output outside the graph.
-
-    Raises:
-        BlockedGradientError: naming the modules, and the way out.
-    """
-    blocked = dict(recorder.tape.blocked)
-    where = recorder.detached.where(output)
-    if where is not None and not allow_detached:
-        blocked[where] = None
-    if blocked:
-        names = ", ".join(repr(n) if n else "the model itself" for n in blocked)
-        raise BlockedGradientError(
-            f"values that depend on the input leave the autograd graph in {names} (no_grad, "
-            "detach, or an operation without a derivative) and are used again. Remove that, or "
-            "pass detached='constant' to count such values as biases."
-        )
-
-
-def unrecorded_nodes(tape: Tape, recorder: Recorder, output: Tensor) -> list[str]:
-    """Names of autograd nodes between output and input that no recorded operation made."""
-    missing: dict[str, None] = {}
-    seen: set[Any] = set()
-    stack = [output.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if not recorder._node_depends(node):
-            continue
-        name = node.name()
-        known = node in tape.nodes or node in recorder.roots or _is_identity(node, name)
-        if not known:
-            missing[name] = None
-        stack.extend(n for n, _ in node.next_functions)
-    return list(missing)
-
-
-_VIEW_REPLAYS = [
-    "AsStrided",
-    "View",
-    "Slice",
-    "Select",
-    "Transpose",
-    "Permute",
-    "Expand",
-    "Squeeze",
-    "Unsqueeze",
-    "T",
-    "Alias",
-    "Split",
-    "SplitWithSizes",
-    "Unbind",
-    "Narrow",
-    "Diagonal",
-    "Unfold",
-    "ReshapeAlias",
-    "UnsafeView",
-]
-
-
-def _is_identity(node: Any, name: str) -> bool:
-    """Nodes that no operation made and that have no bias.
-
-    Autograd makes a view's node anew when its base has been modified; views are linear. A module's
-    full backward hooks pass through a function of PyTorch's that changes nothing.
-    """
-    if isinstance(node, BackwardCFunction):
-        return name == "BackwardHookFunctionBackward"
-    return name.rstrip("0123456789").removesuffix("Backward") in _VIEW_REPLAYS
-
-
-def model_error_for(missing: list[str]) -> ModelError:
-    """The error for operations that autograd ran but the recorder did not see."""
-    return ModelError(
-        f"custom autograd functions cannot be explained: {', '.join(missing)}. Their forward "
-        "runs outside autograd, so their bias is unknown. Use the plain PyTorch operations "
-        "instead (for activation checkpointing: use_reentrant=False; for scripted functions: "
-        "the Python original)."
-    )
