@@ -624,3 +624,24 @@ def test_the_guard_measures_a_real_ratio(monkeypatch: Any) -> None:
     work = workload(tiny(), torch.randn(1, 3, 12, 12))
     monkeypatch.setattr(guard, "build", lambda *_: work)
     assert guard.measured("resnet18", rounds=2).median > 1
+
+
+def test_experiments_take_turns_and_report_medians() -> None:
+    from benchmarks import experiments
+
+    order: list[str] = []
+    calls = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    found = experiments.medians(calls, 2)
+    assert set(found) == set("abc")
+    assert order == [*"abc", *"bca", *"cab"]
+    assert all(0 <= ms < 100 for ms in found.values())
+
+
+def test_experiments_refuse_nonsense(capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks import experiments
+
+    for arguments, message in ((["--rounds", "0"], "at least 1"), (["--models", "x"], "resnet18")):
+        with pytest.raises(SystemExit) as stopped:
+            experiments.main(arguments)
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err

@@ -1,0 +1,185 @@
+"""The smaller measurements behind docs/design/performance.md.
+
+    python -m benchmarks.experiments
+
+Each prints medians of interleaved rounds in this process; nothing is stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fullgrad
+from benchmarks.methods import input_gradient
+from benchmarks.subjects import SUBJECTS, build
+from fullgrad import terms
+from fullgrad.inputs import prepare
+from fullgrad.modules import ModulePath
+from fullgrad.record import Recorder, recording
+
+Calls = dict[str, Callable[[], Any]]
+
+
+def medians(calls: Calls, rounds: int) -> dict[str, float]:
+    """Milliseconds of each call, interleaved, the order rotating, after one that is not counted."""
+    names = list(calls)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for i in range(rounds + 1):
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            start = time.perf_counter()
+            calls[name]()
+            if i:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: 1e3 * statistics.median(s) for name, s in seconds.items()}
+
+
+class _Empty(TorchDispatchMode):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+def _reduce(gradient: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    value, over = gradient * bias, [1, 2, 3]
+    total, size = value.sum(over), value.abs()
+    return total, size.amin(over), size.amax(over), size.sum(1)
+
+
+def copying(rounds: int) -> None:
+    """Writing a fresh tensor against reducing it sample by sample."""
+    g, b = torch.randn(8, 96, 112, 112), torch.randn(1, 96, 1, 1)
+    print("A term of shape (8, 96, 112, 112), 38 MB:")
+    calls: Calls = {
+        "copy": g.clone,
+        "reduce whole": lambda: _reduce(g, b),
+        "reduce by sample": lambda: [_reduce(g[i : i + 1], b) for i in range(8)],
+    }
+    print("  ", {k: f"{v:.1f} ms" for k, v in medians(calls, rounds).items()})
+
+
+def compiling(rounds: int) -> None:
+    """The reductions compiled."""
+    print("torch.compile of the reductions:")
+    compiled = torch.compile(_reduce, dynamic=True)
+    for shape in ((2, 64, 112, 112), (8, 256, 56, 56), (8, 512, 7, 7)):
+        g, b = torch.randn(shape), torch.randn(1, shape[1], 1, 1)
+        start = time.perf_counter()
+        compiled(g, b)
+        first = time.perf_counter() - start
+        calls: Calls = {"eager": lambda: _reduce(g, b), "compiled": lambda: compiled(g, b)}  # noqa: B023
+        found = medians(calls, 10 * rounds)
+        print("  ", shape, {k: f"{v:.2f} ms" for k, v in found.items()}, f"first {first:.1f} s")
+
+
+def intercepting(model: str, batch: int, rounds: int) -> None:
+    """The forward alone: plain, under an empty dispatch mode, and recorded."""
+    work = build(model, batch, 224, torch.float32, "cpu")
+
+    def under(mode: str) -> None:
+        call = prepare(work.x)
+        if mode == "plain":
+            work.model(*call.args)
+        elif mode == "empty mode":
+            with _Empty():
+                work.model(*call.args)
+        else:
+            recorder = Recorder(call.roots, ModulePath(work.model), lambda t: None)
+            with recording(recorder):
+                work.model(*call.args)
+
+    modes = ("plain", "empty mode", "recorded")
+    found = medians({m: lambda m=m: under(m) for m in modes}, rounds)
+    print(f"Forward of {model}, batch {batch}:", {k: f"{v:.1f} ms" for k, v in found.items()})
+
+
+def parts(model: str, batch: int, rounds: int) -> None:
+    """Sizes of the parts in which a term is read."""
+    work, kept = build(model, batch, 224, torch.float32, "cpu"), terms._AT_ONCE["cpu"]
+
+    def at(power: int) -> None:
+        terms._AT_ONCE["cpu"] = 1 << power
+        fullgrad.saliency(work.model, work.x, work.target)
+
+    try:
+        powers = (17, 18, 19, 20, 21, 22, 30)
+        calls: Calls = {f"2^{p}": lambda p=p: at(p) for p in powers}
+        found = medians(
+            {"gradient": lambda: input_gradient(work.model, work.x, work.target), **calls}, rounds
+        )
+    finally:
+        terms._AT_ONCE["cpu"] = kept
+    ratios = {k: round(v / found["gradient"], 2) for k, v in found.items() if k != "gradient"}
+    print(f"Numbers read at once, {model}, batch {batch}, ratio to a gradient:", ratios)
+
+
+def formats(model: str, batch: int, rounds: int) -> None:
+    """Channels-last memory and autocast."""
+    work = build(model, batch, 224, torch.float32, "cpu")
+    last = build(model, batch, 224, torch.float32, "cpu")
+    net = last.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = last.x.to(memory_format=torch.channels_last)
+
+    def autocast(call: Callable[[], Any]) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            call()
+
+    pairs: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+        "float32": (
+            lambda: input_gradient(work.model, work.x, work.target),
+            lambda: fullgrad.saliency(work.model, work.x, work.target),
+        ),
+        "channels-last": (
+            lambda: input_gradient(net, x, work.target),
+            lambda: fullgrad.saliency(net, x, work.target),
+        ),
+        "autocast": (
+            lambda: autocast(lambda: input_gradient(work.model, work.x, work.target)),
+            lambda: autocast(lambda: fullgrad.saliency(work.model, work.x, work.target)),
+        ),
+    }
+    calls = {f"{k}{i}": pair[i] for k, pair in pairs.items() for i in (0, 1)}
+    found = medians(calls, rounds)
+    ratios = {k: round(found[f"{k}1"] / found[f"{k}0"], 2) for k in pairs}
+    print(f"Formats, {model}, batch {batch}, ratio to a gradient in the same format:", ratios)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run them all.
+
+    Args:
+        argv: arguments; by default those of the process.
+
+    Returns:
+        0.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9, help="of each measurement (%(default)s)")
+    parser.add_argument("--batch", type=int, default=8, help="samples (%(default)s)")
+    parser.add_argument("--models", nargs="+", choices=sorted(SUBJECTS),
+                        default=["resnet18", "mobilenet_v3_large"], metavar="NAME")  # fmt: skip
+    options = parser.parse_args(argv)
+    if min(options.rounds, options.batch) < 1:
+        parser.error("--rounds and --batch must be at least 1")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    copying(options.rounds)
+    compiling(options.rounds)
+    for model in options.models:
+        for batch in sorted({1, options.batch}):
+            intercepting(model, batch, options.rounds)
+        parts(model, options.batch, options.rounds)
+        formats(model, options.batch, options.rounds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
