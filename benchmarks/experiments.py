@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ def intercepting(model: str, batch: int, rounds: int) -> None:
         if mode == "plain":
             work.model(*call.args)
         elif mode == "empty mode":
-            with _Empty():
+            with _Empty():  # type: ignore[no-untyped-call]
                 work.model(*call.args)
         else:
             recorder = Recorder(call.roots, ModulePath(work.model), lambda t: None)
@@ -98,7 +99,7 @@ def intercepting(model: str, batch: int, rounds: int) -> None:
                 work.model(*call.args)
 
     modes = ("plain", "empty mode", "recorded")
-    found = medians({m: lambda m=m: under(m) for m in modes}, rounds)
+    found = medians({m: partial(under, m) for m in modes}, rounds)
     print(f"Forward of {model}, batch {batch}:", {k: f"{v:.1f} ms" for k, v in found.items()})
 
 
@@ -112,7 +113,7 @@ def parts(model: str, batch: int, rounds: int) -> None:
 
     try:
         powers = (17, 18, 19, 20, 21, 22, 30)
-        calls: Calls = {f"2^{p}": lambda p=p: at(p) for p in powers}
+        calls: Calls = {f"2^{p}": partial(at, p) for p in powers}
         found = medians(
             {"gradient": lambda: input_gradient(work.model, work.x, work.target), **calls}, rounds
         )
@@ -126,7 +127,7 @@ def formats(model: str, batch: int, rounds: int) -> None:
     """Channels-last memory and autocast."""
     work = build(model, batch, 224, torch.float32, "cpu")
     last = build(model, batch, 224, torch.float32, "cpu")
-    net = last.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = last.model.to(memory_format=torch.channels_last)
     x = last.x.to(memory_format=torch.channels_last)
 
     def autocast(call: Callable[[], Any]) -> None:
