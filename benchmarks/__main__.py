@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import environment, page, runner
 from benchmarks.isolated import ROOT, WorkerError
-from benchmarks.methods import METHODS, check_installed
+from benchmarks.methods import BASELINE, METHODS, check_installed
 from benchmarks.results import ResultsError, Store
 from benchmarks.subjects import COMPARED, SIZE, SUBJECTS
 from benchmarks.tasks import Kind
@@ -43,6 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dtype", nargs="+", choices=DTYPES["cuda"], help="(float32; GPU: and bfloat16)"
     )
+    parser.add_argument(
+        "--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS), metavar="NAME",
+        help=f"of {', '.join(METHODS)} (all); {BASELINE} is always measured",
+    )  # fmt: skip
     parser.add_argument("--size", type=_positive, metavar="PIXELS", help=f"({SIZE})")
     parser.add_argument(
         "--rounds", type=_positive, metavar="N",
@@ -133,7 +137,7 @@ def _measure(options: argparse.Namespace) -> None:
     if not kinds:
         return
     require("torchvision", "bench")
-    methods = tuple(METHODS)
+    methods = tuple(m for m in METHODS if m in options.methods or m == BASELINE)
     check_installed(methods)
     here = environment.here(options.device)
     store = Store(

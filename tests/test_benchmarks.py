@@ -532,6 +532,7 @@ def test_without_results_there_is_no_page(tmp_path: Path, capsys: Any) -> None:
     ("arguments", "said"),
     [
         (["--models", "resnet19", "vgg"], "unknown model resnet19, vgg; known: resnet18,"),
+        (["--methods", "magic"], "invalid choice: 'magic'"),
         (["--batches", "0"], "'0' is not a whole number of at least 1"),
         (["--longest", "soon"], "'soon' is not a number above 0"),
         (["--only", "everything"], "invalid choice: 'everything'"),
