@@ -38,56 +38,40 @@ def cut(request: Request, rows: slice) -> Request:
     Tensors among the additional arguments are cut as well if their first size is the number of
     samples.
     """
-    count = samples_of(request)
-
-    def piece(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value[rows] if value.dim() > 0 and value.shape[0] == count else value
-        if isinstance(value, Mapping):
-            return {k: piece(v) for k, v in value.items()}
-        if isinstance(value, (tuple, list)):
-            return type(value)(piece(v) for v in value)
-        return value
-
-    target = request.target
-    if isinstance(target, Tensor):
-        target = target[rows] if target.dim() > 0 and len(target) == count else target
-    elif isinstance(target, list):
-        target = target[rows] if len(target) == count else target
-    return replace(
-        request,
-        inputs=piece(request.inputs),
-        target=target,
-        additional_forward_args=piece(request.additional_forward_args),
-        forward_kwargs=piece(request.forward_kwargs),
-    )
+    return _changed(request, lambda t: t[rows], lambda listed: listed[rows])
 
 
 def tiled(request: Request, times: int) -> Request:
     """The same call for copies of all its samples, one round after the other."""
+    return _changed(request, lambda t: torch.cat([t] * times), lambda listed: listed * times)
+
+
+def _changed(
+    request: Request, change: Callable[[Tensor], Tensor], change_list: Callable[[Any], Any]
+) -> Request:
+    """The call with everything changed that has a row, or a target, for each sample."""
     count = samples_of(request)
 
-    def copies(value: Any) -> Any:
+    def each(value: Any) -> Any:
         if isinstance(value, Tensor):
-            is_batch = value.dim() > 0 and value.shape[0] == count
-            return torch.cat([value] * times) if is_batch else value
+            return change(value) if value.dim() > 0 and value.shape[0] == count else value
         if isinstance(value, Mapping):
-            return {k: copies(v) for k, v in value.items()}
+            return {k: each(v) for k, v in value.items()}
         if isinstance(value, (tuple, list)):
-            return type(value)(copies(v) for v in value)
+            return type(value)(each(v) for v in value)
         return value
 
     target = request.target
     if isinstance(target, Tensor):
-        target = copies(target)
-    elif isinstance(target, list):
-        target = target * times
+        target = each(target)
+    elif isinstance(target, list) and len(target) == count:
+        target = change_list(target)
     return replace(
         request,
-        inputs=copies(request.inputs),
+        inputs=each(request.inputs),
         target=target,
-        additional_forward_args=copies(request.additional_forward_args),
-        forward_kwargs=copies(request.forward_kwargs),
+        additional_forward_args=each(request.additional_forward_args),
+        forward_kwargs=each(request.forward_kwargs),
     )
 
 
