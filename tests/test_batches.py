@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fullgrad
 from fullgrad import batches
-from fullgrad.errors import InputError
+from fullgrad.errors import InputError, TargetError
 from fullgrad.explanation import Request
 from fullgrad.smooth import Noise, noisy
 from networks import ResNetLike, seeded, vgg_like
@@ -60,7 +60,7 @@ def test_a_memory_budget_sets_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(batches.in_batches(Request(model, X), compute, "auto", memory), X)
         assert seen == expected
     monkeypatch.setattr(batches, "free_bytes", lambda device: 6 * one)
-    assert batches.batch_for(Request(model, X), X.device, None) == 3
+    assert batches.batch_for(Request(model, X), None) == 3
 
 
 def test_free_memory_is_told() -> None:
@@ -110,9 +110,9 @@ def test_refusals(options: dict[str, Any], message: str) -> None:
 
 
 def test_refused_noise() -> None:
-    with pytest.raises(ValueError, match="noise_samples must be a positive integer, not 0"):
+    with pytest.raises(ValueError, match=r"Noise\.samples must be a positive integer, not 0"):
         Noise(samples=0)
-    with pytest.raises(ValueError, match="noise_scale must not be negative, not -1"):
+    with pytest.raises(ValueError, match=r"Noise\.scale must not be negative, not -1"):
         Noise(scale=-1)
     with pytest.raises(InputError, match="smooth_fullgrad needs one input tensor"):
         fullgrad.saliency(vgg_like(), (X, X), method="smooth_fullgrad")
@@ -149,3 +149,16 @@ def test_smooth_without_noise_is_fullgrad() -> None:
     model = seeded(vgg_like)
     smooth = fullgrad.saliency(model, X, 1, "smooth_fullgrad", noise=Noise(2, 0.0))
     torch.testing.assert_close(smooth, fullgrad.saliency(model, X, 1))
+
+
+@pytest.mark.parametrize("target", [[0, 1], torch.tensor([0, 1])])
+def test_targets_that_fit_only_a_part_are_refused(target: Any) -> None:
+    with pytest.raises(TargetError, match="2 targets for a batch of 5"):
+        fullgrad.saliency(vgg_like(), X, target, batch_size=2)
+
+
+def test_smooth_predicts_in_batches_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sizes = seeded(ResNetLike), []
+    model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    fullgrad.saliency(model, X, method="smooth_fullgrad", noise=Noise(3), batch_size=2)
+    assert max(sizes) == 2

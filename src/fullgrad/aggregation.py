@@ -84,7 +84,10 @@ class Aggregate:
         """Count a term's map, shape (B, 1, *positions)."""
         key = tuple(reduced.shape[2:])
         known = self._sums.get(key)
-        self._sums[key] = reduced if known is None else known.add_(reduced)
+        if known is None or known.dtype != reduced.dtype:
+            self._sums[key] = reduced if known is None else known + reduced
+        else:
+            known.add_(reduced)
 
     def map(self) -> Tensor:
         """Everything counted so far at the input's size, shape (B, 1, *positions)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from fullgrad.errors import InputError
+from fullgrad.errors import InputError, TargetError
 from fullgrad.explanation import Request, forward
 
 BatchSize: TypeAlias = int | Literal["auto"] | None
@@ -22,14 +22,13 @@ _BESIDE = 1.25
 _SHARE = 0.5  # of what is free
 
 
-def samples_of(request: Request) -> int:
-    """How many samples a call has: the first size of its first tensor."""
+def _first(request: Request) -> Tensor:
     inputs = request.inputs
-    values = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs
     first = values if isinstance(values, Tensor) else next(iter(values), None)
     if not isinstance(first, Tensor) or first.dim() == 0:
         raise InputError("batch_size needs inputs whose first axis counts the samples")
-    return int(first.shape[0])
+    return first
 
 
 def cut(request: Request, rows: slice) -> Request:
@@ -50,7 +49,7 @@ def _changed(
     request: Request, change: Callable[[Tensor], Tensor], change_list: Callable[[Any], Any]
 ) -> Request:
     """The call with everything changed that has a row, or a target, for each sample."""
-    count = samples_of(request)
+    count = len(_first(request))
 
     def each(value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -62,9 +61,12 @@ def _changed(
         return value
 
     target = request.target
+    listed = isinstance(target, list) or (isinstance(target, Tensor) and target.dim() > 0)
+    if listed and len(target) != count:  # type: ignore[arg-type]
+        raise TargetError(f"{len(target)} targets for a batch of {count}")  # type: ignore[arg-type]
     if isinstance(target, Tensor):
         target = each(target)
-    elif isinstance(target, list) and len(target) == count:
+    elif isinstance(target, list):
         target = change_list(target)
     return replace(
         request,
@@ -113,15 +115,14 @@ def free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
-def batch_for(request: Request, device: torch.device, memory: int | None) -> int:
+def batch_for(request: Request, memory: int | None) -> int:
     """The most samples that fit, at least one.
 
     Args:
         request: the call.
-        device: where it runs.
         memory: bytes it may take; None for half of what is free.
     """
-    budget = int(free_bytes(device) * _SHARE) if memory is None else memory
+    budget = int(free_bytes(_first(request).device) * _SHARE) if memory is None else memory
     return max(1, budget // bytes_per_sample(request))
 
 
@@ -158,10 +159,9 @@ def in_batches(
     """
     if batch_size is None:
         return compute(request)
-    count = samples_of(request)
+    count = len(_first(request))
     auto = batch_size == "auto"
-    size = batch_for(request, _device_of(request), memory) if batch_size == "auto" else batch_size
-    size = min(size, count)
+    size = min(count, batch_for(request, memory) if batch_size == "auto" else batch_size)
     results: list[Tensor] = []
     start = 0
     while start < count or not results:
@@ -175,18 +175,3 @@ def in_batches(
             continue
         start += size
     return torch.cat(results) if len(results) > 1 else results[0]
-
-
-def _device_of(request: Request) -> torch.device:
-    for t in _tensors(request.inputs):
-        return t.device
-    return torch.device("cpu")
-
-
-def _tensors(inputs: Any) -> Iterator[Tensor]:
-    if isinstance(inputs, Tensor):
-        yield inputs
-    elif isinstance(inputs, Mapping):
-        yield from (v for v in inputs.values() if isinstance(v, Tensor))
-    elif isinstance(inputs, Sequence):
-        yield from (v for v in inputs if isinstance(v, Tensor))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fullgrad.axes import Axes
-from fullgrad.backward import product
+from fullgrad.backward import product, widen
 from fullgrad.rules import Kind
 
 
@@ -97,7 +97,7 @@ class Decomposition:
     def input_terms(self) -> tuple[Tensor, ...]:
         """Gradient times input, one for each explained input, in its shape."""
         return tuple(
-            product(g, x.detach().to(g.dtype), False)
+            product(widen(g), widen(x.detach()), False)
             for g, x in zip(self.input_gradients, self.inputs, strict=True)
         )
 

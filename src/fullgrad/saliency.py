@@ -6,7 +6,6 @@ Srinivas & Fleuret 2019, equation 4.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -27,7 +26,7 @@ from fullgrad.batches import BatchSize, in_batches
 from fullgrad.batches import checked as check_size
 from fullgrad.decomposition import BiasTerm, Decomposition
 from fullgrad.errors import InputError, LayoutError
-from fullgrad.explanation import Request, Traced, explain, forward
+from fullgrad.explanation import Request, Traced, explain
 from fullgrad.inputs import Inputs
 from fullgrad.layouts import Placement
 from fullgrad.smooth import Noise, smoothed
@@ -220,10 +219,7 @@ def saliency(
             "smooth_fullgrad needs one input tensor to add noise to; pass the others through "
             "additional_forward_args"
         )
-    chosen = noise or Noise()
-    if target is None:
-        request = replace(request, target=forward(request).index)
-    return smoothed(request, inputs, plain, chosen, batch_size, memory)
+    return smoothed(request, plain, noise or Noise(), batch_size, memory)
 
 
 def _map(request: Request, psi: Psi, terms: Terms) -> Tensor:
@@ -232,6 +228,7 @@ def _map(request: Request, psi: Psi, terms: Terms) -> Tensor:
     traced, totals, stream = explain(request, make)
     if terms != "bias":
         gradient, x = totals.input_gradients[0], traced.prepared.leaves[0].detach()
-        stream.aggregate.add(rescaled_channel_sum(gradient * x, psi))
+        value = backward.product(backward.widen(gradient), backward.widen(x), False)
+        stream.aggregate.add(rescaled_channel_sum(value, psi))
     result: Tensor = stream.aggregate.map()
     return result

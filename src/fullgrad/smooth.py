@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fullgrad.batches import BatchSize, batch_for, in_batches, tiled
-from fullgrad.explanation import Request
+from fullgrad.explanation import Request, forward
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +35,16 @@ class Noise:
 
     def __post_init__(self) -> None:
         if type(self.samples) is not int or self.samples < 1:
-            raise ValueError(f"noise_samples must be a positive integer, not {self.samples!r}")
+            raise ValueError(f"Noise.samples must be a positive integer, not {self.samples!r}")
         if not self.scale >= 0:
-            raise ValueError(f"noise_scale must not be negative, not {self.scale!r}")
+            raise ValueError(f"Noise.scale must not be negative, not {self.scale!r}")
 
 
 def noisy(x: Tensor, noise: Noise) -> Iterator[Tensor]:
     """Noisy copies of a batch, one after the other, each of shape (B, ...).
 
-    Each sample has a generator of its own, so that its copies do not depend on its batch.
+    All samples get the same normal numbers, each to its own scale, so that a sample's copies do not
+    depend on its batch.
     """
     over = list(range(1, x.dim()))
     spread = (x.amax(over, keepdim=True) - x.amin(over, keepdim=True)) * noise.scale
@@ -55,7 +56,6 @@ def noisy(x: Tensor, noise: Noise) -> Iterator[Tensor]:
 
 def smoothed(
     request: Request,
-    x: Tensor,
     compute: Callable[[Request], Tensor],
     noise: Noise,
     batch_size: BatchSize,
@@ -63,28 +63,34 @@ def smoothed(
 ) -> Tensor:
     """The mean result over noisy copies, as many copies at a time as a batch holds.
 
+    Without a target, all copies of a sample are explained for the class that is predicted for the
+    sample itself.
+
     Args:
-        request: the call, its target settled.
-        x: its input, shape (B, ...).
+        request: the call; its input is one tensor, shape (B, ...).
         compute: from a part of the call to its result, samples first.
         noise: how the copies are made.
         batch_size: how many copies go through the model together; None for one of each sample.
         memory: see :func:`fullgrad.batches.in_batches`.
     """
-    size = batch_size
-    if size == "auto":
-        size = batch_for(request, x.device, memory)
+    size = batch_for(request, memory) if batch_size == "auto" else batch_size
+    return in_batches(request, lambda part: _mean(part, compute, noise, size), size, None)
+
+
+def _mean(
+    request: Request, compute: Callable[[Request], Tensor], noise: Noise, size: int | None
+) -> Tensor:
+    if request.target is None:
+        request = replace(request, target=forward(request).index)
+    x = request.inputs
+    assert isinstance(x, Tensor)
     rounds = 1 if size is None else max(1, size // len(x))
     total: Tensor | None = None
     copies = noisy(x.detach(), noise)
-    left = noise.samples
-    while left:
-        now = min(rounds, left)
-        left -= now
-        part = tiled(request, now)
-        part = replace(part, inputs=torch.cat([next(copies) for _ in range(now)]))
-        maps = in_batches(part, compute, size, None)
-        maps = maps.unflatten(0, (now, len(x))).sum(0)
+    for done in range(0, noise.samples, rounds):
+        now = min(rounds, noise.samples - done)
+        part = replace(tiled(request, now), inputs=torch.cat([next(copies) for _ in range(now)]))
+        maps = compute(part).unflatten(0, (now, len(x))).sum(0)
         total = maps if total is None else total + maps
     assert total is not None
     return total / noise.samples

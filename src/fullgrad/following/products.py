@@ -13,7 +13,6 @@ def _product(left: Axes | None, right: Axes | None, shape: tuple[int, ...]) -> A
     """
     if left is None and right is None:
         return None
-    rank = max(len(a.coordinates) for a in (left, right) if a is not None)
     rows = fresh(shape[-2]) if left is None else left.groups[-2]
     columns = fresh(shape[-1]) if right is None else right.groups[-1]
     by_columns = right is not None and (
@@ -32,8 +31,7 @@ def _product(left: Axes | None, right: Axes | None, shape: tuple[int, ...]) -> A
         columns, source = neutral(columns), left
     if source is None:
         return None
-    kept = with_groups(source, [*batches, rows, columns])
-    return kept if len(kept.coordinates) == rank else None
+    return with_groups(source, [*batches, rows, columns])
 
 
 @rule("mm", "bmm")
