@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import fullgrad
 from fullgrad import batches
+from fullgrad.aggregation import rescaled_channel_sum, upsample
 from fullgrad.errors import InputError, TargetError
 from fullgrad.explanation import Request
 from fullgrad.smooth import Noise, noisy
@@ -46,7 +47,7 @@ def test_arguments_are_cut_with_the_samples() -> None:
     torch.testing.assert_close(cut, whole)
     by_name = {"shift": extra[0], "gain": extra[1]}
     named = fullgrad.saliency(model, {"x": X}, forward_kwargs=by_name, batch_size=2)
-    torch.testing.assert_close(named, whole)
+    torch.testing.assert_close(named["x"], whole)
 
 
 def test_a_memory_budget_sets_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,10 +55,10 @@ def test_a_memory_budget_sets_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
     one = batches.bytes_per_sample(Request(model, X))
     # Autograd keeps at least every convolution's input: 3 and 8 channels of 32 x 32, 8 of 16 x 16.
     assert (11 * 32 * 32 + 8 * 16 * 16) * 8 < one < 40 * 32 * 32 * 8
-    compute = lambda part: (seen.append(len(part.inputs)), part.inputs)[1]  # noqa: E731
+    compute = lambda part: (seen.append(len(part.inputs)), (part.inputs,))[1]  # noqa: E731
     for memory, expected in ((2 * one, [2, 2, 1]), (one // 2, [1] * 5), (100 * one, [5])):
         seen.clear()
-        assert torch.equal(batches.in_batches(Request(model, X), compute, "auto", memory), X)
+        assert torch.equal(batches.in_batches(Request(model, X), compute, "auto", memory)[0], X)
         assert seen == expected
     monkeypatch.setattr(batches, "free_bytes", lambda device: 6 * one)
     assert batches.batch_for(Request(model, X), None) == 3
@@ -79,15 +80,15 @@ def test_measuring_leaves_the_model_alone() -> None:
 def test_a_full_gpu_is_tried_with_less() -> None:
     sizes: list[int] = []
 
-    def compute(part: Request) -> Tensor:
+    def compute(part: Request) -> tuple[Tensor, ...]:
         sizes.append(len(part.inputs))
         if len(part.inputs) > 2:
             raise torch.OutOfMemoryError("full")
-        return part.inputs * 2
+        return (part.inputs * 2,)
 
     model = seeded(vgg_like)
     result = batches.in_batches(Request(model, X), compute, "auto", 2**40)
-    assert torch.equal(result, X * 2)
+    assert torch.equal(result[0], X * 2)
     assert sizes[-3:] == [2, 2, 1]
     with pytest.raises(torch.OutOfMemoryError, match="full"):
         batches.in_batches(Request(model, X), compute, 3, None)
@@ -118,11 +119,17 @@ def test_refused_noise() -> None:
         fullgrad.saliency(vgg_like(), (X, X), method="smooth_fullgrad")
 
 
-def test_smooth_is_the_mean_over_noisy_copies_for_one_target() -> None:
+def test_smooth_is_the_map_of_the_mean_terms_for_one_target() -> None:
     model, noise = seeded(ResNetLike), Noise(samples=3, scale=0.4, seed=7)
     predicted = model.eval()(X).argmax(1)
     copies = list(noisy(X, noise))
-    expected = sum(fullgrad.saliency(model, x, predicted) for x in copies) / 3
+    ds = [fullgrad.decompose(model, x, predicted) for x in copies]
+    own = sum(d.input_terms[0] for d in ds) / 3
+    expected = rescaled_channel_sum(own)
+    for terms in zip(*(d.bias_terms for d in ds), strict=True):
+        if terms[0].value.dim() == 4:
+            mean = sum(t.value for t in terms) / 3
+            expected = expected + upsample(rescaled_channel_sum(mean), X.shape[2:])
     smooth = fullgrad.saliency(model, X, method="smooth_fullgrad", noise=noise)
     torch.testing.assert_close(smooth, expected)
     for size in (1, 2, 4, 10, 100, "auto"):

@@ -50,3 +50,9 @@ def test_map(case: tuple) -> None:
     close(streamed, golden["fullgrad"])
     d = fullgrad.decompose(model, golden["input"], golden["target"])
     close(saliency_from_decomposition(d), golden["fullgrad"])
+
+
+def test_simple_fullgrad(case: tuple) -> None:
+    model, golden = case
+    got = fullgrad.saliency(model, golden["input"], golden["target"], method="simple_fullgrad")
+    close(got, golden["simple_fullgrad"])

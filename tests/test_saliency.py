@@ -123,20 +123,24 @@ def test_refusals() -> None:
         fullgrad.saliency(Scrambled(), x)
     assert fullgrad.saliency(Scrambled(), x, terms="input").shape == (2, 1, 8, 8)
     with pytest.raises(
-        ValueError, match=r"unknown method 'magic'; known: fullgrad, smooth_fullgrad"
+        ValueError,
+        match=r"unknown method 'magic'; known: fullgrad, simple_fullgrad, smooth_fullgrad",
     ):
         fullgrad.saliency(vgg_like(), x, method="magic")
     with pytest.raises(ValueError, match="psi must be one of layer, channel, signed, not 'abs'"):
         fullgrad.saliency(vgg_like(), x, psi="abs")
     with pytest.raises(
-        ValueError, match="terms must be one of all, explicit, input, bias, not 'n'"
+        ValueError,
+        match="terms must be one of all, explicit, implicit, bias, input, or modules of the model .*not 'n'",
     ):
         fullgrad.saliency(vgg_like(), x, terms="n")
-    with pytest.raises(InputError, match=r"input of shape \(batch, channels, positions...\)"):
+    with pytest.raises(
+        InputError, match=r"shape \(2, 4\) has no map: \(batch, channels, positions...\)"
+    ):
         fullgrad.saliency(nn.Linear(4, 2), torch.randn(2, 4))
     linear = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).double()
     image = torch.randn(1, 3, 2, 2, dtype=torch.float64)
-    with pytest.raises(LayoutError, match="no term of 'bias' has positions"):
+    with pytest.raises(LayoutError, match="no term of this selection has positions"):
         fullgrad.saliency(linear, image, 0, terms="bias")
     d = fullgrad.decompose(linear, image, 0)
     with pytest.raises(LayoutError, match=r"addmm in 1 \(shape \(1, 2\)\) has no positions"):

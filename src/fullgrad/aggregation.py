@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from fullgrad.axes import Axes
 from fullgrad.errors import LayoutError
 from fullgrad.layouts import Placement, arranged, on_grid, placement_of
+from fullgrad.stated import Grid
 
 Psi: TypeAlias = Literal["layer", "channel", "signed"]
 
@@ -103,27 +105,59 @@ class Aggregate:
 def _unknown(module: str, op: str, shape: Sequence[int]) -> LayoutError:
     return LayoutError(
         f"it is not known where the numbers of {op} in {module or 'the model'} (shape "
-        f"{tuple(shape)}) lie in the input. Choose terms='input', or aggregate the terms of "
-        "fullgrad.decompose yourself."
+        f"{tuple(shape)}) lie in the input. State it, as in places={{{module!r}: 'B (H W) C'}}, "
+        "choose terms='input', or aggregate the terms of fullgrad.decompose yourself."
     )
 
 
-def placement_for(
-    axes: Axes | None, module: str, op: str, shape: Sequence[int], batch: int, rank: int
-) -> Placement | None:
-    """How a term is to be read; None if it has no positions."""
-    if axes is None or axes.shape != tuple(shape) or len(axes.coordinates) != rank:
-        if len(shape) <= 2 and len(shape) > 0 and shape[0] == batch:
-            return None  # a dense layer's
+def placements_for(
+    axes: Axes | None,
+    module: str,
+    op: str,
+    shape: Sequence[int],
+    batch: int,
+    grids: Sequence[Grid],
+) -> list[Placement | None]:
+    """How a term is to be read on each grid; None where it has no positions.
+
+    Args:
+        axes: of the operation's output, None if they are unknown.
+        module: that the term is of, for messages.
+        op: the same.
+        shape: of the term.
+        batch: number of samples.
+        grids: of the explained inputs.
+
+    Raises:
+        LayoutError: where its numbers lie is not known.
+    """
+    if axes is None or axes.shape != tuple(shape):
+        flat = 0 < len(shape) <= 2 and shape[0] == batch
+        if flat and all(len(g.sizes) > 1 for g in grids):
+            return [None] * len(grids)  # a dense layer's
         raise _unknown(module, op, shape)
     try:
-        return placement_of(axes, batch)
+        return [
+            placement_of(replace(axes, coordinates=axes.coordinates[g.start : g.stop]), batch)
+            for g in grids
+        ]
     except ValueError:
         raise _unknown(module, op, shape) from None
 
 
 def reduced(value: Tensor, placement: Placement, psi: Psi, *, overwrite: bool = False) -> Tensor:
     """The map of (some samples of) a term on its own grid, shape (samples, 1, *extents)."""
-    view, positions = arranged(value, placement)
+    return drawn(*arranged(value, placement), placement, psi, overwrite=overwrite)
+
+
+def drawn(
+    view: Tensor,
+    positions: Sequence[int],
+    placement: Placement,
+    psi: Psi,
+    *,
+    overwrite: bool = False,
+) -> Tensor:
+    """The map of a term as :func:`fullgrad.layouts.arranged` gives it: (samples, 1, *extents)."""
     channels = [d for d in range(1, view.dim()) if d not in positions]
     return on_grid(rescaled_sum(view, channels, psi, overwrite=overwrite), placement)

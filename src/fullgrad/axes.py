@@ -79,35 +79,19 @@ class Axes:
         """Whether any of its numbers lies at a position."""
         return any(c is not None for c in self.coordinates)
 
-    def where(self, group: Group) -> int | None:
-        """The axis of the grid that exactly this group of atoms runs along, padded or not."""
+    def along(self, group: Group) -> list[int]:
+        """The axes of the grids that exactly this group of atoms runs along, padded or not."""
+        found = []
         for k, c in enumerate(self.coordinates):
             if c is not None and c.atoms == group and group:
                 if c.places is None:
-                    return k
+                    found.append(k)
+                    continue
                 places = c.places.ravel()
                 inside = places[places != NOWHERE]
                 if bool((inside == np.arange(c.extent)[: len(inside)]).all()) and len(inside):
-                    return k
-        return None
-
-
-# Fresh atoms that turned out to be positions, when a sum with positions told so.
-Bindings: TypeAlias = dict[Atom, tuple["Coordinate | None", ...]]
-
-
-def of_input(shape: Sequence[int], rank: int) -> Axes:
-    """The axes of an input: samples first, channels, positions.
-
-    Args:
-        shape: of the input.
-        rank: how many axes the grid has; an input with another number of them lies nowhere.
-    """
-    atoms = [Atom(n, batch=d == 0) for d, n in enumerate(shape)]
-    coordinates: tuple[Coordinate | None, ...] = (None,) * rank
-    if len(shape) == rank + 2:
-        coordinates = tuple(Coordinate(a.size, (a,)) for a in atoms[2:])
-    return Axes(tuple((a,) for a in atoms), coordinates)
+                    found.append(k)
+        return found
 
 
 def neutral(group: Group) -> Group:
@@ -129,7 +113,7 @@ def _split_atom(c: Coordinate | None, atom: Atom, parts: Group) -> Coordinate | 
     atoms = tuple(p for a in c.atoms for p in (parts if a is atom else (a,)))
     if c.places is None:
         return Coordinate(c.extent, atoms)
-    return _coordinate(c.extent, atoms, c.places.reshape([a.size for a in atoms]))
+    return coordinate(c.extent, atoms, c.places.reshape([a.size for a in atoms]))
 
 
 def _ranked(values: Indices) -> tuple[int, Indices]:
@@ -139,7 +123,8 @@ def _ranked(values: Indices) -> tuple[int, Indices]:
     return len(known), np.where(values == NOWHERE, NOWHERE, ranks)
 
 
-def _coordinate(extent: int, atoms: Group, values: Indices) -> Coordinate:
+def coordinate(extent: int, atoms: Group, values: Indices) -> Coordinate:
+    """A coordinate in its simplest form: without atoms that the places do not depend on."""
     for i in reversed(range(len(atoms))):
         if len(atoms) > 1 and bool((values == values.take([0], axis=i)).all()):
             atoms, values = atoms[:i] + atoms[i + 1 :], np.asarray(values.take(0, axis=i))
@@ -159,7 +144,7 @@ def _restricted(c: Coordinate | None, left: set[Atom]) -> Coordinate | None:
     first = np.where(values == NOWHERE, np.iinfo(np.int64).max, values).min(axis=gone)
     first = np.where(first == np.iinfo(np.int64).max, NOWHERE, first)
     extent, ranks = _ranked(first)
-    return _coordinate(extent, atoms, ranks)
+    return coordinate(extent, atoms, ranks)
 
 
 def with_groups(axes: Axes, groups: Sequence[Group]) -> Axes:
@@ -236,7 +221,7 @@ def merged(axes: Axes, dim: int) -> Axes | None:
                               + [a.size for a in others])  # fmt: skip
         full = np.broadcast_to(full, [a.size for a in (*group, *others)])
         atoms = (whole, *others)
-        coordinates.append(_coordinate(c.extent, atoms, full.reshape([a.size for a in atoms])))
+        coordinates.append(coordinate(c.extent, atoms, full.reshape([a.size for a in atoms])))
     groups = [*axes.groups]
     groups[dim] = (whole,)
     return Axes(tuple(groups), tuple(coordinates))
@@ -270,7 +255,7 @@ def taken(axes: Axes, dim: int, index: Indices, *, coarser: bool = False) -> Axe
         if coarser:
             extent, values = _ranked(values)
         atoms = tuple(new if a is old else a for a in c.atoms)
-        coordinates.append(_coordinate(extent, atoms, values))
+        coordinates.append(coordinate(extent, atoms, values))
     groups = [*single.groups]
     groups[dim] = (new,)
     return Axes(tuple(groups), tuple(coordinates))
@@ -290,132 +275,3 @@ def selected(axes: Axes, dim: int, place: int) -> Axes | None:
         for c in one.coordinates
     )  # fmt: skip
     return Axes((*one.groups[:dim], *one.groups[dim + 1 :]), coordinates)
-
-
-def _nowhere(c: Coordinate) -> bool:
-    return c.places is not None and not bool((c.places != NOWHERE).any())
-
-
-def joined(parts: Sequence[Axes | None], sizes: Sequence[int], dim: int) -> Axes | None:
-    """After a concatenation along one axis; constants (None) lie nowhere."""
-    reference = next((p for p in parts if p is not None and p.placed), None)
-    reference = reference or next((p for p in parts if p is not None), None)
-    if reference is None:
-        return None
-    singles = [None if p is None else merged(p, dim) for p in parts]
-    whole = Atom(sum(sizes))
-    if any(p is not None and (s is None or any(a.batch for a in s.groups[dim]))
-           for p, s in zip(parts, singles, strict=True)):  # fmt: skip
-        return None
-    coordinates: list[Coordinate | None] = []
-    for k, kept in enumerate(reference.coordinates):
-        along: list[Coordinate | None] = []
-        for s in singles:
-            c = None if s is None else s.coordinates[k]
-            atoms = () if s is None else s.groups[dim]
-            if c is not None and (not atoms or atoms[0] not in c.atoms or _nowhere(c)):
-                c = None
-            along.append(c)
-        there = [c for c in along if c is not None]
-        if not there:
-            coordinates.append(kept)
-            continue
-        if any(len(c.atoms) > 1 or c.extent != there[0].extent for c in there):
-            return None
-        pieces = [
-            np.full(n, NOWHERE) if c is None else c.values()
-            for c, n in zip(along, sizes, strict=True)
-        ]
-        coordinates.append(_coordinate(there[0].extent, (whole,), np.concatenate(pieces)))
-    groups = [*reference.groups]
-    groups[dim] = (whole,)
-    return with_groups(Axes(tuple(groups), tuple(coordinates)), groups)
-
-
-def stacked(parts: Sequence[Axes | None], dim: int) -> Axes | None:
-    """After stacking along a new axis, which may bring back what ``selected`` took apart."""
-    known = [p for p in parts if p is not None]
-    if not known:
-        return None
-    first, new = known[0], Atom(len(parts))
-    coordinates: list[Coordinate | None] = []
-    for k, c in enumerate(first.coordinates):
-        numbers = [None if p is None else p.coordinates[k] for p in parts]
-        there = [n for n in numbers if n is not None]
-        if there and all(n.atoms == () and n.extent == there[0].extent for n in there):
-            values = np.array([NOWHERE if n is None else int(n.values()) for n in numbers])
-            coordinates.append(_coordinate(there[0].extent, (new,), values))
-        else:
-            coordinates.append(c)
-    groups = (*first.groups[:dim], (new,), *first.groups[dim:])
-    return Axes(groups, tuple(coordinates))
-
-
-# -- combining --------------------------------------------------------------------------------
-
-
-def combined(parts: Sequence[Axes], shape: Sequence[int], bindings: Bindings) -> Axes | None:
-    """After an element-wise operation with broadcasting.
-
-    Where one operand's axis holds positions and another's holds something fresh of the same size,
-    the fresh one is positions as well.
-    """
-    dims = len(shape)
-    candidates = sorted(parts, key=lambda p: (not p.placed, p.shape != tuple(shape)))
-    groups: list[Group] = []
-    for d, size in enumerate(shape):
-        chosen: Group | None = None
-        for p in candidates:
-            i = d - (dims - len(p.groups))
-            if i < 0 or (p.shape[i] != size):
-                continue
-            group = p.groups[i]
-            if chosen is None:
-                chosen = group
-            elif chosen and group and chosen != group and not any(a.batch for a in chosen):
-                _bind(candidates[0], chosen, group, p, bindings)
-        groups.append(fresh(size) if chosen is None else chosen)
-    left = {a for g in groups for a in g}
-    rank = max(len(p.coordinates) for p in parts)
-    coordinates = []
-    for k in range(rank):
-        there = [p.coordinates[k] for p in candidates]
-        whole = [c for c in there if c is not None and all(a in left for a in c.atoms)]
-        coordinates.append(whole[0] if whole else None)
-    return Axes(tuple(groups), tuple(coordinates))
-
-
-def _bind(placed: Axes, known: Group, other: Group, holder: Axes, bindings: Bindings) -> None:
-    if holder.placed or not any(c and any(a in known for a in c.atoms) for c in placed.coordinates):
-        return
-    if len(known) == len(other) and all(
-        a.size == b.size for a, b in zip(known, other, strict=True)
-    ):
-        twins = dict(zip(known, other, strict=True))
-    elif len(other) == 1:
-        single = merged(Axes((known,), placed.coordinates), 0)
-        if single is None:
-            return
-        placed, twins = single, {single.groups[0][0]: other[0]}
-    else:
-        return
-    found = tuple(
-        Coordinate(c.extent, tuple(twins[a] for a in c.atoms), c.places)
-        if c is not None and all(a in twins for a in c.atoms) else None
-        for c in placed.coordinates
-    )  # fmt: skip
-    if any(c is not None for c in found):
-        for atom in twins.values():
-            bindings.setdefault(atom, found)
-
-
-def resolved(axes: Axes, bindings: Bindings) -> Axes:
-    """With what later operations told about its atoms."""
-    if axes.placed or not bindings:
-        return axes
-    atoms = {a for g in axes.groups for a in g}
-    for atom in atoms:
-        found = bindings.get(atom)
-        if found and all(c is None or all(a in atoms for a in c.atoms) for c in found):
-            return replace(axes, coordinates=found)
-    return axes

@@ -143,17 +143,17 @@ def checked(batch_size: Any, memory: Any) -> None:
 
 def in_batches(
     request: Request,
-    compute: Callable[[Request], Tensor],
+    compute: Callable[[Request], tuple[Tensor, ...]],
     batch_size: BatchSize,
     memory: int | None,
-) -> Tensor:
-    """A result for every sample, computed some samples at a time.
+) -> tuple[Tensor, ...]:
+    """Results for every sample, computed some samples at a time.
 
     A GPU that runs out of memory in spite of an automatic size is tried with half of it.
 
     Args:
         request: the whole call.
-        compute: from a part of the call to its result, samples first.
+        compute: from a part of the call to its results, samples first in each.
         batch_size: how many samples at a time, ``"auto"``, or None for all of them.
         memory: see :func:`batch_for`.
     """
@@ -162,7 +162,7 @@ def in_batches(
     count = len(_first(request))
     auto = batch_size == "auto"
     size = min(count, batch_for(request, memory) if batch_size == "auto" else batch_size)
-    results: list[Tensor] = []
+    results: list[tuple[Tensor, ...]] = []
     start = 0
     while start < count or not results:
         part = cut(request, slice(start, start + size)) if count > size else request
@@ -174,4 +174,6 @@ def in_batches(
             size = max(1, size // 2)
             continue
         start += size
-    return torch.cat(results) if len(results) > 1 else results[0]
+    if len(results) == 1:
+        return results[0]
+    return tuple(torch.cat(r) for r in zip(*results, strict=True))

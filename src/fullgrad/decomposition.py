@@ -11,6 +11,8 @@ from torch import Tensor
 from fullgrad.axes import Axes
 from fullgrad.backward import product, widen
 from fullgrad.rules import Kind
+from fullgrad.selection import within
+from fullgrad.stated import Layouts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +80,7 @@ class Decomposition:
             the terms' sums, shape of the residual.
         tolerance: the largest relative residual accepted.
         general_path: (module, operation) of the calls that took the general path.
+        layouts: the axes of the inputs and the grids that terms lie on.
     """
 
     output: Tensor
@@ -91,7 +94,8 @@ class Decomposition:
     residual: Tensor
     scale: Tensor
     tolerance: float
-    general_path: tuple[tuple[str, str], ...] = ()
+    general_path: tuple[tuple[str, str], ...]
+    layouts: Layouts
 
     @property
     def input_terms(self) -> tuple[Tensor, ...]:
@@ -127,11 +131,7 @@ class Decomposition:
             prefix: a module path (``layer3`` selects ``layer3.0.bn2``, not ``layer30``);
                 ``""`` selects all.
         """
-        return tuple(
-            t
-            for t in self.bias_terms
-            if not prefix or t.module == prefix or t.module.startswith(prefix + ".")
-        )
+        return tuple(t for t in self.bias_terms if within(t.module, prefix))
 
     def where(self, condition: Callable[[BiasTerm], bool]) -> tuple[BiasTerm, ...]:
         """The bias terms for which a condition holds."""

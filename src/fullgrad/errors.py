@@ -42,6 +42,10 @@ class LayoutError(FullGradError, ValueError):
     """It is not known where a term's numbers lie in the input."""
 
 
+class MethodError(FullGradError, ValueError):
+    """A saliency method does not apply to the model."""
+
+
 class ImageError(FullGradError, ValueError):
     """A file is not a photograph that can be read."""
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fullgrad import backward, batching, completeness
-from fullgrad.axes import resolved
+from fullgrad.combining import resolved
 from fullgrad.coverage import model_error_for, refuse_blocked, unrecorded_nodes
 from fullgrad.decomposition import BiasTerm, Decomposition
 from fullgrad.errors import ModelError, OutputError
@@ -23,6 +23,7 @@ from fullgrad.inputs import Inputs, Prepared, check, prepare
 from fullgrad.isolation import eager, guarded, plain_recurrence, redraw
 from fullgrad.modules import ModulePath
 from fullgrad.record import Recorder, recording
+from fullgrad.stated import InputLayout, Layouts, Places, StatedPlaces, input_layouts
 from fullgrad.tape import Entry, Tape, resolve_general
 from fullgrad.targets import Selected, Target, select
 from fullgrad.terms import Term
@@ -49,6 +50,8 @@ class Request:
     per_sample: bool = True
     detached: Literal["error", "constant"] = "error"
     tolerance: float | None = None
+    layout: InputLayout = None
+    places: Places | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Traced:
     """A recorded forward with its explained scalars."""
 
     prepared: Prepared
+    layouts: Layouts
     selected: Selected
     recorder: Recorder
     general: tuple[tuple[str, str], ...]
@@ -98,14 +102,18 @@ def _validate(request: Request) -> None:
 def _trace(request: Request, model: nn.Module, on_write: Any, keep_steps: bool = False) -> Traced:
     prepared = prepare(request.inputs, request.additional_forward_args, request.forward_kwargs)
     allow = request.detached == "constant"
+    layouts = input_layouts([x.shape for x in prepared.leaves], prepared.names, request.layout)
+    stated = StatedPlaces(request.places or {}, layouts, prepared.leaves[0].shape[0])
     recorder = Recorder(
-        prepared.roots, ModulePath(model), on_write, keep_steps=keep_steps, allow_detached=allow
-    )
+        prepared.roots, ModulePath(model), on_write, keep_steps=keep_steps, allow_detached=allow,
+        layouts=layouts, stated=stated,
+    )  # fmt: skip
     with recording(recorder):
         result = model(*prepared.args, **prepared.kwargs)
         refuse_blocked(recorder, result, allow)
         selected = select(result, request.target)
     refuse_blocked(recorder, selected.output, allow)
+    stated.check_used()
     if not bool(torch.isfinite(selected.output).all()):
         raise OutputError("the model's output holds NaN or infinite values; nothing to explain")
     if not recorder.depends(selected.output):
@@ -117,7 +125,7 @@ def _trace(request: Request, model: nn.Module, on_write: Any, keep_steps: bool =
     missing = unrecorded_nodes(recorder.tape, recorder, selected.output)
     if missing:
         raise model_error_for(missing)
-    return Traced(prepared, selected, recorder, tuple(resolve_general(recorder.tape)))
+    return Traced(prepared, layouts, selected, recorder, tuple(resolve_general(recorder.tape)))
 
 
 def _find_samples(traced: Traced) -> tuple[dict[int, Tensor], list[Tensor]]:
@@ -301,6 +309,8 @@ def decompose(
     per_sample: bool = True,
     detached: Literal["error", "constant"] = "error",
     tolerance: float | None = None,
+    layout: InputLayout = None,
+    places: Places | None = None,
 ) -> Decomposition:
     """Split a model's output exactly into an input term and one term per bias.
 
@@ -326,6 +336,12 @@ def decompose(
             ``"error"``, or ``"constant"`` to count them as biases.
         tolerance: largest accepted relative residual; default by dtype
             (:data:`fullgrad.completeness.TOLERANCES`).
+        layout: what the input's axes hold, one letter each: ``B`` samples (first), ``C`` channels,
+            others are positions: ``"BTC"``, ``"BT"``; one for each explained input if there are
+            several. None: (B, C, positions...) for inputs of 3 to 5 axes. It decides where terms
+            lie (:attr:`BiasTerm.axes`), never what they are.
+        places: layouts of activations that cannot be followed, from module path to a layout (or a
+            list of them) in the input's letters: ``{"stages.2.attn": "B (H W) C"}``.
 
     Returns:
         The frozen :class:`Decomposition`, its sum proved.
@@ -339,10 +355,11 @@ def decompose(
         UnsupportedOperationError: operations without rule and forward-mode derivative, all listed.
         BlockedGradientError: the input reaches the output outside autograd.
         CompletenessError: the terms do not sum to the output; names where.
+        LayoutError: a stated layout that does not fit.
     """
     request = Request(
         model, inputs, target, additional_forward_args, forward_kwargs, mode, per_sample, detached,
-        tolerance,
+        tolerance, layout, places,
     )  # fmt: skip
     traced, totals, consumer = explain(request, _Keep)
     terms = []
@@ -375,4 +392,5 @@ def decompose(
         scale=totals.scale,
         tolerance=totals.tolerance,
         general_path=traced.general,
+        layouts=traced.layouts,
     )

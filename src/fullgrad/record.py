@@ -7,7 +7,7 @@ depends on the input is asked of the autograd graph, so parameters keep their ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fullgrad.axes import Axes, of_input
+from fullgrad.axes import Axes
 from fullgrad.detached import Detached, tensors_in
 from fullgrad.errors import BlockedGradientError
 from fullgrad.following import Operation, axes_after
@@ -24,6 +24,7 @@ from fullgrad.modules import ModulePath
 from fullgrad.rules import Bias, Call, Rule, rule_for
 from fullgrad.rules.general import GeneralCall
 from fullgrad.rules.registry import on_change
+from fullgrad.stated import Layouts, StatedPlaces, input_layouts
 from fullgrad.tape import Entry, Step, Tape, itself
 
 # Factories read a tensor's shape and type, not its values.
@@ -129,14 +130,18 @@ class Recorder(TorchDispatchMode):
         on_write: called with each tensor that is about to be overwritten.
         keep_steps: also keep every operation's arguments and outputs (for diagnosis).
         allow_detached: take detached values as constants instead of refusing them.
+        layouts: of the given tensors; None for the usual ones.
+        stated: layouts of activations that cannot be followed.
     """
 
     def __init__(
         self,
-        roots: Iterable[Any],
+        roots: Sequence[Any],
         path: ModulePath,
         on_write: Callable[[Tensor], None],
         *,
+        layouts: Layouts | None = None,
+        stated: StatedPlaces | None = None,
         keep_steps: bool = False,
         allow_detached: bool = False,
     ) -> None:
@@ -151,11 +156,12 @@ class Recorder(TorchDispatchMode):
         self._pending: _Pending | None = None
         self._readers: dict[int, list[Entry]] = {}
         self.detached = Detached(self.depends)
-        self._axes: dict[tuple[Any, int], Axes] = {}
-        shapes = {root: root.next_functions[0][0].variable.shape for root in self.roots}
-        self._rank = max([len(s) - 2 for s in shapes.values() if 3 <= len(s) <= 5], default=0)
-        for root, shape in shapes.items():
-            self._axes[root, 0] = of_input(shape, self._rank)
+        if layouts is None:
+            shapes = [root.next_functions[0][0].variable.shape for root in roots]
+            layouts = input_layouts(shapes, [""] * len(shapes), None)
+        self._axes = {(r, 0): a for r, a in zip(roots, layouts.axes, strict=True)}
+        self._rank = layouts.rank
+        self._stated = stated
 
     # -- dependence -------------------------------------------------------------------------
 
@@ -354,6 +360,11 @@ class Recorder(TorchDispatchMode):
             pending.operation.functional,
             Operation((*pending.args, *defaults), outputs, axes_of, self.tape.bindings, self._rank),
         )
+        if self._stated is not None and self._stated.places:
+            followed = [
+                self._stated.axes_for(pending.module, out.shape) if a is None and n else a
+                for n, out, a in zip(nodes, outputs, followed, strict=True)
+            ]
         for node, out, axes in zip(nodes, outputs, followed, strict=True):
             if node is None or axes is None:
                 continue

@@ -5,68 +5,46 @@ Srinivas & Fleuret 2019, equation 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from fullgrad import backward
-from fullgrad.aggregation import (
-    PSI,
-    Aggregate,
-    Psi,
-    placement_for,
-    reduced,
-    rescaled_channel_sum,
-    upsample,
-)
-from fullgrad.axes import resolved
+from fullgrad.aggregation import PSI, Psi, placements_for, reduced, upsample
 from fullgrad.batches import BatchSize, in_batches
 from fullgrad.batches import checked as check_size
+from fullgrad.canvas import Canvas, MeanCanvas, Means
+from fullgrad.combining import resolved
 from fullgrad.decomposition import BiasTerm, Decomposition
 from fullgrad.errors import InputError, LayoutError
 from fullgrad.explanation import Request, Traced, explain
 from fullgrad.inputs import Inputs
-from fullgrad.layouts import Placement
+from fullgrad.selection import Terms, selection
 from fullgrad.smooth import Noise, smoothed
+from fullgrad.stated import InputLayout, Places
 from fullgrad.targets import Target
 from fullgrad.terms import Term
+from fullgrad.wrapping import unwrap
 
-Terms: TypeAlias = Literal["all", "explicit", "input", "bias"]
-
-METHODS = ("fullgrad", "smooth_fullgrad")
-_TERMS = ("all", "explicit", "input", "bias")
+METHODS = ("fullgrad", "simple_fullgrad", "smooth_fullgrad")
 
 
-def _checked(psi: str, terms: str) -> None:
+def _check_psi(psi: str) -> None:
     if psi not in PSI:
         raise ValueError(f"psi must be one of {', '.join(PSI)}, not {psi!r}")
-    if terms not in _TERMS:
-        raise ValueError(f"terms must be one of {', '.join(_TERMS)}, not {terms!r}")
 
 
-def _image_input(inputs: Sequence[Tensor], batch: int) -> Tensor:
-    if len(inputs) != 1:
-        raise InputError(
-            f"a saliency map needs one explained input with positions, not {len(inputs)}; pass "
-            "the others through additional_forward_args, or read Decomposition.input_terms"
-        )
-    x = inputs[0]
-    if x.dim() not in (3, 4, 5) or x.shape[0] != batch:
-        raise InputError(
-            "a saliency map needs an input of shape (batch, channels, positions...) with 1 to 3 "
-            f"spatial axes, not {tuple(x.shape)}"
-        )
-    return x
-
-
-def _wanted(kind: str, terms: Terms) -> bool:
-    return terms in {"all", "bias"} or (terms == "explicit" and kind != "implicit")
+def _packed(maps: tuple[Tensor, ...], like: Any, names: Sequence[str]) -> Any:
+    """Maps in the form of the inputs: a tensor, a tuple, or a dict."""
+    if isinstance(like, Mapping):
+        return dict(zip(names, maps, strict=True))
+    return maps[0] if isinstance(like, Tensor) else maps
 
 
 def term_map(term: BiasTerm, decomposition: Decomposition, psi: Psi = "layer") -> Tensor:
-    """The map of one term alone, at the input's size.
+    """The map of one term alone, at the size of the (first) input that it lies on.
 
     Args:
         term: one of the decomposition's bias terms.
@@ -79,76 +57,133 @@ def term_map(term: BiasTerm, decomposition: Decomposition, psi: Psi = "layer") -
     Raises:
         LayoutError: the term has no positions, or they are not known.
     """
-    x = _image_input(decomposition.inputs, len(decomposition.output))
-    placement = placement_for(
-        term.axes, term.module, term.op, term.shape, x.shape[0], x.dim() - 2
-    )  # fmt: skip
-    if placement is None:
-        raise LayoutError(
-            f"{term.op} in {term.module or 'the model'} (shape {tuple(term.shape)}) has no "
-            "positions, so it has no map"
-        )
-    return upsample(reduced(term.value, placement, psi), x.shape[2:])
+    grids = decomposition.layouts.grids
+    found = placements_for(
+        term.axes, term.module, term.op, term.shape, len(decomposition.output), grids
+    )
+    for grid, placement in zip(grids, found, strict=True):
+        if placement is not None:
+            return upsample(reduced(term.value, placement, psi), grid.sizes)
+    raise LayoutError(
+        f"{term.op} in {term.module or 'the model'} (shape {tuple(term.shape)}) has no "
+        "positions, so it has no map"
+    )
+
+
+def layer_maps(
+    decomposition: Decomposition, *, depth: int | None = 1, psi: Psi = "layer"
+) -> dict[str, Tensor]:
+    """The maps of the bias terms by layer, from the first to the last; their sum is ``bias``'s map.
+
+    Args:
+        decomposition: of one explained input with positions.
+        depth: how many components of the module path make a layer (1: stages); None for every
+            module by itself.
+        psi: see :func:`fullgrad.aggregation.rescaled_sum`.
+
+    Returns:
+        From module path to shape (B, 1, *positions), in order of execution; modules whose terms
+        lie nowhere (dense layers) are left out.
+
+    Raises:
+        ValueError: depth is below 1, or psi unknown.
+        LayoutError: where a term's numbers lie is not known.
+    """
+    if depth is not None and depth < 1:
+        raise ValueError(f"depth must be at least 1, not {depth}")
+    _check_psi(psi)
+    maps: dict[str, Tensor] = {}
+    grids = decomposition.layouts.grids
+    for term in decomposition.bias_terms:
+        place = (term.axes, term.module, term.op, term.shape, len(decomposition.output), grids)
+        if any(p is not None for p in placements_for(*place)):
+            key = ".".join(term.module.split(".")[:depth])
+            own = term_map(term, decomposition, psi)
+            maps[key] = maps[key] + own if key in maps else own
+    return maps
 
 
 def saliency_from_decomposition(
     decomposition: Decomposition, *, psi: Psi = "layer", terms: Terms = "all"
-) -> Tensor:
+) -> Any:
     """The FullGrad map of a decomposition; see :func:`saliency` for the options.
 
     Returns:
-        Shape (B, 1, *positions of the input).
+        Shape (B, 1, *positions of the input); a tuple of them for several inputs.
 
     Raises:
-        InputError: the input has no positions.
+        InputError: an input has no positions.
         LayoutError: where a term's numbers lie is not known.
     """
-    _checked(psi, terms)
-    x = _image_input(decomposition.inputs, len(decomposition.output))
-    aggregate = Aggregate(x.shape[2:])
-    for term in decomposition.bias_terms:
-        if _wanted(term.kind, terms):
-            placement = placement_for(
-                term.axes, term.module, term.op, term.shape, x.shape[0], x.dim() - 2
-            )  # fmt: skip
-            if placement is not None:
-                aggregate.add(reduced(term.value, placement, psi))
-    if terms != "bias":
-        aggregate.add(rescaled_channel_sum(decomposition.input_terms[0], psi))
-    return aggregate.map()
+    _check_psi(psi)
+    d = decomposition
+    chosen = selection(terms, _stages(t.module for t in d.bias_terms))
+    canvas = Canvas(d.layouts, [x.shape for x in d.inputs], len(d.output), psi, chosen)
+    for t in reversed(d.bias_terms):
+        places = canvas.places(t.axes, t.kind, t.module, t.op, t.shape)
+        if places:
+            canvas.add(places, canvas.reduced(t.value, places), t.module)
+    maps = canvas.finished(d.input_terms)
+    return maps[0] if len(maps) == 1 else maps
+
+
+def _stages(modules: Any) -> set[str]:
+    """Module paths with all that contain them."""
+    parts = [m.split(".") for m in modules]
+    return {".".join(p[:i]) for p in parts for i in range(1, len(p) + 1)}
 
 
 class _Stream:
-    """Reduces each term to its map the moment it comes, and lets the term go."""
+    """Draws each term the moment it comes, and lets the term go."""
 
-    def __init__(self, traced: Traced, psi: Psi, terms: Terms) -> None:
-        self._x = _image_input(traced.prepared.leaves, len(traced.output))
+    def __init__(self, traced: Traced, canvas: Canvas, times_bias: bool) -> None:
         self._bindings = traced.tape.bindings
-        self._psi: Psi = psi
-        self._terms = terms
-        self.aggregate = Aggregate(self._x.shape[2:])
+        self._times_bias = times_bias
+        self.canvas = canvas
 
     def term(self, term: Term) -> Tensor:
-        placement = self._placement_of(term)
-        sums, maps = [], []
+        entry = term.entry
+        axes = None if entry.axes is None else resolved(entry.axes, self._bindings)
+        places = self.canvas.places(axes, entry.bias.kind, entry.module, entry.op, entry.shape)
+        sums: list[Tensor] = []
+        maps: list[list[Tensor]] = []
         for gradient, bias, samples, own in term.parts():
             value = backward.product(gradient, bias, term.may_be_infinite, overwrite=own)
             sums.append(term.sums(value, samples))
-            if placement is not None:
-                maps.append(reduced(value, placement, self._psi, overwrite=True))
+            if places:
+                drawn = value if self._times_bias else gradient.clone()
+                maps.append(self.canvas.reduced(drawn, places))
         if maps:
-            self.aggregate.add(torch.cat(maps) if len(maps) > 1 else maps[0])
+            whole = [torch.cat(m) if len(m) > 1 else m[0] for m in zip(*maps, strict=True)]
+            self.canvas.add(places, whole, f"{entry.op} in {entry.module}")
         return torch.cat(sums) if len(sums) > 1 else sums[0]
 
-    def _placement_of(self, term: Term) -> Placement | None:
-        entry, x = term.entry, self._x
-        if not _wanted(entry.bias.kind, self._terms):
-            return None
-        axes = None if entry.axes is None else resolved(entry.axes, self._bindings)
-        return placement_for(axes, entry.module, entry.op, entry.shape, x.shape[0], x.dim() - 2)
 
-
+@overload
 def saliency(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Target = None,
+    method: str = "fullgrad",
+    **options: Any,
+) -> Tensor: ...
+@overload
+def saliency(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    target: Target = None,
+    method: str = "fullgrad",
+    **options: Any,
+) -> dict[str, Tensor]: ...
+@overload
+def saliency(
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    target: Target = None,
+    method: str = "fullgrad",
+    **options: Any,
+) -> tuple[Tensor, ...]: ...
+def saliency(  # type: ignore[misc]
     model: nn.Module,
     inputs: Inputs,
     target: Target = None,
@@ -160,10 +195,12 @@ def saliency(
     forward_kwargs: Mapping[str, Any] | None = None,
     mode: Literal["eval", "as_is"] = "eval",
     tolerance: float | None = None,
+    layout: InputLayout = None,
+    places: Places | None = None,
     batch_size: BatchSize = None,
     memory: int | None = None,
     noise: Noise | None = None,
-) -> Tensor:
+) -> Any:
     """The FullGrad saliency map (Srinivas & Fleuret 2019, equation 4).
 
     The same full-gradient as :func:`fullgrad.decompose`, its sum proved as well, but every term
@@ -171,19 +208,27 @@ def saliency(
 
     Args:
         model: any ``nn.Module`` whose terms lie on the input's grid.
-        inputs: shape (B, C, *positions) with 1 to 3 spatial axes.
+        inputs: shape (B, C, *positions) with 1 to 3 spatial axes, or as ``layout`` says; a tuple
+            or dict of them for models with several inputs.
         target: see :func:`fullgrad.decompose`.
-        method: ``"fullgrad"``, or ``"smooth_fullgrad"``: the mean over noisy copies of the input,
-            all of them for the class that is predicted without noise if ``target`` is None.
+        method: ``"fullgrad"``; ``"simple_fullgrad"``: bias terms without the bias, that is the
+            gradient at every operation that has one (the input term stays gradient times input);
+            ``"smooth_fullgrad"``: every signed term is averaged over noisy copies of the input
+            before anything is drawn, all copies for the class that is predicted without noise if
+            ``target`` is None. It keeps one batch's terms in memory.
         psi: ``layer`` (default, as in the authors' code), ``channel`` (as in the paper's formula)
             or ``signed``; see :func:`fullgrad.aggregation.rescaled_sum`.
         terms: which terms count: ``all``; ``explicit``: input and biases the model adds, without
-            those that only a non-linearity leaves over; ``input`` alone; ``bias`` without input.
-            Terms without positions (dense layers, class tokens) never count.
+            those that only a non-linearity leaves over; ``implicit``: those alone; ``bias``: all
+            without input; ``input`` alone; the path of a module (a stage), or a list of them, with
+            ``"input"`` for the input term. Terms without positions (dense layers, class tokens)
+            never count.
         additional_forward_args: see :func:`fullgrad.decompose`.
         forward_kwargs: see :func:`fullgrad.decompose`.
         mode: see :func:`fullgrad.decompose`.
         tolerance: see :func:`fullgrad.decompose`.
+        layout: see :func:`fullgrad.decompose`.
+        places: see :func:`fullgrad.decompose`.
         batch_size: how many samples (noisy copies count as such) go through the model together;
             ``"auto"`` takes as many as fit ``memory``, measured on the first one; None takes the
             whole batch. Tensors among the additional arguments whose first size is B are cut too.
@@ -191,7 +236,9 @@ def saliency(
         noise: of ``"smooth_fullgrad"``; None for :class:`fullgrad.smooth.Noise`'s defaults.
 
     Returns:
-        Shape (B, 1, *positions), on the input's device.
+        Shape (B, 1, *positions), on the input's device; for a tuple or dict of inputs a tuple or
+        dict of them, one for each explained input. A term that lies on several inputs' grids is
+        shared equally among them.
 
     Raises:
         ValueError: an unknown method or option, or one that the method has not.
@@ -200,35 +247,43 @@ def saliency(
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-    _checked(psi, terms)
+    _check_psi(psi)
+    modules = [name for name, _ in unwrap(model).named_modules()]
+    chosen = selection(terms, modules)
     check_size(batch_size, memory)
     if noise is not None and method != "smooth_fullgrad":
         raise ValueError(f"noise is an option of 'smooth_fullgrad', not of {method!r}")
     request = Request(
         model, inputs, target, additional_forward_args, forward_kwargs, mode, True, "error",
-        tolerance,
+        tolerance, layout, places,
     )  # fmt: skip
+    names: list[str] = []
 
-    def plain(part: Request) -> Tensor:
-        return _map(part, psi, terms)
+    def draw(part: Request, means: Means | None = None) -> tuple[Tensor, ...]:
+        def make(traced: Traced) -> _Stream:
+            shapes = [x.shape for x in traced.prepared.leaves]
+            batch = len(traced.output)
+            if means is None:
+                canvas = Canvas(traced.layouts, shapes, batch, psi, chosen)
+            else:
+                canvas = MeanCanvas(means, traced.layouts, shapes, batch, chosen)
+            return _Stream(traced, canvas, method != "simple_fullgrad")
 
-    if method == "fullgrad":
-        return in_batches(request, plain, batch_size, memory)
+        traced, totals, stream = explain(part, make)
+        names[:] = traced.prepared.names
+        values = [
+            backward.product(backward.widen(g), backward.widen(x.detach()), False)
+            for g, x in zip(totals.input_gradients, traced.prepared.leaves, strict=True)
+            if chosen.input
+        ]
+        maps: tuple[Tensor, ...] = stream.canvas.finished(values)
+        return maps
+
+    if method != "smooth_fullgrad":
+        return _packed(in_batches(request, draw, batch_size, memory), inputs, names)
     if not isinstance(inputs, Tensor):
         raise InputError(
             "smooth_fullgrad needs one input tensor to add noise to; pass the others through "
             "additional_forward_args"
         )
-    return smoothed(request, plain, noise or Noise(), batch_size, memory)
-
-
-def _map(request: Request, psi: Psi, terms: Terms) -> Tensor:
-    """The map of one batch."""
-    make: Callable[[Traced], _Stream] = lambda traced: _Stream(traced, psi, terms)  # noqa: E731
-    traced, totals, stream = explain(request, make)
-    if terms != "bias":
-        gradient, x = totals.input_gradients[0], traced.prepared.leaves[0].detach()
-        value = backward.product(backward.widen(gradient), backward.widen(x), False)
-        stream.aggregate.add(rescaled_channel_sum(value, psi))
-    result: Tensor = stream.aggregate.map()
-    return result
+    return smoothed(request, draw, psi, noise or Noise(), batch_size, memory)

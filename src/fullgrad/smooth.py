@@ -1,4 +1,4 @@
-"""Smooth FullGrad: the mean map over noisy copies of the input.
+"""Smooth FullGrad: the map of the mean terms over noisy copies of the input.
 
 The noise is SmoothGrad's (Smilkov et al. 2017): normal, of a standard deviation that is a share of
 each sample's range.
@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fullgrad.aggregation import Psi
 from fullgrad.batches import BatchSize, batch_for, in_batches, tiled
+from fullgrad.canvas import Means
 from fullgrad.explanation import Request, forward
 
 
@@ -29,7 +31,7 @@ class Noise:
         ValueError: no samples, or a negative scale.
     """
 
-    samples: int = 16
+    samples: int = 25
     scale: float = 0.15
     seed: int = 0
 
@@ -56,41 +58,47 @@ def noisy(x: Tensor, noise: Noise) -> Iterator[Tensor]:
 
 def smoothed(
     request: Request,
-    compute: Callable[[Request], Tensor],
+    explain: Callable[[Request, Means], object],
+    psi: Psi,
     noise: Noise,
     batch_size: BatchSize,
     memory: int | None,
 ) -> Tensor:
-    """The mean result over noisy copies, as many copies at a time as a batch holds.
+    """The map of the mean terms over noisy copies, as many copies at a time as a batch holds.
 
     Without a target, all copies of a sample are explained for the class that is predicted for the
     sample itself.
 
     Args:
         request: the call; its input is one tensor, shape (B, ...).
-        compute: from a part of the call to its result, samples first.
+        explain: hands the terms of a part of the call to their means.
+        psi: how the mean terms are drawn.
         noise: how the copies are made.
         batch_size: how many copies go through the model together; None for one of each sample.
         memory: see :func:`fullgrad.batches.in_batches`.
     """
     size = batch_for(request, memory) if batch_size == "auto" else batch_size
-    return in_batches(request, lambda part: _mean(part, compute, noise, size), size, None)
+    (result,) = in_batches(request, lambda p: _mean(p, explain, psi, noise, size), size, None)
+    return result
 
 
 def _mean(
-    request: Request, compute: Callable[[Request], Tensor], noise: Noise, size: int | None
-) -> Tensor:
+    request: Request,
+    explain: Callable[[Request, Means], object],
+    psi: Psi,
+    noise: Noise,
+    size: int | None,
+) -> tuple[Tensor, ...]:
     if request.target is None:
         request = replace(request, target=forward(request).index)
     x = request.inputs
     assert isinstance(x, Tensor)
     rounds = 1 if size is None else max(1, size // len(x))
-    total: Tensor | None = None
+    means = Means(len(x))
     copies = noisy(x.detach(), noise)
     for done in range(0, noise.samples, rounds):
         now = min(rounds, noise.samples - done)
         part = replace(tiled(request, now), inputs=torch.cat([next(copies) for _ in range(now)]))
-        maps = compute(part).unflatten(0, (now, len(x))).sum(0)
-        total = maps if total is None else total + maps
-    assert total is not None
-    return total / noise.samples
+        means.copies(now)
+        explain(part, means)
+    return means.draw(psi)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fullgrad.axes import Axes, Bindings
+from fullgrad.axes import Axes
+from fullgrad.combining import Bindings
 from fullgrad.errors import UnsupportedOperationError
 from fullgrad.rules import Bias
 from fullgrad.rules.general import GeneralCall

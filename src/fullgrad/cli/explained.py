@@ -18,7 +18,8 @@ from fullgrad.aggregation import Psi
 from fullgrad.errors import FullGradError, ModelLoadError
 from fullgrad.images import Photograph, display_image, preprocess, printable
 from fullgrad.models import LoadedModel
-from fullgrad.saliency import Terms, saliency_from_decomposition
+from fullgrad.saliency import saliency_from_decomposition
+from fullgrad.selection import Terms
 from fullgrad.targets import main_tensor
 
 TOP = 5

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fullgrad.axes import Axes, combined
+from fullgrad.axes import Axes
+from fullgrad.combining import combined
 from fullgrad.following.operation import Answer, Operation
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from fullgrad.axes import Axes, Bindings, Group
+from fullgrad.axes import Axes, Group
+from fullgrad.combining import Bindings
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class Operation:
         outputs: its outputs.
         axes_of: the axes of an argument, None if unknown or if it does not depend on the input.
         bindings: filled with what sums tell about fresh atoms.
-        rank: number of axes of the input's grid.
+        rank: number of axes of the input's grid; 0 if several inputs have one.
     """
 
     args: tuple[Any, ...]

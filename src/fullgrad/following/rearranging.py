@@ -8,14 +8,13 @@ from fullgrad.axes import (
     NOWHERE,
     Axes,
     fresh,
-    joined,
     permuted,
     regrouped,
     selected,
-    stacked,
     taken,
     with_groups,
 )
+from fullgrad.combining import joined, stacked
 from fullgrad.following.operation import Answer, Operation, dims_of, rule
 
 

@@ -19,7 +19,7 @@ def _slid(
         axes: before, None if unknown.
         shape: after.
         spatial: how many axes the window slides over.
-        rank: of the input's grid.
+        rank: of the input's grid if there is one, else 0.
         channels: of the output; None keeps them.
     """
     dims = len(shape)
@@ -39,16 +39,17 @@ def _slid(
     coordinates = list(axes.coordinates)
     for i in range(spatial):
         before, size = axes.groups[dims - spatial + i], shape[dims - spatial + i]
-        k = axes.where(before)
-        if k is None and not placed(before, axes) and spatial == rank:
-            k = i
-        if k is None:
+        along = axes.along(before)
+        if not along and not placed(before, axes) and spatial == rank:
+            along = [i]
+        if not along:
             if axes.shape[dims - spatial + i] != size:
                 return _slid_within(axes, shape)
             groups_after.append(before)
             continue
         atom = Atom(size)
-        coordinates[k] = Coordinate(size, (atom,))
+        for k in along:
+            coordinates[k] = Coordinate(size, (atom,))
         groups_after.append((atom,))
     return with_groups(Axes(tuple(groups_after), tuple(coordinates)), groups_after)
 
