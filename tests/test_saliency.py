@@ -28,7 +28,8 @@ def naive_map(d: fullgrad.Decomposition, psi: str) -> Tensor:
                 else:
                     group = (sample if psi == "layer" else sample[channel]).abs()
                     low, high = group.min(), group.max()
-                    z = (sample[channel].abs() - low) / (high - low + 1e-6)
+                    eps = 1e-6 if psi == "layer" else 1e-6 * sample.abs().max()
+                    z = (sample[channel].abs() - low) / (high - low + eps)
                 z = F.interpolate(z[None, None], size=size, mode="bilinear", align_corners=True)
                 total[i] += z[0]
     return total

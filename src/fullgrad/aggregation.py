@@ -37,7 +37,8 @@ def rescaled_sum(
         channels: which axes of it are not positions.
         psi: ``layer`` takes |.| and stretches each sample's layer to [0, 1]: minimum and maximum
             over all channels and positions (the authors' code); ``channel`` stretches every
-            channel by itself (the paper's formula); ``signed`` leaves the numbers as they are.
+            channel by itself (the paper's formula), those without contrast compared with their
+            layer kept at zero; ``signed`` leaves the numbers as they are.
         overwrite: the term's memory may be used.
 
     Returns:
@@ -50,7 +51,9 @@ def rescaled_sum(
         over = [d for d in range(1, size.dim()) if d not in channels]
         if over:
             low, high = size.amin(over, keepdim=True), size.amax(over, keepdim=True)
-            size = (size - low).div_(high - low + _EPSILON)
+            whole = high.amax(list(range(1, size.dim())), keepdim=True)
+            spread = (high - low + _EPSILON * whole).clamp_(min=torch.finfo(size.dtype).tiny)
+            size = (size - low).div_(spread)
         else:
             size = torch.zeros_like(size)
         return size.sum(list(channels)) if channels else size

@@ -1,0 +1,1 @@
+"""Experiments: what the papers claim, measured. Nothing in the library imports them."""
