@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import fullgrad
+from fullgrad import methods
 from fullgrad.cli.files import unique_stems, write_together
 from fullgrad.cli.main import main
 from fullgrad.images import preprocess, read_image, sha256_of
@@ -202,6 +203,40 @@ def test_psi_and_terms(here: Path) -> None:
     np.testing.assert_allclose(maps[0], maps[2] + maps[3], rtol=1e-4)
 
 
+def test_any_method_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    maps = {}
+    for method, *options in (
+        ("fullgrad",),
+        ("simple_fullgrad", "--psi", "channel"),
+        ("smooth_fullgrad", "--option", "samples=2", "--option", "scale=0"),
+        ("sobel",),
+        ("random", "--option", "seed=3"),
+    ):
+        assert main(own("a.png", "--method", method, *options)) == 0
+        maps[method] = np.load("out/a.saliency.npy")
+        saliency = json.loads(Path("out/a.json").read_text())["saliency"]
+        assert saliency["method"] == method
+    assert saliency["options"] == {"seed": 3}
+    np.testing.assert_allclose(maps["smooth_fullgrad"], maps["fullgrad"], rtol=1e-4)
+    assert not np.allclose(maps["simple_fullgrad"], maps["fullgrad"])
+    assert main(own("a.png", "--terms", "input, 0")) == 0
+    options = json.loads(Path("out/a.json").read_text())["saliency"]["options"]
+    assert options == {"psi": None, "terms": ["input", "0"]}
+
+
+def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods"]) == 0
+    text = capsys.readouterr().out
+    assert main(["methods", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [m["name"] for m in listed] == list(methods.names())
+    for method in listed:
+        assert method["name"] in text
+        assert method["about"] in text
+        assert method["reference"] in text
+    assert next(m for m in listed if m["name"] == "random")["options"] == {"seed": 0}
+
+
 def test_random_weights_are_said_out_loud(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--model", "torchvision:squeezenet1_1", "--weights", "none", "--out", "out"]
     assert main(["explain", "a.png", *arguments]) == 0
@@ -275,6 +310,14 @@ def test_no_photograph(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (own("a.png", make="Detached"), "leave the autograd graph in the model itself"),
         (own("a.png", make="Scrambled"), "lie in the input"),
         (own("a.png", make="Scrambled"), "On the command line: --terms input"),
+        (own("a.png", "--method", "no"), "unknown method 'no'; known: fullgrad, simple_fullgrad"),
+        (
+            own("a.png", "--method", "sobel", "--psi", "layer"),
+            "'sobel' has no option 'psi'; it has",
+        ),
+        (own("a.png", "--option", "n"), "--option 'n' is not of the form NAME=VALUE"),
+        (own("a.png", "--terms", "stem"), "or modules of the model (with 'input' for the input"),
+        (own("a.png", "--method", "guided_backprop", make="make_model"), "guided_backprop"),
         (own("empty"), "the folder empty holds no image files"),
         (["explain", "a.png", "--out", "a.png"], "cannot be made: a.png is not a folder"),
         (["explain", "a.png", "--out", "a.png/b"], "the output folder a.png/b cannot be made"),

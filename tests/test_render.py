@@ -156,7 +156,7 @@ def test_the_picture_shows_photograph_and_overlay_and_says_what_the_colours_mean
     texts = [a.get_xlabel() for a in figure.axes] + [a.get_ylabel() for a in figure.axes]
     assert "what the model sees" in texts
     assert "overlay" in texts
-    assert "FullGrad saliency\n(0 = least, 1 = most, per image)" in texts
+    assert "fullgrad saliency\n(0 = least, 1 = most, per image)" in texts
     assert [t.get_text() for t in figure.texts] == ["tabby: 90 %", "cat.jpg"]
     assert (np.asarray(opened(figure).convert("RGB")) == (255, 0, 0)).all(2).any()
 

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     contents = {f"{name}.png": content for name, content in _photographs()}
     args.images = [args.out / name for name in contents]
     args.target, args.labels, args.batch_size = None, None, 1
-    args.psi, args.terms = "layer", "all"
+    args.method, args.psi, args.terms, args.option = "fullgrad", None, None, []
     results, code = explain_files(args)  # which checks everything before it explains anything
     try:
         write_together(args.out, contents)

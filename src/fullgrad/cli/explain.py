@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import io
 import json
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fullgrad import methods
 from fullgrad.cli import UsageError
 from fullgrad.cli.explained import (
     Explained,
@@ -24,12 +26,14 @@ from fullgrad.cli.explained import (
 )
 from fullgrad.cli.files import check_folder, make_folder, unique_stems, write_together
 from fullgrad.cli.main import DONE, SOME_FAILED
-from fullgrad.errors import FullGradError, ImageError, LayoutError, ModelError
+from fullgrad.errors import FullGradError, ImageError, LayoutError, MethodError, ModelError
 from fullgrad.images import OVERLAY_SUFFIX, Photograph, find_images, printable, read_photograph
 from fullgrad.labels import class_index, imagenet_names, read_labels
+from fullgrad.methods import Method
 from fullgrad.models import DEFAULT_MODEL, LoadedModel, load_model
 from fullgrad.optional import require
 from fullgrad.render.overlay import picture, png
+from fullgrad.selection import NAMED
 
 _DESCRIPTION = """\
 Shows where in a photograph an image classifier's decision comes from.
@@ -44,6 +48,7 @@ examples:
   fullgrad explain cat.jpg
   fullgrad explain cat.jpg --target "tiger cat" --out maps
   fullgrad explain holiday/ --model torchvision:resnet50
+  fullgrad explain cat.jpg --method grad_cam
   fullgrad explain cat.jpg --model timm:convnext_tiny --weights convnext_tiny.safetensors \\
       --labels imagenet
   fullgrad explain scan.png --model my_model.py:make_model --weights best.pth --labels names.txt
@@ -68,13 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--labels", metavar="FILE", help=text)
     text = "photographs at a time; more is faster on a GPU (default: %(default)s)"
     add("--batch-size", type=_positive, default=1, metavar="N", help=text)
-    text = (
-        "rescale terms by layer (the authors' code) or by channel (the paper's formula) "
-        "(default: %(default)s)"
-    )
-    add("--psi", choices=("layer", "channel"), default="layer", help=text)
-    text = "terms that the map is made of (default: %(default)s)"
-    add("--terms", choices=("all", "explicit", "input", "bias"), default="all", help=text)
+    add_method_arguments(parser)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +90,54 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--weights", metavar="WEIGHTS", help=text)
     add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
+
+
+def add_method_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the saliency method and its options."""
+    add = parser.add_argument
+    text = "saliency method (default: %(default)s); 'fullgrad methods' lists them"
+    add("--method", default="fullgrad", metavar="METHOD", help=text)
+    text = "rescale terms by layer (the authors' code, default) or by channel (the paper's formula)"
+    add("--psi", choices=("layer", "channel"), help=text)
+    text = (
+        f"terms that the map is made of: {', '.join(NAMED)}, or a module's path (a stage); several "
+        "paths with commas, 'input' among them for the input term (default: all)"
+    )
+    add("--terms", metavar="TERMS", help=text)
+    text = "an option of the method, as in --option samples=10; may be repeated"
+    add("--option", action="append", default=[], metavar="NAME=VALUE", help=text)
+
+
+def chosen_method(args: argparse.Namespace) -> tuple[Method, dict[str, Any]]:
+    """The saliency method that the arguments name, and its options.
+
+    Raises:
+        UsageError: an unknown method or option, or a value that cannot be.
+    """
+    options: dict[str, Any] = {}
+    for text in args.option:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--option {text!r} is not of the form NAME=VALUE")
+        options[name] = _value(value)
+    if args.psi is not None:
+        options["psi"] = args.psi
+    if args.terms is not None:
+        parts = tuple(t.strip() for t in args.terms.split(","))
+        options["terms"] = parts[0] if len(parts) == 1 else parts
+    try:
+        method = methods.get(args.method)
+        method.settings(options)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return method, options
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _positive(text: str) -> int:
@@ -150,7 +197,8 @@ def _task(args: argparse.Namespace) -> Task:
     classes = number_of_classes(model)
     names = _names(args.labels, model, classes)
     target = None if args.target is None else class_index(args.target, names, classes)
-    return Task(model, names, target, args.psi, args.terms)
+    method, options = chosen_method(args)
+    return Task(model, names, target, method, options)
 
 
 def _names(labels: str | None, model: LoadedModel, classes: int) -> tuple[str, ...] | None:
@@ -207,14 +255,16 @@ class _Run:
     def _explain(self, photographs: list[Photograph]) -> list[Explained]:
         try:
             return explain(self._task, photographs)
-        except (FullGradError, RuntimeError, MemoryError) as error:
+        except (FullGradError, RuntimeError, MemoryError, ValueError) as error:
             if len(photographs) > 1:  # find out which of them it is
                 return [r for p in photographs for r in self._explain([p])]
             if not self._done:  # the model's fault, so every photograph would fail alike
                 if isinstance(error, LayoutError):
                     raise UsageError(f"{error} On the command line: --terms input") from error
-                if isinstance(error, ModelError):
+                if isinstance(error, (ModelError, MethodError)):
                     raise
+                if isinstance(error, ValueError) and not isinstance(error, FullGradError):
+                    raise UsageError(str(error)) from error
             path = photographs[0].path
             self._fail(path, f"{printable(path)} cannot be explained: {_reason(error)}")
             return []
@@ -277,7 +327,8 @@ def overlay_of(task: Task, result: Explained) -> Any:
         f"{task.name(result.target)} (class {result.target}): probability "
         f"{result.probability:.1%}, logit {result.logit:.2f}"
     )
-    return picture(result.view, result.saliency, title, result.photograph.path.name)
+    caption = result.photograph.path.name
+    return picture(result.view, result.saliency, title, caption, method=task.method.name)
 
 
 def report(task: Task, result: Explained, files: Sequence[Path]) -> str:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 import fullgrad
-from fullgrad.aggregation import Psi
+from fullgrad import methods
 from fullgrad.errors import FullGradError, ModelLoadError
 from fullgrad.images import Photograph, display_image, preprocess, printable
+from fullgrad.methods import Method
 from fullgrad.models import LoadedModel
 from fullgrad.saliency import saliency_from_decomposition
-from fullgrad.selection import Terms
 from fullgrad.targets import main_tensor
 
 TOP = 5
@@ -34,15 +34,15 @@ class Task:
         model: the classifier.
         names: of its classes, if they are known.
         target: class to explain; None for the predicted one.
-        psi: see :func:`fullgrad.saliency`.
-        terms: see :func:`fullgrad.saliency`.
+        method: that makes the maps.
+        options: of it.
     """
 
     model: LoadedModel
     names: tuple[str, ...] | None
     target: int | None
-    psi: Psi
-    terms: Terms
+    method: Method
+    options: dict[str, Any]
 
     def name(self, index: int) -> str:
         """Of a class, for people."""
@@ -138,7 +138,12 @@ def explain(task: Task, photographs: Sequence[Photograph]) -> list[Explained]:
     else:
         targets = torch.full((len(logits),), task.target, device=logits.device)
     decomposition = fullgrad.decompose(task.model.module, inputs, targets)
-    maps = saliency_from_decomposition(decomposition, psi=task.psi, terms=task.terms)
+    if task.method.name == "fullgrad":  # its terms are here already
+        maps = saliency_from_decomposition(decomposition, **task.options)
+    else:
+        maps = methods.attribute(
+            task.method, task.model.module, inputs, targets, batch_size=len(inputs), **task.options
+        )
     probabilities = logits.double().softmax(1).cpu()
     stages = decomposition.by_module(depth=1)
     results = []
@@ -195,6 +200,7 @@ def record(
         options: its options, defaults filled in.
     """
     model, photograph = task.model, result.photograph
+    settings = task.method.settings(task.options)
     return {
         "image": {
             "path": printable(photograph.path),
@@ -234,9 +240,8 @@ def record(
             ],
         },
         "saliency": {
-            "method": "fullgrad",
-            "psi": task.psi,
-            "terms": task.terms,
+            "method": task.method.name,
+            "options": {k: _plain(v) for k, v in asdict(settings).items()},
             "height": result.saliency.shape[0],
             "width": result.saliency.shape[1],
             "least": float(result.saliency.min()),
@@ -255,3 +260,10 @@ def record(
         "command": shlex.join(map(printable, command)),
         "options": options,
     }
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

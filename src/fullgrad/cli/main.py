@@ -38,7 +38,10 @@ class Command:
 
 COMMANDS = (
     Command("explain", "fullgrad.cli.explain", "heat maps and records of photographs"),
+    Command("methods", "fullgrad.cli.listing", "the saliency methods, their options and sources"),
     Command("demo", "fullgrad.cli.demo", "explain a few photographs that need no download"),
+    Command("check", "fullgrad.cli.check", "where a model's output comes from, and what is exact"),
+    Command("theory", "fullgrad.cli.theory", "completeness and weak dependence on a small network"),
 )
 
 

@@ -27,7 +27,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 COLOURS = "inferno"
 LOW, HIGH = 1.0, 99.5
-BAR_LABEL = "FullGrad saliency\n(0 = least, 1 = most, per image)"
+BAR_LABEL = "{} saliency\n(0 = least, 1 = most, per image)"
 _OPACITY = 0.75
 _WIDTH = 9.0  # inches, of the whole picture
 _PANEL = 3.7  # inches, the longer side of one panel
@@ -116,7 +116,13 @@ def blend(image: Image.Image, heat: Array) -> Array:
     return np.rint(mixed).astype(np.uint8)
 
 
-def picture(image: Image.Image, saliency: Tensor | Array, title: str, caption: str = "") -> Figure:
+def picture(
+    image: Image.Image,
+    saliency: Tensor | Array,
+    title: str,
+    caption: str = "",
+    method: str = "fullgrad",
+) -> Figure:
     """Photograph and overlay side by side, with title and colour bar.
 
     The map is stretched between its percentiles ``LOW`` and ``HIGH``.
@@ -126,6 +132,7 @@ def picture(image: Image.Image, saliency: Tensor | Array, title: str, caption: s
         saliency: its map.
         title: on top; long ones are wrapped.
         caption: smaller, below it; the file's name, for example.
+        method: that made the map, for the colour bar.
 
     Returns:
         A matplotlib figure, to be saved with :func:`png` or ``savefig``.
@@ -161,7 +168,7 @@ def picture(image: Image.Image, saliency: Tensor | Array, title: str, caption: s
         show(axes, content)
         axes.set_xlabel(label, size=9)
     bar = figure.add_axes((0.06 + 2 * width, bottom, 0.018, tall))
-    _colour_bar(bar)
+    _colour_bar(bar, method)
     return figure
 
 
@@ -174,14 +181,14 @@ def show(axes: Axes, content: Array) -> None:
         side.set_visible(False)
 
 
-def _colour_bar(axes: Axes) -> None:
+def _colour_bar(axes: Axes, method: str) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     bar = axes.figure.colorbar(ScalarMappable(Normalize(0, 1), COLOURS), cax=axes)
     bar.set_ticks([0, 0.5, 1])
     bar.ax.tick_params(labelsize=8)
-    bar.set_label(BAR_LABEL, size=8)
+    bar.set_label(BAR_LABEL.format(method), size=8, parse_math=False)
     bar.outline.set_visible(False)
 
 

@@ -1,0 +1,16 @@
+"""Saliency methods by name: FullGrad, those it is compared with, and the user's own."""
+
+from fullgrad.methods import controls, family, gradcam, gradients, overrides
+from fullgrad.methods.attribution import attribute
+from fullgrad.methods.registry import Method, add, get, names, register, unregister
+
+__all__ = ["Method", "attribute", "get", "names", "register", "unregister"]
+
+for _method in (
+    *family.METHODS,
+    *gradients.METHODS,
+    *overrides.METHODS,
+    *gradcam.METHODS,
+    *controls.METHODS,
+):
+    add(_method)

@@ -1,0 +1,199 @@
+"""One call for every saliency method: from a model and an input to a map."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fullgrad.batches import in_batches
+from fullgrad.errors import InputError, MethodError, TargetError
+from fullgrad.explanation import Request
+from fullgrad.inputs import check
+from fullgrad.methods.lending import as_tuple, lent, own
+from fullgrad.methods.registry import Method, resolved
+from fullgrad.optional import require
+from fullgrad.targets import Target, select
+from fullgrad.wrapping import unwrap
+
+EXTRA = "baselines"
+
+
+def attribute(
+    method: str | Method | Callable[..., Tensor],
+    model: nn.Module,
+    inputs: Tensor,
+    target: Target = None,
+    *,
+    signed: bool = False,
+    additional_forward_args: Any = None,
+    batch_size: int | None = None,
+    **options: Any,
+) -> Tensor:
+    """The saliency map of any method.
+
+    The model is lent in evaluation mode and given back as it was, after failures too; the random
+    state is unchanged and two calls give equal maps.
+
+    A user's function is called as ``f(model, inputs, target, **options)``, with
+    ``additional_forward_args=`` where there are any. It is given a copy of the inputs, and as
+    target one class per sample, shape (B,), int64, where there are classes (else the target as it
+    was passed). It returns numbers of the inputs' shape, of shape (B, 1, *positions) or
+    (B, *positions).
+
+    Args:
+        method: a registered name, a :class:`Method`, or a function as above.
+        model: any ``nn.Module``.
+        inputs: shape (B, C, *positions) with 1 to 3 spatial axes.
+        target: a class, one class per sample, a callable from the model's output to shape (B,)
+            or None for the class that is predicted for the input itself; see
+            :func:`fullgrad.decompose`.
+        signed: the sum over channels of the numbers themselves; otherwise of their sizes.
+            FullGrad's maps sum over layers as well, so theirs are those of ``psi="signed"``.
+        additional_forward_args: a value or tuple passed to the model after the inputs.
+        batch_size: how many samples go through the model together; None for all. Tensors among
+            additional arguments and options whose first size is B are cut too.
+        **options: of the method; ``fullgrad.methods.get(name).options`` has the defaults.
+
+    Returns:
+        Shape (B, 1, *positions), on the inputs' device, outside any graph.
+
+    Raises:
+        ValueError: an unknown method or option.
+        MethodError: the method does not apply to the model, or returned no map.
+        MissingDependencyError: the method needs a package that is not installed.
+        FullGradError: as :func:`fullgrad.decompose`.
+    """
+    chosen = resolved(method)
+    settings = chosen.settings(options)
+    if signed:
+        chosen.require_sign(settings)
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise ValueError(f"batch_size must be a positive integer or None, not {batch_size!r}")
+    if chosen.package is not None:
+        require(chosen.package, EXTRA)
+    _check_image(inputs)
+    values = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    target = indices(target, inputs)
+    if chosen.direct:
+        found = chosen.function(
+            model, inputs, target, signed=signed, batch_size=batch_size,
+            additional_forward_args=additional_forward_args, **values,
+        )  # fmt: skip
+        shape = (len(inputs), 1, *inputs.shape[2:])
+        if tuple(found.shape) != shape:
+            raise MethodError(
+                f"method {chosen.name!r} returned shape {tuple(found.shape)}, not {shape}"
+            )
+        return _finite(chosen.name, found).to(inputs.device)
+    if additional_forward_args is not None and not _takes_extra(chosen.function):
+        raise MethodError(
+            f"method {chosen.name!r} does not take additional_forward_args: give its function a "
+            "keyword of that name"
+        )
+    request = Request(unwrap(model), inputs, target, additional_forward_args, values)
+    (found,) = in_batches(request, lambda part: (_map(part, chosen, signed),), batch_size, None)
+    return found
+
+
+def _check_image(inputs: Any) -> None:
+    if not isinstance(inputs, Tensor) or inputs.dim() not in (3, 4, 5):
+        what = f"shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs)
+        raise InputError(
+            "a saliency map needs one input tensor of shape (batch, channels, positions...) with "
+            f"1 to 3 spatial axes, not {what}"
+        )
+    check(inputs)
+
+
+def indices(target: Any, inputs: Tensor) -> Any:
+    """A target that holds one class per sample as a tensor of shape (B,); any other as it is.
+
+    Raises:
+        TargetError: classes for another number of samples, or negative ones.
+    """
+    rows = target
+    if hasattr(target, "tolist"):
+        if getattr(target, "dtype", None) == torch.bool or target.ndim > 1:
+            return target
+        rows = target.tolist()
+    if isinstance(rows, int) and not isinstance(rows, bool):
+        rows = [rows] * len(inputs)
+    if not isinstance(rows, list) or not all(_is_class(r) for r in rows):
+        return target
+    if len(rows) != len(inputs):
+        raise TargetError(f"{len(rows)} targets for a batch of {len(inputs)}")
+    if any(int(r) < 0 for r in rows):
+        raise TargetError(f"a target must not be negative: {min(int(r) for r in rows)}")
+    return torch.tensor([int(r) for r in rows], device=inputs.device, dtype=torch.long)
+
+
+def _is_class(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.dim() == 0 and not value.is_floating_point() and value.dtype != torch.bool
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def _takes_extra(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return True
+    return "additional_forward_args" in parameters or any(
+        p.kind is p.VAR_KEYWORD for p in parameters.values()
+    )
+
+
+def predicted(model: nn.Module, inputs: Tensor, extra: Any) -> Tensor | None:
+    """The predicted classes, shape (B,); None where the model returns one number per sample."""
+    with lent(model), torch.no_grad():
+        return select(model(own(inputs), *as_tuple(own(extra))), None).index
+
+
+def _map(part: Request, method: Method, signed: bool) -> Tensor:
+    """The map of one batch."""
+    x = part.inputs
+    assert isinstance(x, Tensor)
+    extra, target = part.additional_forward_args, part.target
+    if target is None:
+        target = predicted(part.model, x, extra)
+    options = dict(part.forward_kwargs or {})
+    if extra is not None:
+        options["additional_forward_args"] = own(extra)
+    with lent(part.model):
+        found = method.function(part.model, own(x), target, **options)
+    return reduced(method.name, found, x, signed)
+
+
+def _finite(name: str, found: Tensor) -> Tensor:
+    if not bool(torch.isfinite(found).all()):
+        raise MethodError(f"method {name!r} returned NaN or infinite values")
+    return found
+
+
+def reduced(name: str, found: Any, x: Tensor, signed: bool) -> Tensor:
+    """What a method returned as a map of shape (B, 1, *positions).
+
+    Raises:
+        MethodError: it is no finite floating tensor of an accepted shape.
+    """
+    if not isinstance(found, Tensor) or not found.is_floating_point():
+        what = f"a {found.dtype} tensor" if isinstance(found, Tensor) else type(found).__name__
+        raise MethodError(f"method {name!r} must return a floating tensor, not {what}")
+    positions = x.shape[2:]
+    accepted = (tuple(x.shape), (len(x), 1, *positions), (len(x), *positions))
+    if tuple(found.shape) not in accepted:
+        raise MethodError(
+            f"method {name!r} returned shape {tuple(found.shape)} for an input of shape "
+            f"{tuple(x.shape)}; accepted: {', '.join(map(str, dict.fromkeys(accepted)))}"
+        )
+    found = _finite(name, found.detach())
+    with torch.inference_mode(False), torch.no_grad():
+        if found.dim() < x.dim():
+            found = found.unsqueeze(1)
+        total: Tensor = (found if signed else found.abs()).sum(1, keepdim=True).to(x.device)
+    return total

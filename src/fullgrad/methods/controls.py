@@ -1,0 +1,93 @@
+"""Maps that know nothing of the model: what any method must beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fullgrad.methods.gradients import NoOptions
+from fullgrad.methods.registry import described
+
+
+@dataclass(frozen=True, slots=True)
+class RandomOptions:
+    """Which random numbers.
+
+    Args:
+        seed: equal seeds make equal maps.
+
+    Raises:
+        ValueError: a seed that is no integer.
+    """
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if type(self.seed) is not int:
+            raise ValueError(f"seed must be an integer, not {self.seed!r}")
+
+
+def _dtype(x: Tensor) -> torch.dtype:
+    return x.dtype if x.dtype in {torch.float32, torch.float64} else torch.float32
+
+
+def random(model: nn.Module, inputs: Tensor, target: Any, *, seed: int, **call: Any) -> Tensor:
+    """Uniform numbers in [0, 1), shape (B, 1, *positions).
+
+    A sample's numbers depend on the seed and on its place in the inputs alone, not on how many
+    samples follow, on the batch size or on the device. The next call starts anew: give another
+    seed for other samples.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.rand(inputs.shape[2:], generator=generator, dtype=torch.float64) for _ in inputs]
+    return torch.stack(drawn)[:, None].to(inputs.device, _dtype(inputs))
+
+
+def sobel(model: nn.Module, inputs: Tensor, target: Any, **call: Any) -> Tensor:
+    """The sum over channels of the size of the image's gradient, shape (B, 1, *positions)."""
+    x = inputs.detach().to(_dtype(inputs))
+    rank = x.dim() - 2
+    flat = x.reshape(-1, 1, *x.shape[2:])
+    for axis in range(rank):
+        flat = _padded(flat, 2 + axis)
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
+    squares = torch.zeros_like(x)
+    for axis in range(rank):
+        slope = convolve(flat, _kernel(rank, axis, x)).reshape(x.shape)
+        squares += slope * slope
+    return squares.sqrt().sum(1, keepdim=True)
+
+
+def _padded(x: Tensor, axis: int) -> Tensor:
+    """One more of the first and of the last along an axis."""
+    size = x.shape[axis]
+    return torch.cat([x.narrow(axis, 0, 1), x, x.narrow(axis, size - 1, 1)], axis)
+
+
+def _kernel(rank: int, axis: int, like: Tensor) -> Tensor:
+    """Sobel's filter: the difference along one axis, smoothed along the others."""
+    kernel = torch.ones([1] * (rank + 2), dtype=like.dtype, device=like.device)
+    for k in range(rank):
+        line = torch.tensor([-1.0, 0.0, 1.0] if k == axis else [1.0, 2.0, 1.0])
+        shape = [1] * (rank + 2)
+        shape[2 + k] = 3
+        kernel = kernel * line.to(kernel).reshape(shape)
+    return kernel
+
+
+METHODS = (
+    described(
+        "random", random, options=RandomOptions, signed=False, direct=True,
+        about="Uniform noise, the floor that every method must beat.",
+    ),
+    described(
+        "sobel", sobel, options=NoOptions, signed=False, direct=True,
+        about="The edges of the input by Sobel filters, which look plausible and explain nothing.",
+        reference="Adebayo, Gilmer, Muelly, Goodfellow, Hardt & Kim 2018, Sanity Checks for "
+        "Saliency Maps",
+    ),
+)  # fmt: skip

@@ -1,0 +1,172 @@
+"""Methods that read the gradient at the input, by Captum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fullgrad.errors import InputError
+from fullgrad.methods.explained import Explained, captum, speaking_plainly
+from fullgrad.methods.registry import described
+from fullgrad.smooth import Noise, noisy
+
+
+@dataclass(frozen=True, slots=True)
+class NoOptions:
+    """Nothing to choose."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntegratedOptions:
+    """The path of integrated gradients.
+
+    Args:
+        n_steps: points on the path (Gauss-Legendre quadrature).
+        baseline: where it starts: a number, or a tensor of shape (B or 1, C, *positions).
+
+    Raises:
+        ValueError: no steps, or a baseline that is neither.
+    """
+
+    n_steps: int = 50
+    baseline: float | Tensor = 0.0
+
+    def __post_init__(self) -> None:
+        if type(self.n_steps) is not int or self.n_steps < 1:
+            raise ValueError(f"n_steps must be a positive integer, not {self.n_steps!r}")
+        check_baseline(self.baseline)
+
+
+@dataclass(frozen=True, slots=True)
+class SmoothGradOptions:
+    """The noise of SmoothGrad; see :class:`fullgrad.smooth.Noise`."""
+
+    samples: int = 25
+    scale: float = 0.15
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        Noise(self.samples, self.scale, self.seed)
+
+
+def check_baseline(baseline: Any) -> None:
+    """Refuse what is neither a number nor a tensor.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if isinstance(baseline, bool) or not isinstance(baseline, (int, float, Tensor)):
+        raise ValueError(  # noqa: TRY004
+            f"baseline must be a number or a tensor, not {baseline!r}"
+        )
+
+
+def baseline_like(baseline: float | Tensor, x: Tensor) -> Tensor:
+    """The baseline as a tensor of the input's shape.
+
+    Raises:
+        InputError: a tensor of another shape.
+    """
+    if not isinstance(baseline, Tensor):
+        return torch.full_like(x, baseline)
+    if baseline.dim() != x.dim() or baseline.shape[1:] != x.shape[1:] or (
+        len(baseline) not in (1, len(x))
+    ):  # fmt: skip
+        raise InputError(
+            f"a baseline must have shape {tuple(x.shape)} or {(1, *x.shape[1:])}, "
+            f"not {tuple(baseline.shape)}"
+        )
+    return baseline.detach().to(x).expand_as(x).clone()
+
+
+def input_gradient(
+    model: nn.Module, inputs: Tensor, target: Any, *, additional_forward_args: Any = None
+) -> Tensor:
+    """The gradient at the input, of the input's shape."""
+    explained = Explained(model, target, additional_forward_args, len(inputs))
+    with speaking_plainly("input_gradient"):
+        found: Tensor = captum().Saliency(explained).attribute(inputs, abs=False)
+    return found
+
+
+def input_x_gradient(
+    model: nn.Module, inputs: Tensor, target: Any, *, additional_forward_args: Any = None
+) -> Tensor:
+    """Input times gradient, of the input's shape."""
+    explained = Explained(model, target, additional_forward_args, len(inputs))
+    with speaking_plainly("input_x_gradient"):
+        found: Tensor = captum().InputXGradient(explained).attribute(inputs)
+    return found
+
+
+def integrated_gradients(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Any,
+    *,
+    n_steps: int,
+    baseline: float | Tensor,
+    additional_forward_args: Any = None,
+) -> Tensor:
+    """Integrated gradients, one step of the batch at a time, of the input's shape."""
+    explained = Explained(model, target, additional_forward_args, len(inputs))
+    start = baseline_like(baseline, inputs)
+    with speaking_plainly("integrated_gradients"):
+        found: Tensor = captum().IntegratedGradients(explained).attribute(
+            inputs, baselines=start, n_steps=n_steps, internal_batch_size=len(inputs)
+        )  # fmt: skip
+    return found
+
+
+def smoothgrad(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Any,
+    *,
+    samples: int,
+    scale: float,
+    seed: int,
+    additional_forward_args: Any = None,
+) -> Tensor:
+    """The mean gradient over noisy copies, one copy of the batch at a time."""
+    # Captum's NoiseTunnel takes one standard deviation for the whole batch, where SmoothGrad has
+    # one for each sample's range, and it draws from the global generator. So the copies are those
+    # of Smooth FullGrad, and the gradient at each is Captum's.
+    explained = Explained(model, target, additional_forward_args, len(inputs))
+    total = torch.zeros_like(inputs)
+    with speaking_plainly("smoothgrad"):
+        gradient = captum().Saliency(explained)
+        for copy in noisy(inputs, Noise(samples, scale, seed)):
+            total += gradient.attribute(copy, abs=False)
+    return total / samples
+
+
+METHODS = (
+    described(
+        "input_gradient", input_gradient, options=NoOptions,
+        about="The gradient of the explained output at the input.",
+        reference="Simonyan, Vedaldi & Zisserman 2014, Deep Inside Convolutional Networks",
+        package="captum.attr",
+    ),
+    described(
+        "input_x_gradient", input_x_gradient, options=NoOptions,
+        about="The gradient at the input times the input.",
+        reference="Shrikumar, Greenside, Shcherbina & Kundaje 2016, Not Just a Black Box",
+        package="captum.attr",
+    ),
+    described(
+        "integrated_gradients", integrated_gradients, options=IntegratedOptions,
+        about="The mean gradient on the way from a baseline to the input, times that way.",
+        reference="Sundararajan, Taly & Yan 2017, Axiomatic Attribution for Deep Networks",
+        package="captum.attr",
+    ),
+    described(
+        "smoothgrad", smoothgrad, options=SmoothGradOptions,
+        about="The mean gradient over noisy copies of the input.",
+        reference="Smilkov, Thorat, Kim, Viégas & Wattenberg 2017, SmoothGrad",
+        package="captum.attr",
+    ),
+)  # fmt: skip

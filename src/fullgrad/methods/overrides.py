@@ -1,0 +1,188 @@
+"""Methods that replace the gradient of non-linearities, by Captum, where that is possible.
+
+Both work on modules alone. What a model computes by functions they do not see, and would silently
+treat as the plain gradient does; that is looked for and refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fullgrad.errors import MethodError
+from fullgrad.methods.explained import Explained, captum, prepare_hooks, speaking_plainly
+from fullgrad.methods.gradients import NoOptions, baseline_like, check_baseline
+from fullgrad.methods.registry import described
+
+_RELU = frozenset({"relu", "relu_", "threshold", "threshold_", "clamp_min", "clamp_min_"})
+_OTHER = frozenset({
+    "gelu", "silu", "sigmoid", "hardsigmoid", "hardswish", "hardtanh", "tanh", "leaky_relu", "elu",
+    "softplus", "softshrink", "hardshrink", "mish", "prelu", "_prelu_kernel", "rrelu_with_noise",
+    "celu", "selu", "glu", "log_sigmoid_forward", "erf", "clamp", "relu6",
+})  # fmt: skip
+
+# Of the sum of DeepLIFT's numbers, as a share of the outputs' difference; rounding comes on top.
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+_TOLERANCE_HALF = 5e-2
+_ROUNDING = 100  # times the spacing of numbers, of the sum of all sizes
+
+
+class _Activations(TorchDispatchMode):
+    """Counts the activation functions on the way from the input to the output."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.relu = 0
+        self.other: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func._schema.name.split("::")[-1]
+        if name in _RELU or name.removesuffix("_") in _OTHER:
+            if isinstance(args[0], Tensor) and args[0].requires_grad:
+                if name in _RELU:
+                    self.relu += 1
+                else:
+                    self.other[name.removesuffix("_")] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _refuse_changed(method: str, explained: Explained, inputs: Tensor) -> None:
+    """Prepare the model for hooks, and refuse one whose output depends on working in place."""
+    with torch.no_grad():
+        before = explained(inputs)
+        changed = prepare_hooks(explained.model)
+        if changed and not torch.allclose(before, explained(inputs)):
+            raise MethodError(
+                f"{method} does not apply to the model: it needs activations out of place, and "
+                f"the output changes without inplace=True of {', '.join(changed[:3])}"
+            )
+
+
+def guided_backprop(
+    model: nn.Module, inputs: Tensor, target: Any, *, additional_forward_args: Any = None
+) -> Tensor:
+    """Guided back-propagation, of the input's shape."""
+    refused = "guided_backprop does not apply to the model: it replaces the gradient of nn.ReLU "
+    relus = [m for m in model.modules() if isinstance(m, nn.ReLU)]
+    if not relus:
+        raise MethodError(
+            refused + "modules, and there are none; use another method, or the model with its "
+            "ReLU as modules"
+        )
+    explained = Explained(model, target, additional_forward_args, len(inputs))
+    _refuse_changed("guided_backprop", explained, inputs)
+    calls = 0
+
+    def count(module: nn.Module, args: Any, output: Any) -> None:
+        nonlocal calls
+        calls += bool(output.requires_grad)
+
+    for relu in set(relus):
+        relu.register_forward_hook(count)  # the lender removes it
+    with speaking_plainly("guided_backprop"), _Activations() as seen:
+        found: Tensor = captum().GuidedBackprop(explained).attribute(inputs)
+    if seen.other:
+        raise MethodError(
+            refused + f"only, and the model also uses {', '.join(sorted(seen.other))}, which would "
+            "keep the plain gradient"
+        )
+    if seen.relu != calls:
+        raise MethodError(
+            refused + f"modules only, which made {calls} of the {seen.relu} ReLU operations; the "
+            "others (functional relu or clamp) would keep the plain gradient"
+        )
+    if calls == 0:
+        raise MethodError(refused + "modules, and the model called none of its own")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class DeepLiftOptions:
+    """What DeepLIFT compares with.
+
+    Args:
+        baseline: a number, or a tensor of shape (B or 1, C, *positions).
+
+    Raises:
+        ValueError: a baseline that is neither.
+    """
+
+    baseline: float | Tensor = 0.0
+
+    def __post_init__(self) -> None:
+        check_baseline(self.baseline)
+
+
+_CAUSE = (
+    "DeepLIFT needs every non-linearity to be a module of its own that is called once (functional "
+    "relu, GELU, products of activations, max-pools whose windows overlap or a module called twice "
+    "are the likely cause)"
+)
+
+
+def deeplift(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Any,
+    *,
+    baseline: float | Tensor,
+    additional_forward_args: Any = None,
+) -> Tensor:
+    """DeepLIFT (rescale rule), of the input's shape, its sum proved."""
+    explained = Explained(model, target, additional_forward_args, len(inputs))
+    start = baseline_like(baseline, inputs)
+    _refuse_changed("deeplift", explained, inputs)
+    with speaking_plainly("deeplift"):
+        try:
+            found: Tensor = captum().DeepLift(explained).attribute(inputs, baselines=start)
+        except RuntimeError as error:
+            if "used more than once" in str(error) or "being used only once" in str(error):
+                raise MethodError(f"{_CAUSE}: {error}") from error
+            raise
+    _prove_sum(explained, found, inputs, start)
+    return found
+
+
+def _prove_sum(explained: Explained, found: Tensor, inputs: Tensor, start: Tensor) -> None:
+    """Refuse numbers that do not sum to the difference of the outputs.
+
+    That is Captum's convergence delta; computed here, the outputs are at hand for its scale.
+    """
+    with torch.no_grad():
+        output, before = explained(inputs), explained(start)
+        numbers = found.detach().flatten(1)
+        off = (numbers.sum(1) - (output - before)).abs()
+        sizes = numbers.abs().sum(1) + output.abs() + before.abs()
+        tolerance = _TOLERANCE.get(inputs.dtype, _TOLERANCE_HALF)
+        difference = (output - before).abs()
+        accepted = tolerance * difference + _ROUNDING * torch.finfo(inputs.dtype).eps * sizes
+    if not bool((off <= accepted).all()):
+        worst = int((off - accepted).argmax())
+        raise MethodError(
+            "deeplift's numbers do not sum to the difference of the outputs: off by "
+            f"{float(off[worst]):.1e} of {float(difference[worst]):.1e}, where {tolerance:.0e} of "
+            f"it is accepted. {_CAUSE}."
+        )
+
+
+METHODS = (
+    described(
+        "guided_backprop", guided_backprop, options=NoOptions,
+        about="The gradient at the input, with negative gradients cut off at every ReLU.",
+        reference="Springenberg, Dosovitskiy, Brox & Riedmiller 2015, Striving for Simplicity",
+        package="captum.attr",
+    ),
+    described(
+        "deeplift", deeplift, options=DeepLiftOptions,
+        about="The share of each input in the output's difference from a baseline, by slopes.",
+        reference="Shrikumar, Greenside & Kundaje 2017, Learning Important Features (DeepLIFT)",
+        package="captum.attr",
+    ),
+)  # fmt: skip

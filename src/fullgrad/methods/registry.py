@@ -1,0 +1,239 @@
+"""Saliency methods by name, so that whatever takes a method takes any of them."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from fullgrad.errors import MethodError
+
+Function: TypeAlias = Callable[..., Tensor]
+
+# What attribute() takes itself; a method's option of that name could never be given.
+RESERVED = (
+    "method", "model", "inputs", "target", "signed", "additional_forward_args", "batch_size",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A saliency method.
+
+    Args:
+        name: how it is asked for.
+        function: called as ``function(model, inputs, target, **options)``, with
+            ``additional_forward_args=`` where there are any; see
+            :func:`fullgrad.methods.attribute` for what it is given and what it may return.
+        options: frozen dataclass type of its options, all with defaults, which refuses wrong ones.
+        about: what it computes, in one sentence.
+        reference: the paper it comes from.
+        signed: whether its numbers have a sign; or a function that answers for given options.
+        package: module of an optional package that it needs, or None.
+        direct: whether the function is handed the call as it stands, the whole batch of a model
+            that is not lent, with ``signed``, ``additional_forward_args`` and ``batch_size`` as
+            keywords, and answers with the finished map.
+    """
+
+    name: str
+    function: Function
+    options: type
+    about: str = ""
+    reference: str = ""
+    signed: bool | Callable[[Any], bool] = True
+    package: str | None = None
+    direct: bool = False
+
+    def settings(self, options: Mapping[str, Any]) -> Any:
+        """The options, with defaults for those that are not given.
+
+        Raises:
+            ValueError: an unknown option, one that is missing, or a wrong value.
+        """
+        known = [f.name for f in fields(self.options)]
+        for name in options:
+            if name not in known:
+                have = f"its options: {', '.join(known)}" if known else "it has no options"
+                raise ValueError(f"method {self.name!r} has no option {name!r}; {have}")
+        missing = [
+            f.name
+            for f in fields(self.options)
+            if f.default is MISSING and f.default_factory is MISSING and f.name not in options
+        ]
+        if missing:
+            raise ValueError(f"method {self.name!r} needs the option {missing[0]!r}")
+        return self.options(**options)
+
+    def require_sign(self, settings: Any) -> None:
+        """Refuse to give a sign to numbers that have none.
+
+        Raises:
+            MethodError: the method has no sign with these options.
+        """
+        if not (self.signed(settings) if callable(self.signed) else self.signed):
+            given = ", ".join(f"{f.name}={getattr(settings, f.name)!r}" for f in fields(settings))
+            with_options = f" with {given}" if callable(self.signed) else ""
+            raise MethodError(f"method {self.name!r} has no sign{with_options}; leave signed=False")
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def unlike(name: Any, known: list[str]) -> str:
+    """What there is instead of an unknown name, the likely ones first."""
+    close = difflib.get_close_matches(str(name), known, n=3)
+    meant = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"{meant}known: {', '.join(known) or 'none'}"
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _options_of(name: str, function: Function) -> type:
+    """A dataclass of the keywords that a plain function takes behind its first three."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    found: list[tuple[str, Any, Any]] = []
+    for p in parameters[3:]:
+        if p.kind in {p.VAR_KEYWORD, p.VAR_POSITIONAL} or p.name == "additional_forward_args":
+            continue
+        default = p.default
+        if default is p.empty:
+            found.append((p.name, Any, field()))
+        else:
+            found.append((p.name, Any, field(default_factory=partial(_itself, default))))
+    options: type = make_dataclass(f"{name} options", found, frozen=True, kw_only=True)
+    return options
+
+
+def described(
+    name: str,
+    function: Function,
+    *,
+    options: type | None = None,
+    about: str = "",
+    reference: str = "",
+    signed: bool | Callable[[Any], bool] = True,
+    package: str | None = None,
+    direct: bool = False,
+) -> Method:
+    """A method of these properties, which is not registered; see :class:`Method`.
+
+    Args:
+        options: None takes them from the function's signature.
+
+    Raises:
+        ValueError: a name, function or options that cannot be used.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"a method's name must be a string that is not empty, not {name!r}")
+    if not callable(function):
+        raise ValueError(  # noqa: TRY004
+            f"the function of method {name!r} must be callable, not {function!r}"
+        )
+    if options is None:
+        options = _options_of(name, function)
+    elif not (isinstance(options, type) and is_dataclass(options)):
+        raise ValueError(f"options of method {name!r} must be a dataclass type, not {options!r}")
+    taken = [f.name for f in fields(options) if f.name in RESERVED]
+    if taken:
+        raise ValueError(
+            f"method {name!r} cannot have an option {taken[0]!r}: attribute() takes it itself"
+        )
+    return Method(name, function, options, about, reference, signed, package, direct)
+
+
+def register(
+    name: str,
+    function: Function,
+    *,
+    options: type | None = None,
+    about: str = "",
+    reference: str = "",
+    signed: bool | Callable[[Any], bool] = True,
+    package: str | None = None,
+    direct: bool = False,
+    replace: bool = False,
+) -> Method:
+    """Make a saliency method known by name.
+
+    Args:
+        name: how it is asked for.
+        function: see :class:`Method`.
+        options: frozen dataclass type of its options; None takes the keywords of the function.
+        about: what it computes, in one sentence.
+        reference: the paper it comes from.
+        signed: whether its numbers have a sign; or a function that answers for given options.
+        package: module of an optional package that it needs.
+        direct: see :class:`Method`.
+        replace: take the place of a method of this name.
+
+    Returns:
+        The method.
+
+    Raises:
+        ValueError: the name is taken, or something cannot be used.
+    """
+    method = described(
+        name, function, options=options, about=about, reference=reference, signed=signed,
+        package=package, direct=direct,
+    )  # fmt: skip
+    return add(method, replace=replace)
+
+
+def add(method: Method, *, replace: bool = False) -> Method:
+    """Make a method known by its name; see :func:`register`."""
+    if method.name in _METHODS and not replace:
+        raise ValueError(
+            f"method {method.name!r} is registered already; pass replace=True to replace it"
+        )
+    _METHODS[method.name] = method
+    return method
+
+
+def unregister(name: str) -> Method:
+    """Forget a method.
+
+    Returns:
+        The method that was registered.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    method = get(name)
+    del _METHODS[name]
+    return method
+
+
+def get(name: str) -> Method:
+    """The method of a name.
+
+    Raises:
+        ValueError: there is none; lists those that are known.
+    """
+    method = _METHODS.get(name) if isinstance(name, str) else None
+    if method is None:
+        raise ValueError(f"unknown method {name!r}; {unlike(name, names())}")
+    return method
+
+
+def names() -> list[str]:
+    """The names of all registered methods, in the order of their registration."""
+    return list(_METHODS)
+
+
+def resolved(method: str | Method | Function) -> Method:
+    """The method that is meant by a name, a method or a plain function."""
+    if isinstance(method, Method):
+        return method
+    if callable(method):
+        return described(getattr(method, "__name__", type(method).__name__), method)
+    return get(method)
