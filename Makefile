@@ -4,7 +4,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
-.PHONY: demo test install lint types sweep exactness bench guard clean
+.PHONY: demo test install lint types sweep exactness gallery selections checkerboard sentences \
+	bench guard clean
 
 demo: install  ## explain photographs and say where the pictures are
 	$(BIN)/fullgrad demo --out $(OUT)
@@ -32,6 +33,18 @@ sweep: install  ## every architecture; regenerates docs/architectures.md (resume
 
 exactness: install  ## the README's table
 	$(BIN)/python tools/exactness.py
+
+gallery: install  ## docs/gallery.md's pictures; trains small networks (an hour, once; needs CIFAR-100)
+	$(BIN)/python tools/gallery.py
+
+selections: install  ## docs/selections.md's tables (resumes; two hours)
+	$(BIN)/python tools/selections.py
+
+checkerboard: install  ## docs/checkerboard.md's tables and picture
+	$(BIN)/python tools/checkerboard.py
+
+sentences: install  ## docs/text.md's example
+	$(BIN)/python tools/sentences.py
 
 bench: install  ## what it costs; regenerates docs/benchmarks.md (resumes; hours)
 	$(BIN)/python -m benchmarks

@@ -221,7 +221,7 @@ def test_any_method_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert not np.allclose(maps["simple_fullgrad"], maps["fullgrad"])
     assert main(own("a.png", "--terms", "input, 0")) == 0
     options = json.loads(Path("out/a.json").read_text())["saliency"]["options"]
-    assert options == {"psi": None, "terms": ["input", "0"]}
+    assert options == {"psi": None, "terms": ["input", "0"], "places": None}
 
 
 def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -289,3 +289,58 @@ def test_terms_of_stages() -> None:
     for terms, named in ((["blok1"], "'blok1'"), ([], "nothing"), (["bias"], "'bias'")):
         with pytest.raises(ValueError, match=f"or modules of the model .*, not {named}"):
             fullgrad.saliency(model, x, 1, terms=terms)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: str, **options: bool) -> None:
+        super().__init__()
+        self.net = getattr(nn, kind)(5, 6, batch_first=True, **options)
+        self.head = nn.Linear(12 if options else 6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.net(x)[0].mean(1))
+
+
+class ByHand(nn.Module):
+    """Steps in Python; each order of the sum's two operands."""
+
+    def __init__(self, memory_first: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.memory_first = memory_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(len(x), 6)
+        for t in range(x.shape[1]):
+            if self.memory_first:
+                h = (self.b(h) + self.a(x[:, t])).tanh()
+            else:
+                h = (self.a(x[:, t]).relu() + self.b(h)).tanh()
+        return self.head(h)
+
+
+RECURRENT = {
+    "LSTM": lambda: Recurrent("LSTM"),
+    "GRU": lambda: Recurrent("GRU"),
+    "RNN": lambda: Recurrent("RNN"),
+    "bidirectional": lambda: Recurrent("LSTM", bidirectional=True),
+    "by hand": lambda: ByHand(False),
+    "by hand, memory first": lambda: ByHand(True),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_a_recurrent_step_lies_at_the_input_it_reads(name: str) -> None:
+    torch.manual_seed(0)
+    model, x = RECURRENT[name]().double(), randn(2, 4, 5)
+    d = fullgrad.decompose(model, x, 1, layout="BTC")
+    places: list[int] = []
+    for term in d.bias_terms:
+        coordinate = None if term.axes is None else term.axes.coordinates[0]
+        if coordinate is not None and not coordinate.atoms and term.op == "tanh":
+            places.append(int(coordinate.values()))
+    steps = {"bidirectional": [0, 1, 2, 3, 3, 2, 1, 0]}.get(name, [0, 1, 2, 3])
+    each = len(places) // len(steps)
+    assert each >= 1
+    assert places == [s for s in steps for _ in range(each)]
+    assert fullgrad.saliency(model, x, 1, layout="BTC").shape == (2, 1, 4)

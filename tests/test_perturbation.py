@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fullgrad.errors import InputError
-from fullgrad.experiments.perturbation import changes, count_of, order_of, removed
+from fullgrad.experiments.perturbation import changes, constant, count_of, first_of, order_of
 
 
 class Linear(nn.Module):
@@ -57,7 +57,8 @@ def test_places_and_fill() -> None:
     assert order_of(maps, "least").tolist() == [[1, 2, 0]]
     assert order_of(maps, "most").tolist() == [[0, 2, 1]]
     x = torch.arange(6.0).view(1, 2, 3)
-    out = removed(x, order_of(maps, "most"), 2, torch.tensor([10.0, 20.0]))
+    gone = first_of(order_of(maps, "most"), 2, x.shape)
+    out = constant(torch.tensor([10.0, 20.0]))(x, gone, [0])
     assert out.tolist() == [[[10, 1, 10], [20, 4, 20]]]
     flat = torch.zeros(1, 1, 50)
     a, b = order_of(flat, "least", 1), order_of(flat, "least", 2)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,8 +19,35 @@ from fullgrad.axes import (
     with_groups,
 )
 
-# Fresh atoms that turned out to be positions, when a sum with positions told so.
-Bindings: TypeAlias = dict[Atom, tuple["Coordinate | None", ...]]
+
+@dataclass(eq=False, slots=True)
+class Bindings:
+    """What one recording learns of axes on its way.
+
+    Args:
+        found: fresh atoms that turned out to be positions, when a sum with positions told so.
+        reached: single places (each selection's coordinate) in the order in which something was
+            first computed there.
+    """
+
+    found: dict[Atom, tuple[Coordinate | None, ...]] = field(default_factory=dict)
+    reached: dict[Coordinate, int] = field(default_factory=dict)
+
+    def visit(self, axes: Axes) -> None:
+        """Something was computed element by element at the single places of an activation."""
+        for c in axes.coordinates:
+            if c is not None and not c.atoms:
+                self.reached.setdefault(c, len(self.reached))
+
+    def newest(self, there: Sequence[Coordinate]) -> Coordinate:
+        """Of the coordinates of one sum's operands, the one that counts.
+
+        A recurrent step puts what it remembers, at earlier places, together with the input that
+        it reads: the result lies at the latter, which was reached last or is reached now.
+        """
+        if len(there) > 1 and all(not c.atoms for c in there):
+            return max(there, key=lambda c: self.reached.get(c, len(self.reached)))
+        return there[0]
 
 
 def combined(parts: Sequence[Axes], shape: Sequence[int], bindings: Bindings) -> Axes | None:
@@ -51,7 +77,7 @@ def combined(parts: Sequence[Axes], shape: Sequence[int], bindings: Bindings) ->
     for k in range(rank):
         there = [p.coordinates[k] for p in candidates]
         whole = [c for c in there if c is not None and all(a in left for a in c.atoms)]
-        coordinates.append(whole[0] if whole else None)
+        coordinates.append(bindings.newest(whole) if whole else None)
     return united(Axes(tuple(groups), tuple(coordinates)), candidates)
 
 
@@ -80,7 +106,7 @@ def united(axes: Axes, others: Sequence[Axes | None], without: int | None = None
         for k, c in enumerate(other.coordinates):
             if coordinates[k] is None and c is not None and all(a in twins for a in c.atoms):
                 atoms = tuple(twins[a] for a in c.atoms)
-                coordinates[k] = Coordinate(c.extent, atoms, c.places)
+                coordinates[k] = Coordinate(c.extent, atoms, c.places) if atoms else c
     return replace(axes, coordinates=tuple(coordinates))
 
 
@@ -105,16 +131,16 @@ def _bind(placed: Axes, known: Group, other: Group, holder: Axes, bindings: Bind
     )  # fmt: skip
     if any(c is not None for c in found):
         for atom in twins.values():
-            bindings.setdefault(atom, found)
+            bindings.found.setdefault(atom, found)
 
 
 def resolved(axes: Axes, bindings: Bindings) -> Axes:
     """With what later operations told about its atoms."""
-    if axes.placed or not bindings:
+    if axes.placed or not bindings.found:
         return axes
     atoms = {a for g in axes.groups for a in g}
     for atom in atoms:
-        found = bindings.get(atom)
+        found = bindings.found.get(atom)
         if found and all(c is None or all(a in atoms for a in c.atoms) for c in found):
             return replace(axes, coordinates=found)
     return axes

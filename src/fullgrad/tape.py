@@ -63,7 +63,7 @@ class Tape:
     steps: list[Step] = field(default_factory=list)
     blocked: dict[str, None] = field(default_factory=dict)
     dtypes: set[torch.dtype] = field(default_factory=set)
-    bindings: Bindings = field(default_factory=dict)
+    bindings: Bindings = field(default_factory=Bindings)
 
 
 def resolve_general(tape: Tape) -> list[tuple[str, str]]:

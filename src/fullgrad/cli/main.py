@@ -38,6 +38,7 @@ class Command:
 
 COMMANDS = (
     Command("explain", "fullgrad.cli.explain", "heat maps and records of photographs"),
+    Command("bench", "fullgrad.cli.bench", "the paper's experiments"),
     Command("methods", "fullgrad.cli.listing", "the saliency methods, their options and sources"),
     Command("demo", "fullgrad.cli.demo", "explain a few photographs that need no download"),
     Command("check", "fullgrad.cli.check", "where a model's output comes from, and what is exact"),

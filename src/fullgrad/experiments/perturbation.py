@@ -6,7 +6,7 @@ leaves the output of the predicted class as it was; with the most salient ones, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fullgrad.errors import InputError
+from fullgrad.experiments.fills import Fill
 from fullgrad.isolation import guarded
 from fullgrad.targets import main_tensor
 
@@ -69,21 +70,31 @@ def order_of(maps: Tensor, order: Order, seed: int = 0) -> Tensor:
     return shuffled[ranks]
 
 
-def removed(x: Tensor, places: Tensor, count: int, fill: Tensor | float) -> Tensor:
-    """Inputs with the first places in an order replaced.
+def first_of(places: Tensor, count: int, shape: Sequence[int]) -> Tensor:
+    """Which positions are removed.
 
     Args:
-        x: shape (B, C, *positions).
         places: shape (B, P), from :func:`order_of`.
-        count: how many places of each sample.
-        fill: what is put there: a number, or one for each channel, shape (C,).
+        count: how many of the first ones.
+        shape: of the inputs, (B, C, *positions).
+
+    Returns:
+        Shape (B, 1, *positions), True where removed.
     """
-    gone = torch.zeros(places.shape, dtype=torch.bool, device=x.device)
+    gone = torch.zeros(places.shape, dtype=torch.bool, device=places.device)
     gone.scatter_(1, places[:, :count], True)
-    mask = gone.view(len(x), 1, *x.shape[2:])
-    values = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
-    shape = (1, -1, *[1] * (x.dim() - 2)) if values.dim() else ()
-    return torch.where(mask, values.reshape(shape), x)
+    return gone.view(len(places), 1, *shape[2:])
+
+
+def constant(value: Tensor | float) -> Fill:
+    """A fill with a number, or one for each channel, shape (C,), in the model's input space."""
+
+    def fill(x: Tensor, gone: Tensor, seeds: list[int]) -> Tensor:
+        values = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+        filled: Tensor = torch.where(gone, values.view(1, -1, *[1] * (x.dim() - 2)), x)
+        return filled
+
+    return fill
 
 
 def count_of(fraction: float, places: int) -> int:
@@ -97,45 +108,54 @@ def count_of(fraction: float, places: int) -> int:
     return max(1, round(fraction * places))
 
 
-def changes(
+def logits_of(
     model: nn.Module,
     x: Tensor,
-    maps: Tensor,
-    fractions: Sequence[float],
-    *,
-    order: Order = "least",
-    fill: Tensor | float = 0.0,
-    seed: int = 0,
+    jobs: Sequence[tuple[Tensor, int]],
+    fill: Fill,
+    seeds: list[int],
     batch_size: int = 32,
-) -> Changes:
-    """Perturb a batch by its maps.
+) -> Tensor:
+    """The outputs of many perturbations of the same images, in common batches.
 
     Args:
-        model: an image classifier with an output of shape (B, classes); lent in evaluation mode.
+        model: with an output of shape (B, classes); in evaluation mode, called under no_grad.
         x: shape (B, C, *positions).
-        maps: shape (B, 1, *positions).
-        fractions: of the pixels that are removed, each in (0, 1].
-        order: least salient first (the paper's test) or most salient first.
-        fill: what removed pixels become, in the model's input space; one number, or one for each
-            channel.
-        seed: breaks ties in the maps.
-        batch_size: how many perturbed images go through the model together.
+        jobs: places and how many of them are removed, one pair for each perturbation.
+        fill: what is put there.
+        seeds: for the fill, one for each image.
+        batch_size: how many images go through the model together.
 
-    Raises:
-        ValueError: an unknown order, or no fraction.
-        InputError: maps that do not fit.
+    Returns:
+        Shape (jobs, B, classes), float64.
     """
-    if maps.shape[2:] != x.shape[2:] or len(maps) != len(x):
-        raise InputError(f"maps of shape {tuple(maps.shape)} for inputs of {tuple(x.shape)}")
-    places = order_of(maps, order, seed)
-    counts = [count_of(f, places.shape[1]) for f in fractions]
-    with guarded(model, evaluate=True), torch.no_grad():
-        whole = _logits(model, x.detach(), batch_size)
-        target = whole.argmax(1)
-        perturbed = torch.cat([removed(x.detach(), places, n, fill) for n in counts])
-        logits = _logits(model, perturbed, batch_size).unflatten(0, (len(counts), len(x)))
+
+    def images() -> Iterator[Tensor]:
+        for places, count in jobs:
+            yield fill(x, first_of(places, count, x.shape), seeds)
+
+    done: list[Tensor] = []
+    waiting: list[Tensor] = []
+    for batch in images():
+        waiting.append(batch)
+        if len(waiting) * len(x) >= batch_size:
+            done += _outputs(model, torch.cat(waiting), batch_size)
+            waiting = []
+    if waiting:
+        done += _outputs(model, torch.cat(waiting), batch_size)
+    return torch.cat(done).view(len(jobs), len(x), -1)
+
+
+def compared(whole: Tensor, logits: Tensor, target: Tensor) -> Changes:
+    """What perturbations did to the outputs.
+
+    Args:
+        whole: logits of the whole images, shape (B, classes).
+        logits: shape (jobs, B, classes).
+        target: the class that is looked at, shape (B,).
+    """
     logits = logits.transpose(0, 1)
-    index = target[:, None, None].expand(-1, len(counts), 1)
+    index = target[:, None, None].expand(-1, logits.shape[1], 1)
     before, after = whole.gather(1, target[:, None])[:, 0], logits.gather(2, index)[..., 0]
     p_before = whole.softmax(1).gather(1, target[:, None])
     p_after = logits.softmax(2).gather(2, index)[..., 0]
@@ -149,5 +169,45 @@ def changes(
     )
 
 
-def _logits(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
-    return torch.cat([main_tensor(model(part))[0].double() for part in x.split(batch_size)])
+def changes(
+    model: nn.Module,
+    x: Tensor,
+    maps: Tensor,
+    fractions: Sequence[float],
+    *,
+    order: Order = "least",
+    fill: Fill | Tensor | float = 0.0,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> Changes:
+    """Perturb a batch by its maps.
+
+    Args:
+        model: an image classifier with an output of shape (B, classes); lent in evaluation mode.
+        x: shape (B, C, *positions).
+        maps: shape (B, 1, *positions).
+        fractions: of the pixels that are removed, each in (0, 1].
+        order: least salient first (the paper's test) or most salient first.
+        fill: what removed pixels become: one of :mod:`fullgrad.experiments.fills`, or in the
+            model's input space a number, or one for each channel.
+        seed: breaks ties in the maps, and is the fill's.
+        batch_size: how many perturbed images go through the model together.
+
+    Raises:
+        ValueError: an unknown order, or no fraction.
+        InputError: maps that do not fit.
+    """
+    if maps.shape[2:] != x.shape[2:] or len(maps) != len(x):
+        raise InputError(f"maps of shape {tuple(maps.shape)} for inputs of {tuple(x.shape)}")
+    places = order_of(maps, order, seed)
+    jobs = [(places, count_of(f, places.shape[1])) for f in fractions]
+    filling = fill if callable(fill) else constant(fill)
+    x = x.detach()
+    with guarded(model, evaluate=True), torch.no_grad():
+        whole = torch.cat(_outputs(model, x, batch_size))
+        logits = logits_of(model, x, jobs, filling, [seed] * len(x), batch_size)
+    return compared(whole, logits, whole.argmax(1))
+
+
+def _outputs(model: nn.Module, x: Tensor, batch_size: int) -> list[Tensor]:
+    return [main_tensor(model(part))[0].double() for part in x.split(batch_size)]

@@ -27,6 +27,7 @@ def elementwise(operation: Operation) -> Answer:
     parts = _known(operation.args, operation)
     shape = operation.shape
     if len(parts) == 1 and parts[0].shape == shape:
+        operation.bindings.visit(parts[0])
         return parts[0]
     if not parts or any(len(p.groups) > len(shape) for p in parts):
         return None
@@ -35,4 +36,9 @@ def elementwise(operation: Operation) -> Answer:
         for p in parts
         for n, size in zip(reversed(p.shape), reversed(shape), strict=False)
     )
-    return combined(parts, shape, operation.bindings) if fits else None
+    if not fits:
+        return None
+    axes = combined(parts, shape, operation.bindings)
+    if axes is not None:
+        operation.bindings.visit(axes)
+    return axes

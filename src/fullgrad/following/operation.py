@@ -18,7 +18,7 @@ class Operation:
         args: positional arguments in the order of the schema, defaults filled in.
         outputs: its outputs.
         axes_of: the axes of an argument, None if unknown or if it does not depend on the input.
-        bindings: filled with what sums tell about fresh atoms.
+        bindings: filled with what operations tell about atoms and places.
         rank: number of axes of the input's grid; 0 if several inputs have one.
     """
 

@@ -12,6 +12,7 @@ from fullgrad.aggregation import Psi
 from fullgrad.errors import InputError
 from fullgrad.saliency import METHODS, saliency
 from fullgrad.smooth import Noise
+from fullgrad.stated import Places
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -72,6 +73,7 @@ class FullGrad:
         psi: Psi = "layer",
         terms: Any = "all",
         shape: str = "input",
+        places: Places | None = None,
         batch_size: int | None = None,
         noise: Noise | None = None,
     ) -> Any:
@@ -86,6 +88,7 @@ class FullGrad:
             terms: see :func:`fullgrad.saliency`.
             shape: ``"input"`` shares the map equally among the channels, so that their sum, which
                 Captum's viewer draws, is the map; ``"map"`` returns it as it is.
+            places: see :func:`fullgrad.saliency`.
             batch_size: see :func:`fullgrad.saliency`.
             noise: see :func:`fullgrad.saliency`.
 
@@ -103,6 +106,7 @@ class FullGrad:
         found = saliency(
             self.forward_func, alone, _target(target), method=self.method, psi=psi, terms=terms,
             additional_forward_args=additional_forward_args, batch_size=batch_size, noise=noise,
+            places=places,
         )  # fmt: skip
         maps = found if isinstance(found, tuple) else (found,)
         explained = inputs if isinstance(inputs, tuple) else (inputs,)

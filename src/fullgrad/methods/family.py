@@ -12,6 +12,7 @@ from fullgrad.aggregation import PSI
 from fullgrad.methods.registry import described
 from fullgrad.saliency import saliency
 from fullgrad.smooth import Noise
+from fullgrad.stated import Places
 
 _PAPER = "Srinivas & Fleuret 2019, Full-Gradient Representation for Neural Network Visualization"
 _NOISE = Noise()
@@ -25,6 +26,7 @@ class FullGradOptions:
         psi: see :func:`fullgrad.saliency`; None for ``"layer"``, or ``"signed"`` where a sign is
             asked for.
         terms: which terms count; see :func:`fullgrad.saliency`.
+        places: layouts of activations that cannot be followed; see :func:`fullgrad.saliency`.
 
     Raises:
         ValueError: an unknown psi.
@@ -32,6 +34,7 @@ class FullGradOptions:
 
     psi: str | None = None
     terms: str | Sequence[str] = "all"
+    places: Places | None = None
 
     def __post_init__(self) -> None:
         if self.psi is not None and self.psi not in PSI:
@@ -66,11 +69,12 @@ def _function(method: str) -> Any:
         batch_size: int | None,
         psi: Any,
         terms: Any,
+        places: Any,
         **noise: Any,
     ) -> Tensor:
         found: Tensor = saliency(
             model, inputs, target, method=method,
-            psi=psi or ("signed" if signed else "layer"), terms=terms,
+            psi=psi or ("signed" if signed else "layer"), terms=terms, places=places,
             additional_forward_args=additional_forward_args, batch_size=batch_size,
             noise=Noise(**noise) if noise else None,
         )  # fmt: skip

@@ -1,0 +1,222 @@
+"""The output of a token embedding as the explained input of a model that takes integer ids.
+
+Ids have no gradient. While the model runs, its lookup of the given ids is answered with a tensor
+that autograd follows; the model itself is not touched, and no hook is registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
+
+from fullgrad.errors import InputError, ModelError
+
+_INSTEAD = (
+    "Name the one that looks the ids up with embedding=, or explain the embedded tokens yourself: "
+    "fullgrad.decompose(model, {'inputs_embeds': embedded}, layout='BTC')"
+)
+
+
+def token_embedding(model: nn.Module, embedding: nn.Embedding | str | None) -> nn.Embedding:
+    """The embedding whose output is to be explained.
+
+    Args:
+        model: that looks tokens up.
+        embedding: one of its embeddings, or the path of one. None: what the model's
+            ``get_input_embeddings()`` returns, or else its only ``nn.Embedding``.
+
+    Returns:
+        The embedding.
+
+    Raises:
+        ModelError: no such embedding, several of them, or one that changes its weight at each
+            lookup (``max_norm``, a parametrization).
+    """
+    found = {name: m for name, m in model.named_modules() if isinstance(m, nn.Embedding)}
+    names = ", ".join(map(repr, found)) or "none"
+    if embedding is None:
+        chosen = _declared(model)
+        if chosen is None:
+            if len(found) != 1:
+                raise ModelError(
+                    f"which nn.Embedding holds the tokens? The model has: {names}. {_INSTEAD}"
+                )
+            chosen = next(iter(found.values()))
+    elif isinstance(embedding, str):
+        if embedding not in found:
+            raise ModelError(f"{embedding!r} is no nn.Embedding of the model; it has: {names}")
+        chosen = found[embedding]
+    else:
+        if not any(m is embedding for m in found.values()):
+            raise ModelError(
+                f"the given embedding is no nn.Embedding of the model; it has: {names}"
+            )
+        chosen = embedding
+    return _checked(chosen, path_of(model, chosen))
+
+
+def _declared(model: nn.Module) -> nn.Embedding | None:
+    """What a transformers model says its token embedding is."""
+    declare = getattr(model, "get_input_embeddings", None)
+    if not callable(declare):
+        return None
+    try:
+        declared = declare()
+    except NotImplementedError:
+        return None
+    return declared if isinstance(declared, nn.Embedding) else None
+
+
+def path_of(model: nn.Module, module: nn.Module) -> str:
+    """The path of a module in a model."""
+    return next((name for name, m in model.named_modules() if m is module), "")
+
+
+def _checked(embedding: nn.Embedding, path: str) -> nn.Embedding:
+    if embedding.max_norm is not None:
+        raise ModelError(
+            f"the embedding {path!r} has max_norm, which rewrites its weight at every lookup; "
+            "set max_norm=None after renormalising the weight once"
+        )
+    if parametrize.is_parametrized(embedding):
+        raise ModelError(
+            f"the weight of the embedding {path!r} is computed anew at every lookup; make it a "
+            "plain parameter with torch.nn.utils.parametrize.remove_parametrizations"
+        )
+    return embedding
+
+
+def embed(embedding: nn.Embedding, input_ids: Any) -> Tensor:
+    """Look the tokens up, outside the autograd graph.
+
+    Args:
+        embedding: of the tokens.
+        input_ids: integers of shape (B, T).
+
+    Returns:
+        Shape (B, T, C).
+
+    Raises:
+        InputError: not integers of shape (B, T), none at all, or out of the embedding's range.
+    """
+    if not isinstance(input_ids, Tensor):
+        raise InputError(f"input_ids must be a tensor, not {type(input_ids).__name__}")
+    if input_ids.dtype not in (torch.int64, torch.int32):
+        raise InputError(f"input_ids must be integers (int64 or int32), not {input_ids.dtype}")
+    if input_ids.dim() != 2 or input_ids.numel() == 0:
+        raise InputError(f"input_ids must have shape (batch, tokens), not {tuple(input_ids.shape)}")
+    low, high = int(input_ids.min()), int(input_ids.max())
+    if low < 0 or high >= embedding.num_embeddings:
+        raise InputError(
+            f"input_ids run from {low} to {high}, but the embedding has {embedding.num_embeddings} "
+            "rows"
+        )
+    with torch.no_grad():
+        return F.embedding(input_ids, embedding.weight)
+
+
+class _Answering(TorchFunctionMode):
+    """Answers the lookup of some ids in an embedding with a given tensor.
+
+    Args:
+        embedding: whose lookups are answered.
+        ids: shape (B, T).
+        embedded: the answer, shape (B, T, C).
+    """
+
+    def __init__(self, embedding: nn.Embedding, ids: Tensor, embedded: Tensor) -> None:
+        super().__init__()
+        self._embedding, self._ids, self._embedded = embedding, ids, embedded
+        self.answered = 0
+        self.others: list[tuple[int, ...]] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run one function, or answer in its place."""
+        kwargs = kwargs or {}
+        if func is F.embedding:
+            ids, weight = _two(args, kwargs, ("input", "weight"))
+        elif func is torch.embedding:
+            weight, ids = _two(args, kwargs, ("weight", "indices"))
+        else:
+            return func(*args, **kwargs)
+        if weight is not self._embedding.weight:
+            return func(*args, **kwargs)
+        answer = self._answer(ids)
+        if answer is None:
+            self.others.append(tuple(ids.shape))
+            return func(*args, **kwargs)
+        self.answered += 1
+        return answer.clone()  # the model may overwrite it, and ask again
+
+    def _answer(self, asked: Tensor) -> Tensor | None:
+        """The embedded tokens in the arrangement of the ids, None for other ids."""
+        ids, embedded = self._ids, self._embedded
+        for known, value in (
+            (ids, embedded),
+            (ids.t(), embedded.transpose(0, 1)),
+            (ids.flatten(), embedded.flatten(0, 1)),
+        ):
+            if asked.shape == known.shape and bool((asked == known).all()):
+                return value
+        return None
+
+
+def _two(args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, str]) -> tuple[Any, Any]:
+    """The first two arguments of a call."""
+    first, second = (args[i] if i < len(args) else kwargs[n] for i, n in enumerate(names))
+    return first, second
+
+
+class Embedded(nn.Module):
+    """A model of token ids as a model of its embedded tokens.
+
+    ``forward(embedded, input_ids, *args, **kwargs)`` calls ``model(input_ids, *args, **kwargs)``
+    and answers its lookups of these ids (as they are, transposed or flattened) with ``embedded``.
+    Lookups of other ids, the decoder's for example, are left alone. Modules keep the paths that
+    they have in the model.
+
+    Args:
+        model: the user's, not changed.
+        embedding: the one whose output is explained.
+    """
+
+    def __init__(self, model: nn.Module, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.model = model
+        self._path = path_of(model, embedding)
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """The model's modules, by their paths in the model."""
+        modules: Iterator[tuple[str, nn.Module]]
+        modules = self.model.named_modules(memo, prefix, remove_duplicate)
+        return modules
+
+    def forward(self, embedded: Tensor, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the model returns for the ids, through the embedded tokens.
+
+        Raises:
+            ModelError: the model did not look these ids up in the embedding.
+        """
+        embedding = self.model.get_submodule(self._path)
+        assert isinstance(embedding, nn.Embedding)
+        with _Answering(embedding, input_ids, embedded) as lookups:
+            result = self.model(input_ids, *args, **kwargs)
+        if not lookups.answered:
+            asked = ", ".join(str(s) for s in dict.fromkeys(lookups.others))
+            raise ModelError(
+                f"the model did not look the given ids, of shape {tuple(input_ids.shape)}, up in "
+                f"the embedding {self._path!r}: it "
+                + (f"asked for others, of shape {asked}" if asked else "did not call it")
+                + f". {_INSTEAD}"
+            )
+        return result

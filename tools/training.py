@@ -1,0 +1,282 @@
+"""Training a small classifier on a few classes of CIFAR-100, on the CPU, in minutes.
+
+The images have 32 x 32 pixels and are shown to the networks at twice that size, so that the
+maps have more than a handful of positions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES = (
+    "apple", "castle", "cup", "dolphin", "keyboard", "motorcycle", "palm_tree", "rocket",
+    "sunflower", "tiger",
+)  # fmt: skip
+STORED = 32  # pixels a side, as CIFAR has them
+MEAN, STD = 0.5, 0.25
+SHIFT = 0.1  # beyond what the zoom leaves room for, as a share of half the image
+_SPLITS = ("train", "test")
+
+
+class MissingDataError(Exception):
+    """The images to train with are not there; the message says how to give them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a network is trained; all of it is in the digest of the result.
+
+    Args:
+        size: pixels a side of the network's input.
+        epochs: passes over the training images.
+        batch: images a step.
+        rate: highest learning rate of the one-cycle schedule (AdamW).
+        decay: weight decay.
+        smoothing: label smoothing.
+        zoom: images are enlarged by up to this factor and shifted; none are shrunk.
+        light: brightness and contrast vary by up to this share.
+        seed: of the initial weights, the order of the images and their variations.
+    """
+
+    size: int = 64
+    epochs: int = 16
+    batch: int = 50
+    rate: float = 2e-3
+    decay: float = 0.05
+    smoothing: float = 0.1
+    zoom: float = 1.4
+    light: float = 0.3
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Images in memory: uint8 of shape (N, 3, 32, 32), and their class numbers (N,)."""
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+    classes: tuple[str, ...]
+
+    def digest(self) -> str:
+        """SHA-256 of all pixels, labels and names."""
+        result = hashlib.sha256("\n".join(self.classes).encode())
+        for t in (self.train, self.train_labels, self.test, self.test_labels):
+            result.update(str(tuple(t.shape)).encode())
+            result.update(t.contiguous().numpy().tobytes())
+        return result.hexdigest()
+
+
+def image_folder(given: Path | None, cache: Path) -> Path:
+    """The folder with ``train/CLASS/*.png`` and ``test/CLASS/*.png``.
+
+    Args:
+        given: what the user named; None to look for the mosaics in the shared folder
+            (``FULLGRAD_SHARED``, or ``shared`` beside the project) and unpack them once.
+        cache: where they are unpacked to.
+
+    Raises:
+        MissingDataError: nothing of the kind is there.
+    """
+    if given is not None:
+        for split in _SPLITS:
+            if not (given / split).is_dir():
+                raise MissingDataError(
+                    f"{given} has no folder {split!r}: --data needs an image folder with "
+                    "train/CLASS/*.png and test/CLASS/*.png"
+                )
+        return given
+    unpacked = cache / "cifar100"
+    if unpacked.is_dir():
+        return unpacked
+    shared = Path(os.environ.get("FULLGRAD_SHARED") or ROOT.parent / "shared")
+    script = shared / "data" / "unpack_cifar100.py"
+    if not script.is_file():
+        raise MissingDataError(
+            f"CIFAR-100 is needed to train the small networks, and {script} is not there. Name an "
+            "image folder (train/CLASS/*.png and test/CLASS/*.png of CIFAR-100) with --data, or "
+            "the folder that holds data/cifar100 with FULLGRAD_SHARED"
+        )
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        target = Path(scratch, "cifar100")
+        done = subprocess.run(
+            [sys.executable, str(script), str(target)], check=False, capture_output=True, text=True
+        )
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise MissingDataError(f"{script} failed: {reason}")
+        if not unpacked.is_dir():  # another process may have been faster
+            target.rename(unpacked)
+    return unpacked
+
+
+def load(folder: Path, classes: tuple[str, ...] = CLASSES) -> Data:
+    """Read the images of a few classes.
+
+    Args:
+        folder: from :func:`image_folder`.
+        classes: names of class folders.
+
+    Raises:
+        MissingDataError: a class without images, or images that are not 32 x 32.
+    """
+    parts: list[Tensor] = []
+    for split in _SPLITS:
+        pixels, labels = [], []
+        for number, name in enumerate(classes):
+            files = sorted((folder / split / name).glob("*.png"))
+            if not files:
+                raise MissingDataError(f"{folder / split / name} holds no PNG images")
+            for file in files:
+                with Image.open(file) as image:
+                    pixels.append(np.asarray(image.convert("RGB")))
+                if pixels[-1].shape != (STORED, STORED, 3):
+                    raise MissingDataError(f"{file} is not {STORED} x {STORED}, as CIFAR's are")
+                labels.append(number)
+        parts += [torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2), torch.tensor(labels)]
+    return Data(*parts, classes)
+
+
+def prepared(pixels: Tensor, size: int) -> Tensor:
+    """A network's input: enlarged bilinearly, then standardised.
+
+    Args:
+        pixels: uint8, shape (N, 3, 32, 32).
+        size: pixels a side.
+
+    Returns:
+        float32, shape (N, 3, size, size).
+    """
+    x = F.interpolate(pixels.float() / 255, (size, size), mode="bilinear", align_corners=False)
+    return (x - MEAN) / STD
+
+
+def reduced(image: Image.Image) -> Tensor:
+    """The centre square at CIFAR's resolution, each pixel the mean of those it covers.
+
+    Returns:
+        uint8 of shape (1, 3, 32, 32).
+    """
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)
+    small = image.resize((STORED, STORED), Image.Resampling.BOX, box)
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1)[None]
+
+
+def visible(x: Tensor) -> Image.Image:
+    """A small network's input, shape (1, 3, H, W), as an image."""
+    pixels = (x[0] * STD + MEAN).mul(255).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def varied(pixels: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
+    """As :func:`prepared`, but zoomed, shifted, mirrored and lit at random."""
+    n = len(pixels)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    scale = 1 / (1 + (settings.zoom - 1) * uniform(n))
+    room = (1 - scale)[:, None] + SHIFT
+    shift = (2 * uniform(n, 2) - 1) * room
+    mirror = torch.where(uniform(n) < 0.5, -1.0, 1.0)
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale * mirror, scale, shift
+    grid = F.affine_grid(theta, [n, 3, settings.size, settings.size], align_corners=False)
+    x = F.grid_sample(
+        pixels.float() / 255, grid, mode="bilinear", padding_mode="reflection", align_corners=False
+    )
+    light = 1 + settings.light * (2 * uniform(2, n, 1, 1, 1) - 1)
+    x = ((x - 0.5) * light[0] + 0.5) * light[1]
+    return (x.clamp(0, 1) - MEAN) / STD
+
+
+def accuracy(model: nn.Module, pixels: Tensor, labels: Tensor, size: int) -> float:
+    """Share of images for which the model's largest output is the label's."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        right = sum(
+            int((model(prepared(x, size)).argmax(1) == y).sum())
+            for x, y in zip(pixels.split(100), labels.split(100), strict=True)
+        )
+    model.train(training)
+    return right / len(labels)
+
+
+def fit(
+    model: nn.Module, data: Data, settings: Settings, say: Callable[[str], None] = print
+) -> float:
+    """Train a network in place, and put it into evaluation mode.
+
+    Args:
+        model: freshly built, with as many outputs as there are classes.
+        data: the images.
+        settings: all that is chosen.
+        say: told of the progress after each epoch.
+
+    Returns:
+        Seconds that it took.
+    """
+    start = time.monotonic()
+    with seeded(settings.seed):
+        generator = torch.Generator().manual_seed(settings.seed)
+        matrices = [p for p in model.parameters() if p.dim() > 1]
+        others = [p for p in model.parameters() if p.dim() <= 1]  # biases and scales do not decay
+        optimizer = torch.optim.AdamW(
+            [{"params": matrices}, {"params": others, "weight_decay": 0.0}],
+            lr=settings.rate,
+            weight_decay=settings.decay,
+        )
+        steps = -(-len(data.train) // settings.batch)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, settings.rate, total_steps=settings.epochs * steps, pct_start=0.2
+        )
+        model.train()
+        for epoch in range(settings.epochs):
+            order, total = torch.randperm(len(data.train), generator=generator), 0.0
+            for chosen in order.split(settings.batch):
+                x = varied(data.train[chosen], settings, generator)
+                loss = F.cross_entropy(
+                    model(x), data.train_labels[chosen], label_smoothing=settings.smoothing
+                )
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                schedule.step()
+                total += float(loss.detach()) * len(chosen)
+            say(
+                f"  epoch {epoch + 1}/{settings.epochs}: loss {total / len(data.train):.3f}, "
+                f"{time.monotonic() - start:.0f} s"
+            )
+    model.zero_grad()
+    model.eval()
+    return time.monotonic() - start
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """PyTorch's generator at a seed meanwhile, and as it was afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
