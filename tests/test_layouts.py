@@ -337,7 +337,7 @@ def test_a_recurrent_step_lies_at_the_input_it_reads(name: str) -> None:
     places: list[int] = []
     for term in d.bias_terms:
         coordinate = None if term.axes is None else term.axes.coordinates[0]
-        if coordinate is not None and not coordinate.atoms and term.op == "tanh":
+        if coordinate is not None and not coordinate.atoms and term.op in ("tanh", "tanh_"):
             places.append(int(coordinate.values()))
     steps = {"bidirectional": [0, 1, 2, 3, 3, 2, 1, 0]}.get(name, [0, 1, 2, 3])
     each = len(places) // len(steps)

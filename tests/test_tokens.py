@@ -309,9 +309,10 @@ def test_steps_of_a_recurrent_layer_lie_elsewhere() -> None:
         Embedded(model, model.embed), embed(model.embed, x), 1, additional_forward_args=x,
         layout="BTC",
     )  # fmt: skip
-    first = [t for t in d.bias_terms if t.shape[:2] == (TOKENS, 3)]  # all its steps at once
-    assert len(first) == 2  # of either direction
-    here = torch.stack([t.value.sum(2).t() for t in first]).sum(0)
+    # All steps at once: what a layer does with its input, of either direction of two layers.
+    whole = [t for t in d.bias_terms if t.shape[:2] == (TOKENS, 3) or t.shape[0] == TOKENS * 3]
+    assert len(whole) == 4
+    here = torch.stack([t.value.reshape(TOKENS, 3, -1).sum(2).t() for t in whole]).sum(0)
     torch.testing.assert_close(got.bias_scores, here)
     torch.testing.assert_close(got.elsewhere, d.bias_sums - here.sum(1))
 
