@@ -35,7 +35,7 @@ exactness: install  ## the README's table
 	$(BIN)/python tools/exactness.py
 
 gallery: install  ## docs/gallery.md's pictures; trains small networks (an hour, once; needs CIFAR-100)
-	$(BIN)/python tools/gallery.py
+	$(BIN)/python tools/gallery.py --docs
 
 selections: install  ## docs/selections.md's tables (resumes; two hours)
 	$(BIN)/python tools/selections.py

@@ -132,7 +132,7 @@ def test_refusals() -> None:
         fullgrad.saliency(vgg_like(), x, psi="abs")
     with pytest.raises(
         ValueError,
-        match="terms must be one of all, explicit, implicit, bias, input, or modules of the model .*not 'n'",
+        match=r"terms must be one of all, explicit, implicit, bias, input, or modules of the model .*not 'n'",
     ):
         fullgrad.saliency(vgg_like(), x, terms="n")
     with pytest.raises(
