@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import timm
+import torch
 from sweep import (
     BAR,
+    PLACES,
     Case,
     measure,
     sequence_cases,
@@ -12,6 +15,9 @@ from sweep import (
     torchvision_cases,
     transformers_cases,
 )
+
+import fullgrad
+from fullgrad.errors import LayoutError
 
 torchvision_quick = {"resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "swin_t", "googlenet"}
 timm_quick = {"test_vit", "test_convnext", "test_resnet", "test_nfnet", "test_efficientnet"}
@@ -32,3 +38,15 @@ def test_sum_closes(case: Case) -> None:
     assert result.residual <= BAR
     assert result.terms > 0
     assert result.input_share > 1e-4
+
+
+def test_a_refused_map_is_drawn_once_its_layout_is_stated() -> None:
+    for name, places in PLACES.items():
+        torch.manual_seed(0)
+        model = timm.create_model(name, pretrained=False).eval()
+        x = torch.randn(1, 3, 96, 96)
+        with pytest.raises(LayoutError, match="State it, as in places="):
+            fullgrad.saliency(model, x, 0)
+        found = fullgrad.saliency(model, x, 0, places=places)
+        assert found.shape == (1, 1, 96, 96)
+        assert float(found.std()) > 0
