@@ -10,6 +10,14 @@ EXPERIMENTS = {
         "fullgrad.cli.bench_pixels",
         "remove pixels in the order of each method's map, and measure the output's change",
     ),
+    "digit-flipping": (
+        "fullgrad.cli.bench_digits",
+        "erase the pixels that make one digit rather than another",
+    ),
+    "agreement": (
+        "fullgrad.cli.bench_agreement",
+        "how methods rank under each test of several runs",
+    ),
 }
 
 

@@ -103,9 +103,9 @@ def run(args: argparse.Namespace) -> int:
         progress.end()
     if not done and (args.out / RECORD).is_file():
         print(f"finished before: {printable(args.out / RECORD)}")
-        print(_table(store.rows(bench.parts)))
+        print(_table(_typed(store.rows(bench.parts))))
         return DONE
-    rows = store.rows(bench.parts)
+    rows = _typed(store.rows(bench.parts))
     _write(store, bench, rows, args)
     print(_table(rows))
     print(f"\n-> {printable(args.out)}")
@@ -138,6 +138,12 @@ def _bench(args: argparse.Namespace) -> Bench:
     except ValueError as error:
         raise UsageError(str(error)) from error
     return Bench(plan, model, source)
+
+
+def _typed(rows: Any) -> Any:
+    """Columns that may be empty, where labels are not known, keep their types."""
+    types = {"label": "Int64", "correct_before": "boolean", "correct_after": "boolean"}
+    return rows.astype(types)
 
 
 def _write(store: Store, bench: Bench, rows: Any, args: argparse.Namespace) -> None:

@@ -93,7 +93,8 @@ class Choice:
     @property
     def label(self) -> str:
         """In tables and figures."""
-        return self.method.label if self.signed else f"{self.method.label} ({ABSOLUTE})"
+        plain = self.signed or self.method.name == RANDOM
+        return self.method.label if plain else f"{self.method.label} ({ABSOLUTE})"
 
     @classmethod
     def parse(cls, text: str) -> Choice:
@@ -176,11 +177,11 @@ class Flipping:
         rows: list[dict[str, Any]] = []
         if not len(index):
             return rows
-        before = self._odds(x, a, b)
+        before = self.log_odds(x, a, b)
         for choice in self.plan.choices:
             order, positive = ranked(self.difference(choice, x, a, b))
             for count in self.plan.pixels:
-                after = self._odds(erased(x, order, positive, count), a, b)
+                after = self.log_odds(erased(x, order, positive, count), a, b)
                 rows += [
                     {
                         "pair": f"{a}→{b}",
@@ -196,7 +197,7 @@ class Flipping:
                 ]
         return rows
 
-    def _odds(self, x: Tensor, a: int, b: int) -> Tensor:
+    def log_odds(self, x: Tensor, a: int, b: int) -> Tensor:
         """Log-odds of two classes: the difference of their logits, shape (B,), float64."""
         with guarded(self.model, evaluate=True), torch.no_grad():
             logits = self.model(x).double()

@@ -101,8 +101,9 @@ def _read_idx(path: Path, magic: int, rank: int) -> Any:
             content = gzip.decompress(content)
     except (OSError, EOFError, gzip.BadGzipFile) as error:
         raise DigitsError(f"{printable(path)} cannot be read: {error}") from error
-    head = np.frombuffer(content[: 4 * (rank + 1)], ">i4")
-    if len(head) != rank + 1 or head[0] != magic:
+    start = content[: 4 * (rank + 1)]
+    head = np.frombuffer(start, ">i4") if len(start) == 4 * (rank + 1) else np.zeros(1)
+    if head[0] != magic:
         raise DigitsError(f"{printable(path)} is not an idx file of the kind that its name says")
     values = np.frombuffer(content[4 * (rank + 1) :], np.uint8)
     if values.size != int(np.prod(head[1:], dtype=np.int64)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -73,7 +74,8 @@ def _road(mean: Tensor, std: Tensor) -> Fill:
         for image, removed, seed in zip(x.cpu(), gone.cpu(), seeds, strict=True):
             if bool(removed.all()):
                 raise ValueError("road cannot impute an image of which every pixel is removed")
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "__array_wrap__", DeprecationWarning)
                 torch.manual_seed(seed)
                 filled.append(imputer(image.float(), (~removed[0]).float()))
         return torch.where(gone, torch.stack(filled).to(x), x)
