@@ -139,12 +139,12 @@ def test_a_batch_does_not_change_the_rows(here: Path) -> None:
 
 
 def test_a_killed_run_ends_in_the_same_table(here: Path) -> None:
-    assert main(command(out="whole")) == 0
+    assert main([*command(out="whole"), "--batch-size", "1"]) == 0
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    line = [sys.executable, "-m", "fullgrad", *command(out="killed")]
+    line = [sys.executable, "-m", "fullgrad", *command(out="killed"), "--batch-size", "1"]
     luck = random.Random(0)
     done = 0
-    for _ in range(2):
+    for _ in range(3):
         process = subprocess.Popen(
             line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -159,7 +159,7 @@ def test_a_killed_run_ends_in_the_same_table(here: Path) -> None:
         process.wait()
         done = len(list(Path("killed/parts").glob("0*.json")))
         assert done >= 1
-    assert main(command(out="killed")) == 0
+    assert main([*command(out="killed"), "--batch-size", "1"]) == 0
     for name in ("results.csv", "results.parquet", "summary.csv"):
         assert Path("whole", name).read_bytes() == Path("killed", name).read_bytes(), name
 

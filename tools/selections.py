@@ -26,6 +26,7 @@ from training import MEAN, STD, MissingDataError, image_folder, load, prepared
 
 import fullgrad
 from fullgrad.experiments.perturbation import changes
+from fullgrad.experiments.statistics import interval
 from fullgrad.images import preprocess, read_photograph
 from fullgrad.models import DEFAULT_MODEL, load_model
 from fullgrad.saliency import saliency_from_decomposition
@@ -130,14 +131,6 @@ def gathered(lines: Sequence[dict[str, Any]], name: str, order: str) -> dict[str
         if line["order"] == order:
             found.setdefault(line["choice"], []).extend(line["relative"])
     return {choice: np.array(rows) for choice, rows in found.items()}
-
-
-def interval(values: Any, seed: int = 0) -> tuple[float, float]:
-    """Bootstrap 95 % interval of a mean."""
-    generator = np.random.default_rng(seed)
-    picks = generator.integers(0, len(values), (2000, len(values)))
-    low, high = np.percentile(values[picks].mean(1), (2.5, 97.5))
-    return float(low), float(high)
 
 
 def table(lines: Sequence[dict[str, Any]], names: Sequence[str], order: str) -> str:
