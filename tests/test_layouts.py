@@ -193,6 +193,25 @@ def test_image_and_text_tokens_in_one_sequence() -> None:
     assert min(float(image.std()), float(words.std())) > 0
 
 
+def test_segmentation_targets() -> None:
+    """A pixel's class score is explained where the network can see from it, and nowhere else."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 5, 3, padding=1)
+    ).double()
+    x = randn(2, 3, 16, 16)
+    one = fullgrad.saliency(net, x, (1, 8, 6), psi="signed")
+    seen = torch.zeros(16, 16, dtype=torch.bool)
+    seen[6:11, 4:9] = True
+    assert float(one[:, :, ~seen].abs().max()) == 0
+    assert float(one[:, :, seen].abs().min()) > 0
+    each = fullgrad.saliency(net, x, [(1, 8, 6), (2, 3, 3)], psi="signed")
+    torch.testing.assert_close(each[0], one[0])
+    assert float(each[1, 0, 12, 12]) == 0
+    region = fullgrad.saliency(net, x, lambda y: y[:, 1, 7:9, 6].sum(1), psi="signed")
+    torch.testing.assert_close(region, fullgrad.saliency(net, x, (1, 7, 6), psi="signed") + one)
+
+
 class Scrambled(nn.Module):
     """Tokens are pooled along the flattened image, which cannot be followed."""
 
