@@ -18,6 +18,10 @@ EXPERIMENTS = {
         "fullgrad.cli.bench_agreement",
         "how methods rank under each test of several runs",
     ),
+    "roar": (
+        "fullgrad.cli.bench_roar",
+        "remove the most salient pixels of all images, retrain, and measure the accuracy",
+    ),
 }
 
 

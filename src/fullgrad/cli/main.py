@@ -38,6 +38,8 @@ class Command:
 
 COMMANDS = (
     Command("explain", "fullgrad.cli.explain", "heat maps and records of photographs"),
+    Command("compare", "fullgrad.cli.compare", "a sheet of photographs and saliency methods"),
+    Command("report", "fullgrad.cli.report", "one HTML file to share, from what was written"),
     Command("bench", "fullgrad.cli.bench", "the paper's experiments"),
     Command("methods", "fullgrad.cli.listing", "the saliency methods, their options and sources"),
     Command("demo", "fullgrad.cli.demo", "explain a few photographs that need no download"),
