@@ -20,6 +20,7 @@ from fullgrad.cli.files import unique_stems, write_together
 from fullgrad.cli.main import main
 from fullgrad.images import preprocess, read_image, sha256_of
 from fullgrad.models import load_model
+from fullgrad.render.layers import unpacked
 
 data = pytest.importorskip("skimage.data")
 
@@ -222,6 +223,18 @@ def test_any_method_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(own("a.png", "--terms", "input, 0")) == 0
     options = json.loads(Path("out/a.json").read_text())["saliency"]["options"]
     assert options == {"psi": None, "terms": ["input", "0"], "places": None}
+
+
+def test_the_stages_maps_can_be_kept(here: Path) -> None:
+    assert main(own("a.png")) == 0
+    assert not Path("out/a.layers.npz").exists()
+    assert main(own("a.png", "--layers")) == 0
+    stages = unpacked(Path("out/a.layers.npz").read_bytes())
+    shares = json.loads(Path("out/a.json").read_text())["decomposition"]["shares"]
+    assert {s.name: s.sum for s in stages} == {s["of"]: s["sum"] for s in shares[1:]}
+    whole, stem = np.load("out/a.saliency.npy"), sum(s.map for s in stages if s.map is not None)
+    assert main(own("a.png", "--terms", "input")) == 0
+    np.testing.assert_allclose(whole, stem + np.load("out/a.saliency.npy"), rtol=1e-4, atol=1e-5)
 
 
 def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

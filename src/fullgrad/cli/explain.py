@@ -32,6 +32,7 @@ from fullgrad.labels import class_index, imagenet_names, read_labels
 from fullgrad.methods import Method
 from fullgrad.models import DEFAULT_MODEL, LoadedModel, load_model
 from fullgrad.optional import require
+from fullgrad.render.layers import packed
 from fullgrad.render.overlay import picture, png
 from fullgrad.selection import NAMED
 
@@ -74,6 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "photographs at a time; more is faster on a GPU (default: %(default)s)"
     add("--batch-size", type=_positive, default=1, metavar="N", help=text)
     add_method_arguments(parser)
+    text = "also keep the map of each stage (NAME.layers.npz), which 'fullgrad report' draws"
+    add("--layers", action="store_true", help=text)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -195,13 +198,19 @@ def _task(args: argparse.Namespace) -> Task:
     if not model.trained:
         _note(f"{model.spec} has random weights: its classes and maps mean nothing")
     classes = number_of_classes(model)
-    names = _names(args.labels, model, classes)
+    names = class_names(args.labels, model, classes)
     target = None if args.target is None else class_index(args.target, names, classes)
     method, options = chosen_method(args)
-    return Task(model, names, target, method, options)
+    return Task(model, names, target, method, options, args.layers)
 
 
-def _names(labels: str | None, model: LoadedModel, classes: int) -> tuple[str, ...] | None:
+def class_names(labels: str | None, model: LoadedModel, classes: int) -> tuple[str, ...] | None:
+    """Names of the classes: those given with ``--labels``, else the model's own.
+
+    Raises:
+        UsageError: another number of names than of classes.
+        ModelLoadError: the names cannot be read.
+    """
     if labels is None:
         names = model.class_names
         return names if names is None or len(names) == classes else None
@@ -286,6 +295,8 @@ class _Run:
             f"{stem}.saliency.npy": array.getvalue(),
             f"{stem}.json": text.encode(),
         }
+        if args.layers:
+            contents[f"{stem}.layers.npz"] = packed(result.layers)
         return write_together(args.out, contents)
 
     def _fail(self, path: Path, message: str) -> None:

@@ -19,6 +19,7 @@ from fullgrad.errors import FullGradError, ModelLoadError
 from fullgrad.images import Photograph, display_image, preprocess, printable
 from fullgrad.methods import Method
 from fullgrad.models import LoadedModel
+from fullgrad.render.layers import Layer, layers_of
 from fullgrad.saliency import saliency_from_decomposition
 from fullgrad.targets import main_tensor
 
@@ -36,6 +37,7 @@ class Task:
         target: class to explain; None for the predicted one.
         method: that makes the maps.
         options: of it.
+        layers: whether the map of each stage is kept.
     """
 
     model: LoadedModel
@@ -43,6 +45,7 @@ class Task:
     target: int | None
     method: Method
     options: dict[str, Any]
+    layers: bool = False
 
     def name(self, index: int) -> str:
         """Of a class, for people."""
@@ -66,6 +69,7 @@ class Explained:
         residual: logit minus all shares.
         relative_residual: compared with the sum of the terms' absolute values.
         tolerance: for the relative residual.
+        layers: the stages with their maps, if they are kept.
     """
 
     photograph: Photograph
@@ -80,6 +84,7 @@ class Explained:
     residual: float
     relative_residual: float
     tolerance: float
+    layers: tuple[Layer, ...] = ()
 
 
 def logits_of(model: LoadedModel, batch: Tensor) -> Tensor:
@@ -164,6 +169,7 @@ def explain(task: Task, photographs: Sequence[Photograph]) -> list[Explained]:
                 residual=float(decomposition.residual[i]),
                 relative_residual=float(decomposition.relative_residual[i]),
                 tolerance=decomposition.tolerance,
+                layers=layers_of(decomposition, sample=i) if task.layers else (),
             )
         )
     return results

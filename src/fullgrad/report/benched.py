@@ -1,0 +1,222 @@
+"""The part of a report on the results folder of an experiment (``fullgrad bench``)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fullgrad.experiments.store import PLAN, RECORD, TABLE
+from fullgrad.images import printable
+from fullgrad.report.markup import Builder, Html, details, facts, joined, kind_of, tag
+from fullgrad.report.provenance import again, made, version_facts
+from fullgrad.report.values import ReportError, Values, read_bytes, read_json, shown
+
+ROWS = 400  # of a table that are shown
+_FIRST = ("ranking.csv", "summary.csv")  # tables that are not folded away
+_KNOWN = {"plan", "versions", "command"}
+_UNKNOWN = "results"
+_MEANT = "pixel perturbation"  # the experiment whose columns these are
+MEANINGS = {
+    "order": "which pixels are removed first, the least or the most salient ones",
+    "fill": "what a removed pixel becomes",
+    "method": "whose map gives the order",
+    "fraction": "share of the pixels that are removed",
+    "images": "how many images the mean is over",
+    "relative_change": "mean over images of |change of the output| / |output|",
+    "area": "relative change, averaged along the logarithmic axis of fractions",
+    "low": "lower end of the 95 % bootstrap interval",
+    "high": "upper end of the 95 % bootstrap interval",
+    "median": "over images, of the relative change",
+    "probability_change": "mean change of the class's probability",
+    "kept": "share of images whose predicted class stays",
+    "rank": "1 is best: the smallest area where the least salient go first, else the largest",
+    "first": "one method of a pair",
+    "second": "the other one",
+    "difference": "first minus second, over the same images",
+    "differ": "whether the interval of the difference leaves out zero",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """A results folder.
+
+    Args:
+        folder: with ``plan.json`` and ``record.json``.
+        record: what the latter says.
+    """
+
+    folder: Path
+    record: Values
+
+
+def found_in(folder: Path) -> Experiment | None:
+    """The experiment whose results a folder holds, if it is one.
+
+    Raises:
+        ReportError: the run is not finished, or its record is damaged.
+    """
+    if not (folder / PLAN).is_file():
+        return None
+    if not (folder / RECORD).is_file():
+        raise ReportError(
+            f"the run in {printable(folder)} is not finished (it has no {RECORD}): start it again "
+            "with the same command, and it goes on"
+        )
+    record = read_json(folder / RECORD)
+    record.inside("plan")
+    record.inside("versions")
+    record.text("command")
+    return Experiment(folder, record)
+
+
+def section(builder: Builder, found: Experiment, problems: list[str]) -> Html:
+    """One experiment: pictures, tables, what was asked for, what it took.
+
+    Args:
+        builder: of the page.
+        found: the folder.
+        problems: to which what is missing or wrong is added.
+
+    Raises:
+        ReportError: the record is not what ``fullgrad bench`` writes.
+    """
+    record = found.record
+    title = _title(record)
+    parts = [tag("h2", f"Experiment: {title}", id=builder.name("experiment"))]
+    for path in sorted(found.folder.glob("*.png")):
+        parts.append(_picture(builder, path, problems))
+    tables = [p for p in found.folder.glob("*.csv") if p.stem != TABLE]
+    for path in sorted(tables, key=lambda p: (_place(p.name), p.name)):
+        parts.append(_table(builder, path, title, problems))
+    if title not in {_MEANT, _UNKNOWN}:
+        command = f"fullgrad bench {title.replace(' ', '-')} --help"
+        parts.append(tag("p", "What the experiment measures: ", tag("code", command)))
+    if (found.folder / f"{TABLE}.csv").is_file():
+        parts.append(
+            tag(
+                "p",
+                f"The numbers of every single image are in {TABLE}.csv of the results folder; "
+                "they are too many for a page.",
+            )
+        )
+    plan = record.inside("plan").items()
+    rest = [(k, v) for k, v in record.items() if k not in _KNOWN]
+    parts += [
+        tag("h3", "What was asked for"),
+        facts((k, shown(v), "") for k, v in plan),
+        made(
+            [
+                *version_facts(record),
+                *((k.replace("_", " "), shown(v), _meaning(k)) for k, v in rest),
+            ],
+            "h3",
+        ),
+        again(
+            record.text("command"),
+            "h3",
+            "In the folder where it was run. With an --out folder of its own it computes "
+            "everything anew; with the same folder it finds the results there.",
+        ),
+    ]
+    return tag("section", *parts)
+
+
+def _place(name: str) -> int:
+    return _FIRST.index(name) if name in _FIRST else len(_FIRST)
+
+
+def _meaning(name: str) -> str:
+    return {
+        "excluded": "images that could not be used",
+        "seconds": "that each piece of work took, on the machine where it was run",
+        "images_per_minute": "map and perturbation together",
+        "threads": "of the CPU",
+    }.get(name, "")
+
+
+def _title(record: Values) -> str:
+    """The experiment's name on the command line."""
+    try:
+        words = shlex.split(record.text("command"))
+    except ValueError:
+        words = []
+    if words[:2] == ["fullgrad", "bench"] and len(words) > 2:
+        return words[2].replace("-", " ")
+    return _UNKNOWN
+
+
+def _picture(builder: Builder, path: Path, problems: list[str]) -> Html:
+    name = printable(path.name)
+    try:
+        content = read_bytes(path)
+    except ReportError as error:
+        problems.append(f"No picture: {error}")
+        return tag("p", problems[-1], class_="warn")
+    if (kind := kind_of(content)) is None:
+        problems.append(f"No picture: {printable(path)} is no PNG file")
+        return tag("p", problems[-1], class_="warn")
+    if path.name == "curves.png":
+        alt = "Curves of the experiment, one for each method; the tables below hold their numbers"
+        caption = "Curves of all methods. Bands, where there are any, are 95 % bootstrap intervals."
+    else:
+        alt, caption = f"Picture {name} of the results folder", name
+    return builder.picture(content, kind, alt, caption, wide=True)
+
+
+def _table(builder: Builder, path: Path, title: str, problems: list[str]) -> Html:
+    name = printable(path.name)
+    try:
+        heads, rows = _read(path)
+    except ReportError as error:
+        problems.append(f"No table: {error}")
+        return tag("p", problems[-1], class_="warn")
+    if not rows:
+        return tag("p", f"{name} is empty.")
+    numeric = [i for i in range(len(heads)) if all(_number(r[i]) is not None for r in rows)]
+    known = [(h, MEANINGS[h]) for h in heads if h in MEANINGS and title == _MEANT]
+    meaning = joined(tag("li", tag("strong", h), f": {m}") for h, m in known)
+    cut = f" The first {ROWS} of {len(rows)} rows." if len(rows) > ROWS else ""
+    shown_rows = [
+        [_rounded(c) if i in numeric else c for i, c in enumerate(r)] for r in rows[:ROWS]
+    ]
+    content = builder.table(
+        f"{name}.{cut}", [h.replace("_", " ") for h in heads], shown_rows, numeric=numeric
+    )
+    if known:
+        what = details(f"What the columns of {name} mean", tag("ul", meaning), shown=True)
+        content = joined([content, what])
+    if path.name in _FIRST:
+        return joined([tag("h3", path.stem.capitalize()), content])
+    return details(f"Table {name}", content)
+
+
+def _read(path: Path) -> tuple[Sequence[str], list[list[str]]]:
+    name = printable(path)
+    try:
+        rows = list(csv.reader(io.StringIO(read_bytes(path).decode("utf-8")), strict=True))
+    except (ValueError, csv.Error) as error:
+        raise ReportError(f"{name} is no table: {error}") from error
+    rows = [r for r in rows if r]
+    if not rows or any(len(r) != len(rows[0]) for r in rows):
+        raise ReportError(f"{name} is no table: its rows differ in length, or there are none")
+    return rows[0], rows[1:]
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _rounded(text: str) -> str:
+    value: Any = _number(text)
+    return text if text.lstrip("-").isdecimal() else f"{value:.3g}"

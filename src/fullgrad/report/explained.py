@@ -1,0 +1,294 @@
+"""The part of a report on photographs that ``fullgrad explain`` explained."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fullgrad.errors import InputError
+from fullgrad.images import OVERLAY_SUFFIX, printable
+from fullgrad.render.heatmap import heatmap
+from fullgrad.render.layers import layer_strip, unpacked
+from fullgrad.render.style import number, plane, saved, signed
+from fullgrad.render.waterfall import Part, Waterfall, gathered
+from fullgrad.report.markup import Builder, Html, details, facts, kind_of, tag
+from fullgrad.report.provenance import again, made, model_facts, version_facts
+from fullgrad.report.values import ReportError, Values, read_bytes, shown
+
+NEEDED = ("image", "target", "decomposition", "saliency")
+_OPTIONS = {
+    "psi": "how terms are rescaled before they are summed; none: by layer",
+    "terms": "which terms the map is made of",
+    "places": "where terms lie, if that was stated; none: it was followed",
+}
+_SAME = 1e-4  # of the layers' sum to the record's, relative to the sizes: computed twice
+_CLOSE = 1e-5  # of a map's least and most to the record's, relative
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """The record of one photograph, and where its files are.
+
+    Args:
+        path: of the record.
+        record: what it says.
+    """
+
+    path: Path
+    record: Values
+
+    def file(self, suffix: str) -> Path:
+        """A file beside the record: its name, with another ending."""
+        return self.path.with_name(self.path.name.removesuffix(".json") + suffix)
+
+    @property
+    def name(self) -> str:
+        """Of the photograph's file."""
+        text = self.record.inside("image").text("path")
+        return text.replace("\\", "/").rpartition("/")[2] or text
+
+    @property
+    def run(self) -> str:
+        """What photographs that were explained in the same way have in common."""
+        found = self.record.plain()
+        return json.dumps(
+            [found.get(k) for k in ("model", "versions", "command", "options")]
+            + [self.record.inside("saliency").text("method")],
+            sort_keys=True,
+        )
+
+
+def section(builder: Builder, group: Sequence[Explained], problems: list[str]) -> Html:
+    """All photographs of one run.
+
+    Args:
+        builder: of the page.
+        group: at least one, with equal :attr:`Explained.run`.
+        problems: to which what is missing or wrong is added.
+
+    Raises:
+        ReportError: a record is not what ``fullgrad explain`` writes.
+    """
+    articles = []
+    for e in group:
+        try:
+            articles.append(_photograph(builder, e, problems))
+        except ReportError as error:
+            problems.append(str(error))
+    if not articles:
+        raise ReportError(problems.pop())
+    record = group[0].record
+    method = record.inside("saliency").text("method")
+    spec = record.inside("model").text("spec")
+    count = f"{len(articles)} photographs" if len(articles) > 1 else "One photograph"
+    content = [
+        tag("h2", f"{count} explained: {method} on {spec}", id=builder.name("explained")),
+        *articles,
+    ]
+    saliency = record.inside("saliency")
+    given = saliency.inside("options").items()
+    rows = [
+        ("method", method, "how the map is made ('fullgrad methods' lists them)"),
+        *((f"method: {k}", shown(v), _OPTIONS.get(k, "")) for k, v in given),
+        *model_facts(record.inside("model")),
+        *version_facts(record),
+    ]
+    files = "The photographs' SHA-256 digests above tell whether they are the same files."
+    content += [
+        made(rows, "h3"),
+        again(record.text("command"), "h3", f"In the folder where it was run. {files}"),
+    ]
+    return tag("section", *content)
+
+
+def _photograph(builder: Builder, e: Explained, problems: list[str]) -> Html:
+    record, target = e.record, e.record.inside("target")
+    label = _label(target)
+    chosen = "the class that the model predicts" if target.text("chosen") == "predicted" else (
+        "the class that was asked for")  # fmt: skip
+    parts = [
+        tag("h3", f"{e.name}: {label}"),
+        _overlay(builder, e, label, problems),
+        _classes(builder, record),
+        tag("h4", "Where the logit comes from"),
+        tag(
+            "p",
+            "Explained is ",
+            tag("strong", label),
+            f", {chosen}. Its logit, the number before softmax, is "
+            f"{number(target.number('logit'))}; its probability, the softmax of all logits, is "
+            f"{target.number('probability'):.1%}. The logit is the exact sum of what the input "
+            "contributes (gradient times input) and of what each stage's biases contribute "
+            "(gradient times bias):",
+        ),
+        *_waterfall(builder, e, problems),
+        *_layers(builder, e, problems),
+        *_map(builder, e, problems),
+        details("The photograph's file", facts(_file_facts(record.inside("image")))),
+    ]
+    return tag("article", *parts)
+
+
+def _label(target: Values) -> str:
+    name = target.maybe_text("name")
+    index = target.integer("index")
+    return f"{name} (class {index})" if name else f"class {index}"
+
+
+def _warning(text: str, problems: list[str]) -> Html:
+    problems.append(text)
+    return tag("p", text, class_="warn")
+
+
+def _overlay(builder: Builder, e: Explained, label: str, problems: list[str]) -> Html:
+    method = e.record.inside("saliency").text("method")
+    path = e.file(OVERLAY_SUFFIX)
+    try:
+        content = read_bytes(path)
+    except ReportError as error:
+        return _warning(f"No overlay: {error}", problems)
+    kind = kind_of(content)
+    if kind != "image/png":
+        return _warning(f"No overlay: {printable(path)} is no PNG file", problems)
+    alt = f"Photograph {e.name} as the model sees it, and beside it the {method} map for {label}"
+    caption = (
+        f"Left what the model sees, right the same in grey with the {method} map over it: the "
+        "brighter, the more the pixel counts. Brightness is stretched for each picture, so it "
+        "cannot be compared between pictures."
+    )
+    return builder.picture(content, kind, alt, caption)
+
+
+def _classes(builder: Builder, record: Values) -> Html:
+    rows = [
+        (place, t.maybe_text("name") or "not known", t.integer("index"),
+         f"{t.number('probability'):.2%}")
+        for place, t in enumerate(record.each("top"), 1)
+    ]  # fmt: skip
+    caption = (
+        "The most probable classes. Probability is the softmax of the model's outputs: over all "
+        "classes it sums to 100 %."
+    )
+    return builder.table(caption, ("place", "class", "index", "probability"), rows, numeric=(2, 3))
+
+
+def _waterfall(builder: Builder, e: Explained, problems: list[str]) -> list[Html]:
+    d, target = e.record.inside("decomposition"), e.record.inside("target")
+    try:
+        parts = tuple(Part(s.text("of"), s.number("sum")) for s in d.each("shares"))
+        found = Waterfall(parts, target.number("logit"), d.number("residual"))
+    except InputError as error:
+        return [_warning(f"The record of {e.name} does not add up: {error}", problems)]
+    relative, tolerance = d.number("relative_residual"), d.number("tolerance")
+    said = (
+        f"Residual: the logit minus all parts is {found.residual:.1e}, which is {relative:.1e} of "
+        f"their sizes; up to {tolerance:.0e} counts as rounding."
+    )
+    table = waterfall_table(builder, found)
+    if relative > tolerance:
+        text = f"The split of {e.name} is not complete ({said} It is more.) Do not trust it."
+        return [table, _warning(text, problems)]
+    return [table, tag("p", f"{said} So the split is complete: nothing is missing.")]
+
+
+def waterfall_table(builder: Builder, found: Waterfall) -> Html:
+    """A waterfall as a table with bars, which fits any width and both colour schemes."""
+    parts = gathered(found.parts)
+    ends = np.cumsum([p.value for p in parts])
+    starts = ends - np.array([p.value for p in parts])
+    low, high = min(0.0, *starts, *ends), max(0.0, *starts, *ends, found.output)
+    low = min(low, found.output)
+    span = (high - low) or 1.0
+
+    def bar(start: float, end: float, kind: str) -> Html:
+        left, right = sorted(((start - low) / span, (end - low) / span))
+        zero = tag("span", class_="zero", style=f"left:{-100 * low / span:.3f}%")
+        own = tag(
+            "span", class_=kind, style=f"left:{100 * left:.3f}%;width:{100 * (right - left):.3f}%"
+        )
+        return tag("span", own, zero, class_="bar", aria_hidden="true")
+
+    rows: list[tuple[Any, ...]] = []
+    for part, start, end in zip(parts, starts, ends, strict=True):
+        share = found.share(part)
+        rows.append((
+            part.name, bar(start, end, "raises" if part.value > 0 else "lowers"),
+            signed(part.value), "" if share is None else f"{signed(float(f'{share:.3g}'))} %",
+        ))  # fmt: skip
+    residual = f"{found.residual:+.1e}".replace("-", "−", 1) if found.residual else "0"
+    rows.append(("residual", bar(ends[-1], ends[-1], "none"), residual, ""))
+    whole = "" if not found.output else "100 %"
+    rows.append(("= logit", bar(0, found.output, "total"), signed(found.output), whole))
+    caption = (
+        "Each bar begins where the one above it ends; the thin line is zero. Red and + raise the "
+        "logit, blue and − lower it. Shares are of the logit, so they can exceed 100 %."
+    )
+    if len(parts) < len(found.parts):
+        caption += " 'n stages': neighbours with small sums, put together."
+    heads = ("part", "running sum", "sum", "share")
+    return builder.table(caption, heads, rows, numeric=(2, 3), class_="waterfall")
+
+
+def _layers(builder: Builder, e: Explained, problems: list[str]) -> list[Html]:
+    path = e.file(".layers.npz")
+    if not path.is_file():
+        return []
+    target = e.record.inside("target")
+    try:
+        layers = unpacked(read_bytes(path))
+        shares = [s.number("sum") for s in e.record.inside("decomposition").each("shares")[1:]]
+        gap = math.fsum(s.sum for s in layers) - math.fsum(shares)
+        if abs(gap) > _SAME * math.fsum(map(abs, shares)):
+            raise ReportError(f"{printable(path)} holds the layers of something else")
+        content = saved(layer_strip(layers, target.number("logit")), "png")
+    except (InputError, ReportError) as error:
+        return [_warning(f"No layers of {e.name}: {error}", problems)]
+    names = ", ".join(s.name for s in layers[:12])
+    caption = (
+        "Where in the image each stage's biases count, from the first stage to the last. The sum "
+        "below each map is the stage's part of the logit, as in the table above."
+    )
+    alt = f"A map for each of {len(layers)} stages, from early to late: {names}"
+    return [tag("h4", "Layer by layer"), builder.picture(content, "image/png", alt, caption, True)]
+
+
+def _map(builder: Builder, e: Explained, problems: list[str]) -> list[Html]:
+    path, saliency = e.file(".saliency.npy"), e.record.inside("saliency")
+    try:
+        values = plane(np.load(io.BytesIO(read_bytes(path)), allow_pickle=False))
+    except ReportError as error:
+        return [_warning(f"No map: {error}", problems)]
+    except Exception as error:  # whatever numpy raises on what is no array, or no map
+        return [_warning(f"No map: {printable(path)} holds none ({error})", problems)]
+    ends = saliency.number("least"), saliency.number("most")
+    close = _CLOSE * max(abs(ends[0]), abs(ends[1]))
+    if abs(values.min() - ends[0]) > close or abs(values.max() - ends[1]) > close:
+        text = f"{printable(path)} is not the map that the record of {e.name} tells of"
+        return [_warning(text, problems)]
+    method = saliency.text("method")
+    sign = saliency.inside("options").plain().get("psi") == "signed"
+    content = saved(heatmap(values, method=method, sign=sign), "png")
+    caption = (
+        f"The map by itself, {values.shape[1]} x {values.shape[0]} pixels; its numbers go from "
+        f"{number(float(values.min()))} to {number(float(values.max()))}. They are in the method's "
+        "own units: a larger number counts more; they do not sum to the logit unless they have a "
+        "sign."
+    )
+    alt = f"Heat map of {method} for {e.name}, without the photograph"
+    return [details("The map alone", builder.picture(content, "image/png", alt, caption))]
+
+
+def _file_facts(image: Values) -> list[tuple[Any, Any, Any]]:
+    size = f"{image.integer('width')} x {image.integer('height')} pixels"
+    return [
+        ("path", image.text("path"), "as it was given"),
+        ("size", size, "as stored, before the model's preparation"),
+        ("SHA-256", tag("code", image.text("sha256")), "equal digests, equal files"),
+    ]

@@ -1,0 +1,150 @@
+"""HTML from Python values: everything is escaped but what this module made itself."""
+
+from __future__ import annotations
+
+import base64
+import html
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fullgrad.images import printable
+
+_VOID = frozenset({"img", "meta", "br"})
+_KINDS = {
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"<?xml": "image/svg+xml",
+    b"<svg": "image/svg+xml",
+}
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+def escaped(value: Any) -> Html:
+    """Any value as HTML that shows it; what cannot be shown becomes a replacement character."""
+    if isinstance(value, Html):
+        return value
+    lines = "\n".join(printable(line) for line in str(value).splitlines())
+    return Html(html.escape(lines, quote=True))
+
+
+def joined(parts: Iterable[Any]) -> Html:
+    """Parts one after the other."""
+    return Html("".join(map(escaped, parts)))
+
+
+def tag(name: str, *children: Any, **attributes: Any) -> Html:
+    """An element.
+
+    Args:
+        name: of the element; never from a file.
+        children: HTML, or values to be escaped.
+        attributes: a trailing ``_`` is dropped, other ``_`` become ``-``; True gives an attribute
+            without a value, None and False none at all.
+    """
+    words = [name]
+    for key, value in attributes.items():
+        if value is None or value is False:
+            continue
+        label = key.rstrip("_").replace("_", "-")
+        words.append(label if value is True else f'{label}="{escaped(value)}"')
+    start = f"<{' '.join(words)}>"
+    return Html(start if name in _VOID else f"{start}{joined(children)}</{name}>")
+
+
+def kind_of(content: bytes) -> str | None:
+    """The media type of a picture that can be shown, by its first bytes."""
+    start = content.lstrip(b"\xef\xbb\xbf \t\r\n")[:8]
+    return next((kind for begin, kind in _KINDS.items() if start.startswith(begin)), None)
+
+
+class Builder:
+    """Elements that need an identifier of their own."""
+
+    def __init__(self) -> None:
+        self._count = itertools.count(1)
+
+    def name(self, what: str) -> str:
+        """An identifier that no other element has."""
+        return f"{what}-{next(self._count)}"
+
+    def scrolling(self, label: str, *children: Any) -> Html:
+        """A box that scrolls sideways by itself, also with the keyboard."""
+        return tag("div", *children, class_="scroll", role="group", aria_label=label, tabindex=0)
+
+    def table(
+        self,
+        caption: Any,
+        heads: Sequence[Any],
+        rows: Iterable[Sequence[Any]],
+        *,
+        numeric: Iterable[int] = (),
+        class_: str | None = None,
+    ) -> Html:
+        """A table whose first column names its rows.
+
+        Args:
+            caption: what it shows and what its numbers mean.
+            heads: of the columns.
+            rows: with as many cells each.
+            numeric: places of the columns with numbers.
+            class_: of the table.
+        """
+        name, right = self.name("table"), set(numeric)
+
+        def cell(place: int, value: Any) -> Html:
+            kind = "n" if place in right else None
+            if place == 0:
+                return tag("th", value, scope="row", class_=kind)
+            return tag("td", value, class_=kind)
+
+        top = [
+            tag("th", h, scope="col", class_="n" if i in right else None)
+            for i, h in enumerate(heads)
+        ]
+        body = [tag("tr", *(cell(i, v) for i, v in enumerate(row))) for row in rows]
+        content = tag(
+            "table",
+            tag("caption", caption, id=name),
+            tag("thead", tag("tr", *top)),
+            tag("tbody", *body),
+            class_=class_,
+        )
+        return tag("div", content, class_="scroll", role="group", aria_labelledby=name, tabindex=0)
+
+    def picture(
+        self, content: bytes, kind: str, alt: str, caption: Any, wide: bool = False
+    ) -> Html:
+        """A picture inside the page.
+
+        Args:
+            content: of its file.
+            kind: media type.
+            alt: what is to be seen, for those who do not see it.
+            caption: below it.
+            wide: whether it keeps its size on narrow screens, and scrolls.
+        """
+        source = f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+        image = tag("img", src=source, alt=alt, class_="wide" if wide else None)
+        if wide:
+            image = self.scrolling(f"Picture: {alt}", image)
+        return tag("figure", image, tag("figcaption", caption))
+
+
+def facts(rows: Iterable[tuple[Any, Any, Any]]) -> Html:
+    """A list of names, values, and what they mean (which may be empty)."""
+
+    def one(name: Any, value: Any, what: Any) -> Html:
+        meaning = tag("dd", what, class_="what") if what else ""
+        return tag("div", tag("dt", name), tag("dd", value), meaning)
+
+    return tag("dl", *(one(*row) for row in rows))
+
+
+def details(summary: str, *children: Any, shown: bool = False) -> Html:
+    """Content that can be folded away, and is until it is asked for unless ``shown``."""
+    return tag("details", tag("summary", summary), *children, open=shown)

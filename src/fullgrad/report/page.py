@@ -1,0 +1,190 @@
+"""From files and folders to a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from fullgrad import __version__
+from fullgrad.images import printable
+from fullgrad.report import benched, compared, explained
+from fullgrad.report.benched import Experiment
+from fullgrad.report.compared import Comparison
+from fullgrad.report.explained import Explained
+from fullgrad.report.layout import PAGE, POLICY, STYLE
+from fullgrad.report.markup import Builder, Html, escaped, joined, tag
+from fullgrad.report.values import ReportError, read_json
+
+Item: TypeAlias = Explained | Comparison | Experiment
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A page.
+
+    Args:
+        html: the whole file.
+        counted: what it shows, in words.
+        problems: what is missing or wrong in it, each said in the page as well.
+    """
+
+    html: str
+    counted: str
+    problems: tuple[str, ...]
+
+
+def report(paths: Sequence[Path], title: str = "", command: str = "") -> Made:
+    """A page of results.
+
+    Args:
+        paths: folders that ``fullgrad explain``, ``compare`` or ``bench`` wrote into, or records
+            (``NAME.json``) of the first two.
+        title: of the page.
+        command: that makes it, for its foot.
+
+    Returns:
+        The page; equal files give an equal page.
+
+    Raises:
+        ReportError: a path that does not exist or holds none of these, an experiment that is not
+            finished, or nothing left to show.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    if not paths:
+        raise ReportError("nothing to report: name a folder that fullgrad wrote into")
+    problems: list[str] = []
+    found = list(_unique(item for path in paths for item in _found(path, problems)))
+    builder = Builder()
+    sections: list[tuple[str, Html]] = []
+    for group in _groups(found):
+        try:
+            sections.append(_section(builder, group, problems))
+        except ReportError as error:
+            problems.append(str(error))
+    if not sections:
+        raise ReportError(problems[0] if problems else "nothing to report")
+    counted = _counted(found)
+    title = title or f"fullgrad: {counted}"
+    lead = tag(
+        "p", f"This page holds {counted}. It is one file, needs no network and runs no script."
+    )
+    if problems:
+        rows = (tag("li", text) for text in dict.fromkeys(problems))
+        notes = [tag("p", "Not all is here:", class_="warn"), tag("ul", *rows)]
+        lead = joined([lead, *notes])
+    if len(sections) > 1:
+        lead = joined([lead, _contents(sections)])
+    foot = tag(
+        "p",
+        f"Made with fullgrad {__version__}",
+        ": " if command else ".",
+        tag("code", command) if command else "",
+    )
+    html = PAGE.substitute(
+        policy=escaped(POLICY), title=escaped(title), style=STYLE, lead=lead,
+        content=joined(part for _, part in sections), foot=foot,
+    )  # fmt: skip
+    return Made(html, counted, tuple(dict.fromkeys(problems)))
+
+
+def _found(path: Path, problems: list[str]) -> list[Item]:
+    """What a path holds; damaged records in a folder are problems, a damaged file is an error."""
+    if path.is_dir():
+        experiment = benched.found_in(path)
+        if experiment is not None:
+            return [experiment]
+        found: list[Item] = []
+        try:
+            files = sorted(p for p in path.glob("*.json") if not p.name.startswith("."))
+        except OSError as error:
+            raise ReportError(f"{printable(path)} cannot be listed: {error.strerror}") from error
+        for file in files:
+            try:
+                item = _record(file)
+            except ReportError as error:
+                problems.append(str(error))
+                continue
+            if item is not None:
+                found.append(item)
+        if not found:
+            more = f" ({problems[-1]})" if problems else ""
+            raise ReportError(
+                f"{printable(path)} holds no results of fullgrad explain, compare or bench{more}"
+            )
+        return found
+    item = _record(path)
+    if item is None:
+        raise ReportError(f"{printable(path)} is no record of fullgrad explain or compare")
+    return [item]
+
+
+def _record(path: Path) -> Explained | Comparison | None:
+    """The record in a file; None for JSON of another kind."""
+    record = read_json(path)
+    if record.plain().get("kind") == compared.KIND:
+        return Comparison(path, record)
+    if all(name in record for name in explained.NEEDED):
+        found = Explained(path, record)
+        _ = found.run, found.name  # which refuse what is no record
+        return found
+    return None
+
+
+def _unique(found: Iterable[Item]) -> Iterable[
+    Item
+]:  # fmt: skip
+    seen = set()
+    for item in found:
+        place = (item.folder if isinstance(item, Experiment) else item.path).resolve()
+        if place not in seen:
+            seen.add(place)
+            yield item
+
+
+def _groups(
+    found: Sequence[Item],
+) -> list[list[Item]]:
+    """Photographs of one run together, everything else by itself, in order."""
+    groups: dict[str, list[Item]] = {}
+    for place, item in enumerate(found):
+        key = item.run if isinstance(item, Explained) else json.dumps(place)
+        groups.setdefault(key, []).append(item)
+    return list(groups.values())
+
+
+def _section(builder: Builder, group: Sequence[Item], problems: list[str]) -> tuple[str, Html]:
+    first = group[0]
+    if isinstance(first, Explained):
+        photographs = [e for e in group if isinstance(e, Explained)]
+        made, what = explained.section(builder, photographs, problems), "explained"
+    elif isinstance(first, Comparison):
+        made, what = compared.section(builder, first, problems), "compared"
+    else:
+        made, what = benched.section(builder, first, problems), "experiment"
+    return what, made
+
+
+def _contents(sections: Sequence[tuple[str, Html]]) -> Html:
+    """Links to the sections, by their headings."""
+    items = []
+    for what, html in sections:
+        _, _, rest = html.partition('<h2 id="')
+        name, _, rest = rest.partition('">')
+        items.append(tag("li", tag("a", Html(rest.partition("</h2>")[0]), href=f"#{name}")))
+        assert name.startswith(what)
+    return tag("nav", tag("ul", *items), aria_label="Contents")
+
+
+def _counted(found: Sequence[Item]) -> str:
+    names = (
+        (Explained, "explained photograph"), (Comparison, "comparison"), (Experiment, "experiment"),
+    )  # fmt: skip
+    said = []
+    for kind, name in names:
+        count = sum(isinstance(item, kind) for item in found)
+        if count:
+            said.append(f"{count} {name}{'s' * (count > 1)}")
+    return ", ".join(said)

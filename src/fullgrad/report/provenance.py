@@ -1,0 +1,64 @@
+"""How something was made, and how to make it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fullgrad.report.markup import Html, facts, joined, tag
+from fullgrad.report.values import Values, shown
+
+_MEANING = {
+    "spec": "what the model was asked for as",
+    "weights": "where its parameters come from",
+    "trained": "random weights make classes and maps that mean nothing",
+    "checkpoint": "the name of the weights' file",
+    "sha256": "of the weights' file: equal digests, equal weights",
+    "device": "where it was computed; other devices round otherwise",
+    "preprocessing": "from the photograph to the model's input",
+}
+
+
+def model_facts(model: Values) -> list[tuple[Any, Any, Any]]:
+    """Model and weights, for :func:`fullgrad.report.markup.facts`."""
+    found: list[tuple[Any, Any, Any]] = []
+    for key, value in model.items():
+        text = shown(value)
+        if key == "checkpoint":  # where it lies is nobody's business
+            text = text.replace("\\", "/").rpartition("/")[2]
+        label = "model" if key == "spec" else f"model: {key}"
+        found.append((label, text, _MEANING.get(key, "")))
+    return found
+
+
+def version_facts(record: Values) -> list[tuple[Any, Any, Any]]:
+    """Versions of the packages that have a part in the result."""
+    versions = [
+        f"{name} {shown(v) if v is not None else 'not installed'}"
+        for name, v in record.inside("versions").items()
+    ]
+    return [("versions", ", ".join(versions), "other versions may give slightly other numbers")]
+
+
+def made(rows: list[tuple[Any, Any, Any]], level: str) -> Html:
+    """The section about how something was made.
+
+    Args:
+        rows: names, values, meanings.
+        level: of the heading.
+    """
+    return joined([tag(level, "How it was made"), facts(rows)])
+
+
+def again(command: str, level: str, more: str) -> Html:
+    """The section about how to make it again.
+
+    Args:
+        command: the command line.
+        level: of the heading.
+        more: what has to be at hand.
+    """
+    return joined([
+        tag(level, "Make it again"),
+        tag("pre", tag("code", command), tabindex=0),
+        tag("p", more),
+    ])  # fmt: skip
