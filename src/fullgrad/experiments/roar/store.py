@@ -1,0 +1,203 @@
+"""Finished stages in a folder: one file for each, named by the digest of all it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from fullgrad.experiments.store import StoreError
+from fullgrad.images import printable
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+MARKER, FORMAT = "roar-store.json", 1
+_MAGIC = b"fullgrad roar stage 1\n"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """What a stage found.
+
+    Args:
+        values: JSON-ready.
+        arrays: by name.
+    """
+
+    values: Mapping[str, Any]
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+
+
+class DamagedError(Exception):
+    """A stage's file is not what was written."""
+
+
+class StageStore:
+    """Stages that are done.
+
+    A stage's file is written under another name and renamed when it is complete, and begins with
+    the SHA-256 of what follows. A damaged file counts as not there; ``say`` is told of it.
+
+    Args:
+        folder: made when the first stage is written.
+        say: told, in one line, of each damaged file.
+
+    Raises:
+        StoreError: the folder holds something else, or cannot be read.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None] = print) -> None:
+        self.folder = folder
+        self._say = say
+        self._ready = False
+        self._told: set[str] = set()
+        try:
+            present = list(folder.iterdir()) if folder.is_dir() else []
+            if folder.exists() and not folder.is_dir():
+                raise StoreError(f"{printable(folder)} is not a folder")
+            marker = folder / MARKER
+            text = marker.read_text(encoding="utf-8") if marker.is_file() else None
+        except OSError as error:
+            raise StoreError(f"{printable(folder)} cannot be read: {error.strerror}") from error
+        if text is None:
+            if any(not p.name.endswith(".tmp") for p in present):
+                raise StoreError(
+                    f"{printable(folder)} holds other files and no stages of ROAR; give an empty "
+                    "folder"
+                )
+            return
+        try:
+            known = json.loads(text)["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{printable(marker)} is damaged") from error
+        if known != FORMAT:
+            raise StoreError(
+                f"{printable(folder)} holds stages in format {known}, this is {FORMAT}; give "
+                "another folder"
+            )
+
+    def path(self, digest: str) -> Path:
+        """Of a stage's file."""
+        return self.folder / f"{digest}.stage"
+
+    def has(self, digest: str) -> bool:
+        """Whether the stage is done and whole."""
+        return self.get(digest) is not None
+
+    def get(self, digest: str) -> Content | None:
+        """What the stage found; None where it is not done or its file is damaged."""
+        try:
+            content = self.path(digest).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(
+                f"{printable(self.path(digest))} cannot be read: {error.strerror}"
+            ) from error
+        try:
+            return unpacked(content, digest)
+        except DamagedError as error:
+            if digest not in self._told:
+                self._told.add(digest)
+                self._say(f"damaged, to be done again: {printable(self.path(digest))} ({error})")
+            return None
+
+    def put(self, digest: str, content: Content) -> None:
+        """Keep what a stage found, whole or not at all.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        self.prepare()
+        self._write(self.path(digest), packed(content, digest))
+        self._told.discard(digest)
+
+    def prepare(self) -> None:
+        """Make the folder, and see that it can be written to.
+
+        Raises:
+            StoreError: it cannot.
+        """
+        if self._ready:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write to {printable(self.folder)}: {error.strerror}"
+            ) from error
+        self._write(self.folder / MARKER, json.dumps({"format": FORMAT}).encode())
+        self._ready = True
+
+    def _write(self, path: Path, content: bytes) -> None:
+        scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            try:
+                with scratch.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                scratch.replace(path)
+            finally:
+                scratch.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write to {printable(self.folder)}: {error.strerror}"
+            ) from error
+
+    def sweep(self) -> None:
+        """Remove what killed runs left half-written."""
+        for path in self.folder.glob(".*.tmp"):
+            owner = path.name.rsplit(".", 2)[-2]
+            if not (owner.isdecimal() and _running(int(owner))):
+                path.unlink(missing_ok=True)
+
+
+def _running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return process != os.getpid()
+
+
+def packed(content: Content, digest: str) -> bytes:
+    """As one string of bytes: a first line, a checksum, a description, the arrays."""
+    arrays = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in content.arrays.items()}
+    described = {n: [str(a.dtype), list(a.shape)] for n, a in arrays.items()}
+    head = {"digest": digest, "values": dict(content.values), "arrays": described}
+    body = json.dumps(head).encode() + b"\n" + b"".join(a.tobytes() for a in arrays.values())
+    return _MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def unpacked(content: bytes, digest: str) -> Content:
+    """The reverse of :func:`packed`.
+
+    Raises:
+        DamagedError: the bytes are not those of this stage.
+    """
+    if not content.startswith(_MAGIC):
+        raise DamagedError("it does not begin as a stage's file")
+    start = len(_MAGIC) + 65
+    body = memoryview(content)[start:]
+    if hashlib.sha256(body).hexdigest().encode() + b"\n" != content[len(_MAGIC) : start]:
+        raise DamagedError("its checksum is wrong")
+    line = content.index(b"\n", start)
+    head = json.loads(content[start:line])
+    if head["digest"] != digest:
+        raise DamagedError(f"it is of another stage, {head['digest']}")
+    arrays, place = {}, line + 1
+    for name, (kind, shape) in head["arrays"].items():
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
+        raw = np.frombuffer(content, kind, size // np.dtype(kind).itemsize, place)
+        arrays[name] = raw.reshape(shape).copy()
+        place += size
+    return Content(head["values"], arrays)
