@@ -47,7 +47,9 @@ def main() -> int:
     here = (time.perf_counter() - began) / len(x)
 
     places = maps[0].numel()
-    step = count_of(FRACTIONS[0], places)
+    # Quantus wants a divisor of the number of pixels.
+    most = count_of(FRACTIONS[0], places)
+    step = max(n for n in range(1, most + 1) if places % n == 0)
     metric = PixelFlipping(
         features_in_step=step, perturb_baseline=black, abs=False, normalise=False,
         return_auc_per_sample=False, disable_warnings=True, display_progressbar=False,
