@@ -46,10 +46,9 @@ def main() -> int:
         ours = changes(loaded.module, x[rows], maps[rows], FRACTIONS, order="most", fill=fill)
     here = (time.perf_counter() - began) / len(x)
 
-    places = maps[0].numel()
-    # Quantus wants a divisor of the number of pixels.
-    most = count_of(FRACTIONS[0], places)
-    step = max(n for n in range(1, most + 1) if places % n == 0)
+    places = x[0].numel()  # it counts every channel of a pixel as a place
+    most = count_of(FRACTIONS[0], places)  # and wants a step that divides the number of pixels
+    step = max(n for n in range(1, most + 1) if maps[0].numel() % n == 0)
     metric = PixelFlipping(
         features_in_step=step, perturb_baseline=black, abs=False, normalise=False,
         return_auc_per_sample=False, disable_warnings=True, display_progressbar=False,
@@ -60,7 +59,7 @@ def main() -> int:
         softmax=False, channel_first=True, device="cpu", batch_size=10,
     )  # fmt: skip
     there = (time.perf_counter() - began) / len(x)
-    # The same curve: our last fraction is a whole number of its steps.
+    # About the same curve: its step that is nearest to our last fraction.
     at = count_of(FRACTIONS[-1], places) / step
     result = {
         "images": len(x),
