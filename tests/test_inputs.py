@@ -224,3 +224,14 @@ def test_channels_last_and_default_dtype() -> None:
         assert torch.equal(assert_exact(model, x).bias_sums, first.bias_sums)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_an_input_without_axes_is_decomposed() -> None:
+    class Scalar(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.exp(x).reshape(1)
+
+    x = torch.tensor(0.3, dtype=torch.float64)
+    d = fullgrad.decompose(Scalar(), x)
+    torch.testing.assert_close(d.output, x.exp().reshape(1))
+    torch.testing.assert_close(d.input_sums + d.bias_sums, d.output)

@@ -103,7 +103,7 @@ def _trace(request: Request, model: nn.Module, on_write: Any, keep_steps: bool =
     prepared = prepare(request.inputs, request.additional_forward_args, request.forward_kwargs)
     allow = request.detached == "constant"
     layouts = input_layouts([x.shape for x in prepared.leaves], prepared.names, request.layout)
-    stated = StatedPlaces(request.places or {}, layouts, prepared.leaves[0].shape[0])
+    stated = StatedPlaces(request.places or {}, layouts)
     recorder = Recorder(
         prepared.roots, ModulePath(model), on_write, keep_steps=keep_steps, allow_detached=allow,
         layouts=layouts, stated=stated,

@@ -140,16 +140,11 @@ class StatedPlaces:
 
     Args:
         places: from module path to one layout, or several for different numbers of axes.
-        layouts: of the inputs, whose letters they use.
-        batch: number of samples.
-
-    Raises:
-        LayoutError: a layout that cannot be read.
+        layouts: of the inputs, whose letters they use, and whose first axis counts the samples.
     """
 
     places: Places
     layouts: Layouts
-    batch: int
     used: set[tuple[str, str]] = field(default_factory=set)
 
     def axes_for(self, module: str, shape: Sequence[int]) -> Axes | None:
@@ -164,7 +159,7 @@ class StatedPlaces:
                 pattern = parse(text)
                 if len(pattern) == len(shape):
                     self.used.add((path, text))
-                    return _axes(pattern, shape, self.layouts, self.batch, module, text)
+                    return _axes(pattern, shape, self.layouts, module, text)
             if not path:
                 return None
             path = path.rpartition(".")[0]
@@ -218,9 +213,8 @@ def parse(text: str) -> Pattern:
     return tuple(axes)
 
 
-def _axes(
-    pattern: Pattern, shape: Sequence[int], layouts: Layouts, batch: int, module: str, text: str
-) -> Axes:
+def _axes(pattern: Pattern, shape: Sequence[int], layouts: Layouts, module: str, text: str) -> Axes:
+    batch = layouts.axes[0].shape[0]
     grids = {c: (g, k) for g in layouts.grids for k, c in enumerate(g.letters)}
     where = f"{module or 'the model'}: the layout {text!r} does not fit the shape {tuple(shape)}"
     groups: list[Group] = []

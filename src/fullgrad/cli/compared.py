@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fullgrad import methods
-from fullgrad.cli.explained import logits_of, versions
+from fullgrad.cli.explained import logits_of, model_record, versions
 from fullgrad.errors import FullGradError, LayoutError, MethodError, ModelError
 from fullgrad.experiments.plan import MethodChoice
 from fullgrad.images import Photograph, display_image, preprocess, printable
@@ -222,15 +222,7 @@ def record(
             }
             for c in choices
         ],
-        "model": {
-            "spec": model.spec,
-            "weights": model.weights,
-            "trained": model.trained,
-            "checkpoint": printable(model.checkpoint) if model.checkpoint else None,
-            "sha256": model.sha256,
-            "device": str(model.device),
-            "preprocessing": asdict(model.preprocessing),
-        },
+        "model": model_record(model),
         "versions": versions(),
         "command": shlex.join(map(printable, command)),
     }

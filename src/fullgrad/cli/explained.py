@@ -194,6 +194,19 @@ def versions() -> dict[str, str | None]:
     return found
 
 
+def model_record(model: LoadedModel) -> dict[str, Any]:
+    """Which model it was, as JSON-ready values."""
+    return {
+        "spec": model.spec,
+        "weights": model.weights,
+        "trained": model.trained,
+        "checkpoint": printable(model.checkpoint) if model.checkpoint else None,
+        "sha256": model.sha256,
+        "device": str(model.device),
+        "preprocessing": asdict(model.preprocessing),
+    }
+
+
 def record(
     task: Task, result: Explained, command: Sequence[str], options: dict[str, Any]
 ) -> dict[str, Any]:
@@ -253,15 +266,7 @@ def record(
             "least": float(result.saliency.min()),
             "most": float(result.saliency.max()),
         },
-        "model": {
-            "spec": model.spec,
-            "weights": model.weights,
-            "trained": model.trained,
-            "checkpoint": printable(model.checkpoint) if model.checkpoint else None,
-            "sha256": model.sha256,
-            "device": str(model.device),
-            "preprocessing": asdict(model.preprocessing),
-        },
+        "model": model_record(model),
         "versions": versions(),
         "command": shlex.join(map(printable, command)),
         "options": options,

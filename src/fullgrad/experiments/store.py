@@ -52,7 +52,7 @@ class Store:
         try:
             self._parts.mkdir(parents=True, exist_ok=True)
             if known is None:
-                self._write(folder / PLAN, text.encode())
+                write_whole(folder / PLAN, text.encode())
         except OSError as error:
             raise StoreError(f"cannot write to {printable(folder)}: {error.strerror}") from error
 
@@ -79,7 +79,7 @@ class Store:
         """
         text = json.dumps({"rows": list(rows), "seconds": seconds})
         try:
-            self._write(self.path(number), text.encode())
+            write_whole(self.path(number), text.encode())
         except OSError as error:
             raise StoreError(
                 f"cannot write to {printable(self.folder)}: {error.strerror}"
@@ -106,24 +106,29 @@ class Store:
             StoreError: it cannot be written.
         """
         try:
-            self._write(self.folder / name, content)
+            write_whole(self.folder / name, content)
         except OSError as error:
             raise StoreError(
                 f"cannot write to {printable(self.folder)}: {error.strerror}"
             ) from error
         return self.folder / name
 
-    @staticmethod
-    def _write(path: Path, content: bytes) -> None:
-        scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with scratch.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that nobody ever sees half of it, killed processes included.
+
+    Raises:
+        OSError: it cannot be written; what was there before is untouched.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _difference(known: str, plan: Mapping[str, Any]) -> str:

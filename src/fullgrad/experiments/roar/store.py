@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fullgrad.experiments.store import StoreError
+from fullgrad.experiments.store import StoreError, write_whole
 from fullgrad.images import printable
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -136,16 +136,8 @@ class StageStore:
         self._ready = True
 
     def _write(self, path: Path, content: bytes) -> None:
-        scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            try:
-                with scratch.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                scratch.replace(path)
-            finally:
-                scratch.unlink(missing_ok=True)
+            write_whole(path, content)
         except OSError as error:
             raise StoreError(
                 f"cannot write to {printable(self.folder)}: {error.strerror}"
