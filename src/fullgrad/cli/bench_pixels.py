@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the experiment."""
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     add = parser.add_argument
-    text = "folder of images, CSV with a column 'file', or torchvision:NAME:ROOT[:train]"
+    text = "folder of images, CSV with a column 'file', or torchvision:NAME:ROOT[:SPLIT]"
     add("--images", required=True, metavar="SOURCE", help=text)
     add("--limit", type=int, metavar="N", help="so many of them, spread evenly (default: all)")
     text = "results folder; each belongs to one run"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +55,8 @@ def open_source(spec: str, limit: int | None = None) -> Source:
 
     Args:
         spec: a folder (searched recursively), a CSV file with a column ``file`` (relative to the
-            CSV file) and perhaps ``class_index``, or ``torchvision:NAME:ROOT[:test|train]`` for a
-            data set that lies in a folder already.
+            CSV file) and perhaps ``class_index``, or ``torchvision:NAME:ROOT[:SPLIT]`` for a data
+            set that lies in a folder already (its test images, or those for validation).
         limit: how many, spread evenly over all of them; None for all.
 
     Raises:
@@ -65,7 +66,7 @@ def open_source(spec: str, limit: int | None = None) -> Source:
     if limit is not None and limit < 1:
         raise ValueError(f"at least one image is needed, not {limit}")
     if spec.startswith("torchvision:"):
-        found = _torchvision(spec)
+        found = _torchvision(spec, limit)
     elif Path(spec).is_dir():
         found = _folder(Path(spec))
     elif Path(spec).suffix.lower() == ".csv":
@@ -75,8 +76,7 @@ def open_source(spec: str, limit: int | None = None) -> Source:
             f"{printable(spec)} is no source of images: give a folder, a .csv file with a column "
             "'file', or torchvision:NAME:ROOT"
         )
-    if limit is not None and limit < len(found):
-        found = [found[i * len(found) // limit] for i in range(limit)]
+    found = [found[i] for i in _spread(len(found), limit)]
     items, excluded = [], []
     digest = hashlib.sha256()
     for item in found:
@@ -90,6 +90,13 @@ def open_source(spec: str, limit: int | None = None) -> Source:
     if not items:
         raise ImageError(f"none of the {len(found)} images of {printable(spec)} can be read")
     return Source(spec, tuple(items), tuple(excluded), digest.hexdigest()[:16])
+
+
+def _spread(count: int, limit: int | None) -> list[int]:
+    """At most so many of all, evenly."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return [i * count // limit for i in range(limit)]
 
 
 def _file(path: Path, name: str, label: int | None) -> Item:
@@ -134,24 +141,22 @@ def _table(path: Path) -> list[Item]:
     return items
 
 
-def _torchvision(spec: str) -> list[Item]:
+def _torchvision(spec: str, limit: int | None) -> list[Item]:
     datasets: Any = require("torchvision.datasets", "vision")
     _, _, rest = spec.partition(":")
     name, _, rest = rest.partition(":")
     root, _, split = rest.partition(":")
     kind = getattr(datasets, name, None)
-    if kind is None or not root:
+    if not isinstance(kind, type) or not root:
         raise ImageError(
             f"{spec!r}: give torchvision:NAME:ROOT, NAME one of torchvision.datasets' classes, "
             "ROOT the folder where it lies"
         )
-    if split not in {"", "test", "train"}:
-        raise ImageError(f"{spec!r}: the split is 'test' or 'train', not {split!r}")
     try:
-        data = kind(root, train=split == "train", download=False)
-        count = len(data)
+        data = _opened(kind, root, split, spec)
+        chosen = _spread(len(data), limit)  # before any is decoded
     except TypeError as error:
-        raise ImageError(f"torchvision's {name} has no train and test split: {error}") from error
+        raise ImageError(f"torchvision's {name} cannot be read here: {error}") from error
     except (RuntimeError, OSError) as error:
         raise ImageError(
             f"torchvision's {name} cannot be read from {printable(root)}: {error}. Download it "
@@ -159,10 +164,44 @@ def _torchvision(spec: str) -> list[Item]:
         ) from error
 
     def item(i: int) -> Item:
+        label = data[i][1]
+        if not isinstance(label, int):
+            raise ImageError(
+                f"torchvision's {name} gives no class for an image but {type(label).__name__}"
+            )
+
         def read() -> tuple[Image.Image, str]:
             image = data[i][0].convert("RGB")
             return image, hashlib.sha256(image.tobytes()).hexdigest()
 
-        return Item(f"{name}/{i}", int(data[i][1]), read)
+        return Item(f"{name}/{i}", label, read)
 
-    return [item(i) for i in range(count)]
+    return [item(i) for i in chosen]
+
+
+def _opened(kind: Any, root: str, split: str, spec: str) -> Any:
+    """A data set of torchvision's, with the split that is asked for, or else its test images."""
+    known = inspect.signature(kind).parameters
+    if "root" not in known:
+        raise ImageError(f"{spec!r}: torchvision's {kind.__name__} does not lie in a folder")
+    if "train" in known:
+        if split not in {"", "test", "train"}:
+            raise ImageError(f"{spec!r}: the split is 'test' or 'train', not {split!r}")
+        return kind(root, train=split == "train")
+    if "split" not in known:
+        if split:
+            raise ImageError(f"{spec!r}: torchvision's {kind.__name__} has no splits")
+        return kind(root)
+    if split:
+        return _with_split(kind, root, split, spec)
+    try:
+        return _with_split(kind, root, "test", spec)
+    except ImageError:
+        return _with_split(kind, root, "val", spec)
+
+
+def _with_split(kind: Any, root: str, split: str, spec: str) -> Any:
+    try:
+        return kind(root, split=split)
+    except ValueError as error:
+        raise ImageError(f"{spec!r}: {error}") from error
