@@ -4,14 +4,23 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
-.PHONY: demo test install lint types sweep exactness gallery selections checkerboard sentences \
-	bench guard clean
+.PHONY: demo app test test-browser notebooks install lint types sweep exactness gallery selections \
+	checkerboard sentences pictures load bench guard clean
 
 demo: install  ## explain photographs and say where the pictures are
 	$(BIN)/fullgrad demo --out $(OUT)
 
+app: install  ## the viewer in the browser, on this machine only
+	$(BIN)/fullgrad app --open
+
 test: install lint types  ## linters, strict types, and the whole fast suite
 	$(BIN)/python -m pytest -n 2
+
+test-browser: install  ## the viewer end to end in Chromium; screenshots in browser-artefacts/
+	FULLGRAD_BROWSER=1 $(BIN)/python -m pytest tests/browser
+
+notebooks: install  ## run the tutorials; they fail if a stored result no longer holds
+	$(BIN)/python tools/notebooks.py
 
 lint: install
 	$(BIN)/ruff check src tests tools benchmarks
@@ -45,6 +54,12 @@ checkerboard: install  ## docs/checkerboard.md's tables and picture
 
 sentences: install  ## docs/text.md's example
 	$(BIN)/python tools/sentences.py
+
+pictures: install  ## docs/pictures.md's pictures
+	$(BIN)/python tools/pictures.py
+
+load: install  ## the viewer under twenty sessions for two minutes
+	$(BIN)/python tools/load_app.py
 
 bench: install  ## what it costs; regenerates docs/benchmarks.md (resumes; hours)
 	$(BIN)/python -m benchmarks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -27,7 +27,7 @@ from fullgrad.experiments.roar.networks import NetworkChoice, check
 from fullgrad.experiments.roar.plan import RoarPlan
 from fullgrad.experiments.roar.removal import as_images, fill_colour, ranks_of, removed, without
 from fullgrad.experiments.roar.run import Roar
-from fullgrad.experiments.roar.store import Content, StageStore, packed
+from fullgrad.experiments.roar.store import Content, StageStore, packed, sweep
 from fullgrad.experiments.roar.training import Settings, Task, TrainingError, train
 from fullgrad.experiments.store import StoreError
 
@@ -246,8 +246,8 @@ def test_training_by_hand() -> None:
         return nn.Sequential(nn.Flatten(), nn.Linear(SIDE**2, CLASSES)).double()
 
     class Double(Colours):
-        def standardised(self, images: Tensor) -> Tensor:
-            return super().standardised(images).double()
+        def standardiser(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+            return lambda images: Colours(self.mean, self.std).standardised(images).double()
 
     with torch.random.fork_rng():
         weight = build(5)[1].weight.detach().clone()  # type: ignore[index]
@@ -312,7 +312,8 @@ def test_networks(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"does not take images of \(1, 9, 9\)"):
         check(own, torch.zeros(2, 1, 9, 9))
     with pytest.raises(
-        ModelLoadError, match=r"must return \(B, at least 12\) numbers, not \(2, 10\)"
+        ModelLoadError,
+        match=r"must return \(B, at least 12\) numbers, in training too, not \(2, 10\)",
     ):
         check(replace(own, classes=12), torch.zeros(2, 1, 8, 8))
     resnet = NetworkChoice("torchvision:resnet18", None, 7, 3).build(0)
@@ -381,7 +382,7 @@ def test_a_users_method_that_changes_is_another() -> None:
         ({"fractions": (0.5, 0.1)}, "fractions must be given once each, in ascending order"),
         ({"fractions": (0.0, 0.1)}, r"fractions must lie in \(0, 1\], not 0.0"),
         ({"order": "best"}, "order must be 'least' or 'most', not 'best'"),
-        ({"fill": "blur"}, "fill must be mean or black, not 'blur'"),
+        ({"fill": "blur"}, "fill must be one of mean, black, road, not 'blur'"),
         ({"runs": 0}, "runs must be at least 1, not 0"),
         ({"mask_runs": -1}, "mask_runs must be at least 0, not -1"),
         ({"map_batch": 0}, "map_batch must be at least 1, not 0"),
@@ -485,7 +486,7 @@ def test_a_store_is_swept_of_what_dead_processes_left(tmp_path: Path) -> None:
     dead, alive = tmp_path / ".a.stage.999999999.tmp", tmp_path / f".b.stage.{os.getppid()}.tmp"
     dead.touch()
     alive.touch()
-    store.sweep()
+    sweep(tmp_path)
     assert not dead.exists()
     assert alive.exists()
 

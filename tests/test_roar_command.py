@@ -18,14 +18,16 @@ import pytest
 import torch
 from PIL import Image
 
+from fullgrad import methods
 from fullgrad.cli.main import main
 from fullgrad.errors import FullGradError
 from fullgrad.experiments.roar import results
 from fullgrad.experiments.roar.executors import ExecutorError, InProcess
+from fullgrad.experiments.roar.networks import NetworkChoice
 from fullgrad.experiments.roar.plan import RoarPlan
 from fullgrad.experiments.roar.run import Roar
 from fullgrad.experiments.roar.store import StageStore
-from test_roar import Silent, patch_data, plan_for
+from test_roar import CLASSES, SIDE, Silent, patch_data, plan_for
 
 FILES = {
     "results.csv", "results.parquet", "summary.csv", "ranking.csv", "differences.csv",
@@ -111,6 +113,90 @@ def test_a_small_roar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert (out / "results.csv").read_bytes() == first
 
 
+def test_a_complete_small_roar(tmp_path: Path) -> None:
+    """Three methods, three fractions, two runs: what is asked for of any machine, in seconds."""
+    out, names, fractions = (
+        tmp_path / "out",
+        ["fullgrad", "input_gradient", "random"],
+        [0.3, 0.6, 0.9],
+    )
+    call = ["bench", "roar", "--data", "sklearn:digits", "--train-limit", "600", "--out", str(out)]
+    call += ["--methods", *names, "--fractions", *map(str, fractions), "--runs", "2"]
+    assert main([*call, "--width", "8", "--epochs", "6", "--batch", "50"]) == 0
+    table = pandas.read_csv(out / "results.csv")
+    assert len(table) == 2 + 3 * 3 * 2 + 3 * 3
+    images = table[table["input"] == "images"]
+    counts = images.groupby(["method", "fraction"]).size()
+    assert set(counts.index) == {("none", 0.0)} | {(n, f) for n in names for f in fractions}
+    assert set(counts) == {2}
+    summary = pandas.read_csv(out / "summary.csv").set_index(["input", "method", "fraction"])
+    assert len(summary) == 1 + 9 + 9
+    whole = summary.loc[("images", "none", 0.0), "accuracy"]
+    assert whole > 0.7  # of ten classes
+    for name in names:
+        curve = [summary.loc[("images", name, f), "accuracy"] for f in fractions]
+        assert whole > curve[0] > curve[2] > 0.05, name
+        assert 0 < curve[1] < whole
+    assert summary.loc[("masks", "random", 0.6), "accuracy"] < 0.25  # chance is 0.1
+    band = summary.loc["images"]
+    assert ((band["low"] <= band["accuracy"]) & (band["accuracy"] <= band["high"])).all()
+    ranking, pairs = (pandas.read_csv(out / f"{n}.csv") for n in ("ranking", "differences"))
+    assert sorted(ranking["method"]) == sorted(names)
+    assert list(ranking["area"]) == sorted(ranking["area"])
+    assert len(pairs) == 3
+    with Image.open(out / "curves.png") as picture:
+        assert picture.size[0] > 900
+        assert picture.size[1] > 400
+        colours = {c for _, c in picture.convert("RGB").getcolors(2**24)}
+    assert {(0, 0, 0), (230, 159, 0), (86, 180, 233)} <= colours  # a line for each method
+    with Image.open(out / "examples.png") as picture:
+        assert len(picture.convert("L").getcolors(256)) > 20
+    record = json.loads((out / "record.json").read_text())
+    assert any(c.startswith("Caveat, mask leakage") for c in record["caveats"])
+    assert set(record["seconds"]) == {"networks", *(f"maps {n}" for n in names)}
+    assert {"torch", "python"} <= set(record["versions"])
+    assert record["device"] == "cpu"
+
+
+def test_sittings_and_companies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert call(out, "--minutes", "1e-9") == 1
+    assert "0 s are over: 13 of 14 networks are left; the same command" in capsys.readouterr().out
+    assert [p.name for p in out.iterdir()] == ["stages"]
+    first = stages(out)
+    assert len(first) == 1
+    assert call(out, "--minutes", "1e-9", "--company", "auto", "--dry-run") == 0
+    assert stages(out) == first
+    said = capsys.readouterr().out
+    assert "milliseconds a step of one network, by company: 1: " in said
+    assert call(out, "--company", "auto", "--minutes", "100") == 0
+    said = capsys.readouterr().out
+    record = json.loads((out / "record.json").read_text())
+    trial = {int(n): seconds for n, seconds in record["company_trial"].items()}
+    assert record["company"] == min(trial, key=trial.__getitem__)
+    assert f"company   {record['company']}; milliseconds" in said
+    assert first.items() <= stages(out).items()
+
+
+def test_tables_that_are_missing_or_changed_are_written_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert call(out) == 0
+    before, table = stages(out), (out / "results.csv").read_bytes()
+    for damage in (lambda p: p.unlink(), lambda p: p.write_bytes(table[:-9])):
+        damage(out / "results.csv")
+        (out / ".results.csv.999999999.tmp").touch()  # of a killed process
+        capsys.readouterr()
+        assert call(out) == 0
+        assert "finished before" not in capsys.readouterr().out
+        assert (out / "results.csv").read_bytes() == table
+        assert stages(out) == before
+        assert {p.name for p in out.iterdir()} == FILES | {"stages"}
+    assert call(out) == 0
+    assert "finished before" in capsys.readouterr().out
+
+
 def test_damage_is_said_and_mended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert call(out) == 0
@@ -157,6 +243,10 @@ def test_order_of_least_and_company(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--fractions", "0", "0.5"], "fractions must lie in (0, 1], not 0.0"),
         (["--runs", "0"], "runs must be at least 1, not 0"),
         (["--company", "0"], "--company must be at least 1, not 0"),
+        (["--company", "many"], "a number or 'auto', not 'many'"),
+        (["--minutes", "0"], "--minutes must be positive, not 0"),
+        (["--minutes", "nan"], "--minutes must be positive, not nan"),
+        (["--fractions", "1", "--fill", "road"], "the fraction 1 removes all 64"),
         (["--workers", "0"], "--workers must be at least 1, not 0"),
         (["--epochs", "0"], "epochs must be at least 1, not 0"),
         (["--train-limit", "15"], "the data set is too small: class 0 of sklearn:digits has 1"),
@@ -256,55 +346,104 @@ def test_results_that_do_not_fit_leave_the_stages(
 
 KILLED = """
 import os, random, signal, sys, time
-import matplotlib.backends.backend_agg, pandas, pyarrow.parquet, scipy.stats, sklearn.datasets, torch
+from pathlib import Path
+import captum.attr, matplotlib.backends.backend_agg, pandas, pyarrow.parquet, scipy.stats
+import sklearn.datasets, torch, torch._dynamo
 from fullgrad.cli.main import main
 import fullgrad.cli.bench_roar
+from fullgrad.experiments.roar import checkpoint
 torch.set_num_threads(1)
-arguments, out = sys.argv[2:], sys.argv[1]
+checkpoint.EVERY = 0.0  # after each step
+arguments, out, seeds = sys.argv[3:], Path(sys.argv[1]), sys.argv[2].split(",")
 
-def start(folder):
+def first_missing(folder):
+    return min((n for n, name in enumerate(order) if name not in stamps(folder)), default=len(order))
+
+def start(folder, number=None, event=None):
+    # dies before its so-manieth file is renamed while this stage is the next one to be done
     child = os.fork()
     if child == 0:
-        os._exit(main([*arguments, "--out", folder]))
+        real, seen = os.replace, 0
+
+        def replace(source, target):
+            nonlocal seen
+            seen += first_missing(folder) == number
+            if seen == event:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(source, target)
+
+        if event is not None:
+            os.replace = replace
+        os._exit(main([*arguments, "--out", str(folder)]))
     return child
 
+def stamps(folder):
+    return {p.name: p.stat().st_mtime_ns for p in folder.glob("stages/*.stage")}
+
+whole, order = out / "whole", []
 began = time.monotonic()
-assert os.waitpid(start(out + "/whole"), 0)[1] == 0
+assert os.waitpid(start(whole), 0)[1] == 0
 took = time.monotonic() - began
-draw, kills = random.Random(int(os.environ["KILLED_SEED"])), 0
-while True:
-    child = start(out + "/cut")
-    end, code = time.monotonic() + (draw.uniform(0.02, 0.5) if kills < 4 else 50) * took, 0
-    while time.monotonic() < end:
-        done, code = os.waitpid(child, os.WNOHANG)
-        if done:
-            break
-        time.sleep(0.002)
-    else:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        kills += 1
-        continue
-    assert code == 0, code
-    break
-print("kills", kills)
+times = stamps(whole)
+order += sorted(times, key=times.get)
+table = pandas.read_csv(whole / "results.csv").set_index("stage")
+
+def kind(number):
+    if number in (0, len(order)):
+        return "tables" if number else "base"
+    digest = order[number].removesuffix(".stage")
+    if "-" in digest:
+        return "maps"
+    return "intact" if table.method[digest] == "none" else table.input[digest]
+
+def unchanged(folder, before):
+    now = stamps(folder)
+    assert before.items() <= now.items(), "a finished stage was done again"
+    return now
+
+for seed in seeds:
+    draw, folder, hit, middle, before = random.Random(int(seed)), out / f"cut-{seed}", [], 0, {}
+    for wanted in ("base", "maps", "intact", "images", "masks", "any", "tables"):
+        if wanted == "any":  # at some time, whatever is at work
+            child = start(folder)
+            time.sleep(draw.random() * took / 3)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            before = unchanged(folder, before)
+            (folder / "curves.png").unlink(missing_ok=True)  # should everything be done already
+            continue
+        missing = [n for n in range(first_missing(folder), len(order) + 1) if kind(n) == wanted]
+        number = draw.choice(missing[:3])
+        child = start(folder, number, 1 if wanted == "maps" else draw.randint(1, 8))
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL, wanted
+        before = unchanged(folder, before)
+        assert first_missing(folder) == number
+        hit.append(wanted)
+        middle += bool(list(folder.glob("stages/*.partial")))
+    assert os.waitpid(start(folder), 0)[1] == 0
+    unchanged(folder, before)
+    print(seed, "killed in its middle", middle, "in", *hit)
 """
 
 
-def test_killed_at_random_moments(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "KILLED_SEED": "1"}
+def test_killed_in_every_kind_of_stage(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), *SMALL],
+        [sys.executable, "-c", KILLED, str(tmp_path), "1,2", *SMALL],
         capture_output=True, text=True, env=environment, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout.split("kills ")[1]) >= 3
-    for name in FILES - {"record.json"}:
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), (
-            name
-        )
-    assert {p.name for p in (tmp_path / "cut").iterdir()} == FILES | {"stages"}
-    assert not list((tmp_path / "cut" / "stages").glob("*.tmp"))
+    said = [line for line in done.stdout.splitlines() if "killed in its middle" in line]
+    assert len(said) == 2
+    for seed, line in zip((1, 2), said, strict=True):
+        middle, _, *hit = line.split("killed in its middle ")[1].split()
+        assert hit == ["base", "maps", "intact", "images", "masks", "tables"]
+        assert int(middle) >= 1
+        cut, whole = tmp_path / f"cut-{seed}", tmp_path / "whole"
+        for name in FILES - {"record.json"}:
+            assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
+        assert {p.name for p in cut.iterdir()} == FILES | {"stages"}
+        assert {p.suffix for p in (cut / "stages").iterdir()} == {".stage", ".json"}
 
 
 @pytest.fixture(scope="module")
@@ -334,6 +473,48 @@ def test_ray_gives_the_same_table(cluster: Any, tmp_path: Path) -> None:
     pandas.testing.assert_frame_equal(
         results.rows(plan, there.store), results.rows(plan, here.store)
     )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_workers_killed_in_the_middle_of_maps_and_of_training(cluster: Any, tmp_path: Path) -> None:
+    driver = os.getpid()
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import os, signal\nfrom pathlib import Path\nfrom torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    steps = 0\n"
+        "    def forward(self, x):\n"
+        "        self.steps += self.training\n"
+        f"        died = Path({str(tmp_path / 'training-died')!r})\n"
+        f"        if self.steps == 3 and os.getpid() != {driver} and not died.exists():\n"
+        "            died.touch()\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return super().forward(x)\n"
+        f"def net():\n    return Net(nn.Flatten(), nn.Linear({SIDE**2}, {CLASSES}))\n"
+    )
+    died = tmp_path / "maps-died"
+
+    def deadly(model: torch.nn.Module, inputs: torch.Tensor, target: Any) -> torch.Tensor:
+        if os.getpid() != driver and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return inputs.detach()
+
+    methods.register("deadly", deadly)
+    try:
+        data = patch_data(60, 40)
+        plan = plan_for(data, "deadly", fractions=(0.4,), runs=2, mask_runs=0)
+        network = NetworkChoice(f"{file}:net", None, CLASSES, 1)
+        plan = replace(plan, network=network, training=replace(plan.training, batch=15, epochs=1))
+        stores = [StageStore(tmp_path / name) for name in ("there", "here")]
+        for store, executor in zip(stores, (cluster, InProcess()), strict=True):
+            assert Roar(plan, data, store, executor, "cpu", 1, Silent).run() == 6
+            assert died.exists()
+            assert (tmp_path / "training-died").exists()
+        here, there = (results.rows(plan, store) for store in stores)
+    finally:
+        methods.unregister("deadly")
+    pandas.testing.assert_frame_equal(here, there)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -57,6 +57,11 @@ class BiasTerm:
             f"shape={tuple(self.shape)})"
         )
 
+    def _repr_html_(self) -> str:
+        from fullgrad.report.display import term_html
+
+        return term_html(self)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decomposition:
@@ -215,6 +220,11 @@ class Decomposition:
             f"bias_terms={len(self.bias_terms)}, "
             f"relative_residual={float(self.relative_residual.max()):.1e})"
         )
+
+    def _repr_html_(self) -> str:
+        from fullgrad.report.display import decomposition_html
+
+        return decomposition_html(self)
 
 
 def _shape(shape: torch.Size) -> str:

@@ -77,6 +77,17 @@ class TokenScores:
         """|residual| / scale, shape (B,)."""
         return self.residual.abs() / self.scale
 
+    def __repr__(self) -> str:
+        return (
+            f"TokenScores(batch={len(self.output)}, tokens={self.scores.shape[1]}, "
+            f"relative_residual={float(self.relative_residual.max()):.1e})"
+        )
+
+    def _repr_html_(self) -> str:
+        from fullgrad.report.display import token_scores_html
+
+        return token_scores_html(self)
+
 
 def attribute_tokens(
     model: nn.Module,

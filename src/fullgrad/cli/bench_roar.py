@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +17,19 @@ import torch
 from fullgrad.cli import UsageError
 from fullgrad.cli.explained import versions
 from fullgrad.cli.files import check_folder, make_folder, write_together
-from fullgrad.cli.main import DONE
+from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.cli.progress import Progress
+from fullgrad.cli.roar_text import company_text, duration, plan_text, ranking_text
 from fullgrad.experiments.plan import MethodChoice
 from fullgrad.experiments.roar import report, results
 from fullgrad.experiments.roar.data import Dataset, open_dataset
-from fullgrad.experiments.roar.estimate import Estimate, estimate
-from fullgrad.experiments.roar.executors import Executor, InProcess, OnRay
+from fullgrad.experiments.roar.estimate import estimate, fastest_company
+from fullgrad.experiments.roar.executors import InProcess, OnRay
 from fullgrad.experiments.roar.networks import AUTO, NetworkChoice, usable
 from fullgrad.experiments.roar.plan import FRACTIONS, RoarPlan
 from fullgrad.experiments.roar.removal import FILLS
 from fullgrad.experiments.roar.run import Roar
-from fullgrad.experiments.roar.store import StageStore
+from fullgrad.experiments.roar.store import StageStore, sweep
 from fullgrad.experiments.roar.training import PRECISIONS, Settings
 from fullgrad.experiments.store import StoreError
 from fullgrad.images import printable
@@ -51,7 +56,8 @@ Writes into the results folder
   curves.png, examples.png       the figure; images as the retrained networks see them
   record.json                    what is needed to run it again, what it took, and the caveats
 An interrupted run goes on where it was when it is started again. With other options only what
-depends on them is done; the results are then those of the new options.
+depends on them is done; the results are then those of the new options. The exit code is 1 when
+--minutes were over before everything was done.
 """
 _EPILOG = """\
 examples:
@@ -91,7 +97,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--mask-runs", type=int, default=1, metavar="N", help=text)
     text = "most salient pixels first, as in the paper (default), or least salient first"
     add("--order", choices=("most", "least"), default="most", help=text)
-    text = "what removed pixels become: the training images' mean colour (default), or black"
+    text = (
+        "what removed pixels become: the training images' mean colour (default), black, or road, "
+        "guessed from the pixels that are left (slower)"
+    )
     add("--fill", choices=FILLS, default="mean", help=text)
     add("--seed", type=int, default=0, help="of everything that is random (default: 0)")
     _add_training(parser)
@@ -126,15 +135,26 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
     text = "images explained at a time (default: %(default)s); the maps change by rounding only"
     add("--map-batch", type=int, default=50, metavar="N", help=text)
     text = (
-        "networks trained at once, stacked (default: %(default)s); equal to those trained alone "
-        "but for rounding"
+        "networks trained at once, stacked (default: %(default)s), or 'auto' for the fastest in a "
+        "short trial; equal to those trained alone but for rounding"
     )
-    add("--company", type=int, default=1, metavar="N", help=text)
+    add("--company", type=_company, default=1, metavar="N", help=text)
+    text = "begin no further stage after so many minutes; the same command goes on"
+    add("--minutes", type=float, metavar="N", help=text)
     text = "'here', one after the other (default), or 'ray', on a cluster's workers"
     add("--executor", choices=("here", "ray"), default="here", help=text)
     text = "of a Ray cluster (default: one is started on this machine)"
     add("--ray-address", metavar="ADDRESS", help=text)
     add("--workers", type=int, default=2, metavar="N", help="Ray's tasks at a time (default: 2)")
+
+
+def _company(text: str) -> int | str:
+    if text == AUTO:
+        return AUTO
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a number or 'auto', not {text!r}") from None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -150,27 +170,42 @@ def run(args: argparse.Namespace) -> int:
         require(package, "bench")
     if args.ray_address is not None and args.executor != "ray":
         raise UsageError("--ray-address needs --executor ray")
+    if args.minutes is not None and not args.minutes > 0:
+        raise UsageError(f"--minutes must be positive, not {args.minutes:g}")
+    deadline = None if args.minutes is None else time.monotonic() + 60 * args.minutes
     plan, data = _plan(args)
     device = usable(args.device)
     known = _known(args.out)
     store = StageStore(args.store or args.out / STAGES, lambda line: print(line, flush=True))
-    executor: Executor = InProcess()
-    roar = Roar(plan, data, store, executor, device, args.company, Progress)
-    if args.dry_run:
-        print(_said(plan, data, estimate(roar)))
-        return DONE
+    company = 1 if args.company == AUTO else args.company
+    roar = Roar(plan, data, store, InProcess(), device, company, Progress, deadline)
     left = roar.missing()
-    if not left and known is not None and known.get("plan") == plan.values():
-        print(f"finished before: {printable(args.out / RECORD)}")
-        print(_table(results.rows(plan, store), plan))
+    trial: dict[int, float] = {}
+    if args.company == AUTO and left:
+        trial = fastest_company(roar, lambda line: print(line, flush=True))
+        roar = replace(roar, company=min(trial, key=trial.__getitem__))
+        print(company_text(trial, roar.company), flush=True)
+    if args.dry_run:
+        print(plan_text(plan, data, estimate(roar)))
         return DONE
-    if known is not None and known.get("plan") != plan.values():
+    same = known is not None and known.get("plan") == plan.values()
+    if not left and known is not None and same and _whole(args.out, known):
+        print(f"finished before: {printable(args.out / RECORD)}")
+        print(ranking_text(results.rows(plan, store), plan))
+        return DONE
+    if known is not None and not same:
         print(f"{printable(args.out)} holds results of other options, which these replace; the "
               "stages of both are kept", flush=True)  # fmt: skip
     make_folder(args.out)
+    sweep(args.out)
     done = _work(roar, args) if args.executor == "ray" and left else roar.run()
-    _write(roar, args, done)
-    print(_table(results.rows(plan, store), plan))
+    left = roar.missing()
+    if left or roar.missing_ranks(left):
+        print(f"{duration(60 * args.minutes)} are over: {len(left)} of {len(plan.networks())} "
+              "networks are left; the same command goes on")  # fmt: skip
+        return SOME_FAILED
+    _write(roar, args, done, trial)
+    print(ranking_text(results.rows(plan, store), plan))
     print(f"\n-> {printable(args.out)}")
     return DONE
 
@@ -179,9 +214,7 @@ def _work(roar: Roar, args: argparse.Namespace) -> int:
     gpus = torch.cuda.device_count() / args.workers if roar.device.startswith("cuda") else 0.0
     executor = OnRay(args.ray_address, args.workers, gpus)
     try:
-        return Roar(
-            roar.plan, roar.data, roar.store, executor, roar.device, roar.company, Progress
-        ).run()
+        return replace(roar, executor=executor).run()
     finally:
         executor.close()
 
@@ -189,7 +222,7 @@ def _work(roar: Roar, args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> tuple[RoarPlan, Dataset]:
     try:
         for name in ("company", "workers"):
-            if getattr(args, name) < 1:
+            if getattr(args, name) != AUTO and getattr(args, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, not {getattr(args, name)}")
         choices = tuple(MethodChoice.parse(text) for text in args.methods)
         data = open_dataset(args.data, args.train_limit, args.test_limit)
@@ -250,7 +283,20 @@ def _known(out: Path) -> dict[str, Any] | None:
     return found
 
 
-def _write(roar: Roar, args: argparse.Namespace, done: int) -> None:
+def _whole(out: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the files are those of the record: they are renamed one by one, the record first."""
+    try:
+        found = {name: _digest((out / name).read_bytes()) for name in record.get("files", ())}
+    except OSError:
+        return False
+    return bool(found) and found == record["files"]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write(roar: Roar, args: argparse.Namespace, done: int, trial: Mapping[int, float]) -> None:
     plan = roar.plan
     rows = results.rows(plan, roar.store)
     summary = results.summary(rows)
@@ -280,59 +326,12 @@ def _write(roar: Roar, args: argparse.Namespace, done: int) -> None:
         "device": report.device_name(roar.device),
         "executor": args.executor,
         "company": roar.company,
+        "company_trial": {str(n): seconds for n, seconds in trial.items()},
         "command": " ".join(map(printable, args.command_line)),
+        "files": {name: _digest(content) for name, content in files.items()},
     }
-    files[RECORD] = (json.dumps(record, indent=1) + "\n").encode()
+    files = {RECORD: (json.dumps(record, indent=1) + "\n").encode(), **files}
     try:
         write_together(args.out, files)
     except OSError as error:
         raise StoreError(f"cannot write to {printable(args.out)}: {error.strerror}") from error
-
-
-def _said(plan: RoarPlan, data: Dataset, found: Estimate) -> str:
-    """The plan, for people."""
-    height, width = data.train.shape[2:]
-    n = plan.network
-    slowest = sorted(found.map_seconds.items(), key=lambda item: -item[1])
-    size = f"{n.spec}, width {n.width}" if n.width else n.spec
-    points = len(plan.choices) * len(plan.fractions)
-    return "\n".join(
-        [
-            f"data      {printable(plan.data)}: {plan.counts[0]} training and {plan.counts[1]} "
-            f"test images of {height} x {width}, {len(data.classes)} classes",
-            f"network   {size}, {found.parameters:,} parameters, {plan.training.epochs} epochs",
-            f"networks  {found.networks}: {plan.runs} without removal, {points * plan.runs} for "
-            f"{len(plan.choices)} methods x {len(plan.fractions)} fractions x {plan.runs} runs, "
-            f"{points * plan.mask_runs} on masks alone; {found.networks_left} to train",
-            f"maps      {len(plan.choices)} methods x {sum(plan.counts)} images in {found.parts} "
-            f"parts; {found.parts_left} to compute",
-            f"time      about {_duration(found.seconds)} by a short trial, one after the other: "
-            f"{found.network_seconds:.3g} s a network; milliseconds a map: "
-            + ", ".join(f"{name} {1000 * s:.3g}" for name, s in slowest),
-            f"disk      {found.disk / 1e6:.3g} MB more",
-            "nothing was written",
-        ]
-    )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _table(rows: Any, plan: RoarPlan) -> str:
-    """The ranking, for people."""
-    ranking = results.ranking(rows, plan.order)
-    summary = results.summary(rows)
-    whole = float(summary["accuracy"].iloc[0])
-    width = max(6, *(len(m) for m in ranking["method"]))
-    better = "lower" if plan.order == "most" else "higher"
-    lines = [
-        f"test accuracy without removal: {whole:.4f}",
-        f"{plan.order} salient first: mean accuracy over the fractions ({better} is better)",
-    ]
-    for _, r in ranking.iterrows():
-        band = f"  [{r['low']:.4f}, {r['high']:.4f}]" if r["runs"] > 1 else ""
-        lines.append(f"  {r['rank']:>2}. {r['method']:<{width}}  {r['area']:.4f}{band}")
-    return "\n".join(lines)

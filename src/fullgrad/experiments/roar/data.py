@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -150,12 +150,19 @@ class Colours:
             stds.append(max(spread, 1.0))
         return cls(tuple(means), tuple(stds))
 
+    def standardiser(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """What makes a network's input of images that are on a device, without waiting for it.
+
+        Returns:
+            From uint8 to float32 of mean 0 and deviation 1 over the training images.
+        """
+        mean = torch.tensor(self.mean, device=device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=device).view(-1, 1, 1)
+        return lambda images: (images.float() - mean) / std
+
     def standardised(self, images: Tensor) -> Tensor:
         """A network's input: float32 of mean 0 and deviation 1 over the training images."""
-        shape = (-1, 1, 1)
-        mean = torch.tensor(self.mean, device=images.device).view(shape)
-        std = torch.tensor(self.std, device=images.device).view(shape)
-        return (images.float() - mean) / std
+        return self.standardiser(images.device)(images)
 
 
 def open_dataset(spec: str, train: int | None = None, test: int | None = None) -> Dataset:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 
 from fullgrad.experiments.roar.data import Colours
+from fullgrad.experiments.roar.imputation import imputed
 from fullgrad.experiments.roar.jobs import NetworksJob, RanksJob, compute_networks, compute_ranks
-from fullgrad.experiments.roar.plan import RanksStage
+from fullgrad.experiments.roar.plan import IMAGES, RanksStage
+from fullgrad.experiments.roar.removal import ROAD, ranks_of, removed
 from fullgrad.experiments.roar.run import Roar
+from fullgrad.experiments.roar.stacked import StackingError, check_stackable
 
 # Steps of training: to warm up, then two lengths whose difference is timed.
 _STEPS, _STEPS_GPU = (2, 2, 6), (5, 5, 45)
 _EVALUATED = 500
+_COMPANIES, _SLOWER = (1, 2, 4, 8), 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,7 @@ class Estimate:
         parts_left: that are not done and are needed.
         network_seconds: for one network.
         map_seconds: for one image, by method.
+        fill_seconds: for one image whose removed pixels are imputed; 0 for other fills.
         seconds: for all that is left, one after the other in this process.
         disk: bytes that the stages left will take.
         parameters: of one network.
@@ -39,6 +45,7 @@ class Estimate:
     parts_left: int
     network_seconds: float
     map_seconds: dict[str, float]
+    fill_seconds: float
     seconds: float
     disk: int
     parameters: int
@@ -55,11 +62,13 @@ def estimate(roar: Roar) -> Estimate:
     roar.check(colours)
     networks = roar.missing()
     ranks = roar.missing_ranks(networks)
-    step, test = _training_trial(roar, colours)
+    step, test = _step_trial(roar, colours), _test_trial(roar, colours)
     batch = min(plan.training.batch, len(data.train))
     each = plan.training.epochs * (len(data.train) // batch) * step + len(data.test) * test
     maps = {c.label: _map_trial(roar, c.label, colours) for c in plan.choices}
     explained = sum(maps[s.choice.label] * (s.stop - s.start) for s in ranks)
+    fill = _fill_trial(roar) if plan.fill == ROAD else 0.0
+    retrained = sum(s.choice is not None and s.content == IMAGES for s in networks)
     parameters = sum(p.numel() for p in plan.network.build(0).parameters())
     kept = sum(4 * parameters for s in networks if s.choice is None)
     disk = kept + 500 * len(networks) + sum(2 * data.pixels * (s.stop - s.start) for s in ranks)
@@ -70,19 +79,59 @@ def estimate(roar: Roar) -> Estimate:
         parts_left=len(ranks),
         network_seconds=each,
         map_seconds=maps,
-        seconds=each * len(networks) + explained,
+        fill_seconds=fill,
+        seconds=each * len(networks) + explained + fill * sum(plan.counts) * retrained,
         disk=disk,
         parameters=parameters,
     )
 
 
-def _training_trial(roar: Roar, colours: Colours) -> tuple[float, float]:
-    """Seconds for a step of one network, and for one test image."""
+def fastest_company(roar: Roar, say: Callable[[str], None]) -> dict[int, float]:
+    """Try how many networks are best trained at once.
+
+    1, 2, 4 and 8, as far as there are so many to train and they fit in memory. Larger numbers are
+    not tried after one that is a quarter slower than the best.
+
+    Args:
+        roar: of what.
+        say: told why larger numbers cannot be had, if so.
+
+    Returns:
+        Seconds for a step of one network, by number, in the order of trial.
+
+    Raises:
+        FullGradError: the network cannot be trained.
+    """
+    colours = Colours.of(roar.data.train)
+    found: dict[int, float] = {}
+    for company in _COMPANIES:
+        if company > max(1, len(roar.missing()) - 1):  # the base network is trained alone
+            break
+        try:
+            if company == 2:
+                example = colours.standardised(roar.data.test[:2])
+                check_stackable(roar.plan.network.build, example, roar.plan.network.spec)
+            found[company] = _step_trial(replace(roar, company=company), colours)
+        except StackingError as error:
+            say(str(error))
+            break
+        except (torch.OutOfMemoryError, MemoryError):
+            if company == 1:
+                raise
+            torch.cuda.empty_cache()
+            say(f"{company} networks at once do not fit in memory")
+            break
+        if found[company] > _SLOWER * min(found.values()):
+            break
+    return found
+
+
+def _step_trial(roar: Roar, colours: Colours) -> float:
+    """Seconds for a step of one network, of those that are trained at once."""
     plan, data = roar.plan, roar.data
     company = [s for s in plan.networks() if s.choice is None][:1] * roar.company
     settings = replace(plan.training, epochs=1)
     job = NetworksJob.of(replace(plan, training=settings), company, colours, roar.device)
-    tests = min(_EVALUATED, len(data.test))
     took = {}
     for steps in _STEPS_GPU if roar.device.startswith("cuda") else _STEPS:
         count = min(len(data.train), steps * settings.batch)
@@ -94,12 +143,29 @@ def _training_trial(roar: Roar, colours: Colours) -> tuple[float, float]:
         took[max(1, count // settings.batch)] = time.perf_counter() - began
     (few, first), (many, second) = min(took.items()), max(took.items())
     step = (second - first) / (many - few) if many > few and second > first else second / many
-    module = plan.network.build(0).eval().to(roar.device)
+    return step / len(company)
+
+
+def _test_trial(roar: Roar, colours: Colours) -> float:
+    """Seconds for one test image."""
+    images = roar.data.test[:_EVALUATED]
+    module = roar.plan.network.build(0).eval().to(roar.device)
     with torch.no_grad():
-        x = colours.standardised(data.test[:tests].to(roar.device))
+        x = colours.standardised(images.to(roar.device))
         began = time.perf_counter()
         float(module(x).sum())
-    return step / len(company), (time.perf_counter() - began) / tests
+    return (time.perf_counter() - began) / len(images)
+
+
+def _fill_trial(roar: Roar) -> float:
+    """Seconds for imputing one image, at the middle one of the fractions, random pixels removed."""
+    images = roar.data.train[:_EVALUATED]
+    middle = roar.plan.fractions[len(roar.plan.fractions) // 2]
+    ranks = ranks_of(torch.zeros(len(images), 1, *images.shape[2:]), 0)
+    gone = removed(ranks, middle, roar.plan.order)
+    began = time.perf_counter()
+    imputed(images, gone, 0, device=roar.device)
+    return (time.perf_counter() - began) / len(images)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

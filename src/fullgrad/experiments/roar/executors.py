@@ -19,7 +19,12 @@ class ExecutorError(FullGradError):
 
 
 class Executor(Protocol):
-    """Does work, and reports each piece when it is done."""
+    """Does work, and reports each piece when it is done.
+
+    ``here`` tells whether the work is done in this process, which may write to the store.
+    """
+
+    here: bool
 
     def share(self, value: Any) -> Any:
         """A value that many calls are given, in a form that is cheap to hand out."""
@@ -43,6 +48,8 @@ class Executor(Protocol):
 
 class InProcess:
     """One call after the other, here."""
+
+    here = True
 
     def share(self, value: Any) -> Any:
         """The value itself."""
@@ -88,6 +95,8 @@ class OnRay:
         ExecutorError: no cluster there.
         MissingDependencyError: Ray is not installed.
     """
+
+    here = False
 
     def __init__(
         self, address: str | None = None, workers: int = 2, gpus: float = 0.0, retries: int = 3

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from fullgrad import methods
+from fullgrad.experiments.roar.checkpoint import Checkpoint
 from fullgrad.experiments.roar.data import Colours, Dataset
 from fullgrad.experiments.roar.networks import NetworkChoice
 from fullgrad.experiments.roar.plan import CONTROLS, MASKS, NetworkStage, RanksStage, RoarPlan
-from fullgrad.experiments.roar.removal import as_images, fill_colour, ranks_of, removed, without
+from fullgrad.experiments.roar.removal import as_images, fill_colour, filled, ranks_of, removed
 from fullgrad.experiments.roar.store import Array, Content
 from fullgrad.experiments.roar.training import Settings, Task, train
 from fullgrad.methods import Method
@@ -111,6 +112,7 @@ class NetworksJob:
         training: how.
         colours: of the training images.
         device: where.
+        checkpoint: where the training is kept in its middle; None for nowhere.
     """
 
     stages: tuple[NetworkStage, ...]
@@ -121,10 +123,16 @@ class NetworksJob:
     training: Settings
     colours: Colours
     device: str
+    checkpoint: Checkpoint | None = None
 
     @classmethod
     def of(
-        cls, plan: RoarPlan, stages: Sequence[NetworkStage], colours: Colours, device: str
+        cls,
+        plan: RoarPlan,
+        stages: Sequence[NetworkStage],
+        colours: Colours,
+        device: str,
+        checkpoint: Checkpoint | None = None,
     ) -> NetworksJob:
         """The work of some stages."""
         return cls(
@@ -136,6 +144,7 @@ class NetworksJob:
             training=plan.training,
             colours=colours,
             device=device,
+            checkpoint=checkpoint,
         )
 
 
@@ -150,15 +159,17 @@ def compute_networks(
         *ranks: of each stage's method; None for no removal.
         tick: called after each epoch.
     """
+    began = time.perf_counter()
     tasks = [
         task_of(stage, seed, job, data, own)
         for stage, seed, own in zip(job.stages, job.seeds, ranks, strict=True)
     ]
+    removal = (time.perf_counter() - began) / len(tasks)
     device = torch.device(job.device)
-    found = train(job.network.build, tasks, job.training, job.colours, device, tick)
+    found = train(job.network.build, tasks, job.training, job.colours, device, tick, job.checkpoint)
     return [
         Content(
-            {"accuracy": t.accuracy, "loss": t.loss, "seconds": t.seconds},
+            {"accuracy": t.accuracy, "loss": t.loss, "seconds": removal + t.seconds},
             {k: v.numpy() for k, v in t.state.items()} if stage.choice is None else {},
         )
         for stage, t in zip(job.stages, found, strict=True)
@@ -177,6 +188,8 @@ def task_of(
         halves = [as_images(g, x) for g, x in zip(gone, (data.train, data.test), strict=True)]
         rim = (255,) * len(rim)
     else:
-        colour = fill_colour(job.fill, job.colours)
-        halves = [without(x, g, colour) for g, x in zip(gone, (data.train, data.test), strict=True)]
+        halves = [
+            filled(x, g, job.fill, job.colours, seed, first, job.device)
+            for g, x, first in zip(gone, (data.train, data.test), (0, len(data.train)), strict=True)
+        ]
     return Task(halves[0], data.train_labels, halves[1], data.test_labels, seed, rim)

@@ -147,17 +147,19 @@ def check(network: NetworkChoice, example: Tensor) -> None:
     Raises:
         ModelLoadError: it does not.
     """
-    module = network.build(0).eval()
-    try:
-        with torch.no_grad():
-            found = module(example)
-    except Exception as error:
-        text = str(error).strip().split("\n", maxsplit=1)[0]
-        raise ModelLoadError(
-            f"{network.spec} does not take images of {tuple(example.shape[1:])}: {text}"
-        ) from error
-    if not isinstance(found, Tensor) or found.dim() != 2 or found.shape[1] < network.classes:
-        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ModelLoadError(
-            f"{network.spec} must return (B, at least {network.classes}) numbers, not {shape}"
-        )
+    module = network.build(0)
+    for mode in (True, False):
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                found = module.train(mode)(example)
+        except Exception as error:
+            text = str(error).strip().split("\n", maxsplit=1)[0]
+            raise ModelLoadError(
+                f"{network.spec} does not take images of {tuple(example.shape[1:])}: {text}"
+            ) from error
+        if not isinstance(found, Tensor) or found.dim() != 2 or found.shape[1] < network.classes:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ModelLoadError(
+                f"{network.spec} must return (B, at least {network.classes}) numbers, in training "
+                f"too, not {shape}"
+            )

@@ -37,7 +37,8 @@ class RoarPlan:
         runs: networks trained for each method and fraction.
         mask_runs: networks trained on the masks alone, for each method and fraction.
         order: ``most`` salient first, the paper's, or ``least``.
-        fill: what removed pixels become: the training images' ``mean`` colour, or ``black``.
+        fill: what removed pixels become: the training images' ``mean`` colour, ``black``, or
+            what ``road``, noisy linear imputation, guesses from the pixels that are left.
         seed: of weights, orders, ties and random maps.
         map_batch: images explained together; the maps depend on it by rounding only.
 
@@ -76,7 +77,7 @@ class RoarPlan:
         if self.order not in ORDERS:
             raise ValueError(f"order must be 'least' or 'most', not {self.order!r}")
         if self.fill not in FILLS:
-            raise ValueError(f"fill must be {' or '.join(FILLS)}, not {self.fill!r}")
+            raise ValueError(f"fill must be one of {', '.join(FILLS)}, not {self.fill!r}")
         for name, least in (("runs", 1), ("mask_runs", 0), ("map_batch", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")

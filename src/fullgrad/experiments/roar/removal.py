@@ -12,10 +12,12 @@ from torch import Tensor
 from fullgrad.errors import InputError
 from fullgrad.experiments.perturbation import count_of
 from fullgrad.experiments.roar.data import Colours
+from fullgrad.experiments.roar.imputation import imputed
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-FILLS = ("mean", "black")
+ROAD = "road"
+FILLS = ("mean", "black", ROAD)
 MOST_PIXELS = 2**16
 
 
@@ -64,7 +66,7 @@ def removed(ranks: Array, fraction: float, order: str) -> Tensor:
 
 
 def fill_colour(fill: str, colours: Colours) -> tuple[int, ...]:
-    """What removed pixels become, for each channel, rounded to a whole step of 0 to 255."""
+    """A colour by name, ``mean`` or ``black``: for each channel a whole step of 0 to 255."""
     return tuple(round(m) if fill == "mean" else 0 for m in colours.mean)
 
 
@@ -79,6 +81,34 @@ def without(images: Tensor, gone: Tensor, colour: Sequence[int]) -> Tensor:
     mask = gone.view(len(images), 1, *images.shape[2:])
     filling = torch.tensor(list(colour), dtype=torch.uint8).view(1, -1, 1, 1)
     return torch.where(mask, filling, images)
+
+
+def filled(
+    images: Tensor,
+    gone: Tensor,
+    fill: str,
+    colours: Colours,
+    seed: int,
+    first: int = 0,
+    device: str = "cpu",
+) -> Tensor:
+    """Images with pixels removed, as a retrained network gets them.
+
+    Args:
+        images: uint8, shape (N, C, H, W).
+        gone: bool, shape (N, P).
+        fill: ``mean`` or ``black``, a colour, or ``road``, noisy linear imputation.
+        colours: of the training images.
+        seed: of imputation's noise.
+        first: number of the first image; the noise depends on it.
+        device: where pixels are imputed.
+
+    Raises:
+        InputError: an image to be imputed is gone as a whole.
+    """
+    if fill == ROAD:
+        return imputed(images, gone, seed, first, device)
+    return without(images, gone, fill_colour(fill, colours))
 
 
 def as_images(gone: Tensor, like: Tensor) -> Tensor:

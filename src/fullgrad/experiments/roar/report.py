@@ -11,12 +11,17 @@ import torch
 
 from fullgrad.experiments.roar.data import Colours, Dataset
 from fullgrad.experiments.roar.plan import RoarPlan
-from fullgrad.experiments.roar.removal import fill_colour, removed, without
+from fullgrad.experiments.roar.removal import ROAD, filled, removed
 from fullgrad.experiments.roar.run import Roar
 from fullgrad.images import printable
 
 Array: TypeAlias = np.ndarray[Any, Any]
 _EXAMPLES = 2  # images
+_FILLED = {
+    "mean": "mean colour",
+    "black": "black",
+    ROAD: "guessed from the others (ROAD's imputation)",
+}
 
 
 def chance(data: Dataset) -> float:
@@ -38,7 +43,7 @@ def caveats(plan: RoarPlan, data: Dataset) -> list[str]:
         f"{name}: {plan.counts[0]} training and {plan.counts[1]} test images, "
         f"{len(data.classes)} classes; {size}; epochs: {plan.training.epochs}, "
         f"runs: {plan.runs}; "
-        f"removed pixels: {'mean colour' if plan.fill == 'mean' else 'black'}.",
+        f"removed pixels: {_FILLED[plan.fill]}.",
         "Caveat, mask leakage: which pixels are gone can itself tell the class, so accuracy may "
         f"stay high although the removed pixels mattered; {leak} (Rong et al. 2022, ROAD).",
         "Caveat, blur: maps that mark whole areas remove pixels together with their neighbours, "
@@ -60,15 +65,18 @@ def examples(roar: Roar) -> tuple[list[Array], dict[str, list[list[Array]]], Seq
     chosen = torch.arange(_EXAMPLES) * count // _EXAMPLES
     chosen = chosen.unique()
     images = data.test[chosen]
-    colour = fill_colour(plan.fill, Colours.of(data.train))
+    colours = Colours.of(data.train)
+
+    def changed_by(ranks: Array, fraction: float) -> list[Array]:
+        gone = removed(ranks, fraction, plan.order)
+        return _visible(filled(images, gone, plan.fill, colours, plan.seed))
+
     changed = {}
     for label, stage in first.items():
         content = roar.store.get(stage.digest)
         assert content is not None
         ranks = content.arrays["ranks"][chosen.numpy()]
-        changed[label] = [
-            _visible(without(images, removed(ranks, f, plan.order), colour)) for f in plan.fractions
-        ]
+        changed[label] = [changed_by(ranks, f) for f in plan.fractions]
     return _visible(images), changed, plan.fractions
 
 

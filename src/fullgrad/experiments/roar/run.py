@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from fullgrad.errors import InputError
+from fullgrad.experiments.perturbation import count_of
 from fullgrad.experiments.plan import MethodChoice
+from fullgrad.experiments.roar.checkpoint import Checkpoint
 from fullgrad.experiments.roar.data import Colours, Dataset
 from fullgrad.experiments.roar.executors import Call, Executor
 from fullgrad.experiments.roar.jobs import (
@@ -20,7 +24,9 @@ from fullgrad.experiments.roar.jobs import (
 )
 from fullgrad.experiments.roar.networks import check as check_network
 from fullgrad.experiments.roar.plan import CONTROLS, NetworkStage, RanksStage, RoarPlan
-from fullgrad.experiments.roar.store import Array, Content, StageStore
+from fullgrad.experiments.roar.removal import ROAD
+from fullgrad.experiments.roar.stacked import check_stackable
+from fullgrad.experiments.roar.store import Array, Content, StageStore, sweep
 
 _TRIED = 2  # images that every method is tried on, so that nothing fails half-way
 
@@ -47,6 +53,8 @@ class Roar:
         device: ``cpu``, ``cuda``, ...
         company: networks that are trained at once, stacked.
         meter: from a name of what is counted to a progress display.
+        deadline: on the clock of :func:`time.monotonic`; what is at work then is finished, nothing
+            else begun, but for the first piece of work; None for no end.
     """
 
     plan: RoarPlan
@@ -56,6 +64,7 @@ class Roar:
     device: str
     company: int
     meter: Callable[[str], Meter]
+    deadline: float | None = None
 
     def missing(self) -> list[NetworkStage]:
         """The networks that are not done."""
@@ -76,16 +85,26 @@ class Roar:
         """Try the network, and every method on two images, untrained.
 
         Raises:
-            FullGradError: one does not apply.
+            FullGradError: one does not apply, the networks cannot be stacked, or nothing would be
+                left of an image to impute the rest from.
         """
+        largest = self.plan.fractions[-1]
+        if self.plan.fill == ROAD and count_of(largest, self.data.pixels) >= self.data.pixels:
+            raise InputError(
+                f"--fill road needs pixels that are left: the fraction {largest:g} removes all "
+                f"{self.data.pixels}"
+            )
         images = self.data.test[:_TRIED]
-        check_network(self.plan.network, colours.standardised(images))
+        network, inputs = self.plan.network, colours.standardised(images)
+        check_network(network, inputs)
+        if self.company > 1:
+            check_stackable(network.build, inputs, network.spec)
         for choice in self.plan.choices:
             stage = RanksStage(choice, "test", 0, len(images), "")
             compute_ranks(RanksJob.of(self.plan, stage, colours, self.device), images, None)
 
     def run(self) -> int:
-        """Do what is not done.
+        """Do what is not done, or as much of it as there is time for.
 
         Returns:
             How many stages were done now.
@@ -95,25 +114,29 @@ class Roar:
         """
         networks = self.missing()
         ranks = self.missing_ranks(networks)
-        count = len(networks) + len(ranks)
-        if not count:
+        if not networks and not ranks:
             return 0
         colours = Colours.of(self.data.train)
         self.check(colours)
         self.store.prepare()
-        self.store.sweep()
+        sweep(self.store.folder)
         shared = self.executor.share(self.data)
         base = self.plan.base()
+        done = 0
         if base in networks:
-            self._train("base network: epochs", [base], shared, colours)
+            done += self._train("base network: epochs", [base], shared, colours, first=True)
             networks.remove(base)
-        if ranks:
-            self._explain(ranks, colours)
-        if networks:
-            self._train("networks: epochs", networks, shared, colours)
-        return count
+        if ranks and not self._late(done):
+            done += self._explain(ranks, colours, first=not done)
+        if networks and not self._late(done):
+            done += self._train("networks: epochs", networks, shared, colours, first=not done)
+        return done
 
-    def _explain(self, stages: Sequence[RanksStage], colours: Colours) -> None:
+    def _late(self, done: int) -> bool:
+        """Whether the time is over; something is done in any case, so that each start helps."""
+        return done > 0 and self.deadline is not None and time.monotonic() >= self.deadline
+
+    def _explain(self, stages: Sequence[RanksStage], colours: Colours, first: bool) -> int:
         state = None
         if any(s.choice.name not in CONTROLS for s in stages):
             base = self.store.get(self.plan.base().digest)
@@ -121,7 +144,9 @@ class Roar:
             state = self.executor.share(dict(base.arrays))
 
         def calls() -> Iterator[Call]:
-            for stage in stages:
+            for number, stage in enumerate(stages):
+                if self._late(number or not first):
+                    return
                 images = self.data.train if stage.split == "train" else self.data.test
                 job = RanksJob.of(self.plan, stage, colours, self.device)
                 own = None if stage.choice.name in CONTROLS else state
@@ -140,13 +165,19 @@ class Roar:
             self.executor.run(compute_ranks, calls(), keep, lambda: None)
         finally:
             meter.end()
+        return done
 
     def _train(
-        self, what: str, stages: Sequence[NetworkStage], shared: Any, colours: Colours
-    ) -> None:
+        self,
+        what: str,
+        stages: Sequence[NetworkStage],
+        shared: Any,
+        colours: Colours,
+        first: bool,
+    ) -> int:
         groups = [stages[i : i + self.company] for i in range(0, len(stages), self.company)]
         epochs = self.plan.training.epochs
-        meter, seen, finished = self.meter(what), 0, 0
+        meter, seen, finished, done = self.meter(what), 0, 0, 0
         kept: dict[str, Any] = {}
 
         def ranks_of(choice: MethodChoice | None) -> Any:
@@ -159,8 +190,12 @@ class Roar:
             return kept[choice.label]
 
         def calls() -> Iterator[Call]:
-            for group in groups:
-                job = NetworksJob.of(self.plan, group, colours, self.device)
+            for number, group in enumerate(groups):
+                if self._late(number or not first):
+                    return
+                here = self.executor.here
+                checkpoint = Checkpoint(self.store, [s.digest for s in group]) if here else None
+                job = NetworksJob.of(self.plan, group, colours, self.device, checkpoint)
                 yield (job, shared, *(ranks_of(s.choice) for s in group))
 
         def tick() -> None:
@@ -169,9 +204,10 @@ class Roar:
             meter(seen, epochs * len(groups))
 
         def keep(number: int, contents: list[Content]) -> None:
-            nonlocal seen, finished
+            nonlocal seen, finished, done
             for stage, content in zip(groups[number], contents, strict=True):
                 self.store.put(stage.digest, content)
+                done += 1
             finished += 1
             seen = max(seen, finished * epochs)
             meter(seen, epochs * len(groups))
@@ -181,6 +217,7 @@ class Roar:
             self.executor.run(compute_networks, calls(), keep, tick)
         finally:
             meter.end()
+        return done
 
     def ranks(self, choice: MethodChoice) -> Ranks:
         """A method's ranks of all training and test images, which are done."""

@@ -1,4 +1,4 @@
-"""Finished stages in a folder: one file for each, named by the digest of all it depends on."""
+"""Stages in a folder: one file for each, named by the digest of all it depends on."""
 
 from __future__ import annotations
 
@@ -38,6 +38,10 @@ class DamagedError(Exception):
     """A stage's file is not what was written."""
 
 
+class OtherError(DamagedError):
+    """A whole file, of something else."""
+
+
 class StageStore:
     """Stages that are done.
 
@@ -56,7 +60,7 @@ class StageStore:
         self.folder = folder
         self._say = say
         self._ready = False
-        self._told: set[str] = set()
+        self._told: set[Path] = set()
         try:
             present = list(folder.iterdir()) if folder.is_dir() else []
             if folder.exists() and not folder.is_dir():
@@ -93,30 +97,62 @@ class StageStore:
     def get(self, digest: str) -> Content | None:
         """What the stage found; None where it is not done or its file is damaged."""
         try:
-            content = self.path(digest).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StoreError(
-                f"{printable(self.path(digest))} cannot be read: {error.strerror}"
-            ) from error
-        try:
-            return unpacked(content, digest)
+            return self._read(self.path(digest), digest)
         except DamagedError as error:
-            if digest not in self._told:
-                self._told.add(digest)
-                self._say(f"damaged, to be done again: {printable(self.path(digest))} ({error})")
+            self._tell(self.path(digest), "to be done again", error)
             return None
 
     def put(self, digest: str, content: Content) -> None:
-        """Keep what a stage found, whole or not at all.
+        """Keep what a stage found, whole or not at all, and drop what was kept of its beginning.
 
         Raises:
             StoreError: it cannot be written.
         """
         self.prepare()
         self._write(self.path(digest), packed(content, digest))
-        self._told.discard(digest)
+        self._told.discard(self.path(digest))
+        self._partial(digest).unlink(missing_ok=True)
+
+    def _partial(self, digest: str) -> Path:
+        return self.folder / f"{digest}.partial"
+
+    def get_partial(self, digest: str, key: str) -> Content | None:
+        """What was kept of a stage in its middle.
+
+        Args:
+            digest: of the stage.
+            key: of what was at work; what is there of others does not count.
+        """
+        try:
+            return self._read(self._partial(digest), key)
+        except OtherError:
+            return None
+        except DamagedError as error:
+            self._tell(self._partial(digest), "its stage is begun anew", error)
+            return None
+
+    def put_partial(self, digest: str, key: str, content: Content) -> None:
+        """Keep a stage in its middle, until it is done.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        self.prepare()
+        self._write(self._partial(digest), packed(content, key))
+
+    def _read(self, path: Path, key: str) -> Content | None:
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{printable(path)} cannot be read: {error.strerror}") from error
+        return unpacked(content, key)
+
+    def _tell(self, path: Path, then: str, error: DamagedError) -> None:
+        if path not in self._told:
+            self._told.add(path)
+            self._say(f"damaged, {then}: {printable(path)} ({error})")
 
     def prepare(self) -> None:
         """Make the folder, and see that it can be written to.
@@ -143,12 +179,13 @@ class StageStore:
                 f"cannot write to {printable(self.folder)}: {error.strerror}"
             ) from error
 
-    def sweep(self) -> None:
-        """Remove what killed runs left half-written."""
-        for path in self.folder.glob(".*.tmp"):
-            owner = path.name.rsplit(".", 2)[-2]
-            if not (owner.isdecimal() and _running(int(owner))):
-                path.unlink(missing_ok=True)
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder."""
+    for path in folder.glob(".*.tmp"):
+        owner = path.name.rsplit(".", 2)[-2]
+        if not (owner.isdecimal() and _running(int(owner))):
+            path.unlink(missing_ok=True)
 
 
 def _running(process: int) -> bool:
@@ -185,7 +222,7 @@ def unpacked(content: bytes, digest: str) -> Content:
     line = content.index(b"\n", start)
     head = json.loads(content[start:line])
     if head["digest"] != digest:
-        raise DamagedError(f"it is of another stage, {head['digest']}")
+        raise OtherError(f"it is of another stage, {head['digest']}")
     arrays, place = {}, line + 1
     for name, (kind, shape) in head["arrays"].items():
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,14 +11,15 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state
 
 from fullgrad.errors import FullGradError
+from fullgrad.experiments.roar.checkpoint import Checkpoint, Moment
 from fullgrad.experiments.roar.data import Colours
+from fullgrad.experiments.roar.feed import Feed
+from fullgrad.experiments.roar.stacked import Networks
 
 PRECISIONS = ("float32", "bfloat16")
 _EVALUATED = 500  # images at a time
-_ORDER = 7919  # keeps the seeds of weights and of the order apart
 
 
 class TrainingError(FullGradError):
@@ -112,48 +112,6 @@ class Trained:
     state: dict[str, Tensor]
 
 
-class _Networks:
-    """Networks of one kind, called together: inputs (K, B, ...) to outputs (K, B, classes)."""
-
-    def __init__(self, modules: Sequence[nn.Module], device: torch.device) -> None:
-        self._modules = [m.to(device) for m in modules]
-        self._alone = len(modules) == 1
-        if self._alone:
-            self._modules[0].to(memory_format=torch.channels_last)
-            self.parameters: dict[str, Tensor] = dict(self._modules[0].named_parameters())
-            self._buffers = dict(self._modules[0].named_buffers())
-        else:
-            self._skeleton = copy.deepcopy(self._modules[0]).to("meta")
-            self.parameters, self._buffers = stack_module_state(self._modules)
-        extra = 0 if self._alone else 1
-        self.decayed = [p for p in self.parameters.values() if p.dim() > 1 + extra]
-        self.free = [p for p in self.parameters.values() if p.dim() <= 1 + extra]
-
-    def train(self, mode: bool) -> None:
-        (self._modules[0] if self._alone else self._skeleton).train(mode)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self._alone:
-            image = x[0].contiguous(memory_format=torch.channels_last)
-            found: Tensor = self._modules[0](image)[None]
-            return found
-
-        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], image: Tensor) -> Tensor:
-            out: Tensor = functional_call(self._skeleton, (parameters, buffers), (image,))
-            return out
-
-        stacked: Tensor = torch.vmap(one, randomness="different")(self.parameters, self._buffers, x)
-        return stacked
-
-    def state(self, number: int) -> dict[str, Tensor]:
-        """Of one of them, on the CPU."""
-        whole = {**self.parameters, **self._buffers}
-        return {
-            name: (value if self._alone else value[number]).detach().cpu().contiguous().clone()
-            for name, value in whole.items()
-        }
-
-
 def train(
     build: Callable[[int], nn.Module],
     tasks: Sequence[Task],
@@ -161,11 +119,12 @@ def train(
     colours: Colours,
     device: torch.device,
     tick: Callable[[], None] = lambda: None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Trained]:
     """Train one network for each task; several are stacked and go through each step together.
 
     Each network's weights, order of images and variations come from its own seed, so in company
-    it differs from one trained alone by rounding only.
+    it differs from one trained alone by rounding only (by dropout's draws, where it has any).
 
     Args:
         build: from a seed to a fresh network.
@@ -174,17 +133,17 @@ def train(
         colours: of the intact training images, for standardising.
         device: where.
         tick: called after each epoch.
+        checkpoint: where an earlier training of the same tasks stopped, and where this one is
+            kept from time to time.
 
     Raises:
         TrainingError: the loss is not finite.
+        StoreError: a checkpoint cannot be written.
     """
-    began = time.perf_counter()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(tasks[0].seed)  # of dropout, where a network has any
-        if device.type != "cuda":
-            return _train(build, tasks, settings, colours, device, tick, began)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-            return _train(build, tasks, settings, colours, device, tick, began)
+        with _fastest(device):
+            return _train(build, tasks, settings, colours, device, tick, checkpoint)
 
 
 def _train(
@@ -194,10 +153,14 @@ def _train(
     colours: Colours,
     device: torch.device,
     tick: Callable[[], None],
-    began: float,
+    checkpoint: Checkpoint | None,
 ) -> list[Trained]:
-    networks = _Networks([build(task.seed) for task in tasks], device)
-    feeds = [_Feed(task, settings, device) for task in tasks]
+    began = time.perf_counter()
+    networks = Networks([build(task.seed) for task in tasks], device)
+    feeds = [
+        Feed(t.train, t.train_labels, t.seed, t.rim, settings.shift, settings.mirror, device)
+        for t in tasks
+    ]
     groups = [
         {"params": networks.decayed, "weight_decay": settings.decay},
         {"params": networks.free, "weight_decay": 0.0},
@@ -205,18 +168,29 @@ def _train(
     optimiser = torch.optim.SGD(
         [g for g in groups if g["params"]], settings.rate, settings.momentum, nesterov=True
     )
+    standardise = colours.standardiser(device)
     count = len(tasks[0].train)
     batch = min(settings.batch, count)
-    steps = settings.epochs * (count // batch)
-    step = 0
+    each = count // batch
+    steps = settings.epochs * each
     total = torch.zeros(len(tasks), device=device)
+    moment = Moment(networks, optimiser, feeds, total, device)
+    step = 0
+    kept = checkpoint.load() if checkpoint is not None else None
+    if kept is not None:
+        step, seconds = moment.restored(kept)
+        began -= seconds
+        for _ in range(step // each):
+            tick()
     networks.train(True)
-    for _ in range(settings.epochs):
-        total.zero_()
-        for parts in zip(*(feed.epoch(batch) for feed in feeds), strict=True):
+    for _ in range(step // each, settings.epochs):
+        drawn = [feed.drawn for feed in feeds]
+        if step % each == 0:
+            total.zero_()
+        for parts in zip(*(feed.epoch(batch, step % each) for feed in feeds), strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = settings.rate_at(step, steps)
-            x = colours.standardised(torch.stack([images for images, _ in parts]))
+            x = standardise(torch.stack([images for images, _ in parts]))
             y = torch.stack([labels for _, labels in parts])
             with _mixed(settings, device):
                 logits = networks(x)
@@ -229,16 +203,29 @@ def _train(
             optimiser.step()
             total += losses.detach()
             step += 1
+            if checkpoint is not None and checkpoint.due:
+                now = drawn if step % each else [feed.drawn for feed in feeds]
+                checkpoint.save(moment.taken(step, time.perf_counter() - began, now))
         tick()
-    found = (total / (count // batch)).tolist()
+    found = (total / each).tolist()
     if not all(map(math.isfinite, found)):
         raise TrainingError(
             f"the training loss became {found[0] if len(found) == 1 else found}: "
             f"take a lower learning rate than {settings.rate:g}"
         )
-    accuracies = _accuracies(networks, tasks, settings, colours, device)
+    accuracies = _accuracies(networks, tasks, settings, standardise, device)
     seconds = (time.perf_counter() - began) / len(tasks)
     return [Trained(accuracies[k], found[k], seconds, networks.state(k)) for k in range(len(tasks))]
+
+
+@contextmanager
+def _fastest(device: torch.device) -> Iterator[None]:
+    """Let cuDNN choose its kernels by trial."""
+    if device.type != "cuda":
+        yield
+    else:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            yield
 
 
 @contextmanager
@@ -250,53 +237,12 @@ def _mixed(settings: Settings, device: torch.device) -> Iterator[None]:
             yield
 
 
-class _Feed:
-    """One task's images on the device, and their variations."""
-
-    def __init__(self, task: Task, settings: Settings, device: torch.device) -> None:
-        rim, shift = torch.tensor(task.rim, dtype=torch.uint8).view(-1, 1, 1), settings.shift
-        n, channels, height, width = task.train.shape
-        padded = rim.expand(channels, height + 2 * shift, width + 2 * shift).to(device)
-        self._images = padded.expand(n, *padded.shape).clone()
-        inner = self._images[:, :, shift : shift + height, shift : shift + width]
-        inner.copy_(task.train)
-        self._labels = task.train_labels.to(device)
-        self._shift, self._mirror = shift, settings.mirror
-        self._size = (height, width)
-        self._device = device
-        self._generator = torch.Generator().manual_seed(task.seed * _ORDER + 1)
-
-    def epoch(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images once in a new order, but for an incomplete last batch."""
-        n, (height, width) = len(self._images), self._size
-        order = torch.randperm(n, generator=self._generator)
-        corner = torch.randint(0, 2 * self._shift + 1, (2, n), generator=self._generator)
-        mirrored = torch.rand(n, generator=self._generator) < 0.5
-        order, corner, mirrored = (t.to(self._device) for t in (order, corner, mirrored))
-        rows = torch.arange(height, device=self._device)
-        columns = torch.arange(width, device=self._device)
-        channels = torch.arange(self._images.shape[1], device=self._device)[None, :, None, None]
-        for start in range(0, n - batch + 1, batch):
-            part = slice(start, start + batch)
-            chosen = order[part]
-            y = corner[0, part, None] + rows
-            x = corner[1, part, None] + columns
-            if self._mirror:
-                x = torch.where(mirrored[part, None], x.flip(1), x)
-            yield (
-                self._images[
-                    chosen[:, None, None, None], channels, y[:, None, :, None], x[:, None, None, :]
-                ],
-                self._labels[chosen],
-            )
-
-
 @torch.no_grad()
 def _accuracies(
-    networks: _Networks,
+    networks: Networks,
     tasks: Sequence[Task],
     settings: Settings,
-    colours: Colours,
+    standardise: Callable[[Tensor], Tensor],
     device: torch.device,
 ) -> list[float]:
     networks.train(False)
@@ -307,6 +253,6 @@ def _accuracies(
         x = torch.stack([task.test[part].to(device) for task in tasks])
         y = torch.stack([task.test_labels[part].to(device) for task in tasks])
         with _mixed(settings, device):
-            logits = networks(colours.standardised(x))
+            logits = networks(standardise(x))
         right += (logits.argmax(2) == y).sum(1)
     return [int(r) / count for r in right]

@@ -1,0 +1,105 @@
+"""Removed pixels guessed from what is left of their image (ROAD, Rong et al. 2022).
+
+Noisy linear imputation: every removed pixel is the weighted mean of its eight neighbours, removed
+ones included, which is one system of linear equations for each image; then noise is added. The
+mask's edges, which a constant colour shows to the retrained network, are blurred so.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fullgrad.errors import FullGradError, InputError
+
+NOISE = 0.01  # standard deviation, as a share of the range of colours
+_SIDE, _CORNER = 1 / 6, 1 / 12  # weights of neighbours, as in the source
+_CHUNK = 500  # images at a time
+_CLOSE = 1e-3  # of a step of 0 to 255, which every equation must hold to
+_LOOK = 10  # iterations between two looks whether it does
+_APART = 3_000_017  # between the seeds of two runs' noise
+
+
+class ImputationError(FullGradError):
+    """The equations were not solved."""
+
+
+def imputed(
+    images: Tensor,
+    gone: Tensor,
+    seed: int,
+    first: int = 0,
+    device: str | torch.device = "cpu",
+    noise: float = NOISE,
+) -> Tensor:
+    """Images whose removed pixels are guessed from the others.
+
+    Args:
+        images: uint8, shape (N, C, H, W).
+        gone: bool, shape (N, P); no row may be all True.
+        seed: of the noise.
+        first: number of the first image, so that the noise differs between sets.
+        device: where the equations are solved.
+        noise: its standard deviation, as a share of the range of colours.
+
+    Returns:
+        uint8 of the same shape, on the CPU.
+
+    Raises:
+        InputError: an image is gone as a whole.
+        ImputationError: the equations were not solved.
+    """
+    if bool(gone.all(1).any()):
+        raise InputError("an image of which every pixel is removed cannot be imputed")
+    parts = []
+    for start in range(0, len(images), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        mask = gone[part].view(-1, 1, *images.shape[2:])
+        solved = _solved(images[part].to(device).float(), mask.to(device)).cpu()
+        generator = torch.Generator().manual_seed((seed + 1) * _APART + first + start)
+        drawn = torch.randn(solved.shape, generator=generator)
+        guessed = (solved + 255 * noise * drawn).round().clamp(0, 255).to(torch.uint8)
+        parts.append(torch.where(mask, guessed, images[part]))
+    return torch.cat(parts)
+
+
+def _solved(images: Tensor, mask: Tensor) -> Tensor:
+    """By conjugate gradients: the equations are a graph's Laplacian with the kept pixels given.
+
+    Args:
+        images: float32, shape (B, C, H, W).
+        mask: bool, shape (B, 1, H, W); True where the pixel is unknown.
+    """
+    weights = torch.full((1, 1, 3, 3), _CORNER, device=images.device)
+    weights[..., 1, :], weights[..., :, 1] = _SIDE, _SIDE
+    weights[..., 1, 1] = 0.0
+    free, kept = mask.float(), (~mask).float()
+
+    def neighbours(x: Tensor) -> Tensor:
+        return F.conv2d(x.flatten(0, 1)[:, None], weights, padding=1).view(x.shape)
+
+    total = neighbours(torch.ones_like(images[:1, :1]))  # less than 1 at the image's rim
+
+    def applied(x: Tensor) -> Tensor:
+        return free * (total * x - neighbours(x))
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).sum((2, 3), keepdim=True)
+
+    mean = dot(images, kept) / kept.sum((2, 3), keepdim=True)
+    x = free * mean
+    rest = free * neighbours(images * kept) - applied(x)
+    direction, size = rest, dot(rest, rest)
+    for step in range(images[0, 0].numel() + _LOOK):
+        if step % _LOOK == 0 and float(rest.abs().max()) < _CLOSE:
+            return torch.where(mask, x, images)
+        towards = applied(direction)
+        length = size / dot(direction, towards).clamp_min(1e-30)
+        x = x + length * direction
+        rest = rest - length * towards
+        before, size = size, dot(rest, rest)
+        direction = rest + size / before.clamp_min(1e-30) * direction
+    raise ImputationError(
+        f"the removed pixels' equations were not solved: {float(rest.abs().max()):.3g} is left"
+    )

@@ -1,0 +1,247 @@
+"""The whole remove-and-retrain on CIFAR-100, in sittings, and what it gains over a plain loop.
+
+Runs ``fullgrad bench roar`` with the paper's network, methods and fractions; a run that was
+stopped, killed or out of time goes on when the same command is given again. Then a plain training
+loop, one network at a time, is timed in the same process: images shifted, mirrored and standardised
+one by one on the CPU by a DataLoader, float32, the memory layout as it comes.
+
+    python tools/roar_gpu.py --data torchvision:CIFAR100:data --out runs/roar --minutes 25
+
+Other options of ``fullgrad bench roar`` are passed on. Writes roar/ (its results), plain.json
+(the plain loop) and report.json with report.md. The exit code is 1 while something is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from fullgrad.cli.main import main as fullgrad
+from fullgrad.experiments.roar.data import Colours, Dataset, open_dataset
+from fullgrad.experiments.roar.networks import NetworkChoice
+from fullgrad.experiments.roar.training import Settings
+from fullgrad.experiments.store import write_whole
+
+METHODS = (
+    "fullgrad", "simple_fullgrad", "input_gradient", "integrated_gradients", "smoothgrad",
+    "grad_cam", "random",
+)  # fmt: skip
+WARM = 20  # steps of the plain loop before the clock starts, at most
+
+
+class OneByOne(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Training images, each shifted, mirrored and standardised by itself when it is asked for."""
+
+    def __init__(self, data: Dataset, settings: Settings, colours: Colours) -> None:
+        self._images, self._labels = data.train, data.train_labels.tolist()
+        self._shift, self._mirror = settings.shift, settings.mirror
+        self._mean = torch.tensor(colours.mean).view(-1, 1, 1)
+        self._std = torch.tensor(colours.std).view(-1, 1, 1)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, int]:
+        image = (self._images[number].float() - self._mean) / self._std
+        height, width = image.shape[1:]
+        y, x = torch.randint(0, 2 * self._shift + 1, (2,)).tolist()
+        image = F.pad(image, (self._shift,) * 4)[:, y : y + height, x : x + width]
+        if self._mirror and torch.rand(()) < 0.5:
+            image = image.flip(2)
+        return image, self._labels[number]
+
+
+def plain_loop(
+    data: Dataset, network: NetworkChoice, settings: Settings, device: str, steps: int, workers: int
+) -> dict[str, float]:
+    """Time a plain training loop.
+
+    Args:
+        data: to train with.
+        network: that is trained, in float32.
+        settings: of the optimiser; ``precision`` is not used.
+        device: where the network is.
+        steps: that are timed.
+        workers: processes of the DataLoader.
+
+    Returns:
+        ``step``: seconds for a step; ``test``: for all test images; ``network``: for a whole
+        network by these two; ``steps``, ``workers``: as measured.
+    """
+    torch.manual_seed(0)
+    colours = Colours.of(data.train)
+    model = network.build(0).to(device)
+    optimiser = torch.optim.SGD(
+        model.parameters(), settings.rate, settings.momentum, weight_decay=settings.decay,
+        nesterov=True,
+    )  # fmt: skip
+    each = len(data.train) // min(settings.batch, len(data.train))
+    loader = DataLoader(
+        OneByOne(data, settings, colours), min(settings.batch, len(data.train)), shuffle=True,
+        drop_last=True, num_workers=workers, pin_memory=device.startswith("cuda"),
+    )  # fmt: skip
+
+    def endless() -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            yield from loader
+
+    warm, began, running = min(WARM, steps), 0.0, 0.0
+    for step, (x, y) in enumerate(endless()):
+        if step == warm:
+            began = time.perf_counter()
+        if step == warm + steps:
+            break
+        for group in optimiser.param_groups:
+            group["lr"] = settings.rate_at(min(step, each - 1), settings.epochs * each)
+        loss = F.cross_entropy(
+            model(x.to(device)), y.to(device), label_smoothing=settings.smoothing
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        running += loss.item()  # which waits for the device
+    a_step = (time.perf_counter() - began) / steps
+    if not math.isfinite(running):
+        raise SystemExit("roar_gpu: the plain loop's loss is no number; lower --rate")
+    model.eval()
+    began, right = time.perf_counter(), 0
+    with torch.no_grad():
+        for images, labels in zip(data.test.split(500), data.test_labels.split(500), strict=True):
+            logits = model(colours.standardised(images).to(device))
+            right += int((logits.argmax(1).cpu() == labels).sum())
+    test = time.perf_counter() - began
+    whole = settings.epochs * each * a_step + test
+    return {"step": a_step, "test": test, "network": whole, "steps": steps, "workers": workers}
+
+
+def environment(device: str) -> dict[str, Any]:
+    """With what it was measured."""
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device,
+    }
+    if device.startswith("cuda"):
+        found |= {
+            "gpu": torch.cuda.get_device_name(device),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    return found
+
+
+def report(out: Path, plain: dict[str, float], device: str) -> dict[str, Any]:
+    """What came out, in numbers and as a page."""
+    record = json.loads((out / "roar" / "record.json").read_text(encoding="utf-8"))
+    table = pandas.read_csv(out / "roar" / "results.csv")
+    ranking = pandas.read_csv(out / "roar" / "ranking.csv")
+    intact = table[table["method"] == "none"]["accuracy"]
+    maps = {k: v for k, v in record["seconds"].items() if k != "networks"}
+    each = record["seconds"]["networks"] / len(table)
+    found = {
+        "networks": len(table),
+        "base_accuracy": float(intact.iloc[0]),
+        "accuracy_without_removal": [float(a) for a in intact],
+        "seconds_a_network": each,
+        "seconds_networks": record["seconds"]["networks"],
+        "seconds_maps": maps,
+        "minutes_in_all": (record["seconds"]["networks"] + sum(maps.values())) / 60,
+        "company": record["company"],
+        "company_trial": record["company_trial"],
+        "plain": plain,
+        "factor": plain["network"] / each,
+        "environment": environment(device),
+        "command": record["command"],
+    }
+    lines = [
+        f"`{record['command']}`", "",
+        ", ".join(f"{k} {v}" for k, v in found["environment"].items()), "",
+        f"- {found['networks']} networks and all maps: {found['minutes_in_all']:.1f} minutes of "
+        f"work, {each:.3g} s a network, {record['company']} at once",
+        f"- plain loop, {plain['workers']} loader processes: {1000 * plain['step']:.1f} ms a step, "
+        f"{plain['network']:.3g} s a network; **{found['factor']:.1f} times as long**",
+        f"- accuracy of the base network: {found['base_accuracy']:.4f}", "",
+        "| rank | method | mean accuracy over the fractions |", "|---:|---|---:|",
+        *(
+            f"| {r['rank']} | {r['method']} | {r['area']:.4f}"
+            + (f" [{r['low']:.4f}, {r['high']:.4f}] |" if r["runs"] > 1 else " |")
+            for _, r in ranking.iterrows()
+        ),
+    ]  # fmt: skip
+    write_whole(out / "report.md", ("\n".join(lines) + "\n").encode())
+    write_whole(out / "report.json", (json.dumps(found, indent=1) + "\n").encode())
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run it; see the module's text."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--company", default="auto")
+    parser.add_argument("--minutes", type=float, help="begin no further stage after so many")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--map-batch", default="500")
+    parser.add_argument("--train-limit", type=int)
+    parser.add_argument("--test-limit", type=int)
+    parser.add_argument("--plain-steps", type=int, default=300, help="of the plain loop, timed")
+    parser.add_argument("--plain-workers", type=int, default=min(4, os.cpu_count() or 1))
+    args, rest = parser.parse_known_args(argv)
+    if args.plain_steps < 1 or args.plain_workers < 0:
+        parser.error("--plain-steps must be at least 1 and --plain-workers at least 0")
+    call = ["bench", "roar", "--data", args.data, "--out", str(args.out / "roar")]
+    call += ["--device", args.device, "--precision", args.precision, "--company", args.company]
+    call += ["--map-batch", args.map_batch, "--methods", *args.methods]
+    for name in ("minutes", "train_limit", "test_limit"):
+        if getattr(args, name) is not None:
+            call += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    code = fullgrad([*call, *rest])
+    if code:
+        return code
+    record = json.loads((args.out / "roar" / "record.json").read_text(encoding="utf-8"))
+    asked = {
+        "content": record["plan"]["content"], "network": record["plan"]["network"],
+        "training": record["plan"]["training"], "environment": environment(args.device),
+        "steps": args.plain_steps, "workers": args.plain_workers,
+    }  # fmt: skip
+    kept = args.out / "plain.json"
+    known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    if known.get("asked") != asked:
+        print("timing a plain loop", flush=True)
+        data = open_dataset(args.data, args.train_limit, args.test_limit)
+        network = NetworkChoice(**record["plan"]["network"])
+        settings = Settings(**record["plan"]["training"])
+        found = plain_loop(
+            data, network, settings, args.device, args.plain_steps, args.plain_workers
+        )  # fmt: skip
+        known = {"asked": asked, "found": found}
+        write_whole(kept, (json.dumps(known, indent=1) + "\n").encode())
+    found = report(args.out, known["found"], args.device)
+    print(f"{found['seconds_a_network']:.3g} s a network; a plain loop takes {found['factor']:.2f} "
+          f"times as long -> {args.out / 'report.md'}")  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
