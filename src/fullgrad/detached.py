@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
+from weakref import WeakMethod
 
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -42,13 +43,20 @@ class Detached:
     """Float values outside the graph that depend on the input.
 
     Args:
-        depends: whether a tensor depends on the input inside the graph.
+        depends: whether a tensor depends on the input inside the graph; a method of the recorder
+            that holds this, which must not be held in turn: the recording would stay in memory
+            until the garbage collector comes by.
     """
 
     def __init__(self, depends: Callable[[Any], bool]) -> None:
-        self._depends = depends
+        self._weak_depends = WeakMethod(depends)
         self._cuts: dict[_Place, _Cut] = {}
         self._storages: set[int] = set()
+
+    def _depends(self, value: Any) -> bool:
+        depends = self._weak_depends()
+        assert depends is not None
+        return depends(value)
 
     def __bool__(self) -> bool:
         return bool(self._cuts)

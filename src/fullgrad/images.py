@@ -218,12 +218,12 @@ def _decode(pil: Any, file: Any, name: str) -> tuple[Image.Image, tuple[int, int
         except Exception as error:
             raise ImageError(f"{name} is truncated or damaged: {error}") from error
         try:
-            return _to_rgb(_upright(image)), size, mode, frames
+            return to_rgb(upright(image)), size, mode, frames
         except ValueError as error:
             raise ImageError(f"{name} has colour mode {mode}: {error}") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     from PIL import ImageOps
 
     try:
@@ -232,7 +232,7 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     from PIL import Image as pil
 
     if image.mode in {"I", "F"} or image.mode.startswith("I;16"):

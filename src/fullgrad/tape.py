@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,7 +32,9 @@ class Entry:
     real_view: bool = False
 
     def release(self) -> None:
-        """Let go of what the bias is computed from."""
+        """Let go of what the bias is computed from, so that it is freed with the graph."""
+        assert isinstance(self.bias, Bias)
+        self.bias = replace(self.bias, compute=itself, held=())
         self.held = ()
 
     def protect(self, storage: int) -> None:

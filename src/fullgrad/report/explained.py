@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,33 @@ class Explained:
     Args:
         path: of the record.
         record: what it says.
+        files: contents of the files beside it by their endings, where they are in memory; None
+            where they are on disk.
     """
 
     path: Path
     record: Values
+    files: Mapping[str, bytes] | None = None
 
     def file(self, suffix: str) -> Path:
         """A file beside the record: its name, with another ending."""
         return self.path.with_name(self.path.name.removesuffix(".json") + suffix)
+
+    def has(self, suffix: str) -> bool:
+        """Whether there is a file beside the record with an ending."""
+        return self.file(suffix).is_file() if self.files is None else suffix in self.files
+
+    def content(self, suffix: str) -> bytes:
+        """Of a file beside the record.
+
+        Raises:
+            ReportError: it is not there, or cannot be read.
+        """
+        if self.files is None:
+            return read_bytes(self.file(suffix))
+        if suffix not in self.files:
+            raise ReportError(f"{printable(self.file(suffix))} does not exist")
+        return self.files[suffix]
 
     @property
     def name(self) -> str:
@@ -151,7 +170,7 @@ def _overlay(builder: Builder, e: Explained, label: str, problems: list[str]) ->
     method = e.record.inside("saliency").text("method")
     path = e.file(OVERLAY_SUFFIX)
     try:
-        content = read_bytes(path)
+        content = e.content(OVERLAY_SUFFIX)
     except ReportError as error:
         return _warning(f"No overlay: {error}", problems)
     kind = kind_of(content)
@@ -238,11 +257,11 @@ def waterfall_table(builder: Builder, found: Waterfall) -> Html:
 
 def _layers(builder: Builder, e: Explained, problems: list[str]) -> list[Html]:
     path = e.file(".layers.npz")
-    if not path.is_file():
+    if not e.has(".layers.npz"):
         return []
     target = e.record.inside("target")
     try:
-        layers = unpacked(read_bytes(path))
+        layers = unpacked(e.content(".layers.npz"))
         shares = [s.number("sum") for s in e.record.inside("decomposition").each("shares")[1:]]
         gap = math.fsum(s.sum for s in layers) - math.fsum(shares)
         if abs(gap) > _SAME * math.fsum(map(abs, shares)):
@@ -262,7 +281,7 @@ def _layers(builder: Builder, e: Explained, problems: list[str]) -> list[Html]:
 def _map(builder: Builder, e: Explained, problems: list[str]) -> list[Html]:
     path, saliency = e.file(".saliency.npy"), e.record.inside("saliency")
     try:
-        values = plane(np.load(io.BytesIO(read_bytes(path)), allow_pickle=False))
+        values = plane(np.load(io.BytesIO(e.content(".saliency.npy")), allow_pickle=False))
     except ReportError as error:
         return [_warning(f"No map: {error}", problems)]
     except Exception as error:  # whatever numpy raises on what is no array, or no map

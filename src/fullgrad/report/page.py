@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from fullgrad import __version__
 from fullgrad.images import printable
@@ -16,7 +16,7 @@ from fullgrad.report.compared import Comparison
 from fullgrad.report.explained import Explained
 from fullgrad.report.layout import PAGE, POLICY, STYLE
 from fullgrad.report.markup import Builder, Html, escaped, joined, tag
-from fullgrad.report.values import ReportError, read_json
+from fullgrad.report.values import ReportError, Values, read_json
 
 Item: TypeAlias = Explained | Comparison | Experiment
 
@@ -57,6 +57,27 @@ def report(paths: Sequence[Path], title: str = "", command: str = "") -> Made:
         raise ReportError("nothing to report: name a folder that fullgrad wrote into")
     problems: list[str] = []
     found = list(_unique(item for path in paths for item in _found(path, problems)))
+    return _made(found, problems, title, command)
+
+
+def report_of(name: str, record: dict[str, Any], files: Mapping[str, bytes]) -> Made:
+    """A page of one photograph whose record and files are in memory; nothing is read or written.
+
+    Args:
+        name: of the photograph, for messages.
+        record: as ``fullgrad explain`` writes it.
+        files: contents of the files it writes beside the record, by their endings
+            (``.overlay.png``, ``.saliency.npy``, ``.layers.npz``).
+
+    Raises:
+        ReportError: the record is none.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    item = Explained(Path(f"{name}.json"), Values(record, f"{name}.json"), files)
+    return _made([item], [], "", "")
+
+
+def _made(found: Sequence[Item], problems: list[str], title: str, command: str) -> Made:
     builder = Builder()
     sections: list[tuple[str, Html]] = []
     for group in _groups(found):

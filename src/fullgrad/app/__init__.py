@@ -1,0 +1,1 @@
+"""``fullgrad app``: a local viewer in the browser (docs/design/app.md)."""

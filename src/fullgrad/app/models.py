@@ -1,0 +1,111 @@
+"""The models of the command line, a copy for each worker, and which methods apply to them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fullgrad import methods
+from fullgrad.app.refusal import public
+from fullgrad.cli.explained import number_of_classes
+from fullgrad.errors import FullGradError, ModelLoadError
+from fullgrad.methods import Method
+from fullgrad.models import LoadedModel
+
+# One pass is enough to see whether a method applies.
+_SHORT = {"samples": 1, "n_steps": 1}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """A model of the command line.
+
+    Args:
+        model: as it was loaded, its paths cut down to file names.
+        names: of its classes, if they are known.
+        outputs: how many classes.
+        applies: for each method, in the order of their names: True, or why it does not apply.
+    """
+
+    model: LoadedModel
+    names: tuple[str, ...] | None
+    outputs: int
+    applies: tuple[bool | str, ...] = ()
+
+    def name(self, index: int) -> str | None:
+        """Of a class."""
+        return self.names[index] if self.names else None
+
+
+def served(model: LoadedModel, names: tuple[str, ...] | None) -> Served:
+    """A model made ready to be served: tried once with every method.
+
+    Args:
+        model: from :func:`fullgrad.models.load_model`.
+        names: of its classes.
+
+    Raises:
+        ModelLoadError: it is no image classifier.
+    """
+    outputs = number_of_classes(model)
+    shown = without_folders(model)
+    tried = tuple(_applies(methods.get(name), shown) for name in methods.names())
+    return Served(shown, names, outputs, tried)
+
+
+def without_folders(model: LoadedModel) -> LoadedModel:
+    """The same model, its specification and weights told by file names without their folders."""
+    spec, weights, checkpoint = model.spec, model.weights, model.checkpoint
+    file, colon, function = spec.rpartition(":")
+    if ".py" in spec and colon:
+        spec = f"{Path(file).name}:{function}"
+    if checkpoint is not None:
+        weights = weights.replace(str(checkpoint), checkpoint.name)
+        checkpoint = Path(checkpoint.name)
+    return replace(model, spec=spec, weights=weights, checkpoint=checkpoint)
+
+
+def _applies(method: Method, model: LoadedModel) -> bool | str:
+    height, width = model.preprocessing.crop
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, 3, height, width, generator=generator).to(model.device)
+    known = {f.name for f in fields(method.options)}
+    options: dict[str, Any] = {k: v for k, v in _SHORT.items() if k in known}
+    try:
+        methods.attribute(method, model.module, noise, torch.tensor([0]), **options)
+    except FullGradError as error:
+        return public(str(error))
+    except Exception as error:  # of the model's own code, perhaps
+        return public(f"it failed on a trial: {type(error).__name__}: {error}")
+    return True
+
+
+def copies(models: Sequence[Served], count: int) -> list[tuple[LoadedModel, ...]]:
+    """The models once for each worker, so that no two ever touch the same module.
+
+    Args:
+        models: of the command line.
+        count: of workers.
+
+    Raises:
+        ModelLoadError: a model cannot be copied.
+    """
+    sets: list[tuple[LoadedModel, ...]] = []
+    for place in range(count):
+        own = []
+        for m in models:
+            try:
+                module = m.model.module if place == 0 else copy.deepcopy(m.model.module)
+            except Exception as error:
+                raise ModelLoadError(
+                    f"{m.model.spec} cannot be copied for a second worker "
+                    f"({type(error).__name__}: {error}): start with --workers 1"
+                ) from error
+            own.append(replace(m.model, module=module))
+        sets.append(tuple(own))
+    return sets

@@ -1,0 +1,41 @@
+"""What a request is answered when it cannot be done."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, TypeAlias
+
+from fullgrad.errors import FullGradError
+from fullgrad.images import printable
+
+Kind: TypeAlias = Literal["photograph", "request", "method", "busy", "internal"]
+
+_LONGEST = 1000  # characters of a message
+# A path of two parts or more: where the server keeps its files is nobody's business.
+_PATH = re.compile(r"(?<![\w.<:/])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+~-]+){2,}[/\\]?")
+
+
+class Refusal(FullGradError):
+    """A request that cannot be done, with a message for the person who made it.
+
+    Args:
+        message: in words, without anything of the server's.
+        kind: whose matter it is.
+        status: of the HTTP answer, where it has not begun yet.
+    """
+
+    def __init__(self, message: str, kind: Kind = "request", status: int = 400) -> None:
+        super().__init__(public(message))
+        self.kind: Kind = kind
+        self.status = status
+
+    def body(self) -> dict[str, Any]:
+        """The answer, as JSON-ready values."""
+        return {"error": str(self), "kind": self.kind}
+
+
+def public(message: str) -> str:
+    """A message on one line, without paths of the server's file system."""
+    line = printable(" ".join(message.split()))
+    line = _PATH.sub("(a file of the server)", line)
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"

@@ -1,0 +1,66 @@
+"""The report of one photograph: one HTML file to share, made in memory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from fullgrad.app.answer import DRAWING, File, npy
+from fullgrad.app.models import Served
+from fullgrad.app.request import Request
+from fullgrad.app.work import option_errors
+from fullgrad.cli.explain import overlay_of
+from fullgrad.cli.explained import Task, explain, record
+from fullgrad.errors import LayoutError
+from fullgrad.images import OVERLAY_SUFFIX, Photograph
+from fullgrad.models import LoadedModel
+from fullgrad.render.layers import packed
+from fullgrad.render.overlay import png
+from fullgrad.report import report_of
+
+
+def reported(photograph: Photograph, request: Request, served: Served, model: LoadedModel) -> File:
+    """One HTML file, as ``fullgrad explain --layers`` and ``fullgrad report`` make it.
+
+    Args:
+        photograph: decoded.
+        request: what was asked for.
+        served: the model's names.
+        model: the worker's copy.
+
+    Raises:
+        FullGradError: see :func:`fullgrad.decompose`.
+    """
+    task = Task(model, served.names, request.target, request.method, request.options, True)
+    with option_errors(request):
+        try:
+            (found,) = explain(task, [photograph])
+        except LayoutError:  # perhaps of the single stages only: the map may need no more
+            task = replace(task, layers=False)
+            (found,) = explain(task, [photograph])
+    command = command_line(request, model)
+    told = record(task, found, command, {"made_by": "fullgrad app"})
+    values = json.loads(json.dumps(told, allow_nan=False))  # as it would be read from a file
+    with DRAWING:
+        files = {OVERLAY_SUFFIX: png(overlay_of(task, found)), ".saliency.npy": npy(found.saliency)}
+        if found.layers:
+            files[".layers.npz"] = packed(found.layers)
+        made = report_of(request.name, values, files)
+    return File(made.html.encode(), "text/html; charset=utf-8", ".html")
+
+
+def command_line(request: Request, model: LoadedModel) -> list[str]:
+    """The command that makes the same map of the same photograph."""
+    words = ["fullgrad", "explain", request.name, "--model", model.spec]
+    if model.checkpoint is not None and model.weights.startswith("checkpoint "):
+        words += ["--weights", str(model.checkpoint)]
+    if request.target is not None:
+        words += ["--target", str(request.target)]
+    if request.method.name != "fullgrad":
+        words += ["--method", request.method.name]
+    for name, value in request.options.items():
+        if name in {"psi", "terms"} and value is not None:
+            words += [f"--{name}", ",".join(value) if isinstance(value, tuple) else str(value)]
+        else:
+            words += ["--option", f"{name}={value}"]
+    return [*words, "--layers"]

@@ -1,0 +1,65 @@
+/** What is chosen, kept in the address behind the #; the photograph is not. */
+
+/** Write a choice into the address, without a step in the history. */
+export function remember(choice) {
+  const words = new URLSearchParams({ model: choice.model, method: choice.method });
+  if (choice.target !== null) words.set("target", choice.target);
+  if (Object.keys(choice.options).length) words.set("options", JSON.stringify(choice.options));
+  if (choice.second) {
+    words.set("with", choice.second);
+    if (Object.keys(choice.secondOptions).length) {
+      words.set("with-options", JSON.stringify(choice.secondOptions));
+    }
+  }
+  history.replaceState(null, "", `#${words}`);
+}
+
+/**
+ * The choice that the address holds.
+ * @param {object} about the server's models and methods
+ * @returns {{choice: object, problems: string[]}} what cannot be used is said, and left out
+ */
+export function recalled(about) {
+  const words = new URLSearchParams(location.hash.slice(1));
+  const problems = [];
+  const choice = {
+    model: 0, target: null, method: about.methods[0].name, options: {}, second: null,
+    secondOptions: {},
+  };
+  const whole = (name, end) => {
+    const text = words.get(name);
+    if (text === null) return null;
+    if (/^\d+$/.test(text) && Number(text) < end) return Number(text);
+    problems.push(`${name}=${text}`);
+    return null;
+  };
+  choice.model = whole("model", about.models.length) ?? 0;
+  choice.target = whole("target", about.models[choice.model].outputs);
+  const method = (name, options) => {
+    const text = words.get(name);
+    if (text === null) return [null, {}];
+    const found = about.methods.find((m) => m.name === text);
+    if (!found || found.applies[choice.model] !== true) {
+      problems.push(`${name}=${text}`);
+      return [null, {}];
+    }
+    return [text, given(words.get(options), found, options, problems)];
+  };
+  const [first, firstOptions] = method("method", "options");
+  if (first) [choice.method, choice.options] = [first, firstOptions];
+  [choice.second, choice.secondOptions] = method("with", "with-options");
+  return { choice, problems };
+}
+
+function given(text, method, name, problems) {
+  if (text === null) return {};
+  try {
+    const found = JSON.parse(text);
+    const known = method.options.map((o) => o.name);
+    if (found && Object.keys(found).every((key) => known.includes(key))) return found;
+  } catch {
+    // said below
+  }
+  problems.push(`${name}=${text}`);
+  return {};
+}

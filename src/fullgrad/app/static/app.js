@@ -1,0 +1,306 @@
+/** The page: what is chosen, what is asked of the server, and what of its answers is shown. */
+
+import { recalled, remember } from "./address.js";
+import { Refusal, about, download, explain } from "./api.js";
+import { classChooser } from "./classes.js";
+import { byId, el, show } from "./dom.js";
+import { methodChooser } from "./methods.js";
+import { className, number, probability, shortened } from "./numbers.js";
+import { watchPhotographs } from "./photograph.js";
+import { viewer } from "./viewer.js";
+import { drawWaterfall, markStage } from "./waterfall.js";
+
+let info; // what the server knows
+let choice; // what is chosen now
+let photograph = null; // {blob, name, turn}
+let shown = null; // {key, request, result} of the first method
+let shownSecond = null;
+let running = null; // AbortController of the only request that may still be shown
+let loading = null; // of a download
+
+const view = viewer(markStage);
+const classes = classChooser((target) => {
+  choice.target = target;
+  update();
+});
+let first;
+let second;
+
+// What is asked for now; two equal keys mean equal answers.
+const firstRequest = () => ({
+  model: choice.model, target: choice.target, method: choice.method, options: choice.options,
+});
+const secondRequest = (target) => ({
+  model: choice.model, target, method: choice.second, options: choice.secondOptions,
+});
+const keyOf = (request) => JSON.stringify([photograph.turn, request]);
+
+function say(text) {
+  if (byId("status").textContent !== text) byId("status").textContent = text;
+}
+
+function fail(error) {
+  const box = byId("error");
+  show(Boolean(error), box);
+  if (!error) {
+    box.replaceChildren();
+    return;
+  }
+  box.replaceChildren(el("p", { text: error.message }));
+  if (["busy", "connection", "internal"].includes(error.kind)) {
+    box.append(el("button", {
+      type: "button", class: "plain", text: "Try again", onclick: () => stay() || update(),
+    }));
+  }
+  if (!(error instanceof Refusal)) throw error;
+}
+
+/** Keep the keyboard's place where a button that had it is about to go. */
+function stay() {
+  byId("result").focus({ preventScroll: true });
+}
+
+function tellProgress(progress) {
+  say(progress.text.charAt(0).toUpperCase() + progress.text.slice(1));
+  const bar = byId("progress");
+  if (progress.of) {
+    bar.max = progress.of;
+    bar.value = progress.done ?? 0;
+  } else bar.removeAttribute("value");
+}
+
+function busy(on) {
+  show(on, byId("progress"), byId("stop"));
+  byId("progress").removeAttribute("value");
+  byId("result").setAttribute("aria-busy", String(on));
+}
+
+/** Say which part of what is on screen belongs to an earlier choice. */
+function markStale() {
+  const one = shown && shown.key !== keyOf(firstRequest());
+  const other = shown && !one && shownSecond &&
+    shownSecond.key !== keyOf(secondRequest(shown.result.target.index));
+  const note = byId("stale");
+  show(Boolean(one || other), note);
+  byId("answer").classList.toggle("stale", Boolean(one));
+  if (one) {
+    note.textContent = `Still the earlier result: ${shown.result.method} for ` +
+      `${shortened(className(shown.result.target))}.`;
+  } else if (other) {
+    note.textContent = `On the right still the earlier map: ${shownSecond.result.method}.`;
+  }
+}
+
+function showFirst(key, request, result) {
+  shown = { key, request, result };
+  shownSecond = null;
+  const model = info.models[result.model];
+  const target = result.target;
+  const known = result.top.some((entry) => entry.index === target.index);
+  classes.predictions(known ? result.top : [...result.top, target]);
+  classes.asked(choice.target);
+  show(false, byId("empty"));
+  show(true, byId("answer"), byId("to-result"));
+  byId("headline").textContent = className(target);
+  const facts = [
+    ["Class", `${className(target)}, number ${target.index}`,
+      `What is explained; the model ${model.name} tells ${model.outputs} classes apart.`],
+    ["Probability", probability(target.probability),
+      "How sure the network is of this class (softmax of all outputs); not how often it is right."],
+    ["Logit", number(target.logit),
+      "The network's raw output for this class, before softmax. This is the number that is " +
+      "split into parts."],
+    ["Time", `${result.seconds.toFixed(2)} s`, "What the computation took on the server."],
+  ];
+  byId("facts").replaceChildren(...facts.map(([name, value, what]) =>
+    el("div", {}, el("dt", { text: name }), el("dd", { text: value }),
+      el("dd", { class: "hint", text: what }))));
+  const notes = result.notes ?? [];
+  show(notes.length > 0, byId("notes"));
+  byId("notes").replaceChildren(...notes.map((text) => el("li", { text })));
+  drawWaterfall(result);
+  view.show(result);
+}
+
+/** Bring what is on screen to what is chosen; whatever was on its way is given up. */
+async function update() {
+  remember(choice);
+  byId("notice").textContent = "";
+  classes.asked(choice.target);
+  if (!photograph) return;
+  running?.abort();
+  const own = new AbortController();
+  running = own;
+  const how = {
+    signal: own.signal,
+    progress: (told) => own === running && tellProgress(told),
+  };
+  fail(null);
+  if (!choice.second && shownSecond) {
+    shownSecond = null;
+    view.compare(null);
+  }
+  markStale();
+  busy(true);
+  try {
+    const request = firstRequest();
+    const key = keyOf(request);
+    if (shown?.key !== key) {
+      say(`Explaining with ${request.method} …`);
+      const result = await explain(photograph, request, "all", how);
+      if (own !== running) return;
+      showFirst(key, request, result);
+      markStale();
+    }
+    const beside = secondRequest(shown.result.target.index);
+    if (choice.second && shownSecond?.key !== keyOf(beside)) {
+      say(`Comparing with ${beside.method} …`);
+      const result = await explain(photograph, beside, "map", how);
+      if (own !== running) return;
+      shownSecond = { key: keyOf(beside), request: beside, result };
+      view.compare(result);
+      markStale();
+    }
+    const target = shown.result.target;
+    say(`Done: ${shortened(className(target))}, probability ${probability(target.probability)}.`);
+  } catch (error) {
+    if (own !== running || error.name === "AbortError") return;
+    say("");
+    fail(error);
+  } finally {
+    if (own === running) {
+      running = null;
+      busy(false);
+    }
+  }
+}
+
+function stop() {
+  stay();
+  running?.abort();
+  running = null;
+  busy(false);
+  say("Stopped. Any choice starts again.");
+}
+
+function forget() {
+  shown = null;
+  shownSecond = null;
+  loading?.abort();
+  byId("download-says").textContent = "";
+  view.clear();
+  classes.forget();
+  show(false, byId("answer"), byId("to-result"), byId("stale"));
+  show(true, byId("empty"));
+}
+
+function takePhotograph({ blob, name }) {
+  if (photograph) choice.target = null; // another photograph, another answer
+  photograph = { blob, name, turn: (photograph?.turn ?? 0) + 1 };
+  forget();
+  update();
+}
+
+function describeModel() {
+  const model = info.models[choice.model];
+  const spec = model.spec === model.name ? "" : `${model.spec}; `;
+  const weights = model.weights ? ` Weights: ${model.weights}.` : "";
+  byId("model-about").textContent =
+    `${spec}${model.outputs} classes; sees ${model.width} × ${model.height} pixels.${weights}`;
+  classes.model(model);
+}
+
+function takeModel() {
+  choice.model = Number(byId("model").value);
+  choice.target = null; // its classes are others
+  let notice = "";
+  if (!first.applies(choice.model, choice.method)) {
+    const next = info.methods.find((m) => m.applies[choice.model] === true).name;
+    notice = `${choice.method} does not apply to this model; ${next} is used instead.`;
+    choice.method = next;
+    choice.options = {};
+  }
+  if (choice.second && !second.applies(choice.model, choice.second)) {
+    notice += ` ${choice.second} does not apply either way; the comparison is closed.`;
+    choice.second = null;
+    choice.secondOptions = {};
+  }
+  describeModel();
+  classes.forget();
+  setMethods();
+  update();
+  byId("notice").textContent = notice;
+}
+
+function setMethods() {
+  first.set(choice.model, choice.method, choice.options);
+  second.set(choice.model, choice.second, choice.secondOptions);
+}
+
+async function fetchFile(kind) {
+  loading?.abort();
+  const own = new AbortController();
+  loading = own;
+  byId("download-says").textContent = `Making the ${kind} …`;
+  try {
+    const file = await download(kind, photograph, shown.request, view.opacity(), own.signal);
+    if (own !== loading) return;
+    const address = URL.createObjectURL(file.blob);
+    el("a", { href: address, download: file.name }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 60_000);
+    byId("download-says").textContent = `${file.name} is ready.`;
+    fail(null);
+  } catch (error) {
+    if (own !== loading || error.name === "AbortError") return;
+    byId("download-says").textContent = "";
+    fail(error);
+  }
+}
+
+function goToResult(event) {
+  event.preventDefault(); // the address behind the # holds the choice
+  byId("result").focus();
+  byId("result").scrollIntoView();
+}
+
+async function begin() {
+  say("Asking the server what it has …");
+  info = await about();
+  const found = recalled(info);
+  choice = found.choice;
+  byId("model").replaceChildren(
+    ...info.models.map((m, place) => el("option", { value: place, text: m.name })));
+  byId("model").value = String(choice.model);
+  byId("model").addEventListener("change", takeModel);
+  first = methodChooser(byId("first-method"), info.methods, { id: "method", label: "Method" },
+    (name, options) => {
+      [choice.method, choice.options] = [name, options];
+      update();
+    });
+  second = methodChooser(byId("second-method"), info.methods,
+    { id: "second", label: "Compare with", none: "no second method" }, (name, options) => {
+      [choice.second, choice.secondOptions] = [name, options];
+      update();
+    });
+  describeModel();
+  setMethods();
+  classes.asked(choice.target);
+  watchPhotographs(info.limits, takePhotograph, (message) => fail(new Refusal(message, "photograph")));
+  byId("stop").addEventListener("click", stop);
+  for (const button of document.querySelectorAll("[data-download]")) {
+    button.addEventListener("click", () => fetchFile(button.dataset.download));
+  }
+  byId("version").textContent = `fullgrad ${info.version}.`;
+  say("Ready for a photograph.");
+  if (found.problems.length) {
+    byId("notice").textContent =
+      `The address names what is not here (${found.problems.join(", ")}); the usual is used instead.`;
+  }
+}
+
+byId("skip").addEventListener("click", goToResult);
+byId("to-result").addEventListener("click", goToResult);
+begin().catch((error) => {
+  say("");
+  fail(error);
+});

@@ -1,0 +1,175 @@
+/** The picture: photograph, map, opacity, stages and the swipe, all without asking the server. */
+
+import { breakable, byId, el, show } from "./dom.js";
+import { className, number, share, signed } from "./numbers.js";
+
+/** A colour scale with its ends. */
+function scaleOf(label, signedMap, left, right, says) {
+  return el("div", { class: "scale" },
+    label ? el("p", { class: "scale-name", text: label }) : "",
+    el("div", { class: `ramp ${signedMap ? "diverging" : "sequential"}`, "aria-hidden": "true" }),
+    el("div", { class: "ends" }, el("span", { text: left }),
+      signedMap ? el("span", { text: "0" }) : "", el("span", { text: right })),
+    says ? el("p", { class: "hint", text: says }) : "");
+}
+
+function mapScale(result, label) {
+  const { least, most, signed: hasSign, says } = result.map;
+  if (!hasSign) return scaleOf(label, false, `least ${number(least)}`, `most ${number(most)}`, says);
+  const range = `The map's numbers go from ${number(least)} to ${number(most)}.`;
+  return scaleOf(label, true, "lowers the logit", "raises it", `${says} ${range}`);
+}
+
+function stageScale(hasSign, label) {
+  if (hasSign) {
+    return scaleOf(label, true, "lowers the logit", "raises it",
+      "One scale for the maps of all stages, so their colours can be compared.");
+  }
+  return scaleOf(label, false, "least", "most", "Each stage's map is coloured by itself: compare " +
+    "stages by their sums, not by their colours.");
+}
+
+/**
+ * The viewer.
+ * @param {function(?string)} stageShown told the name of the stage that is shown, null for the whole
+ */
+export function viewer(stageShown) {
+  const picture = byId("picture");
+  const opacity = byId("opacity");
+  const stage = byId("stage");
+  const swipe = byId("swipe");
+  let result = null;
+  let second = null;
+
+  const current = () => (Number(stage.value) > 0 ? result.stages[Number(stage.value) - 1] : null);
+
+  function drawOpacity() {
+    const share = Number(opacity.value) / 100;
+    byId("heat-first").style.opacity = share;
+    byId("heat-second").style.opacity = share;
+    byId("opacity-says").textContent = `${opacity.value} %`;
+    opacity.setAttribute("aria-valuetext", `${opacity.value} %`);
+    picture.classList.toggle("grey", byId("grey").checked);
+  }
+
+  function drawSwipe() {
+    const at = Number(swipe.value);
+    byId("sheet-second").style.clipPath = `inset(0 0 0 ${at}%)`;
+    byId("divider").style.left = `${at}%`;
+    if (!result || !second) return;
+    swipe.setAttribute("aria-valuetext",
+      `left ${at} %: ${result.method}, right ${100 - at} %: ${second.method}`);
+  }
+
+  function drawScales(own) {
+    const name = own ? `fullgrad, stage ${own.name}` : result.method;
+    const label = second ? `Left: ${name}` : null;
+    const first = own ? stageScale(result.map.signed, label) : mapScale(result, label);
+    byId("scales").replaceChildren(first,
+      second ? mapScale(second, `Right: ${second.method}`) : "");
+  }
+
+  function drawStage() {
+    const own = current();
+    const place = Number(stage.value);
+    const count = result.stages?.length ?? 0;
+    const heat = byId("heat-first");
+    const png = own ? own.png : result.map.png;
+    show(Boolean(png), heat);
+    show(!png, byId("nowhere"));
+    if (png) heat.src = png;
+    heat.alt = own
+      ? `Map of stage ${own.name} for ${className(result.target)}`
+      : `Map of ${result.method} for ${className(result.target)}`;
+    // Stages come from the split of the logit, whatever the method of the whole map.
+    byId("tag-first").replaceChildren(
+      ...(own ? ["fullgrad, stage ", ...breakable(own.name)] : [result.method]));
+    const part = own && share(own.share);
+    const sum = own && `sum ${signed(own.sum)}${part ? `, ${part} of the logit` : ""}`;
+    const others = result.method === "fullgrad" ? "" : " (the stages' maps are FullGrad's)";
+    byId("stage-says").replaceChildren(...(own
+      ? [`Stage ${place} of ${count}: `, ...breakable(own.name), `; ${sum}.`]
+      : [`The whole map. Move to see ${count} stages, one at a time${others}.`]));
+    stage.setAttribute("aria-valuetext", own ? `stage ${own.name}, ${sum}` : "whole map");
+    byId("stage-back").disabled = place === 0;
+    byId("stage-next").disabled = place === count;
+    drawScales(own);
+    stageShown(own ? own.name : null);
+  }
+
+  function drawSecond() {
+    const both = Boolean(second);
+    show(both, byId("sheet-second"), byId("divider"), byId("tag-second"), byId("swipe-field"),
+      byId("swipe-note"));
+    if (both) {
+      byId("photo-second").src = second.photograph;
+      byId("heat-second").src = second.map.png;
+      byId("heat-second").alt = `Map of ${second.method} for ${className(second.target)}`;
+      byId("tag-second").textContent = second.method;
+    }
+    drawSwipe();
+  }
+
+  function drag(event) {
+    if (!second || !(event.buttons & 1)) return;
+    const box = picture.getBoundingClientRect();
+    const at = Math.round((100 * (event.clientX - box.left)) / box.width);
+    swipe.value = Math.min(100, Math.max(0, at));
+    drawSwipe();
+  }
+
+  function step(by) {
+    stage.value = Number(stage.value) + by;
+    drawStage();
+  }
+
+  opacity.addEventListener("input", drawOpacity);
+  byId("grey").addEventListener("change", drawOpacity);
+  stage.addEventListener("input", drawStage);
+  byId("stage-back").addEventListener("click", () => step(-1));
+  byId("stage-next").addEventListener("click", () => step(1));
+  swipe.addEventListener("input", drawSwipe);
+  picture.addEventListener("pointerdown", drag);
+  picture.addEventListener("pointermove", drag);
+  drawOpacity();
+
+  return {
+    /** Show a result; the stage stays the same one, where the new result has it. */
+    show(next) {
+      const before = result && current()?.name;
+      result = next;
+      second = null;
+      picture.style.aspectRatio = `${next.width} / ${next.height}`;
+      byId("photo-first").src = next.photograph;
+      byId("photo-first").alt =
+        `What the network sees: the photograph, resized and cropped to ${next.width} by ` +
+        `${next.height} pixels`;
+      const stages = next.stages ?? [];
+      stage.max = stages.length;
+      const place = before ? stages.findIndex((s) => s.name === before) : -1;
+      stage.value = place + 1;
+      show(stages.length > 0, byId("stage-field"));
+      show(stages.length === 0, byId("no-stages"));
+      byId("says").textContent =
+        `The network sees ${next.width} × ${next.height} pixels: the photograph resized and ` +
+        "cropped. The map shows where in it the explained class comes from.";
+      drawSecond();
+      drawStage();
+    },
+    /** Show a second method beside the first; null takes it away. */
+    compare(next) {
+      second = next;
+      drawSecond();
+      if (result) drawScales(current());
+    },
+    /** The map's opacity, from 0 to 1. */
+    opacity: () => Number(opacity.value) / 100,
+    /** Forget everything. */
+    clear() {
+      result = null;
+      second = null;
+      stage.value = 0;
+      for (const image of picture.querySelectorAll("img")) image.removeAttribute("src");
+    },
+  };
+}

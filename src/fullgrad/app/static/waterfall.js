@@ -1,0 +1,96 @@
+/** Where the logit comes from: a table of parts with bars, each beginning where the last one ended. */
+
+import { breakable, byId, el, show } from "./dom.js";
+import { className, number, share, signed, tiny } from "./numbers.js";
+
+const MANY = 24; // rows beyond which the table scrolls by itself
+
+/** Where each bar begins and ends, and the ends of the scale. */
+export function laidOut(found) {
+  let sum = 0;
+  const bars = [{ name: "input", value: found.input }, ...found.stages].map((part) => {
+    const start = sum;
+    sum += part.value;
+    return { ...part, start, end: sum };
+  });
+  const all = [0, found.output, ...bars.map((bar) => bar.end)];
+  return { bars, low: Math.min(...all), high: Math.max(...all) };
+}
+
+function bar(start, end, kind, { low, high }) {
+  const span = high - low || 1;
+  const place = (value) => (100 * (value - low)) / span;
+  const own = el("span", { class: kind });
+  own.style.left = `${place(Math.min(start, end))}%`;
+  own.style.width = `${place(Math.max(start, end)) - place(Math.min(start, end))}%`;
+  const zero = el("span", { class: "zero" });
+  zero.style.left = `${place(0)}%`;
+  return el("span", { class: "bar", "aria-hidden": "true" }, own, zero);
+}
+
+function row(name, drawn, value, part, attributes = {}) {
+  // Roles are said, since on narrow screens the rows are laid out by another rule than a table's.
+  return el("tr", { role: "row", ...attributes },
+    el("th", { scope: "row", role: "rowheader" }, ...breakable(name)),
+    el("td", { class: "drawn", role: "cell" }, drawn),
+    el("td", { class: "n", role: "cell", text: value }),
+    el("td", { class: "n part", role: "cell", text: part }));
+}
+
+const head = (text, kind) => el("th", { scope: "col", role: "columnheader", class: kind, text });
+
+/** Many rows scroll by themselves, with the keyboard too. */
+function scrolling(box, on) {
+  box.classList.toggle("scrolls", on);
+  const words = { role: "region", "aria-label": "All parts of the logit", tabindex: "0" };
+  for (const [name, value] of Object.entries(words)) {
+    if (on) box.setAttribute(name, value);
+    else box.removeAttribute(name);
+  }
+}
+
+/** Draw the waterfall of a result, or say that there is none. */
+export function drawWaterfall(result) {
+  const found = result.waterfall;
+  show(Boolean(found), byId("waterfall-part"));
+  show(!found, byId("no-waterfall"));
+  if (!found) return;
+  const scale = laidOut(found);
+  const of = (value) => (found.output ? share(value / found.output) : "");
+  const label = className(result.target);
+  const rows = scale.bars.map((part) =>
+    row(part.name, bar(part.start, part.end, part.value < 0 ? "lowers" : "raises", scale),
+      signed(part.value), of(part.value), { "data-stage": part.name }));
+  const last = scale.bars[scale.bars.length - 1].end;
+  rows.push(row("residual", bar(last, last, "none", scale), tiny(found.residual), "",
+    { class: "residual" }));
+  rows.push(row("sum = logit", bar(0, found.output, "total", scale), signed(found.output),
+    found.output ? "100 %" : "", { class: "total" }));
+  byId("waterfall-says").textContent =
+    `The logit of ${label}, ${number(found.output)}, is the sum of what the photograph itself ` +
+    "contributes (input: pixels times their gradients) and what the biases inside each stage of " +
+    "the network contribute (biases times their gradients), whatever the method of the map.";
+  scrolling(byId("waterfall-box"), rows.length > MANY);
+  byId("waterfall-box").replaceChildren(
+    el("table", { class: "waterfall", role: "table" },
+      el("caption", { class: "unseen", text: `Parts of the logit of ${label}, in the order of the ` +
+        "network, with the sum of each and its share of the logit" }),
+      el("thead", { role: "rowgroup" }, el("tr", { role: "row" },
+        head("part", ""), head("running sum", "drawn"), head("sum", "n"), head("share", "n part"))),
+      el("tbody", { role: "rowgroup" }, ...rows)));
+  byId("waterfall-legend").textContent =
+    "A bar begins where the one above it ends; the thin line is zero. Red and + raise the logit, " +
+    "blue and − lower it. A share is of the logit; parts of both signs cancel, so it can exceed " +
+    "100 %. The residual is the logit minus all parts: the computer's rounding, which shows that " +
+    "nothing is missing.";
+}
+
+/** Mark the row of a stage, or none, and bring it into view where the table scrolls by itself. */
+export function markStage(name) {
+  const box = byId("waterfall-box");
+  for (const found of box.querySelectorAll("tr[data-stage]")) {
+    const current = name !== null && found.dataset.stage === name;
+    found.classList.toggle("current", current);
+    if (current) box.scrollTop = found.offsetTop - box.clientHeight / 2;
+  }
+}

@@ -1,0 +1,205 @@
+"""A request's computation, in stages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+import fullgrad
+from fullgrad import methods
+from fullgrad.app.limits import Limits
+from fullgrad.app.photograph import decoded
+from fullgrad.app.pool import Bench, Steps
+from fullgrad.app.refusal import Refusal, public
+from fullgrad.app.request import Request
+from fullgrad.cli.explained import logits_of
+from fullgrad.decomposition import Decomposition
+from fullgrad.errors import FullGradError, LayoutError
+from fullgrad.images import Photograph, display_image, preprocess
+from fullgrad.models import LoadedModel
+from fullgrad.render.layers import Layer, layers_of
+from fullgrad.render.waterfall import Waterfall, waterfall_of
+from fullgrad.saliency import saliency_from_decomposition
+
+TOP = 10
+_FEW, _MANY, _DEEPEST = 6, 48, 4  # stages that make a good slider; components of a module path
+_PASSES = {"integrated_gradients": "n_steps", "smoothgrad": "samples", "smooth_fullgrad": "samples"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Computed:
+    """What a request's computation found.
+
+    Args:
+        photograph: as it was sent.
+        view: what the model saw of it.
+        saliency: float32 of shape (height, width).
+        signed: whether its numbers have a sign.
+        target: the explained class.
+        logit: its output.
+        probability: its softmax.
+        top: the most probable classes and their probabilities.
+        layers: the stages with their maps, or None.
+        waterfall: the logit's parts, or None.
+        notes: what the person should know.
+        seconds: that it took.
+    """
+
+    photograph: Photograph
+    view: Any
+    saliency: np.ndarray[Any, Any]
+    signed: bool
+    target: int
+    logit: float
+    probability: float
+    top: tuple[tuple[int, float], ...]
+    layers: tuple[Layer, ...] | None
+    waterfall: Waterfall | None
+    notes: tuple[str, ...]
+    seconds: float
+
+
+def computed(
+    content: bytes, request: Request, limits: Limits, bench: Bench, steps: Steps
+) -> Computed:
+    """Do what a request asks for.
+
+    Args:
+        content: of the uploaded file.
+        request: the rest.
+        limits: of an upload.
+        bench: of the worker.
+        steps: told of each stage.
+
+    Raises:
+        Refusal: the upload is no photograph.
+        FullGradError: the model or method cannot do it.
+        Abandoned: nobody waits any more.
+    """
+    began = time.perf_counter()
+    model = bench.models[request.model]
+    notes: list[str] = []
+    if not model.trained:
+        notes.append("The model has random weights: its classes and maps mean nothing.")
+    steps.stage("reading", "reading the photograph")
+    photograph = decoded(content, request.name, limits)
+    view = display_image(photograph.image, model.preprocessing)
+    x = preprocess(photograph.image, model.preprocessing)[None].to(model.device)
+    steps.stage("explaining", "asking the model for its classes")
+    logits = logits_of(model, x)
+    if not bool(torch.isfinite(logits).all()):
+        raise Refusal("The model's output for this photograph is not finite.", "method")
+    target = int(logits.argmax(1)) if request.target is None else request.target
+    probabilities = logits[0].double().softmax(0).cpu()
+    values, classes = probabilities.topk(min(TOP, len(probabilities)))
+    logit = float(logits[0, target])
+    layers: tuple[Layer, ...] | None = None
+    waterfall: Waterfall | None = None
+    decomposition = None
+    if request.parts == "all":
+        steps.stage("explaining", "splitting the logit into its terms")
+        decomposition = _decomposed(model, x, target, request, notes)
+    saliency = _map(model, x, target, request, decomposition, steps)
+    if decomposition is not None:
+        steps.stage("explaining", "adding up the stages")
+        logit = float(decomposition.output[0])
+        depth = depth_of(decomposition)
+        waterfall = waterfall_of(decomposition, depth=depth)
+        try:
+            layers = layers_of(
+                decomposition, depth=depth, psi=request.options.get("psi") or "layer"
+            )
+        except LayoutError as error:
+            notes.append(f"There are no maps of single stages: {public(str(error))}")
+    return Computed(
+        photograph=photograph,
+        view=view,
+        saliency=saliency,
+        signed=request.options.get("psi") == "signed",
+        target=target,
+        logit=logit,
+        probability=float(probabilities[target]),
+        top=tuple(zip(classes.tolist(), values.tolist(), strict=True)),
+        layers=layers,
+        waterfall=waterfall,
+        notes=tuple(notes),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _decomposed(
+    model: LoadedModel, x: torch.Tensor, target: int, request: Request, notes: list[str]
+) -> Decomposition | None:
+    """The decomposition; for other methods than FullGrad the map can be had without it."""
+    try:
+        return fullgrad.decompose(model.module, x, target)
+    except FullGradError as error:
+        if request.method.name == "fullgrad":
+            raise
+        notes.append(f"There is no split of the logit: {public(str(error))}")
+        return None
+
+
+def _map(
+    model: LoadedModel,
+    x: torch.Tensor,
+    target: int,
+    request: Request,
+    decomposition: Decomposition | None,
+    steps: Steps,
+) -> np.ndarray[Any, Any]:
+    name, options = request.method.name, request.options
+    if name == "fullgrad" and decomposition is not None:  # its terms are here already
+        steps.stage("explaining", "summing the terms to a map")
+        with option_errors(request):
+            found = saliency_from_decomposition(decomposition, **options)
+    else:
+        steps.stage("explaining", f"computing the {name} map", _passes(request))
+        with option_errors(request):
+            found = methods.attribute(
+                request.method, model.module, x, torch.tensor([target]), **options
+            )
+    result: np.ndarray[Any, Any] = found[0, 0].detach().float().cpu().numpy()
+    return result
+
+
+@contextmanager
+def option_errors(request: Request) -> Iterator[None]:
+    """Turn complaints about options that do not fit the model into the requester's matter.
+
+    Raises:
+        Refusal: such a complaint.
+    """
+    try:
+        yield
+    except FullGradError:
+        raise
+    except ValueError as error:
+        raise Refusal(f"{request.method.name}: {error}") from error
+
+
+def _passes(request: Request) -> int | None:
+    option = _PASSES.get(request.method.name)
+    if option is None:
+        return None
+    return int(getattr(request.method.settings(request.options), option))
+
+
+def depth_of(decomposition: Decomposition) -> int:
+    """How many components of a module's path make a stage: so many that a few stages come out.
+
+    The fewest components that give at least 6 stages; where none does so with 48 stages at most,
+    that which gives the most without being too many.
+    """
+    counts = {k: len(decomposition.by_module(k)) for k in range(1, _DEEPEST + 1)}
+    for depth, count in counts.items():
+        if _FEW <= count <= _MANY:
+            return depth
+    fitting = {k: n for k, n in counts.items() if n <= _MANY}
+    return max(fitting, key=lambda k: (fitting[k], -k)) if fitting else 1

@@ -1,0 +1,216 @@
+"""``fullgrad app``: the viewer in the browser."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import sys
+import threading
+import warnings
+from typing import Any
+
+import torch
+
+from fullgrad.app.guard import is_loopback
+from fullgrad.app.limits import Limits
+from fullgrad.app.memory import giver, settled
+from fullgrad.app.models import Served, copies, served
+from fullgrad.app.pool import Bench, Pool
+from fullgrad.app.server import build
+from fullgrad.cli import UsageError
+from fullgrad.cli.explain import class_names
+from fullgrad.cli.explained import number_of_classes
+from fullgrad.models import DEFAULT_MODEL, load_model
+from fullgrad.optional import require
+
+_DESCRIPTION = """\
+Opens a viewer in the browser: drop a photograph, see which pixels and which layers a class's logit
+comes from. Photographs are computed with and forgotten; nothing of them is kept or written.
+
+Models are chosen here, never in the browser. It answers this machine alone unless --host says
+otherwise. Ctrl-C ends it.
+"""
+_EPILOG = """\
+examples:
+  fullgrad app --open
+  fullgrad app --model torchvision:resnet50 timm:convnext_tiny
+  fullgrad app --model net.py:make_model --weights best.pth --labels names.txt --device cuda
+
+--weights and --labels are given once for each model, in the models' order; '-' stands for a
+model's own. exit code: 0 after Ctrl-C; 2 mistake in the arguments, nothing served.
+"""
+_STOPPING = 1.0  # seconds for what is under way
+_CONNECTIONS = 512
+_LIBRARIES = ("PIL", "captum", "torch", "matplotlib")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``fullgrad app``."""
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
+    add = parser.add_argument
+    limits = Limits()
+    text = f"models, as 'fullgrad explain' names them (default: {DEFAULT_MODEL})"
+    add("--model", nargs="+", action="extend", metavar="MODEL", help=text)
+    text = "of each model: checkpoint, 'none', a name, or '-' for its own"
+    add("--weights", nargs="+", action="extend", metavar="WEIGHTS", help=text)
+    text = "class names of each model: file, 'imagenet', or '-' for its own"
+    add("--labels", nargs="+", action="extend", metavar="FILE", help=text)
+    add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
+    text = "address to answer at (default: %(default)s, this machine alone)"
+    add("--host", default="127.0.0.1", help=text)
+    text = "port, 0 for any that is free (default: %(default)s)"
+    add("--port", type=_port, default=7860, help=text)
+    text = "requests computed at a time, each with its own copy of the models (default: 2)"
+    add("--workers", type=_positive, default=2, metavar="N", help=text)
+    text = "of an upload (default: %(default)s)"
+    add("--max-bytes", type=_positive, default=limits.bytes, metavar="N", help=text)
+    text = "width times height of an upload (default: %(default)s)"
+    add("--max-pixels", type=_positive, default=limits.pixels, metavar="N", help=text)
+    add("--open", action="store_true", help="open the browser")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or len(text) > 15 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or len(text) > 5 or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 0 to 65535")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until Ctrl-C.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        FullGradError: nothing was served.
+    """
+    for module, extra in (("starlette", "app"), ("uvicorn", "app"), ("matplotlib", "app")):
+        require(module, extra)
+    quiet()
+    listening = listen(args.host, args.port)  # first: a port in use is told before a long load
+    try:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.workers))
+        models = load(args)
+        benches = [Bench(own) for own in copies(models, args.workers)]
+        pool = Pool(benches, most=args.workers * 16, after=giver())
+        limits = Limits(args.max_bytes, args.max_pixels)
+        app = build(models, pool, limits, loopback=is_loopback(args.host))
+        if not is_loopback(args.host):
+            print(
+                f"fullgrad: note: everyone who can reach {args.host} over the network can use "
+                "this viewer and this machine's computing time; it asks for no password and does "
+                "not encrypt. Leave --host out to keep it to this machine.",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+        with settled():
+            _serve(app, listening, _url(args.host, listening), args.open)
+            ended = pool.close(_STOPPING)
+    finally:
+        listening.close()
+    sys.stdout.flush()
+    if not ended:  # a worker is deep in a computation, and Python would wait for no thread kindly
+        os._exit(0)
+    return 0
+
+
+def quiet() -> None:
+    """Keep warnings of the libraries off the terminal: what is wrong with a request, it is told."""
+    for module in _LIBRARIES:
+        warnings.filterwarnings("ignore", module=module)
+
+
+def load(args: argparse.Namespace) -> list[Served]:
+    """The models of the command line.
+
+    Raises:
+        UsageError: weights or labels for another number of models.
+        ModelLoadError: a model cannot be loaded.
+    """
+    specs = args.model or [DEFAULT_MODEL]
+    weights, labels = (_each(args, name, len(specs)) for name in ("weights", "labels"))
+    loaded = []
+    for spec, own_weights, own_labels in zip(specs, weights, labels, strict=True):
+        print(f"fullgrad: loading {spec}", file=sys.stderr, flush=True)
+        model = load_model(spec, own_weights, args.device)
+        loaded.append((model, class_names(own_labels, model, number_of_classes(model))))
+    print("fullgrad: trying which methods apply", file=sys.stderr, flush=True)
+    return [served(model, names) for model, names in loaded]
+
+
+def _each(args: argparse.Namespace, name: str, count: int) -> list[str | None]:
+    given: list[str] | None = getattr(args, name)
+    if given is None:
+        return [None] * count
+    if len(given) != count:
+        raise UsageError(
+            f"--{name} is given for {len(given)} models, but there are {count}: give it once for "
+            "each, '-' for a model's own"
+        )
+    return [None if g == "-" else g for g in given]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound to the address.
+
+    Raises:
+        UsageError: the address cannot be had.
+    """
+    if not host:
+        raise UsageError("--host is empty: give an address, or leave it out for this machine alone")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise UsageError(
+            f"--host {host!r} is no address of this machine: {error.strerror}"
+        ) from error
+    family, kind, protocol, _, address = found[0]
+    made = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+        made.listen(128)
+    except OSError as error:
+        made.close()
+        raise UsageError(
+            f"cannot answer at {host} port {port}: {error.strerror}. Another program, or another "
+            "viewer, may use it: give --port another number, or 0 for any that is free"
+        ) from error
+    return made
+
+
+def _url(host: str, listening: socket.socket) -> str:
+    port = listening.getsockname()[1]
+    shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
+    return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"
+
+
+def _serve(app: Any, listening: socket.socket, url: str, browser: bool) -> None:
+    """Serve until a signal comes."""
+    uvicorn = require("uvicorn", "app")
+    base: Any = uvicorn.Server
+
+    class Server(base):  # type: ignore[misc]
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets=sockets)
+            print(f"fullgrad app: open {url} (Ctrl-C ends it)", flush=True)
+            if browser:
+                import webbrowser
+
+                threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+
+    config = uvicorn.Config(
+        app, http="h11", ws="none", lifespan="off", log_config=None, log_level="critical",
+        access_log=False, server_header=False, proxy_headers=False, backlog=128,
+        timeout_keep_alive=15, timeout_graceful_shutdown=1, limit_concurrency=_CONNECTIONS,
+    )  # fmt: skip
+    with contextlib.suppress(KeyboardInterrupt):  # which it raises once more when it has stopped
+        Server(config).run(sockets=[listening])

@@ -1,0 +1,159 @@
+"""Ways to bring a photograph, and what is said where it cannot be used."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+from steps import done, give, headline, overflow
+
+DROP = """([name, text, kind]) => {
+  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const data = new DataTransfer();
+  data.items.add(new File([bytes], name, {type: kind}));
+  const on = document.querySelector("#drop");
+  for (const what of ["dragenter", "dragover", "drop"]) {
+    on.dispatchEvent(new DragEvent(what, {dataTransfer: data, bubbles: true, cancelable: true}));
+  }
+}"""
+PASTE = """([name, text, kind]) => {
+  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const data = new DataTransfer();
+  data.items.add(new File([bytes], name, {type: kind}));
+  document.body.dispatchEvent(
+    new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true}));
+}"""
+
+
+@pytest.mark.parametrize("how", [DROP, PASTE], ids=["drop", "paste"])
+def test_a_photograph_can_be_dropped_and_pasted(
+    how: str, open_page: Any, photographs: dict[str, Path]
+) -> None:
+    page = open_page()
+    expect(page.locator("#status")).to_have_text("Ready for a photograph.")
+    content = base64.b64encode(photographs["coffee"].read_bytes()).decode()
+    page.evaluate(how, ["coffee.jpg", content, "image/jpeg"])
+    done(page)
+    expect(page.locator("#file-name")).to_contain_text("coffee.jpg, 600 × 400 pixels")
+    assert headline(page) == "espresso"
+
+
+def test_a_file_that_is_no_photograph(
+    open_page: Any, photographs: dict[str, Path], tmp_path: Path, shot: Any, watched: Any
+) -> None:
+    watched.accept("Failed to load resource")  # Chromium says so of every status above 399
+    page = open_page()
+    give(page, photographs["coffee"])
+    wrong = tmp_path / "letter.jpg"
+    wrong.write_text("Dear reader, this is no photograph.")
+    page.set_input_files("#file", wrong)
+    alert = page.get_by_role("alert")
+    expect(alert).to_be_visible()
+    expect(alert).to_contain_text("The file is not an image of a known format")
+    expect(page.locator("#answer")).to_be_hidden()
+    expect(page.locator("#status")).to_have_text("")
+    expect(page.locator("#preview")).to_be_hidden()
+    shot(page, "7-error-1440-light")
+    page.set_input_files("#file", photographs["rocket"])
+    done(page)
+    expect(alert).to_be_hidden()
+
+
+def test_a_photograph_beyond_the_limits_is_not_sent(
+    open_page: Any, photographs: dict[str, Path], tmp_path: Path
+) -> None:
+    page = open_page()
+    expect(page.locator("#limits")).to_have_text("Up to 10 MB and 25 megapixels.")
+    give(page, photographs["coffee"])
+    asked: list[str] = []
+    page.on("request", lambda r: r.method == "POST" and asked.append(r.url))
+    wide = tmp_path / "wide.png"
+    Image.new("1", (6000, 5000)).save(wide)
+    page.set_input_files("#file", wide)
+    expect(page.get_by_role("alert")).to_contain_text(
+        "wide.png has 6000 × 5000 pixels (30 megapixels); at most 25 megapixels can be sent."
+    )
+    heavy = tmp_path / "heavy.jpg"
+    heavy.write_bytes(photographs["coffee"].read_bytes() + bytes(10_500_000))
+    page.set_input_files("#file", heavy)
+    expect(page.get_by_role("alert")).to_contain_text(
+        "heavy.jpg has 11 MB; at most 10 MB can be sent."
+    )
+    empty = tmp_path / "empty.jpg"
+    empty.touch()
+    page.set_input_files("#file", empty)
+    expect(page.get_by_role("alert")).to_contain_text("empty.jpg is empty.")
+    assert asked == []
+    assert headline(page) == "espresso"  # what there was is still there
+    expect(page.locator("#answer")).to_be_visible()
+
+
+def test_a_server_that_is_gone(open_page: Any, photographs: dict[str, Path], watched: Any) -> None:
+    watched.accept("Failed to load resource")
+    page = open_page()
+    give(page, photographs["coffee"])
+    page.route("**/api/explain*", lambda route: route.abort("connectionrefused"))
+    page.locator("#top button").nth(1).click()
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("The server does not answer. Is `fullgrad app` still running?")
+    expect(page.locator("#stale")).to_contain_text(
+        "Still the earlier result: fullgrad for espresso."
+    )
+    page.unroute("**/api/explain*")
+    page.get_by_role("button", name="Try again").click()
+    done(page)
+    assert headline(page) == page.locator("#top [aria-pressed=true] .name").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('{"progress": {"stage": "waiting", "text": "two wait before you"}}\n', "ended before the result"),
+        ('{"progress": {"stage": "reading", "text": "reading"}}\n{"error": "The <b>map</b> failed.", '
+         '"kind": "method"}\n', "The <b>map</b> failed."),
+        ('{"progress"', "The server does not answer"),
+    ],
+    ids=["cut", "error", "damaged"],
+)  # fmt: skip
+def test_an_answer_without_a_result_is_an_error(
+    body: str, said: str, open_page: Any, photographs: dict[str, Path]
+) -> None:
+    page = open_page()
+    expect(page.locator("#status")).to_have_text("Ready for a photograph.")
+    page.route(
+        "**/api/explain*",
+        lambda route: route.fulfill(status=200, content_type="application/x-ndjson", body=body),
+    )
+    page.set_input_files("#file", photographs["coffee"])
+    expect(page.get_by_role("alert")).to_contain_text(said)
+    expect(page.locator("#answer")).to_be_hidden()
+    expect(page.locator("#progress")).to_be_hidden()
+    expect(page.locator("#empty")).to_be_visible()
+
+
+def test_options_that_cannot_be_used_are_said(
+    open_page: Any, photographs: dict[str, Path], watched: Any
+) -> None:
+    watched.accept("Failed to load resource")
+    page = open_page(hash='#method=smooth_fullgrad&options={"samples":2}')
+    give(page, photographs["coffee"])
+    samples = page.locator("#method-samples")
+    samples.fill("1000")
+    samples.press("Enter")
+    expect(samples).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#method-samples-hint")).to_contain_text(
+        "This must be a whole number from 1 to 100."
+    )
+    samples.fill("1")
+    samples.press("Enter")
+    done(page)
+    terms = page.locator("#method-terms")
+    terms.fill("no_such_stage")
+    terms.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("no_such_stage")
+    expect(page.locator("#stale")).to_be_visible()
+    assert overflow(page) == []
