@@ -224,6 +224,7 @@ def _decode(pil: Any, file: Any, name: str) -> tuple[Image.Image, tuple[int, int
 
 
 def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says."""
     from PIL import ImageOps
 
     try:
@@ -233,6 +234,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of any mode; 16-bit and float images are scaled, transparency lies on white."""
     from PIL import Image as pil
 
     if image.mode in {"I", "F"} or image.mode.startswith("I;16"):

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 def giver() -> Callable[[], None]:
     """What collects what a request has left behind, and gives it back to the system.
 
-    What refers to itself, such as a figure or an error's trace, stays until Python's collector comes
-    by. And the C library keeps what was freed for later, in an arena for each thread: GNU's can be
-    told to give it back; where there is another, it is left to itself.
+    What refers to itself, such as a figure or an error's trace, stays until Python's collector
+    comes by. And the C library keeps what was freed for later, in an arena for each thread: GNU's
+    can be told to give it back; where there is another, it is left to itself.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if _linux() else None
     if trim is not None:
