@@ -81,6 +81,7 @@ def test_batches_give_the_same_numbers() -> None:
         ("deeplift", {"baseline": start[:1]}),
         ("guided_backprop", {}),
         ("random", {"seed": 3}),
+        ("random_blobs", {"seed": 3, "grid": 4}),
         ("sobel", {}),
         ("fullgrad", {}),
     ):
@@ -495,3 +496,21 @@ def test_random_numbers_depend_on_seed_and_place_alone() -> None:
     assert not torch.equal(got, attribute("random", model, x, seed=4))
     assert not torch.equal(got[0], got[1])
     torch.testing.assert_close(got.float(), attribute("random", model, x.float(), seed=3))
+
+
+@pytest.mark.parametrize("size", [(9,), (8, 6), (4, 6, 5)])
+def test_blobs_are_noise_on_a_coarse_grid(size: tuple[int, ...]) -> None:
+    x = torch.zeros(2, 3, *size, dtype=torch.float64)
+    got = attribute("random_blobs", nn.Identity(), x, seed=3, grid=2)
+    assert got.shape == (2, 1, *size)
+    coarse = attribute(
+        "random", nn.Identity(), torch.zeros(2, 3, *[2] * len(size)).double(), seed=3
+    )
+    zoomed = coarse.numpy()
+    for axis, n in enumerate(size, 2):  # between the centres of two cells linear, beyond constant
+        share = np.clip((np.arange(n) + 0.5) / n * 2 - 0.5, 0, 1)
+        share = share.reshape([-1 if k == axis else 1 for k in range(zoomed.ndim)])
+        zoomed = zoomed.take([0], axis) * (1 - share) + zoomed.take([1], axis) * share
+    torch.testing.assert_close(got, torch.from_numpy(zoomed))
+    first = attribute("random_blobs", nn.Identity(), x[:1], seed=3, grid=2)
+    assert torch.equal(got[:1], first)

@@ -21,7 +21,7 @@ from networks import seeded, vgg_like
 BUILT_IN = [
     "fullgrad", "simple_fullgrad", "smooth_fullgrad", "input_gradient", "input_x_gradient",
     "integrated_gradients", "smoothgrad", "guided_backprop", "deeplift", "grad_cam", "random",
-    "sobel",
+    "random_blobs", "sobel",
 ]  # fmt: skip
 QUICK = {"integrated_gradients": {"n_steps": 3}, "smoothgrad": {"samples": 2},
          "smooth_fullgrad": {"samples": 2}}  # fmt: skip
@@ -77,7 +77,7 @@ def test_the_built_in_methods() -> None:
         assert method.name == name
         assert method.about.endswith(".")
         assert method.about.count(". ") == 0
-        assert bool(method.reference) == (name != "random")
+        assert bool(method.reference) == (not name.startswith("random"))
         with pytest.raises((FrozenInstanceError, AttributeError, TypeError)):
             method.options().anything = 1  # type: ignore[attr-defined]
     with pytest.raises(FrozenInstanceError):
@@ -150,7 +150,9 @@ class Weighted(nn.Module):
         return {"logits": self.inner(x) * weight[:, None] + more["table"].sum()}
 
 
-@pytest.mark.parametrize("name", [n for n in BUILT_IN if n not in ("random", "sobel")])
+@pytest.mark.parametrize(
+    "name", [n for n in BUILT_IN if n not in ("random", "random_blobs", "sobel")]
+)
 def test_additional_arguments_go_with_their_samples(name: str) -> None:
     model, x, options = Weighted(), images(3), QUICK.get(name, {})
     weight = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
@@ -202,6 +204,7 @@ def test_signs_that_are_not_there_are_refused() -> None:
     model, x = net(), images()
     for name, options, match in (
         ("random", {}, r"method 'random' has no sign; leave signed=False"),
+        ("random_blobs", {}, r"method 'random_blobs' has no sign; leave signed=False"),
         ("sobel", {}, r"method 'sobel' has no sign; leave signed=False"),
         ("grad_cam", {}, r"'grad_cam' has no sign with layer=None, relu=True; leave signed=False"),
         ("fullgrad", {"psi": "layer"}, r"'fullgrad' has no sign with psi='layer', terms='all'"),
@@ -228,6 +231,8 @@ def test_options_are_checked() -> None:
         ("grad_cam", {"relu": 1}, "relu must be True or False, not 1"),
         ("grad_cam", {"layer": 3}, "layer must be a module's path or None, not 3"),
         ("random", {"seed": "a"}, "seed must be an integer, not 'a'"),
+        ("random_blobs", {"seed": 0.5}, "seed must be an integer, not 0.5"),
+        ("random_blobs", {"grid": 1}, "grid must be an integer of at least 2, not 1"),
         ("random", {"batch_size": 0}, "batch_size must be a positive integer or None, not 0"),
         (
             "random",

@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--order", choices=("least", "most", "both"), default="least", help=text)
     text = "what removed pixels become (default: black)"
     add("--fill", nargs="+", choices=tuple(FILLS), default=["black"], help=text)
-    text = "how many orders 'random' is tried with (default: %(default)s)"
+    text = "how many orders noise ('random', 'random_blobs') is tried with (default: %(default)s)"
     add("--random-orders", type=int, default=5, metavar="N", help=text)
     add("--seed", type=int, default=0, help="of ties, noise and random orders (default: 0)")
     text = "images at a time (default: %(default)s); the numbers depend on it by rounding only"

@@ -20,10 +20,10 @@ from fullgrad.experiments.digits import Digits
 from fullgrad.experiments.plan import MethodChoice
 from fullgrad.experiments.store import Store
 from fullgrad.isolation import guarded
+from fullgrad.methods.controls import NOISE
 
 PAIRS = ((8, 3), (8, 6), (9, 1), (9, 4))
 PIXELS = (10, 20, 40, 80, 157)
-RANDOM = "random"
 ABSOLUTE = "absolute"
 
 
@@ -93,7 +93,7 @@ class Choice:
     @property
     def label(self) -> str:
         """In tables and figures."""
-        plain = self.signed or self.method.name == RANDOM
+        plain = self.signed or self.method.name in NOISE
         return self.method.label if plain else f"{self.method.label} ({ABSOLUTE})"
 
     @classmethod
@@ -108,9 +108,9 @@ class Choice:
             raise ValueError(f"{text!r}: only '/{ABSOLUTE}' may stand behind a method")
         method = MethodChoice.parse(name)
         found = methods.get(method.name)
-        if not slash and method.name != RANDOM:
+        if not slash and method.name not in NOISE:
             found.require_sign(found.settings(method.options))
-        return cls(method, not slash and method.name != RANDOM)
+        return cls(method, not slash and method.name not in NOISE)
 
 
 def ranked(difference: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,9 +158,9 @@ class Flipping:
     def difference(self, choice: Choice, x: Tensor, a: int, b: int) -> Tensor:
         """The map for one class less that for another, shape (B, 1, 28, 28)."""
         options = dict(choice.method.options)
-        if choice.method.name == RANDOM:
+        if choice.method.name in NOISE:
             options["seed"] = options.get("seed", 0) + self.plan.seed + 100 * a + b
-            return methods.attribute(RANDOM, self.model, x, a, **options)
+            return methods.attribute(choice.method.name, self.model, x, a, **options)
         first, second = (
             methods.attribute(
                 choice.method.name, self.model, x, digit, signed=choice.signed, **options

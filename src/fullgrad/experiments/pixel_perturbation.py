@@ -28,10 +28,10 @@ from fullgrad.experiments.sources import Source
 from fullgrad.experiments.store import Store
 from fullgrad.images import preprocess
 from fullgrad.isolation import guarded
+from fullgrad.methods.controls import NOISE
 from fullgrad.models import LoadedModel
 from fullgrad.targets import main_tensor
 
-RANDOM = "random"
 _FORWARD = 32  # perturbed images that go through the model together
 _APART = 1_000_003  # between the seeds of two random orders
 
@@ -81,13 +81,13 @@ class Bench:
         self, choice: MethodChoice, x: Tensor, target: Tensor, start: int, run: int
     ) -> Tensor:
         options = dict(choice.options)
-        if choice.name == RANDOM:
+        if choice.name in NOISE:
             options["seed"] = self.plan.seed + options.get("seed", 0) + _APART * run + start
         return methods.attribute(choice.name, self.model.module, x, target, **options)
 
     def runs_of(self, choice: MethodChoice) -> int:
         """How many orders of a method are tried: several random ones, else one."""
-        return self.plan.random_runs if choice.name == RANDOM else 1
+        return self.plan.random_runs if choice.name in NOISE else 1
 
     def part(self, number: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
         """The rows of one batch of images, and the seconds that each method took."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from fullgrad.methods.gradients import NoOptions
 from fullgrad.methods.registry import described
+
+NOISE = ("random", "random_blobs")  # want another seed for other samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,29 @@ class RandomOptions:
             raise ValueError(f"seed must be an integer, not {self.seed!r}")
 
 
+@dataclass(frozen=True, slots=True)
+class BlobsOptions:
+    """Which random numbers, and how large the blobs are.
+
+    Args:
+        seed: equal seeds make equal maps.
+        grid: how many numbers are drawn along each side. Blobs are as large as those of Grad-CAM
+            where the grid is as fine as its layer's.
+
+    Raises:
+        ValueError: a seed that is no integer, a grid that is no integer of at least 2.
+    """
+
+    seed: int = 0
+    grid: int = 7
+
+    def __post_init__(self) -> None:
+        if type(self.seed) is not int:
+            raise ValueError(f"seed must be an integer, not {self.seed!r}")
+        if type(self.grid) is not int or self.grid < 2:
+            raise ValueError(f"grid must be an integer of at least 2, not {self.grid!r}")
+
+
 def _dtype(x: Tensor) -> torch.dtype:
     return x.dtype if x.dtype in {torch.float32, torch.float64} else torch.float32
 
@@ -42,9 +68,28 @@ def random(model: nn.Module, inputs: Tensor, target: Any, *, seed: int, **call: 
     samples follow, on the batch size or on the device. The next call starts anew: give another
     seed for other samples.
     """
+    return _noise(inputs, seed, inputs.shape[2:]).to(inputs.device, _dtype(inputs))
+
+
+def random_blobs(
+    model: nn.Module, inputs: Tensor, target: Any, *, seed: int, grid: int, **call: Any
+) -> Tensor:
+    """Uniform numbers on a coarse grid, interpolated linearly, shape (B, 1, *positions).
+
+    A method whose maps are coarse removes whole areas. These maps do so, too, and know nothing.
+    Seeds and samples as in :func:`random`.
+    """
+    positions = inputs.shape[2:]
+    coarse = _noise(inputs, seed, (grid,) * len(positions))
+    mode = ("linear", "bilinear", "trilinear")[len(positions) - 1]
+    maps = F.interpolate(coarse, positions, mode=mode, align_corners=False)
+    return maps.to(inputs.device, _dtype(inputs))
+
+
+def _noise(inputs: Tensor, seed: int, shape: Sequence[int]) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.rand(inputs.shape[2:], generator=generator, dtype=torch.float64) for _ in inputs]
-    return torch.stack(drawn)[:, None].to(inputs.device, _dtype(inputs))
+    drawn = [torch.rand(shape, generator=generator, dtype=torch.float64) for _ in inputs]
+    return torch.stack(drawn)[:, None]
 
 
 def sobel(model: nn.Module, inputs: Tensor, target: Any, **call: Any) -> Tensor:
@@ -83,6 +128,10 @@ METHODS = (
     described(
         "random", random, options=RandomOptions, signed=False, direct=True,
         about="Uniform noise, the floor that every method must beat.",
+    ),
+    described(
+        "random_blobs", random_blobs, options=BlobsOptions, signed=False, direct=True,
+        about="Noise as coarse as the maps of late layers, the floor for methods that mark areas.",
     ),
     described(
         "sobel", sobel, options=NoOptions, signed=False, direct=True,

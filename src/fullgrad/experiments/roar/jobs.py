@@ -19,6 +19,7 @@ from fullgrad.experiments.roar.removal import as_images, fill_colour, filled, ra
 from fullgrad.experiments.roar.store import Array, Content
 from fullgrad.experiments.roar.training import Settings, Task, train
 from fullgrad.methods import Method
+from fullgrad.methods.controls import NOISE
 
 Tick: TypeAlias = Callable[[], None]
 Ranks: TypeAlias = "tuple[Array, Array]"  # of the training and of the test images
@@ -91,7 +92,7 @@ def compute_ranks(
     for start in range(0, len(images), job.batch):
         x = job.colours.standardised(images[start : start + job.batch].to(device))
         options = dict(job.options)
-        if job.method.name == "random":
+        if job.method.name in NOISE:
             options["seed"] = job.seed + options.get("seed", 0) + job.first + start
         found.append(methods.attribute(job.method, module, x, **options).cpu())
     ranks = ranks_of(torch.cat(found), (job.seed + 1) * _TIES + job.first)

@@ -13,9 +13,10 @@ from fullgrad.experiments.plan import ORDERS, MethodChoice, digest_of
 from fullgrad.experiments.roar.networks import NetworkChoice
 from fullgrad.experiments.roar.removal import FILLS
 from fullgrad.experiments.roar.training import Settings
+from fullgrad.methods.controls import NOISE
 
 FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
-CONTROLS = ("random", "sobel")  # know nothing of the network
+CONTROLS = (*NOISE, "sobel")  # know nothing of the network
 NONE = "none"  # in tables: the control without removal
 IMAGES, MASKS = "images", "masks"
 CHUNK = 1000  # images whose maps are one stage
