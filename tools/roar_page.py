@@ -55,6 +55,16 @@ def _sign(folder: Path, method: str) -> str:
     return ""
 
 
+def _wrapped(command: str) -> str:
+    """A command over several lines, broken where an option begins, or between its values."""
+    lines = [""]
+    for word in command.split():
+        if lines[-1] and len(lines[-1]) + len(word) > 88:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return " \\\n".join(("        " if i else "    ") + line for i, line in enumerate(lines))
+
+
 def page(folder: Path) -> str:
     """What stands between the marks."""
     record = json.loads((folder / "record.json").read_text())
@@ -66,10 +76,7 @@ def page(folder: Path) -> str:
     versions = record["versions"]
     return "\n\n".join(
         [
-            "    "
-            + record["command"]
-            .replace(" --width", " \\\n        --width")
-            .replace(" --map-batch", " \\\n        --map-batch"),
+            _wrapped(record["command"]),
             f"{plan['counts'][0]:,} of the 50,000 training images and {plan['counts'][1]:,} of the "
             f"10,000 for testing, equally many of each of {plan['network']['classes']} classes; the "
             f"nine layers with {plan['network']['width']} channels in the first, not 64; "
