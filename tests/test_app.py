@@ -8,6 +8,7 @@ import io
 import json
 import math
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from PIL import Image
 
 import fullgrad
 from fullgrad import methods
+from fullgrad.errors import LayoutError
 from fullgrad.images import display_image, preprocess, read_image
 from fullgrad.render.overlay import colours, normalise
 from fullgrad.render.style import limit_of, signed_colours
@@ -40,7 +42,7 @@ from app_server import (
 )
 from fullgrad.app.limits import Limits, amount
 from fullgrad.app.pages import NAMES, pages
-from fullgrad.app.refusal import public
+from fullgrad.app.refusal import hide, public
 from fullgrad.report import report, report_of
 
 CAPTUM = (r"ignore:\s*Setting", "ignore:Input Tensor", "ignore:.*[Hh]ooks")
@@ -188,6 +190,7 @@ def test_signed_maps_have_one_scale(small: Running, tmp_path: Path) -> None:
 OPTIONS = {
     "smooth_fullgrad": '{"samples":3,"seed":5}', "smoothgrad": '{"samples":4,"scale":0.2}',
     "integrated_gradients": '{"n_steps":7,"baseline":-1}', "random": '{"seed":3}',
+    "random_blobs": '{"seed":3,"grid":5}',
     "grad_cam": '{"layer":"body.0"}', "fullgrad": '{"terms":"input, last"}',
 }  # fmt: skip
 
@@ -265,6 +268,9 @@ def test_about_tells_models_methods_and_limits(small: Running) -> None:
     assert {o["name"]: o["kind"] for o in by_name["grad_cam"]["options"]} == {
         "layer": "text", "relu": "flag"
     }  # fmt: skip
+    assert [(o["name"], o["kind"], o["least"]) for o in by_name["random_blobs"]["options"]] == [
+        ("seed", "integer", -(2**53)), ("grid", "integer", 2)
+    ]  # fmt: skip
     assert by_name["fullgrad"]["signed"] is True
     assert by_name["sobel"]["signed"] is False
     assert str(Path.cwd()) not in call.content.decode()
@@ -308,6 +314,64 @@ def test_downloads(small: Running, tmp_path: Path) -> None:
     )
     assert command in html
     assert str(tmp_path.parent) not in html
+
+
+def test_words_of_controls_do_not_call_them_explanations(small: Running) -> None:
+    async def says(name: str) -> str:
+        query = urlencode({"method": name, "parts": "map"})
+        call = await Call(small.app, "/api/explain", query).body(PHOTOGRAPH).ended()
+        return str(lines(call.content)[-1]["result"]["map"]["says"])
+
+    for name in ("random", "random_blobs", "sobel", "grad_cam"):
+        found = asyncio.run(says(name))
+        assert found.startswith(f"{name}: {methods.get(name).about} The numbers are in the method")
+        assert "counts" not in found
+
+
+def test_downloads_compute_no_more_than_they_hold(
+    small: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fullgrad.app import work
+
+    split: list[str] = []
+    decomposed = work._decomposed
+
+    def counted(model: Any, x: Any, target: Any, request: Any, notes: Any) -> Any:
+        split.append(request.method.name)
+        return decomposed(model, x, target, request, notes)
+
+    monkeypatch.setattr("fullgrad.app.work._decomposed", counted)
+
+    async def download(what: str, method: str) -> int:
+        query = urlencode({"method": method})
+        call = Call(small.app, f"/api/download/{what}", query).body(PHOTOGRAPH)
+        return (await call.ended()).status
+
+    for what, method, wanted in (
+        ("array", "fullgrad", []), ("array", "grad_cam", []), ("picture", "grad_cam", []),
+        ("picture", "fullgrad", ["fullgrad"]),
+    ):  # fmt: skip
+        split.clear()
+        assert asyncio.run(download(what, method)) == 200
+        assert split == wanted
+
+
+def test_the_command_of_a_report_can_be_run(
+    small: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = {"options": '{"psi":"signed"}', "name": "a.jpg"}
+    html = ask(small, PHOTOGRAPH, "/api/download/report", **query).content.decode()
+    start = "fullgrad explain a.jpg --model small_app_model.py:make_net"
+    assert f"{start} --option psi=signed --layers" in html
+    assert "red pixels raise the output" in html
+
+    def fail(*args: Any, **options: Any) -> Any:
+        raise LayoutError("no positions")
+
+    monkeypatch.setattr("fullgrad.cli.explained.layers_of", fail)
+    html = ask(small, PHOTOGRAPH, "/api/download/report", name="a.jpg").content.decode()
+    assert start in html
+    assert "--layers" not in html
 
 
 def test_a_report_made_in_memory_is_that_of_files(
@@ -382,6 +446,9 @@ def test_photographs_are_read_as_the_command_line_reads_them(
         "bmp": encoded(pixels(2), "BMP"), "16 bit": encoded(pixels(0)[..., 0].astype(np.uint16) * 256),
         "several views": mpo, "CMYK": cmyk, "strip": encoded(np.full((1, 9000, 3), 90, np.uint8)),
         "progressive": encoded(pixels(1), "JPEG", progressive=True),
+        "with a film behind it": encoded(pixels(2), "JPEG")
+        + np.random.default_rng(0).integers(0, 256, 8_000_000, np.uint8).tobytes(),
+        "with a profile in parts": encoded(pixels(1), "JPEG", icc_profile=bytes(600_000)),
     }  # fmt: skip
     for name, content in contents.items():
         image, _ = expected(small, content, tmp_path)
@@ -410,7 +477,16 @@ def hostile() -> dict[str, tuple[bytes, int, str]]:
     jpeg = encoded(pixels(0, 200, 300), "JPEG", quality=95)
     png = encoded(pixels(0, 200, 300))
     bomb = zlib.compress(bytes(20_000 * 2501), 9)
-    scans = jpeg[:-2] + b"\xff\xda" * 101 + jpeg[-2:]
+    progressive = encoded(pixels(0), "JPEG", progressive=True)
+    scan = progressive[progressive.rindex(b"\xff\xda") : -2]
+    scans = progressive[:-2] + scan * 101 + progressive[-2:]
+    # What no decoder stops at comes first, and what has no length: neither may hide the rest.
+    exif = (
+        b"\xff\xd9\xff\xf0\xff\xff"
+        + b"\xff\xe1\x00\x10Exif\x00\x00MM\x00*\x00\x00\x00\x08" * 500_000
+    )
+    profile = chunk(b"iCCP", b"a\x00\x00" + zlib.compress(bytes(1_000_000), 9))
+    profiles = png_of(8, 8, zlib.compress(bytes(16)), *[profile] * 8000)
     text = chunk(b"zTXt", b"a\x00\x00" + zlib.compress(bytes(80_000_000), 9))
     return {
         "decompression bomb": (png_of(20_000, 20_000, bomb), 413, "more than the 25 million pixels"),
@@ -442,7 +518,10 @@ def hostile() -> dict[str, tuple[bytes, int, str]]:
         "video": (b"\x00\x00\x00\x18ftypmp42", 415, "a video"),
         "TIFF": (encoded(pixels(0), "TIFF"), 415, "a TIFF image"),
         "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", 415, "not an image"),
-        "JPEG of many scans": (scans, 415, "more than 100 scans"),
+        "JPEG of many scans": (scans, 415, "more than 100 scans, which no camera writes. Save it"),
+        "JPEG of many segments": (jpeg[:2] + exif + jpeg[2:], 415,
+                                  "more than 1000 segments, which no camera writes. Save it"),
+        "PNG of many profiles": (profiles, 415, "more than 20 colour profiles, where one is allowed"),
     }  # fmt: skip
 
 
@@ -454,7 +533,9 @@ def test_hostile_uploads_get_a_clear_message(
     small: Running, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content, status, message = HOSTILE[what]
+    began = time.perf_counter()
     found = error(small, content, name="photograph.jpg")
+    assert time.perf_counter() - began < 4
     assert found[:2] == (status, "photograph")
     assert message in found[2]
     for leak in ("PIL", "zlib", "image file is", "broken", "Errno", "0x"):
@@ -616,6 +697,10 @@ def test_limits_are_positive_and_said_plainly() -> None:
         ({"method": "smoothgrad", "options": '{"scale":1e999}'}, "scale must be a number"),
         ({"method": "integrated_gradients", "options": '{"baseline":"a"}'}, "baseline must be a number"),
         ({"method": "integrated_gradients", "options": '{"n_steps":100000000}'}, "n_steps must be from 1 to 300"),
+        ({"method": "integrated_gradients", "options": '{"baseline":1' + "0" * 400 + "}"}, "baseline must be a number"),
+        ({"method": "integrated_gradients", "options": '{"n_steps":1' + "0" * 400 + "}"}, "n_steps must be from 1 to 300"),
+        ({"method": "random_blobs", "options": '{"grid":1}'}, "grid must be from 2 to 256 here, not '1'."),
+        ({"method": "random_blobs", "options": '{"grid":1000000}'}, "grid must be from 2 to 256 here"),
         ({"method": "random", "options": '{"seed":1e300}'}, "seed must be a whole number"),
         ({"method": "grad_cam", "options": '{"relu":1}'}, "relu must be true or false"),
         ({"method": "grad_cam", "options": '{"layer":"nowhere"}'}, "the model has no layer 'nowhere'"),
@@ -756,11 +841,25 @@ def test_a_model_without_a_split_still_has_other_maps(small: Running) -> None:
     assert "autograd" in found["notes"][0]
 
 
-def test_messages_have_no_paths() -> None:
+def test_messages_have_no_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     assert public("cannot open /home/me/x.pt: no") == "cannot open (a file of the server): no"
     assert public(r"in C:\Users\me\x.py") == "in (a file of the server)"
     assert public("~/a/b c") == "(a file of the server) c"
     assert public("1/2 of B/C/H/W, 3 / 4") == "1/2 of B/C/H/W, 3 / 4"
+    known = Path("/home/John  Smith/nets/x.pt")
+    assert "Smith" in public(f"cannot open {known}: no")
+    with monkeypatch.context() as patched:
+        patched.setattr("fullgrad.app.refusal._HIDDEN", set())
+        hide([known, known.parent, Path("/home/John  Smith"), Path("/"), Path("net.py")])
+        for path in (
+            known,
+            "/home/John Smith/nets/x.pt",
+            "/home/John  Smith",
+            known.parent / "y.py",
+        ):
+            assert public(f"cannot open '{path}': no") == "cannot open '(a file of the server)': no"
+        assert public("1/2 of net.py") == "1/2 of net.py"
+        assert public("a/home/John  Smithson") == "a/home/John Smithson"
     assert public("a\nb\x00") == "a b\N{REPLACEMENT CHARACTER}"
     assert len(public("x" * 5000)) == 1000
 

@@ -20,6 +20,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 from app_server import encoded, lines, pixels, source_of
 from fullgrad.app.guard import is_loopback
+from fullgrad.app.refusal import public
 from fullgrad.cli.app import listen
 from fullgrad.cli.main import main
 
@@ -212,6 +213,8 @@ def test_mistakes_in_the_arguments(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--port", "70000"], "'70000' is not a port: 0 to 65535"),
         (["--port", "x"], "'x' is not a port"),
         (["--workers", "0"], "'0' is not a whole number of at least 1"),
+        (["--max-pixels", "178956971"],
+         "--max-pixels 178956971 is more than Pillow opens: give at most 178956970 pixels"),
         (["--max-bytes", "-1"], "'-1' is not a whole number of at least 1"),
         (["--host", "nowhere.invalid"], "--host 'nowhere.invalid' is no address of this machine"),
         (["--host", ""], "--host is empty: give an address"),
@@ -252,6 +255,32 @@ def test_who_can_reach_it_is_said(
         "out to keep it to this machine.\n"
     )
     assert (warned in err) == (host == "0.0.0.0")
+
+
+def test_every_worker_has_its_queue_and_files_stay_hidden(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def built(*args: Any, **options: Any) -> Any:
+        asked.update(options, pool=args[1])
+
+    monkeypatch.setattr("fullgrad.cli.app.build", built)
+    monkeypatch.setattr("fullgrad.cli.app._serve", lambda *args: None)
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    monkeypatch.setattr("fullgrad.app.refusal._HIDDEN", set())
+    folder = tmp_path / "John Smith"
+    folder.mkdir()
+    model = f"{source_of(folder)}:make_net"
+    labels = folder / "names of classes.txt"
+    labels.write_text("a\nb\nc\nd\ne\n")
+    wanted = ["app", "--model", model, "--labels", str(labels), "--port", "0", "--workers", "5"]
+    assert main([*wanted, "--max-pixels", "178956970"]) == 0
+    assert asked["uploads"] == 5 * 32
+    assert asked["uploads"] > asked["pool"]._most + 5
+    assert asked["pool"]._most == 5 * 16
+    for path in (labels, folder, folder / "other.bin", Path.home(), Path.home() / "x"):
+        assert public(f"in {path}: no") == "in (a file of the server): no"
 
 
 def test_what_is_loopback() -> None:

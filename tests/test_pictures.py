@@ -21,7 +21,7 @@ from fullgrad.render.contour import contour, contour_picture, top_pixels
 from fullgrad.render.heatmap import heatmap
 from fullgrad.render.layers import NO_MAP, Layer, layer_strip, layers_of, packed, unpacked
 from fullgrad.render.overlay import normalise
-from fullgrad.render.style import page, saved, shortened, signed_colours, wrap
+from fullgrad.render.style import page, saved, shortened, signed, signed_colours, wrap
 from fullgrad.render.waterfall import Part, Waterfall, gathered, waterfall, waterfall_of
 
 LONG = "a module path whose name goes on for a very long time " * 6
@@ -563,3 +563,8 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(MissingDependencyError, match=r"pip install 'fullgrad\[cli\]'"):
             draw()
+
+
+def test_minuses_are_real_ones() -> None:
+    found = [signed(v) for v in (0.0, 1.5, -1.5, 3.69e-5, -3.69e-5)]
+    assert found == ["0", "+1.5", "−1.5", "+3.69e−05", "−3.69e−05"]

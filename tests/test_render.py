@@ -161,6 +161,47 @@ def test_the_picture_shows_photograph_and_overlay_and_says_what_the_colours_mean
     assert (np.asarray(opened(figure).convert("RGB")) == (255, 0, 0)).all(2).any()
 
 
+def test_a_signed_map_has_the_signed_colours_and_a_scale_about_zero() -> None:
+    values = np.zeros((20, 30))
+    values[:, :10], values[:, 20:] = -2.0, 1.0
+    figure = picture(Image.new("RGB", (30, 20), "grey"), values, "a", method="own", sign=True)
+    assert outside(figure) == []
+    bar = figure.axes[2]
+    assert bar.get_ylim() == (-2.0, 2.0)
+    assert [t.get_text() for t in bar.get_yticklabels()] == ["−2", "0", "+2"]
+    assert bar.get_ylabel() == "own, signed numbers\n(blue lowers the output, red raises it)"
+    drawn = np.asarray(figure.axes[1].images[0].get_array()).astype(int)
+    lower, none, raises = drawn[5, 5], drawn[5, 15], drawn[5, 25]
+    assert lower[2] > lower[0] + 40
+    assert raises[0] > raises[2] + 40
+    assert np.ptp(none) <= 2
+    assert np.ptp(lower) > np.ptp(raises)  # twice as large
+    opened(figure)
+    plain = picture(Image.new("RGB", (30, 20), "grey"), values, "a", method="own")
+    assert plain.axes[2].get_ylim() == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("size", [1.2345e-5, 0.012345, 1.2345e9])
+def test_numbers_at_a_signed_scale_have_room(size: float) -> None:
+    figure = picture(
+        Image.new("RGB", (9, 9)), np.full((9, 9), size), "a", method="smooth_fullgrad", sign=True
+    )
+    assert outside(figure) == []
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, -3.0])
+def test_constant_signed_maps(value: float) -> None:
+    figure = picture(Image.new("RGB", (8, 8)), torch.full((1, 1, 8, 8), value), "a", sign=True)
+    limit = abs(value) or 1.0
+    assert figure.axes[2].get_ylim() == (-limit, limit)
+    opened(figure)
+
+
+def test_a_signed_map_of_another_size() -> None:
+    with pytest.raises(InputError, match="the image is 5 x 4, the map 30 x 20: they must be of"):
+        picture(Image.new("RGB", (5, 4)), ramp(), "a", sign=True)
+
+
 def test_pictures_are_the_same_every_time() -> None:
     image = Image.new("RGB", (30, 20))
     assert png(picture(image, ramp(), "a")) == png(picture(image, ramp(), "a"))

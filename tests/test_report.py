@@ -20,6 +20,7 @@ import fullgrad
 from fullgrad.cli.main import main
 from fullgrad.images import preprocess, read_image
 from fullgrad.models import load_model
+from fullgrad.render import picture
 from fullgrad.render.layers import Layer, layers_of, packed
 from fullgrad.report import ReportError, report
 from fullgrad.report.layout import DARK, LIGHT
@@ -178,6 +179,28 @@ def here(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def made(*arguments: str) -> Page:
     assert main(["report", *arguments, "--out", "r.html"]) == 0
     return check(Path("r.html").read_text(encoding="utf-8"))
+
+
+def test_signed_maps_are_told_as_such(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[bool] = []
+
+    def kept(*args: Any, sign: bool = False, **options: Any) -> Any:
+        drawn.append(sign)
+        return picture(*args, sign=sign, **options)
+
+    monkeypatch.setattr("fullgrad.cli.explain.picture", kept)
+    model = ["--model", "own.py:make_model"]
+    assert main(["explain", "a.png", "--out", "signed", *model, "--option", "psi=signed"]) == 0
+    assert main(["explain", "a.png", "--out", "plain", *model]) == 0
+    assert drawn == [True, False]
+    found = squeezed(made("signed").text)
+    assert "over it: red pixels raise the output, blue ones lower it" in found
+    assert "those above 0 raise the output, those below lower it" in found
+    assert "brighter" not in found
+    found = squeezed(made("plain").text)
+    assert "over it: the brighter, the larger the map's number." in found
+    assert "do not sum to the logit" in found
+    assert "red pixels" not in found
 
 
 def record_of(path: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fullgrad import methods
+from fullgrad import __version__, methods
 from fullgrad.errors import InputError, ModelLoadError
-from fullgrad.experiments.plan import MethodChoice
+from fullgrad.experiments.plan import MethodChoice, digest_of
 from fullgrad.experiments.roar import results
 from fullgrad.experiments.roar.data import Colours, DataError, Dataset, open_dataset
 from fullgrad.experiments.roar.executors import InProcess
@@ -374,6 +374,52 @@ def test_a_users_method_that_changes_is_another() -> None:
     assert keys[0] != keys[1]
 
 
+def test_a_users_network_that_changes_is_another(tmp_path: Path) -> None:
+    data = patch_data(40, 40)
+    file = tmp_path / "own.py"
+    spec = f"{file}:net"
+
+    def plan_of(inner: str) -> RoarPlan:
+        file.write_text(
+            "from torch import nn\ndef net():\n"
+            f"    return nn.Sequential(nn.Flatten(), {inner}, nn.Linear({SIDE**2}, {CLASSES}))\n"
+        )
+        network = NetworkChoice.for_images(spec, None, data.train, CLASSES)
+        return plan_for(data, "random", "fullgrad", network=network)
+
+    first, other, again = map(plan_of, ("nn.ReLU()", "nn.Sigmoid()", "nn.ReLU()"))
+    assert first.network == again.network
+    assert [s.digest for s in first.networks()] == [s.digest for s in again.networks()]
+    assert not {s.digest for s in first.networks()} & {s.digest for s in other.networks()}
+    random, fullgrad = first.choices
+    assert first.ranks_key(random) == other.ranks_key(random)  # knows nothing of the network
+    assert first.ranks_key(fullgrad) != other.ranks_key(fullgrad)
+    assert first.values()["network"]["code"] != other.values()["network"]["code"]
+    assert NetworkChoice(**first.values()["network"]) == first.network
+    again.network.build(0)
+    with pytest.raises(ModelLoadError, match=r"own\.py:net: the Python file is not the one that"):
+        other.network.build(0)
+    missing = NetworkChoice.for_images(f"{tmp_path / 'no.py'}:net", None, data.train, CLASSES)
+    with pytest.raises(ModelLoadError, match=r"no\.py does not exist"):
+        missing.build(0)
+
+
+def test_digests_are_those_of_earlier_runs() -> None:
+    """Stages that are on disk are found again; of the version that is part of each."""
+    settings = Settings(epochs=2, batch=20, shift=0, mirror=False)
+    plan = plan_for(patch_data(40, 40), "random", "fullgrad", training=settings, content="c")
+    assert plan.values()["network"] == {"spec": "small", "width": 6, "classes": 4, "channels": 1}
+    given = {
+        "kind": "network",
+        "fullgrad": __version__,
+        "content": "c",
+        "network": {"spec": "small", "width": 6, "classes": 4, "channels": 1},
+        "training": asdict(settings),
+        "seed": 0,
+    }
+    assert plan.base().digest == digest_of(given)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -387,6 +433,8 @@ def test_a_users_method_that_changes_is_another() -> None:
         ({"mask_runs": -1}, "mask_runs must be at least 0, not -1"),
         ({"map_batch": 0}, "map_batch must be at least 1, not 0"),
         ({"map_batch": 7}, "map_batch must divide 1000, not 7"),
+        ({"seed": -1}, r"the seed must be at least 0 and below 2\*\*40, not -1"),
+        ({"seed": 2**40}, r"the seed must be at least 0 and below 2\*\*40, not 1099511627776"),
     ],
 )
 def test_plans_refused(changes: dict[str, Any], message: str) -> None:
@@ -656,3 +704,32 @@ def test_each_write_may_fail_and_the_rest_is_kept(
     pandas.testing.assert_frame_equal(
         results.rows(plan, cut.store), results.rows(plan, whole.store)
     )
+
+
+class Watching(InProcess):
+    """Sees what is handed out."""
+
+    def __init__(self) -> None:
+        self.stored: list[tuple[int, int]] = []
+
+    def run(self, function: Any, calls: Any, done: Any, tick: Any) -> None:
+        def seen() -> Iterator[Any]:
+            for call in calls:
+                if isinstance(call[1], Tensor):
+                    self.stored.append((call[1].nbytes, call[1].untyped_storage().nbytes()))
+                yield call
+
+        super().run(function, seen(), done, tick)
+
+
+def test_a_part_of_maps_is_handed_out_with_its_images_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A view of a tensor is pickled with all that it is a view of."""
+    monkeypatch.setattr("fullgrad.experiments.roar.plan.CHUNK", 20)
+    data = patch_data(60, 40)
+    plan = plan_for(data, "random", fractions=(0.5,), runs=1, mask_runs=0, map_batch=10)
+    plan = replace(plan, training=replace(plan.training, epochs=1))
+    executor = Watching()
+    assert replace(roar_of(plan, data, tmp_path / "s"), executor=executor).run() == 7
+    assert executor.stored == [(20 * SIDE**2, 20 * SIDE**2)] * 5

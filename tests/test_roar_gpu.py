@@ -38,12 +38,24 @@ def test_in_sittings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "| input_gradient |" in page
     assert f"**{found['factor']:.1f} times as long**" in page
     before = (tmp_path / "plain.json").read_bytes()
+    assert found["company"] == record["company"]
+    assert sum(found["company"].values()) == 8
+    assert f"s a network; trained at once: {roar_gpu.company_text(found['company'])}" in page
+    record["company"] = 8  # as written before the counts
+    (tmp_path / "roar" / "record.json").write_text(json.dumps(record))
     capsys.readouterr()
     assert roar_gpu.main(call) == 0
+    assert json.loads((tmp_path / "report.json").read_text())["company"] == {"unknown": 8}
     said = capsys.readouterr().out
     assert "finished before" in said
     assert "timing" not in said
     assert (tmp_path / "plain.json").read_bytes() == before
+
+
+def test_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert roar_gpu.main([*SMALL, "--out", str(tmp_path / "new"), "--dry-run"]) == 0
+    assert capsys.readouterr().out.endswith("nothing was written\n")
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_plain_loop_trains(tmp_path: Path) -> None:

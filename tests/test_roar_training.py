@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,18 +16,20 @@ import numpy as np
 import pandas
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullgrad.errors import InputError
-from fullgrad.experiments.roar import checkpoint, estimate, results
+from fullgrad.experiments.roar import checkpoint, estimate, imputation, results
 from fullgrad.experiments.roar.checkpoint import Checkpoint
 from fullgrad.experiments.roar.data import Colours
-from fullgrad.experiments.roar.imputation import imputed
+from fullgrad.experiments.roar.feed import Feed
+from fullgrad.experiments.roar.imputation import ImputationError, imputed
 from fullgrad.experiments.roar.networks import NetworkChoice
 from fullgrad.experiments.roar.removal import filled, ranks_of, removed
 from fullgrad.experiments.roar.stacked import StackingError, check_stackable
 from fullgrad.experiments.roar.store import Content, StageStore
-from fullgrad.experiments.roar.training import Settings, Trained, train
+from fullgrad.experiments.roar.training import Settings, Trained, _fastest, train
 from fullgrad.experiments.store import StoreError
 from test_roar import CLASSES, CPU, SIDE, patch_data, plan_for, roar_of, tasks_for
 
@@ -257,6 +260,93 @@ def test_the_fastest_company(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (TypeError("out of memory"), False),
+    ],
+)
+def test_no_room_for_a_company(
+    error: Exception, memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = patch_data(40, 40)
+    roar = roar_of(plan_for(data, "random"), data, tmp_path / "store")
+    emptied: list[BaseException | None] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(sys.exc_info()[1]))
+
+    def trial(roar: Any, colours: Colours) -> float:
+        if roar.company == 2:
+            raise error
+        return 1.0
+
+    monkeypatch.setattr(estimate, "_step_trial", trial)
+    said: list[str] = []
+    if memory:
+        assert estimate.fastest_company(roar, said.append) == {1: 1.0}
+        assert said == ["2 networks at once do not fit in memory"]
+        assert emptied == [None, None]  # after each trial, and behind its except
+    else:
+        with pytest.raises(type(error), match=str(error)):
+            estimate.fastest_company(roar, said.append)
+        assert said == []
+
+
+def test_a_trial_weighs_as_much_as_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = patch_data(200, 40)
+    plan = plan_for(data, "random")
+    plan = replace(plan, training=replace(plan.training, batch=3, shift=2))
+    roar = roar_of(plan, data, tmp_path / "store", company=4)
+
+    def held(count: int) -> int:
+        return Feed(data.train[:count], data.train_labels, 0, (1,), 2, True, CPU)._images.numel()
+
+    most = 3 * max(estimate._STEPS_GPU)
+    assert most < 200
+    assert estimate._unseen(roar) == 4 * (held(200) - held(most))
+    large = replace(plan, training=replace(plan.training, batch=32))
+    assert estimate._unseen(replace(roar, plan=large)) == 0  # the trial holds them all
+    asked: list[Any] = []
+    real = torch.empty
+
+    def empty(*size: int, **options: Any) -> Tensor:
+        if options.get("dtype") == torch.uint8 and options.get("device") == "cuda":
+            asked.append(size)
+            options["device"] = "cpu"
+        return real(*size, **options)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(estimate, "compute_networks", lambda *args: None)
+    estimate._step_trial(replace(roar, device="cuda"), Colours.of(data.train))
+    assert asked == [(estimate._unseen(roar),)]
+
+
+def test_what_the_process_has_set_of_cudnn_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    cudnn = torch.backends.cudnn
+    wanted = {"enabled": False, "deterministic": True, "allow_tf32": False, "benchmark": False}
+    before = {name: getattr(cudnn, name) for name in wanted}
+    try:
+        for name, value in wanted.items():
+            setattr(cudnn, name, value)
+        with _fastest(torch.device("cuda")):
+            inside = {name: getattr(cudnn, name) for name in wanted}
+        assert inside == {**wanted, "benchmark": True}
+        with pytest.raises(Killed), _fastest(torch.device("cuda")):
+            raise Killed
+        assert {name: getattr(cudnn, name) for name in wanted} == wanted
+        with _fastest(CPU):
+            assert not cudnn.benchmark
+    finally:
+        for name, value in before.items():
+            setattr(cudnn, name, value)
+
+
 def equations(image: np.ndarray[Any, Any], gone: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Each removed pixel the weighted mean of its neighbours: one dense system, solved."""
     height, width = gone.shape
@@ -299,6 +389,32 @@ def test_imputation() -> None:
     assert not torch.equal(noisy, imputed(images, gone, 0, first=6))
     gone[0] = True
     with pytest.raises(InputError, match="every pixel is removed cannot be imputed"):
+        imputed(images, gone, 0)
+
+
+def test_products_that_are_rounded_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU may round a convolution's: ten bits of the fraction are left."""
+    real = imputation._neighbours
+
+    def rounding(x: Tensor) -> Tensor:
+        return real(((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32))
+
+    x = torch.rand(2, 3, 5, 4, generator=torch.Generator().manual_seed(0)).mul(255)
+    kernel = torch.tensor([[1.0, 2, 1], [2, 0, 2], [1, 2, 1]]).div(12)
+    expected = F.conv2d(x.double().flatten(0, 1)[:, None], kernel.double()[None, None], padding=1)
+    torch.testing.assert_close(real(x), expected.view(x.shape).float(), rtol=1e-6, atol=1e-4)
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randint(0, 256, (6, 3, 16, 16), generator=generator).byte()
+    gone = torch.rand(6, 256, generator=generator) < 0.7
+    right = imputed(images, gone, 0)
+    plain = F.conv2d
+    with monkeypatch.context() as patched:  # no convolution is asked
+        patched.setattr(
+            F, "conv2d", lambda x, *rest, **more: plain(x.bfloat16().float(), *rest, **more)
+        )
+        assert torch.equal(imputed(images, gone, 0), right)
+    monkeypatch.setattr(imputation, "_neighbours", rounding)
+    with pytest.raises(ImputationError, match=r"equations were not solved: .* is left"):
         imputed(images, gone, 0)
 
 
@@ -355,3 +471,121 @@ def test_sittings(tmp_path: Path) -> None:
     )
     ahead = replace(roar_of(plan, data, tmp_path / "ahead"), deadline=time.monotonic() + 600)
     assert ahead.run() == stages
+
+
+def grouped(tmp_path: Path, name: str) -> Any:
+    """The base, then four networks and two; were one of the four left out, four and one alone,
+    which is rounded in another way."""
+    data = patch_data(80, 40)
+    fractions = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    plan = plan_for(data, "random", fractions=fractions, runs=1, mask_runs=0)
+    plan = replace(plan, training=replace(plan.training, batch=10, rate=0.3, shift=1))
+    return roar_of(plan, data, tmp_path / name, company=4)
+
+
+def test_a_company_killed_between_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every file that the first group writes, and between a file and what it replaces."""
+    whole = grouped(tmp_path, "whole")
+    assert whole.run() == 9
+    table = results.rows(whole.plan, whole.store)
+    group = [s.digest for s in whole.plan.networks()[1:5]]
+    replaced, unlinked = Path.replace, Path.unlink
+    trained: list[list[str]] = []
+    real = train
+
+    def counted(build: Any, tasks: Any, *rest: Any) -> Any:
+        trained.append([t.seed for t in tasks])
+        return real(build, tasks, *rest)
+
+    monkeypatch.setattr("fullgrad.experiments.roar.jobs.train", counted)
+
+    def cut_at(event: int, folder: str) -> bool:
+        seen = 0
+
+        def dying(real: Any) -> Any:
+            def call(path: Path, *args: Any, **options: Any) -> Any:
+                nonlocal seen
+                target = args[0] if args else path
+                ours = target.suffix in (".stage", ".group") or real is unlinked
+                if ours and target.stem in group:
+                    seen += 1
+                    if seen == event:
+                        raise Killed
+                return real(path, *args, **options)
+
+            return call
+
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoint, "EVERY", 0.0)
+            patched.setattr(Path, "replace", dying(replaced))
+            patched.setattr(Path, "unlink", dying(unlinked))
+            try:
+                grouped(tmp_path, folder).run()
+            except Killed:
+                return True
+        return False
+
+    event, after_first = 1, 0
+    while cut_at(event, f"cut-{event}"):
+        cut = grouped(tmp_path, f"cut-{event}")
+        there = [cut.store.has(d) for d in group]
+        after_first += any(there) and not all(there)
+        committed = bool(list(cut.store.folder.glob("*.group")))
+        trained.clear()
+        assert cut.run() == 9 - 3 - 4 * (committed or all(there))
+        assert len(trained) == 2 - (committed or all(there))  # what is there is not trained again
+        found = results.rows(cut.plan, cut.store)
+        pandas.testing.assert_frame_equal(found, table, check_exact=True)
+        for path in whole.store.folder.iterdir():
+            if path.suffix == ".stage" and "-" not in path.stem:
+                mine = cut.store.get(path.stem)
+                theirs = whole.store.get(path.stem)
+                assert {k: v for k, v in mine.values.items() if k != "seconds"} == {
+                    k: v for k, v in theirs.values.items() if k != "seconds"
+                }
+                assert all(np.array_equal(mine.arrays[n], a) for n, a in theirs.arrays.items())
+        assert {p.suffix for p in cut.store.folder.iterdir()} == {".stage", ".json"}
+        event += 1
+    assert after_first == 6
+    assert event == 1 + 1 + 2 * 4 + 1
+
+
+def test_what_a_kill_leaves_beside_finished_stages_goes(tmp_path: Path) -> None:
+    said: list[str] = []
+    store = StageStore(tmp_path / "s", said.append)
+    store.mend()  # nothing is there
+    assert not store.folder.exists()
+    store.put("done", Content({}))
+    for name in ("done", "begun", "damaged"):
+        store.put_partial(name, name, Content({"step": 1}))
+    store.path("damaged").write_bytes(b"")
+    (store.folder / "bad.group").write_bytes(b"no group")
+    store.mend()
+    names = {p.name for p in store.folder.glob("*.partial")}
+    assert names == {"begun.partial", "damaged.partial"}
+    assert not list(store.folder.glob("*.group"))
+    assert said[0] == (
+        f"damaged, its stages are done again: {store.folder / 'bad.group'} (it does not begin as "
+        "a stage's file)"
+    )
+    arrays = {"0.weight": np.arange(3), "a/b": np.zeros((0, 2))}
+    store.put_together({"x": Content({"n": 1}, arrays), "x1": Content({"n": 2})})
+    for digest, values, names in (("x", {"n": 1}, set(arrays)), ("x1", {"n": 2}, set())):
+        found = store.get(digest)
+        assert found is not None
+        assert (dict(found.values), set(found.arrays)) == (values, names)
+    assert not list(store.folder.glob("*.group"))
+
+
+def test_a_run_begins_by_mending(tmp_path: Path) -> None:
+    data = patch_data(40, 40)
+    plan = plan_for(data, "random", fractions=(0.5,), runs=1, mask_runs=0)
+    plan = replace(plan, training=replace(plan.training, epochs=1))
+    roar = roar_of(plan, data, tmp_path / "s")
+    assert roar.run() == 4
+    base = plan.base().digest
+    roar.store.put_partial(base, base, Content({"step": 1}))
+    assert roar.run() == 0
+    assert not list(roar.store.folder.glob("*.partial"))

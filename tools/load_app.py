@@ -2,7 +2,8 @@
 
 Starts the viewer as a process of its own and drives it with sessions, each a thread with its own
 photographs, classes and methods. What every answer must be is computed beforehand, here, with the
-library; an answer that differs in one number is an error.
+library; a map's picture that differs in one pixel, an array that differs in one number, a
+waterfall of other parts is an error.
 
     python tools/load_app.py --sessions 20 --seconds 120 --out load.json
 """
@@ -24,7 +25,7 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -32,6 +33,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+import fullgrad
 from fullgrad import methods
 from fullgrad.images import preprocess, read_image
 from fullgrad.models import DEFAULT_MODEL, LoadedModel, load_model
@@ -44,19 +46,26 @@ COMPARED = (
     ("smoothgrad", {"samples": 5}),
     ("smooth_fullgrad", {"samples": 3}),
 )
+CLOSE = 1e-4  # of the parts' sizes: what rounding may leave
 # How often what is asked for, in parts of the whole.
 KINDS = {"fullgrad": 60, "comparison": 20, "array": 5, "picture": 5, "abandoned": 7, "refused": 3}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One request and what its answer must be."""
+    """One request and what its answer must be.
+
+    ``input`` and ``stages`` are the parts of the logit, the stages by modules of 1 to 4 components
+    of a path; of FullGrad alone.
+    """
 
     content: bytes
     query: dict[str, str]
     map: str
     target: int
     array: bytes
+    input: float | None = None
+    stages: tuple[dict[str, float], ...] = ()
 
 
 @dataclass
@@ -119,11 +128,21 @@ def cases_of(session: int, model: LoadedModel, folder: Path) -> dict[str, list[C
             query |= {} if method == "fullgrad" else {"parts": "map"}
             with io.BytesIO() as file:
                 np.save(file, heat)
-                case = Case(
-                    content, query, digest(colours(normalise(heat))), chosen, file.getvalue()
-                )
+                shown = digest(colours(normalise(heat)))
+                case = Case(content, query, shown, chosen, file.getvalue())
+            if method == "fullgrad":
+                case = replace(case, **sums_of(fullgrad.decompose(model.module, x, chosen)))
             found["fullgrad" if method == "fullgrad" else "comparison"].append(case)
     return found
+
+
+def sums_of(decomposition: fullgrad.Decomposition) -> dict:
+    """What the waterfall of an answer must hold."""
+    stages = (decomposition.by_module(depth) for depth in range(1, 5))
+    return {
+        "input": float(decomposition.input_sums[0]),
+        "stages": tuple({k: float(v[0]) for k, v in found.items()} for found in stages),
+    }
 
 
 class Server:
@@ -221,10 +240,26 @@ def check(answer: dict, case: Case, label: str, seen: Seen) -> None:
     if not same or found["name"] != case.query["name"] or found["target"]["index"] != case.target:
         seen.wrong(f"{label}: the answer is not that of this session (map {same})")
     shown = found["waterfall"]
-    if shown is not None:
-        total = shown["input"] + sum(s["value"] for s in shown["stages"]) + shown["residual"]
-        if abs(total - shown["output"]) > 1e-6 * max(1.0, abs(shown["output"])):
-            seen.wrong(f"{label}: the waterfall does not close")
+    if case.input is None:
+        if shown is not None:
+            seen.wrong(f"{label}: a waterfall that was not asked for")
+    elif shown is None:
+        seen.wrong(f"{label}: no waterfall")
+    elif not adds_up(shown, case):
+        seen.wrong(f"{label}: the waterfall is not that of this session")
+
+
+def adds_up(shown: dict, case: Case) -> bool:
+    """Whether a waterfall has the parts that the library found, and no more is left."""
+    parts = {s["name"]: s["value"] for s in shown["stages"]}
+    wanted = next((stages for stages in case.stages if list(stages) == list(parts)), None)
+    if wanted is None or case.input is None:
+        return False
+    most = CLOSE * (abs(case.input) + sum(map(abs, wanted.values())) + abs(shown["output"]))
+    left = shown["output"] - shown["input"] - sum(parts.values())
+    pairs = [(shown["input"], case.input), *((parts[k], wanted[k]) for k in wanted)]
+    pairs += [(left, 0.0), (shown["residual"], 0.0)]
+    return all(abs(a - b) <= most for a, b in pairs)
 
 
 def session(number: int, port: int, cases: dict[str, list[Case]], end: float, pause: float,

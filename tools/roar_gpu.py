@@ -146,6 +146,11 @@ def environment(device: str) -> dict[str, Any]:
     return found
 
 
+def company_text(counts: dict[str, int]) -> str:
+    """How many networks were trained alone, two at once, and so on."""
+    return ", ".join(f"{n}: {number} networks" for n, number in counts.items())
+
+
 def report(out: Path, plain: dict[str, float], device: str) -> dict[str, Any]:
     """What came out, in numbers and as a page."""
     record = json.loads((out / "roar" / "record.json").read_text(encoding="utf-8"))
@@ -154,6 +159,8 @@ def report(out: Path, plain: dict[str, float], device: str) -> dict[str, Any]:
     intact = table[table["method"] == "none"]["accuracy"]
     maps = {k: v for k, v in record["seconds"].items() if k != "networks"}
     each = record["seconds"]["networks"] / len(table)
+    known = record["company"]  # once the last sitting's alone
+    company = known if isinstance(known, dict) else {"unknown": len(table)}
     found = {
         "networks": len(table),
         "base_accuracy": float(intact.iloc[0]),
@@ -162,7 +169,7 @@ def report(out: Path, plain: dict[str, float], device: str) -> dict[str, Any]:
         "seconds_networks": record["seconds"]["networks"],
         "seconds_maps": maps,
         "minutes_in_all": (record["seconds"]["networks"] + sum(maps.values())) / 60,
-        "company": record["company"],
+        "company": company,
         "company_trial": record["company_trial"],
         "plain": plain,
         "factor": plain["network"] / each,
@@ -173,7 +180,7 @@ def report(out: Path, plain: dict[str, float], device: str) -> dict[str, Any]:
         f"`{record['command']}`", "",
         ", ".join(f"{k} {v}" for k, v in found["environment"].items()), "",
         f"- {found['networks']} networks and all maps: {found['minutes_in_all']:.1f} minutes of "
-        f"work, {each:.3g} s a network, {record['company']} at once",
+        f"work, {each:.3g} s a network; trained at once: {company_text(company)}",
         f"- plain loop, {plain['workers']} loader processes: {1000 * plain['step']:.1f} ms a step, "
         f"{plain['network']:.3g} s a network; **{found['factor']:.1f} times as long**",
         f"- accuracy of the base network: {found['base_accuracy']:.4f}", "",
@@ -217,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
         if getattr(args, name) is not None:
             call += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     code = fullgrad([*call, *rest])
-    if code:
+    if code or "--dry-run" in rest:
         return code
     record = json.loads((args.out / "roar" / "record.json").read_text(encoding="utf-8"))
     asked = {

@@ -77,9 +77,12 @@ def make_model():
 '''
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A Chromium: ``$CHROMIUM``, the system's, or Playwright's own."""
+    """A Chromium: ``$CHROMIUM``, the system's, or Playwright's own.
+
+    One for each file of tests: after dozens of pages a Chromium no longer opened a file chooser.
+    """
     from playwright import sync_api as api
 
     path = os.environ.get("CHROMIUM") or shutil.which("chromium")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +269,97 @@ def test_an_address_that_names_what_is_not_here(open_page: Any) -> None:
         "The address names what is not here (model=7, target=99999, method=magic); the usual is "
         "used instead."
     )
+
+
+@pytest.mark.parametrize("options", ["5", "[]", "null", "true", '"x"'])
+def test_options_of_an_address_are_a_plain_object(
+    options: str, open_page: Any, photographs: dict[str, Path]
+) -> None:
+    page = open_page(hash=f"#method=random&options={options}")
+    expect(page.locator("#notice")).to_have_text(
+        f"The address names what is not here (options={options}); the usual is used instead."
+    )
+    give(page, photographs["rocket"])
+    assert "options" not in page.url
+
+
+def test_another_first_method_leaves_the_second_map(
+    open_page: Any, photographs: dict[str, Path]
+) -> None:
+    page = open_page(hash="#with=random_blobs")
+    give(page, photographs["chelsea"])
+    asked: list[str] = []
+    page.on("request", lambda r: r.method == "POST" and asked.append(r.url))
+    gone = page.evaluate_handle(
+        """() => { const seen = [], sheet = document.querySelector("#sheet-second");
+          new MutationObserver(() => seen.push(sheet.hidden))
+            .observe(sheet, {attributeFilter: ["hidden"]});
+          return seen; }"""
+    )
+    second = page.locator("#heat-second").get_attribute("src")
+    slide(page, "#swipe", 30)
+
+    def now(methods: list[str]) -> None:
+        """The page is done, and these were asked for since."""
+        done(page)
+        assert [re.findall(r"method=(\w+)", url)[0] for url in asked] == methods
+        asked.clear()
+
+    # Another first method: the second map, and the swipe, stay.
+    page.locator("#method").select_option("input_gradient")
+    now(["input_gradient"])
+    expect(page.locator("#tag-first")).to_have_text("input_gradient")
+    expect(page.locator("#tag-second")).to_have_text("random_blobs")
+    expect(page.locator("#swipe")).to_have_value("30")
+    expect(page.locator("#scales .scale-name")).to_have_text(
+        ["Left: input_gradient", "Right: random_blobs"]
+    )
+    assert page.locator("#heat-second").get_attribute("src") == second
+    assert True not in gone.json_value()
+
+    # Options of the second, another class, another model: it is computed anew.
+    page.get_by_text("Options of random_blobs").click()
+    page.locator("#second-seed").fill("1")
+    page.locator("#second-seed").press("Enter")
+    now(["random_blobs"])
+    assert page.locator("#heat-second").get_attribute("src") != second
+    page.locator("#top button").nth(1).click()
+    now(["input_gradient", "random_blobs"])
+    page.locator("#model").select_option("1")
+    now(["input_gradient", "random_blobs"])
+    expect(page.locator("#heat-second")).to_be_visible()
+
+    # No second method, and then none beside the next first one.
+    page.locator("#second").select_option("")
+    now([])
+    page.locator("#method").select_option("random")
+    now(["random"])
+    expect(page.locator("#sheet-second")).to_be_hidden()
+
+
+def test_controls_are_not_described_as_explanations(
+    open_page: Any, photographs: dict[str, Path], shot: Any
+) -> None:
+    page = open_page(hash="#method=random_blobs&with=sobel")
+    give(page, photographs["rocket"])
+    expect(page.locator("#says")).to_have_text(
+        "The network sees 224 × 224 pixels: the photograph resized and cropped."
+    )
+    expect(page.locator("#method-about")).to_contain_text("the floor for methods that mark areas")
+    expect(page.locator("#scales")).to_contain_text("random_blobs: Noise as coarse as the maps")
+    expect(page.locator("#scales")).to_contain_text("which look plausible and explain nothing")
+    expect(page.locator("#answer")).not_to_contain_text("each pixel counts")
+    page.get_by_text("Options of random_blobs").click()
+    expect(page.locator("#method-grid-hint")).to_have_text(
+        "Random numbers along each side of the map; more make smaller blobs. Default: 7."
+    )
+    expect(page.locator("#method-seed-hint")).to_contain_text("the same seed gives the same map")
+    before = page.locator("#heat-first").get_attribute("src")
+    page.locator("#method-grid").fill("1")
+    page.locator("#method-grid").press("Enter")
+    expect(page.locator("#method-grid-hint")).to_contain_text("a whole number from 2 to 256.")
+    shot(page, "8-controls-1440-light")
+    page.locator("#method-grid").fill("3")
+    page.locator("#method-grid").press("Enter")
+    done(page)
+    assert page.locator("#heat-first").get_attribute("src") != before

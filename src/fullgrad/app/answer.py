@@ -123,8 +123,9 @@ def _says(request: Request, found: Computed) -> str:
             f"and {end}, the {HIGH:g} % percentile of the numbers' sizes."
         )
     return (
-        f"{name}: how much each pixel counts, in the method's own units; the colours go from the "
-        f"map's {LOW:g} % to its {HIGH:g} % percentile, so they cannot be compared between maps."
+        f"{name}: {request.method.about} The numbers are in the method's own units; the colours "
+        f"go from the map's {LOW:g} % to its {HIGH:g} % percentile, so they cannot be compared "
+        "between maps."
     )
 
 
@@ -187,7 +188,7 @@ def npy(values: Array) -> bytes:
 
 
 def picture(request: Request, served: Served, found: Computed) -> File:
-    """The map over the photograph as the page shows it, with its words and its scale."""
+    """The map over the photograph by the asked opacity, with its words and its scale."""
     with DRAWING:
         return File(_figure(request, served, found), "image/png", OVERLAY_SUFFIX)
 

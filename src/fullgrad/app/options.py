@@ -20,7 +20,10 @@ _NEVER = ("places",)  # layouts of activations: for programs
 _CHOICES: dict[str, tuple[Any, ...]] = {"psi": (None, *PSI)}
 _SUGGESTED: dict[str, tuple[str, ...]] = {"terms": NAMED}
 # What one request may cost: each is one pass through the model.
-_RANGES = {"samples": (1, 100), "n_steps": (1, 300), "scale": (0, 10), "baseline": (-1e6, 1e6)}
+_RANGES = {
+    "samples": (1, 100), "n_steps": (1, 300), "scale": (0, 10), "baseline": (-1e6, 1e6),
+    "grid": (2, 256),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +131,19 @@ def _value(method: Method, option: Option, value: Any) -> Any:
             value = int(value)  # 3.0: the same number in JSON
         if not number or not isinstance(value, int):
             raise wrong("a whole number")
-    elif not number or not math.isfinite(value):
+    elif not number or not math.isfinite(_float(value)):
         raise wrong("a number")
     if option.least is not None and option.most is not None:
         if not option.least <= value <= option.most:
             raise wrong(f"from {option.least:g} to {option.most:g} here")
     return value if option.kind == "integer" else float(value)
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
 
 
 def _text(option: Option, value: Any, wrong: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fullgrad.app.limits import Limits, amount
 from fullgrad.app.refusal import Refusal
+from fullgrad.app.structure import check_structure
 from fullgrad.images import Photograph, to_rgb, upright
 from fullgrad.optional import require
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _STILL = "MPO"  # a JPEG with further views behind it, as telephones write it; the first is used
 _ACCEPTED = "Accepted are JPEG, PNG, WebP, GIF and BMP."
-_SCANS = 100  # of a JPEG: each goes over the whole image; ordinary files have about ten
 _HEAD = 1024
 _NOT_AN_IMAGE = (
     (b"%PDF", "a PDF document"),
@@ -48,6 +48,12 @@ _NOT_AN_IMAGE = (
 def refused(message: str, status: int = 415) -> Refusal:
     """The answer to a file that is no photograph."""
     return Refusal(message, "photograph", status)
+
+
+def ceiling() -> int | None:
+    """How many pixels an image may have at most, whatever the limits say: Pillow opens no more."""
+    most = require("PIL.Image", "app").MAX_IMAGE_PIXELS
+    return None if most is None else 2 * int(most)
 
 
 def check(content: bytes, limits: Limits) -> None:
@@ -116,6 +122,7 @@ def decoded(content: bytes, name: str, limits: Limits) -> Photograph:
 def _opened(content: bytes, limits: Limits) -> Iterator[Image.Image]:
     """An image whose header was read and found acceptable."""
     pil = require("PIL.Image", "app")
+    check_structure(content)
     with io.BytesIO(content) as file:
         try:
             image = pil.open(file, formats=FORMATS)
@@ -126,11 +133,11 @@ def _opened(content: bytes, limits: Limits) -> Iterator[Image.Image]:
         except Exception as error:
             raise refused("The image is damaged: its header cannot be read.", 400) from error
         with image:
-            _check_header(image, content, limits)
+            _check_header(image, limits)
             yield image
 
 
-def _check_header(image: Any, content: bytes, limits: Limits) -> None:
+def _check_header(image: Any, limits: Limits) -> None:
     width, height = image.size
     if width * height > limits.pixels:
         raise _too_many_pixels(limits, f" has {width} x {height} pixels,")
@@ -142,11 +149,6 @@ def _check_header(image: Any, content: bytes, limits: Limits) -> None:
     if moving:
         raise refused(
             "The file is an animation. Save the frame you mean as a single image (PNG or JPEG)."
-        )
-    if image.format in {"JPEG", _STILL} and content.count(b"\xff\xda") > _SCANS:
-        raise refused(
-            f"The JPEG has more than {_SCANS} scans, which no camera writes. Save it again in an "
-            "image program."
         )
 
 

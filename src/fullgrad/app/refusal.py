@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from fullgrad.errors import FullGradError
@@ -13,6 +15,9 @@ Kind: TypeAlias = Literal["photograph", "request", "method", "busy", "internal"]
 _LONGEST = 1000  # characters of a message
 # A path of two parts or more: where the server keeps its files is nobody's business.
 _PATH = re.compile(r"(?<![\w.<:/])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+~-]+){2,}[/\\]?")
+_REST = r"(?:[/\\][\w.@+~-]+)*[/\\]?"
+_INSTEAD = "(a file of the server)"
+_HIDDEN: set[str] = set()
 
 
 class Refusal(FullGradError):
@@ -34,8 +39,23 @@ class Refusal(FullGradError):
         return {"error": str(self), "kind": self.kind}
 
 
+def hide(paths: Iterable[Path]) -> None:
+    """Name paths that no message may tell, of this process: those that a pattern cannot find.
+
+    Args:
+        paths: with spaces in them, perhaps; those of a single part (``/``, ``net.py``) are let be.
+    """
+    _HIDDEN.update(_line(str(p)) for p in paths if len(p.parts) > 1)
+
+
 def public(message: str) -> str:
     """A message on one line, without paths of the server's file system."""
-    line = printable(" ".join(message.split()))
-    line = _PATH.sub("(a file of the server)", line)
+    line = _line(message)
+    for path in sorted(_HIDDEN, key=len, reverse=True):
+        line = re.sub(rf"(?<![\w.<:/]){re.escape(path)}(?![\w-]){_REST}", _INSTEAD, line)
+    line = _PATH.sub(_INSTEAD, line)
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+
+
+def _line(text: str) -> str:
+    return printable(" ".join(text.split()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -280,6 +280,9 @@ class _Download(_Upload):
 
     def work(self, request: Request, content: bytes) -> Callable[[Bench, Steps], Any]:
         served, limits, what = self.desk.models[request.model], self.desk.limits, self._what
+        needed = request
+        if what == "array" or request.method.name != "fullgrad":  # no split of the logit is shown
+            needed = replace(request, parts="map")
 
         def run(bench: Bench, steps: Steps) -> answer.File:
             if what == "report":
@@ -287,7 +290,7 @@ class _Download(_Upload):
                 photograph = decoded(content, request.name, limits)
                 steps.stage("explaining", "explaining and writing the report")
                 return reported(photograph, request, served, bench.models[request.model])
-            found = computed(content, request, limits, bench, steps)
+            found = computed(content, needed, limits, bench, steps)
             steps.stage("drawing", "drawing the picture")
             return answer.array(found) if what == "array" else (
                 answer.picture(request, served, found))  # fmt: skip

@@ -38,7 +38,7 @@ def reported(photograph: Photograph, request: Request, served: Served, model: Lo
         except LayoutError:  # perhaps of the single stages only: the map may need no more
             task = replace(task, layers=False)
             (found,) = explain(task, [photograph])
-    command = command_line(request, model)
+    command = command_line(request, model, layers=task.layers)
     told = record(task, found, command, {"made_by": "fullgrad app"})
     values = json.loads(json.dumps(told, allow_nan=False))  # as it would be read from a file
     with DRAWING:
@@ -49,8 +49,14 @@ def reported(photograph: Photograph, request: Request, served: Served, model: Lo
     return File(made.html.encode(), "text/html; charset=utf-8", ".html")
 
 
-def command_line(request: Request, model: LoadedModel) -> list[str]:
-    """The command that makes the same map of the same photograph."""
+def command_line(request: Request, model: LoadedModel, *, layers: bool) -> list[str]:
+    """The command that makes the same map of the same photograph.
+
+    Args:
+        request: what was asked for.
+        model: that computed it.
+        layers: whether the maps of single stages are kept.
+    """
     words = ["fullgrad", "explain", request.name, "--model", model.spec]
     if model.checkpoint is not None and model.weights.startswith("checkpoint "):
         words += ["--weights", str(model.checkpoint)]
@@ -59,8 +65,8 @@ def command_line(request: Request, model: LoadedModel) -> list[str]:
     if request.method.name != "fullgrad":
         words += ["--method", request.method.name]
     for name, value in request.options.items():
-        if name in {"psi", "terms"} and value is not None:
+        if (name == "terms" or (name == "psi" and value != "signed")) and value is not None:
             words += [f"--{name}", ",".join(value) if isinstance(value, tuple) else str(value)]
         else:
             words += ["--option", f"{name}={value}"]
-    return [*words, "--layers"]
+    return [*words, "--layers"] if layers else words

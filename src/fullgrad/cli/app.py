@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from fullgrad.app.guard import is_loopback
 from fullgrad.app.limits import Limits
 from fullgrad.app.memory import giver, settled
 from fullgrad.app.models import Served, copies, served
+from fullgrad.app.photograph import ceiling
 from fullgrad.app.pool import Bench, Pool
+from fullgrad.app.refusal import hide
 from fullgrad.app.server import build
 from fullgrad.cli import UsageError
 from fullgrad.cli.explain import class_names
@@ -43,6 +46,7 @@ model's own. exit code: 0 after Ctrl-C; 2 mistake in the arguments, nothing serv
 """
 _STOPPING = 1.0  # seconds for what is under way
 _CONNECTIONS = 512
+_WAITING, _UPLOADS = 16, 32  # for each worker: in the queue; those still being sent included
 _LIBRARIES = ("PIL", "captum", "torch", "matplotlib")
 
 
@@ -95,14 +99,18 @@ def run(args: argparse.Namespace) -> int:
     for module, extra in (("starlette", "app"), ("uvicorn", "app"), ("matplotlib", "app")):
         require(module, extra)
     quiet()
+    _check_pixels(args.max_pixels)
+    hide(_hidden(args))
     listening = listen(args.host, args.port)  # first: a port in use is told before a long load
     try:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.workers))
         models = load(args)
         benches = [Bench(own) for own in copies(models, args.workers)]
-        pool = Pool(benches, most=args.workers * 16, after=giver())
+        pool = Pool(benches, most=args.workers * _WAITING, after=giver())
         limits = Limits(args.max_bytes, args.max_pixels)
-        app = build(models, pool, limits, loopback=is_loopback(args.host))
+        app = build(
+            models, pool, limits, loopback=is_loopback(args.host), uploads=args.workers * _UPLOADS
+        )
         if not is_loopback(args.host):
             print(
                 f"fullgrad: note: everyone who can reach {args.host} over the network can use "
@@ -119,6 +127,23 @@ def run(args: argparse.Namespace) -> int:
     if not ended:  # a worker is deep in a computation, and Python would wait for no thread kindly
         os._exit(0)
     return 0
+
+
+def _check_pixels(count: int) -> None:
+    most = ceiling()
+    if most is not None and count > most:
+        raise UsageError(
+            f"--max-pixels {count} is more than Pillow opens: give at most {most} pixels"
+        )
+
+
+def _hidden(args: argparse.Namespace) -> list[Path]:
+    """What no message may tell: where the files of the command line are, and where people live."""
+    given = [spec.rpartition(":")[0] for spec in args.model or () if ".py:" in spec]
+    given += [text for name in ("weights", "labels") for text in getattr(args, name) or ()]
+    files = [Path(text) for text in given if len(Path(text).parts) > 1]
+    files += [Path(text).resolve() for text in given if Path(text).is_file()]
+    return [*files, *(file.parent for file in files), Path.cwd(), Path(os.path.expanduser("~"))]
 
 
 def quiet() -> None:

@@ -132,7 +132,10 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 def _add_execution(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
-    text = "images explained at a time (default: %(default)s); the maps change by rounding only"
+    text = (
+        "images explained at a time (default: %(default)s); the maps change by rounding only, but "
+        "for random's numbers"
+    )
     add("--map-batch", type=int, default=50, metavar="N", help=text)
     text = (
         "networks trained at once, stacked (default: %(default)s), or 'auto' for the fastest in a "
@@ -170,6 +173,8 @@ def run(args: argparse.Namespace) -> int:
         require(package, "bench")
     if args.ray_address is not None and args.executor != "ray":
         raise UsageError("--ray-address needs --executor ray")
+    if args.executor == "ray" and args.device.startswith("cuda:"):
+        raise UsageError("--executor ray hands out the GPUs: give --device cuda")
     if args.minutes is not None and not args.minutes > 0:
         raise UsageError(f"--minutes must be positive, not {args.minutes:g}")
     deadline = None if args.minutes is None else time.monotonic() + 60 * args.minutes
@@ -211,8 +216,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _work(roar: Roar, args: argparse.Namespace) -> int:
-    gpus = torch.cuda.device_count() / args.workers if roar.device.startswith("cuda") else 0.0
-    executor = OnRay(args.ray_address, args.workers, gpus)
+    gpus = min(1.0, torch.cuda.device_count() / args.workers)
+    executor = OnRay(
+        args.ray_address, args.workers, gpus if roar.device.startswith("cuda") else 0.0
+    )
     try:
         return replace(roar, executor=executor).run()
     finally:
@@ -325,7 +332,7 @@ def _write(roar: Roar, args: argparse.Namespace, done: int, trial: Mapping[int, 
         "threads": torch.get_num_threads(),
         "device": report.device_name(roar.device),
         "executor": args.executor,
-        "company": roar.company,
+        "company": report.companies(roar),
         "company_trial": {str(n): seconds for n, seconds in trial.items()},
         "command": " ".join(map(printable, args.command_line)),
         "files": {name: _digest(content) for name, content in files.items()},

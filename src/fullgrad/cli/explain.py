@@ -339,7 +339,8 @@ def overlay_of(task: Task, result: Explained) -> Any:
         f"{result.probability:.1%}, logit {result.logit:.2f}"
     )
     caption = result.photograph.path.name
-    return picture(result.view, result.saliency, title, caption, method=task.method.name)
+    sign = task.options.get("psi") == "signed"
+    return picture(result.view, result.saliency, title, caption, method=task.method.name, sign=sign)
 
 
 def report(task: Task, result: Explained, files: Sequence[Path]) -> str:

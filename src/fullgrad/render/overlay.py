@@ -28,8 +28,10 @@ Array: TypeAlias = np.ndarray[Any, Any]
 COLOURS = "inferno"
 LOW, HIGH = 1.0, 99.5
 BAR_LABEL = "{} saliency\n(0 = least, 1 = most, per image)"
+SIGNED_LABEL = "{}, signed numbers\n(blue lowers the output, red raises it)"
 _OPACITY = 0.75
 _WIDTH = 9.0  # inches, of the whole picture
+_SIGNED_WIDTH = 9.7  # the numbers at a signed scale take more room
 _PANEL = 3.7  # inches, the longer side of one panel
 _LOWEST = 2.3  # inches, so that the colour bar's label fits beside it
 _DPI = 110
@@ -104,6 +106,11 @@ def blend(image: Image.Image, heat: Array) -> Array:
     Raises:
         InputError: image and map differ in size.
     """
+    return _mixed(image, heat, colours(heat))
+
+
+def _mixed(image: Image.Image, heat: Array, drawn: Array) -> Array:
+    """Colours over the photograph, the more of them the more heat there is."""
     if (image.height, image.width) != heat.shape:
         raise InputError(
             f"the image is {image.width} x {image.height}, the map {heat.shape[1]} x "
@@ -112,7 +119,7 @@ def blend(image: Image.Image, heat: Array) -> Array:
     grey = np.asarray(image.convert("L"), np.float32)[..., None]
     # Grey and dimmed, so that all colour and all brightness in the picture are heat.
     opacity = _OPACITY * (0.25 + 0.75 * heat[..., None])
-    mixed = (1 - opacity) * grey + opacity * colours(heat).astype(np.float32)
+    mixed = (1 - opacity) * grey + opacity * drawn.astype(np.float32)
     return np.rint(mixed).astype(np.uint8)
 
 
@@ -122,10 +129,13 @@ def picture(
     title: str,
     caption: str = "",
     method: str = "fullgrad",
+    *,
+    sign: bool = False,
 ) -> Figure:
     """Photograph and overlay side by side, with title and colour bar.
 
-    The map is stretched between its percentiles ``LOW`` and ``HIGH``.
+    A map without sign is stretched between its percentiles ``LOW`` and ``HIGH``. The scale of one
+    with a sign is symmetric about zero and ends at the ``HIGH`` percentile of the numbers' sizes.
 
     Args:
         image: what the model saw, of the map's size.
@@ -133,6 +143,7 @@ def picture(
         title: on top; long ones are wrapped.
         caption: smaller, below it; the file's name, for example.
         method: that made the map, for the colour bar.
+        sign: whether the numbers have a sign.
 
     Returns:
         A matplotlib figure, to be saved with :func:`png` or ``savefig``.
@@ -145,21 +156,31 @@ def picture(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    heat = normalise(saliency)
-    overlaid = blend(image, heat)
+    # Not above: signed scales are made of what is defined here.
+    from fullgrad.render.style import limit_of, signed_colours
+
+    if sign:
+        values = _plane(saliency)
+        limit = limit_of(values)
+        heat = np.clip(np.abs(values) / limit, 0, 1).astype(np.float32)
+        overlaid = _mixed(image, heat, signed_colours(values, limit))
+    else:
+        heat, limit = normalise(saliency), None
+        overlaid = blend(image, heat)
     title, caption = wrapped(title, _PER_LINE), wrapped(caption, round(_PER_LINE * 1.25))
     head = 0.15 + 0.24 * (title.count("\n") + 1) + 0.18 * (caption.count("\n") + 1) * bool(caption)
     shape = heat.shape
     height = max(_PANEL * min(1.0, shape[0] / shape[1]), _LOWEST)
     foot = 0.35
     total = head + height + foot
-    figure = Figure(figsize=(_WIDTH, total), dpi=_DPI)
+    wide = _SIGNED_WIDTH if sign else _WIDTH
+    figure = Figure(figsize=(wide, total), dpi=_DPI)
     FigureCanvasAgg(figure)
     figure.text(0.02, 1 - 0.1 / total, title, va="top", size=12, parse_math=False)
     if caption:
         below = 1 - (0.12 + 0.24 * (title.count("\n") + 1)) / total
         figure.text(0.02, below, caption, va="top", size=9, color="0.35", parse_math=False)
-    width = _PANEL / _WIDTH
+    width = _PANEL / wide
     bottom, tall = foot / total, height / total
     for place, (content, label) in enumerate(
         ((np.asarray(image.convert("RGB")), "what the model sees"), (overlaid, "overlay"))
@@ -168,7 +189,7 @@ def picture(
         show(axes, content)
         axes.set_xlabel(label, size=9)
     bar = figure.add_axes((0.06 + 2 * width, bottom, 0.018, tall))
-    _colour_bar(bar, method)
+    _colour_bar(bar, method, limit)
     return figure
 
 
@@ -181,14 +202,22 @@ def show(axes: Axes, content: Array) -> None:
         side.set_visible(False)
 
 
-def _colour_bar(axes: Axes, method: str) -> None:
+def _colour_bar(axes: Axes, method: str, limit: float | None) -> None:
+    """The scale: of a map without sign, or up to the limit of a signed one."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    bar = axes.figure.colorbar(ScalarMappable(Normalize(0, 1), COLOURS), cax=axes)
-    bar.set_ticks([0, 0.5, 1])
+    from fullgrad.render.style import DIVERGING, signed
+
+    ends, name = ((0.0, 1.0), COLOURS) if limit is None else ((-limit, limit), DIVERGING)
+    bar = axes.figure.colorbar(ScalarMappable(Normalize(*ends), name), cax=axes)
+    if limit is None:
+        bar.set_ticks([0, 0.5, 1])
+    else:
+        bar.set_ticks([-limit, 0, limit], labels=[signed(-limit), "0", signed(limit)])
     bar.ax.tick_params(labelsize=8)
-    bar.set_label(BAR_LABEL.format(method), size=8, parse_math=False)
+    label = BAR_LABEL if limit is None else SIGNED_LABEL
+    bar.set_label(label.format(method), size=8, parse_math=False)
     bar.outline.set_visible(False)
 
 

@@ -227,8 +227,8 @@ def number(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """The same with its sign, and a real minus."""
-    return ("+" if value > 0 else "") + number(value).replace("-", "−", 1)
+    """The same with its sign, and real minuses."""
+    return ("+" if value > 0 else "") + number(value).replace("-", "−")
 
 
 def saved(figure: Figure, kind: str) -> bytes:

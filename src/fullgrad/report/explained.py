@@ -177,12 +177,22 @@ def _overlay(builder: Builder, e: Explained, label: str, problems: list[str]) ->
     if kind != "image/png":
         return _warning(f"No overlay: {printable(path)} is no PNG file", problems)
     alt = f"Photograph {e.name} as the model sees it, and beside it the {method} map for {label}"
+    meaning = (
+        "red pixels raise the output, blue ones lower it, the stronger the colour, the more. The "
+        "scale is made for each picture, so colours cannot be compared between pictures."
+        if _has_sign(e)
+        else "the brighter, the larger the map's number. Brightness is stretched for each picture, "
+        "so it cannot be compared between pictures."
+    )
     caption = (
-        f"Left what the model sees, right the same in grey with the {method} map over it: the "
-        "brighter, the more the pixel counts. Brightness is stretched for each picture, so it "
-        "cannot be compared between pictures."
+        f"Left what the model sees, right the same in grey with the {method} map over it: {meaning}"
     )
     return builder.picture(content, kind, alt, caption)
+
+
+def _has_sign(e: Explained) -> bool:
+    """Whether the map's numbers have a sign."""
+    return bool(e.record.inside("saliency").inside("options").plain().get("psi") == "signed")
 
 
 def _classes(builder: Builder, record: Values) -> Html:
@@ -292,13 +302,16 @@ def _map(builder: Builder, e: Explained, problems: list[str]) -> list[Html]:
         text = f"{printable(path)} is not the map that the record of {e.name} tells of"
         return [_warning(text, problems)]
     method = saliency.text("method")
-    sign = saliency.inside("options").plain().get("psi") == "signed"
+    sign = _has_sign(e)
     content = saved(heatmap(values, method=method, sign=sign), "png")
+    units = (
+        "They have a sign: those above 0 raise the output, those below lower it."
+        if sign
+        else "They are in the method's own units and do not sum to the logit."
+    )
     caption = (
         f"The map by itself, {values.shape[1]} x {values.shape[0]} pixels; its numbers go from "
-        f"{number(float(values.min()))} to {number(float(values.max()))}. They are in the method's "
-        "own units: a larger number counts more; they do not sum to the logit unless they have a "
-        "sign."
+        f"{number(float(values.min()))} to {number(float(values.max()))}. {units}"
     )
     alt = f"Heat map of {method} for {e.name}, without the photograph"
     return [details("The map alone", builder.picture(content, "image/png", alt, caption))]

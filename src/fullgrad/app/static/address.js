@@ -56,7 +56,8 @@ function given(text, method, name, problems) {
   try {
     const found = JSON.parse(text);
     const known = method.options.map((o) => o.name);
-    if (found && Object.keys(found).every((key) => known.includes(key))) return found;
+    const plain = typeof found === "object" && found !== null && !Array.isArray(found);
+    if (plain && Object.keys(found).every((key) => known.includes(key))) return found;
   } catch {
     // said below
   }

@@ -39,20 +39,30 @@ function say(text) {
   if (byId("status").textContent !== text) byId("status").textContent = text;
 }
 
-function fail(error) {
+/**
+ * Say what failed, beside what else did.
+ * @param {"start"|"photograph"|"result"|"download"} what was tried
+ * @param {?Error} error null: it did not fail, or is tried anew
+ * @param {function()} again tries the same once more, where that may help
+ * @param {string} words of the button for it
+ */
+function fail(what, error, again, words = "Try again") {
   const box = byId("error");
-  show(Boolean(error), box);
-  if (!error) {
-    box.replaceChildren();
-    return;
+  box.querySelector(`[data-of="${what}"]`)?.remove();
+  if (error) {
+    const own = el("div", { "data-of": what }, el("p", { text: error.message }));
+    if (["busy", "connection", "internal"].includes(error.kind)) {
+      own.append(el("button", {
+        type: "button", class: "plain", text: words, onclick: () => {
+          stay();
+          again();
+        },
+      }));
+    }
+    box.append(own);
   }
-  box.replaceChildren(el("p", { text: error.message }));
-  if (["busy", "connection", "internal"].includes(error.kind)) {
-    box.append(el("button", {
-      type: "button", class: "plain", text: "Try again", onclick: () => stay() || update(),
-    }));
-  }
-  if (!(error instanceof Refusal)) throw error;
+  show(box.children.length > 0, box);
+  if (error && !(error instanceof Refusal)) throw error;
 }
 
 /** Keep the keyboard's place where a button that had it is about to go. */
@@ -93,7 +103,8 @@ function markStale() {
 
 function showFirst(key, request, result) {
   shown = { key, request, result };
-  shownSecond = null;
+  // The second map stays where it is of the same photograph, model, class, method and options.
+  if (shownSecond?.key !== keyOf(secondRequest(result.target.index))) shownSecond = null;
   const model = info.models[result.model];
   const target = result.target;
   const known = result.top.some((entry) => entry.index === target.index);
@@ -119,15 +130,22 @@ function showFirst(key, request, result) {
   show(notes.length > 0, byId("notes"));
   byId("notes").replaceChildren(...notes.map((text) => el("li", { text })));
   drawWaterfall(result);
-  view.show(result);
+  view.show(result, shownSecond?.result ?? null);
 }
 
-/** Bring what is on screen to what is chosen; whatever was on its way is given up. */
-async function update() {
+/** Take over a new choice; what failed of an earlier one is no longer said. */
+function update() {
   remember(choice);
   byId("notice").textContent = "";
   classes.asked(choice.target);
   if (!photograph) return;
+  fail("photograph", null);
+  fail("download", null);
+  compute();
+}
+
+/** Bring what is on screen to what is chosen; whatever was on its way is given up. */
+async function compute() {
   running?.abort();
   const own = new AbortController();
   running = own;
@@ -135,7 +153,7 @@ async function update() {
     signal: own.signal,
     progress: (told) => own === running && tellProgress(told),
   };
-  fail(null);
+  fail("result", null);
   if (!choice.second && shownSecond) {
     shownSecond = null;
     view.compare(null);
@@ -166,7 +184,7 @@ async function update() {
   } catch (error) {
     if (own !== running || error.name === "AbortError") return;
     say("");
-    fail(error);
+    fail("result", error, compute);
   } finally {
     if (own === running) {
       running = null;
@@ -241,6 +259,7 @@ async function fetchFile(kind) {
   loading?.abort();
   const own = new AbortController();
   loading = own;
+  fail("download", null);
   byId("download-says").textContent = `Making the ${kind} …`;
   try {
     const file = await download(kind, photograph, shown.request, view.opacity(), own.signal);
@@ -249,11 +268,10 @@ async function fetchFile(kind) {
     el("a", { href: address, download: file.name }).click();
     setTimeout(() => URL.revokeObjectURL(address), 60_000);
     byId("download-says").textContent = `${file.name} is ready.`;
-    fail(null);
   } catch (error) {
     if (own !== loading || error.name === "AbortError") return;
     byId("download-says").textContent = "";
-    fail(error);
+    fail("download", error, () => fetchFile(kind), `Try the ${kind} again`);
   }
 }
 
@@ -285,7 +303,8 @@ async function begin() {
   describeModel();
   setMethods();
   classes.asked(choice.target);
-  watchPhotographs(info.limits, takePhotograph, (message) => fail(new Refusal(message, "photograph")));
+  watchPhotographs(info.limits, takePhotograph, (message) =>
+    fail("photograph", new Refusal(message, "photograph")));
   byId("stop").addEventListener("click", stop);
   for (const button of document.querySelectorAll("[data-download]")) {
     button.addEventListener("click", () => fetchFile(button.dataset.download));
@@ -298,9 +317,14 @@ async function begin() {
   }
 }
 
+function start() {
+  fail("start", null);
+  begin().catch((error) => {
+    say("");
+    fail("start", error, start);
+  });
+}
+
 byId("skip").addEventListener("click", goToResult);
 byId("to-result").addEventListener("click", goToResult);
-begin().catch((error) => {
-  say("");
-  fail(error);
-});
+start();

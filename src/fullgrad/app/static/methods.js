@@ -9,6 +9,7 @@ const MEANINGS = {
   terms: "Which parts count: a name, or stages with commas between them.",
   samples: "Noisy copies that are averaged; more are smoother and slower.",
   scale: "Strength of the noise, as a share of the input's range.",
+  grid: "Random numbers along each side of the map; more make smaller blobs.",
   seed: "Of the random numbers: the same seed gives the same map.",
   n_steps: "Steps from the baseline to the input; more are more exact and slower.",
   baseline: "The value of an input that counts as nothing; 0 is the mean colour.",
@@ -29,11 +30,14 @@ function wanted({ kind, least, most }) {
   return small ? `${what} from ${least} to ${most}` : what;
 }
 
-/** One option's field; `read` answers with its value, `undefined` for the default. */
+/**
+ * One option's field; `read` answers with its value, `undefined` for the default; `good` says
+ * whether there is one, and marks the field where there is not.
+ */
 function field(option, id, value, changed) {
   const hint = `${id}-hint`;
   const says = el("p", { class: "hint", id: hint });
-  const meaning = option.about ?? MEANINGS[option.name];
+  const meaning = MEANINGS[option.name];
   const about = meaning ? `${meaning} ` : "";
   const some = option.kind === "text" && option.choices?.length
     ? ` For example ${option.choices.join(", ")}.` : "";
@@ -70,21 +74,23 @@ function field(option, id, value, changed) {
     if (list) suggested = el("datalist", { id: list }, ...option.choices.map((c) => el("option", { value: c })));
     read = () => (control.value === "" ? option.default : control.value);
   }
-  control.addEventListener("change", () => {
-    const good = control.checkValidity();
-    control.setAttribute("aria-invalid", String(!good));
-    says.textContent = good ? normal
-      : `This must be ${wanted(option)}. ${normal}`;
-    if (good) changed();
-  });
+  const good = () => {
+    const valid = control.checkValidity();
+    control.setAttribute("aria-invalid", String(!valid));
+    says.textContent = valid ? normal
+      : `This must be ${wanted(option)}. Until it is, no change of an option counts. ${normal}`;
+    return valid;
+  };
+  good(); // the value may come from an address
+  control.addEventListener("change", changed);
   const label = el("label", { for: id, text: option.name.replaceAll("_", " ") });
   const wrapper = el("div", { class: "field" });
   if (option.kind === "flag") wrapper.append(el("div", { class: "check" }, control, label), says);
   else wrapper.append(label, control, suggested, says);
   return {
     element: wrapper,
+    good,
     read: () => {
-      if (!control.checkValidity()) return undefined;
       const found = read();
       return found === option.default ? undefined : found;
     },
@@ -117,6 +123,8 @@ export function methodChooser(place, methods, { id, label, none }, changed) {
   }
 
   function tell() {
+    const bad = Object.values(fields).filter((own) => !own.good()); // each is marked
+    if (bad.length) return;
     changed(select.value === NONE ? null : select.value, values());
   }
 

@@ -134,11 +134,14 @@ export function viewer(stageShown) {
   drawOpacity();
 
   return {
-    /** Show a result; the stage stays the same one, where the new result has it. */
-    show(next) {
+    /**
+     * Show a result, and a second one beside it or none (null); the stage stays the same one,
+     * where the new result has it.
+     */
+    show(next, beside) {
       const before = result && current()?.name;
       result = next;
-      second = null;
+      second = beside;
       picture.style.aspectRatio = `${next.width} / ${next.height}`;
       byId("photo-first").src = next.photograph;
       byId("photo-first").alt =
@@ -152,7 +155,7 @@ export function viewer(stageShown) {
       show(stages.length === 0, byId("no-stages"));
       byId("says").textContent =
         `The network sees ${next.width} × ${next.height} pixels: the photograph resized and ` +
-        "cropped. The map shows where in it the explained class comes from.";
+        "cropped.";
       drawSecond();
       drawStage();
     },

@@ -20,6 +20,7 @@ from fullgrad.experiments.roar.stacked import StackingError, check_stackable
 _STEPS, _STEPS_GPU = (2, 2, 6), (5, 5, 45)
 _EVALUATED = 500
 _COMPANIES, _SLOWER = (1, 2, 4, 8), 1.25
+_NO_ROOM = ("out of memory", "ALLOC_FAILED", "unable to find an engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,23 +108,40 @@ def fastest_company(roar: Roar, say: Callable[[str], None]) -> dict[int, float]:
     for company in _COMPANIES:
         if company > max(1, len(roar.missing()) - 1):  # the base network is trained alone
             break
+        trouble = ""
         try:
             if company == 2:
                 example = colours.standardised(roar.data.test[:2])
                 check_stackable(roar.plan.network.build, example, roar.plan.network.spec)
             found[company] = _step_trial(replace(roar, company=company), colours)
         except StackingError as error:
-            say(str(error))
-            break
-        except (torch.OutOfMemoryError, MemoryError):
-            if company == 1:
+            trouble = str(error)
+        except (RuntimeError, MemoryError) as error:
+            if company == 1 or not _out_of_memory(error):
                 raise
-            torch.cuda.empty_cache()
-            say(f"{company} networks at once do not fit in memory")
+            trouble = f"{company} networks at once do not fit in memory"
+        torch.cuda.empty_cache()  # behind the except, which keeps the trial's tensors alive
+        if trouble:
+            say(trouble)
             break
         if found[company] > _SLOWER * min(found.values()):
             break
     return found
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether a GPU's libraries mean that, which say it in several ways."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        words in str(error) for words in _NO_ROOM
+    )
+
+
+def _unseen(roar: Roar) -> int:
+    """Bytes of images that the run holds on a GPU and a trial does not."""
+    count, channels, height, width = roar.data.train.shape
+    rim = 2 * roar.plan.training.shift
+    left = max(0, count - max(_STEPS_GPU) * roar.plan.training.batch)
+    return roar.company * left * channels * (height + rim) * (width + rim)
 
 
 def _step_trial(roar: Roar, colours: Colours) -> float:
@@ -133,7 +151,9 @@ def _step_trial(roar: Roar, colours: Colours) -> float:
     settings = replace(plan.training, epochs=1)
     job = NetworksJob.of(replace(plan, training=settings), company, colours, roar.device)
     took = {}
-    for steps in _STEPS_GPU if roar.device.startswith("cuda") else _STEPS:
+    gpu = roar.device.startswith("cuda")
+    ballast = torch.empty(_unseen(roar) if gpu else 0, dtype=torch.uint8, device=roar.device)
+    for steps in _STEPS_GPU if gpu else _STEPS:
         count = min(len(data.train), steps * settings.batch)
         small = _View(
             data.train[:count], data.train_labels[:count], data.test[:1], data.test_labels[:1]
@@ -141,6 +161,7 @@ def _step_trial(roar: Roar, colours: Colours) -> float:
         began = time.perf_counter()
         compute_networks(job, small, *[None] * len(company))  # type: ignore[arg-type]
         took[max(1, count // settings.batch)] = time.perf_counter() - began
+    del ballast
     (few, first), (many, second) = min(took.items()), max(took.items())
     step = (second - first) / (many - few) if many > few and second > first else second / many
     return step / len(company)

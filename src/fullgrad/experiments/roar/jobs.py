@@ -170,7 +170,12 @@ def compute_networks(
     found = train(job.network.build, tasks, job.training, job.colours, device, tick, job.checkpoint)
     return [
         Content(
-            {"accuracy": t.accuracy, "loss": t.loss, "seconds": removal + t.seconds},
+            {
+                "accuracy": t.accuracy,
+                "loss": t.loss,
+                "seconds": removal + t.seconds,
+                "company": len(tasks),
+            },
             {k: v.numpy() for k, v in t.state.items()} if stage.choice is None else {},
         )
         for stage, t in zip(job.stages, found, strict=True)

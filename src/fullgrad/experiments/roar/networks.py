@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ class NetworkChoice:
         width: channels of the first convolution of ``vgg9`` (64) and ``small`` (24).
         classes: outputs.
         channels: of the images.
+        code: digest of the Python file, if it is one; files that it imports are not part of it.
 
     Raises:
         ValueError: a width that is not positive, or that the network does not have.
@@ -38,6 +41,7 @@ class NetworkChoice:
     width: int | None
     classes: int
     channels: int
+    code: str = ""
 
     def __post_init__(self) -> None:
         if self.width is not None and self.spec not in _STAGES:
@@ -52,13 +56,19 @@ class NetworkChoice:
             spec = VGG9 if min(train.shape[2:]) >= _SMALLEST else SMALL
         if width is None:
             width = _WIDTHS.get(spec)
-        return cls(spec, width, classes, train.shape[1])
+        return cls(spec, width, classes, train.shape[1], _code_of(spec))
+
+    def values(self) -> dict[str, Any]:
+        """As JSON can hold it; ``code`` only where there is one."""
+        found = asdict(self)
+        return found if self.code else {k: v for k, v in found.items() if k != "code"}
 
     def build(self, seed: int) -> nn.Module:
         """A fresh network with the weights of a seed, on the CPU, in training mode.
 
         Raises:
-            ModelLoadError: an unknown name, or a network that cannot be drawn anew.
+            ModelLoadError: an unknown name, a network that cannot be drawn anew, or a Python file
+                that is not the one whose digest was taken.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -77,6 +87,11 @@ class NetworkChoice:
             timm = require("timm", "vision")
             options = {"num_classes": self.classes, "in_chans": self.channels}
             return self._made(lambda: timm.create_model(name, pretrained=False, **options))
+        if self.code and self.code != _code_of(self.spec):
+            raise ModelLoadError(
+                f"{self.spec}: the Python file is not the one that the run began with (changed "
+                "since, or another one on this machine); start the run again"
+            )
         module = load_model(self.spec, "none").module
         _redraw(module, self.spec)
         return module
@@ -90,6 +105,14 @@ class NetworkChoice:
             text = str(error).strip().split("\n", maxsplit=1)[0]
             raise ModelLoadError(f"{self.spec} cannot be made: {text}") from error
         return module
+
+
+def _code_of(spec: str) -> str:
+    """Sixteen digits of the SHA-256 of a user's Python file; empty for other networks."""
+    path = Path(spec.rpartition(":")[0])
+    if ".py" not in spec or not path.is_file():
+        return ""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _plain(

@@ -40,8 +40,9 @@ class RoarPlan:
         order: ``most`` salient first, the paper's, or ``least``.
         fill: what removed pixels become: the training images' ``mean`` colour, ``black``, or
             what ``road``, noisy linear imputation, guesses from the pixels that are left.
-        seed: of weights, orders, ties and random maps.
-        map_batch: images explained together; the maps depend on it by rounding only.
+        seed: of weights, orders, ties and random maps, from 0 to below 2**40.
+        map_batch: images explained together; the maps depend on it by rounding only, but for
+            the numbers of random ones.
 
     Raises:
         ValueError: no method or one twice, fractions or numbers out of range, an unknown order.
@@ -82,12 +83,15 @@ class RoarPlan:
         for name, least in (("runs", 1), ("mask_runs", 0), ("map_batch", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if not 0 <= self.seed < 2**40:
+            raise ValueError(f"the seed must be at least 0 and below 2**40, not {self.seed}")
         if CHUNK % self.map_batch:
             raise ValueError(f"map_batch must divide {CHUNK}, not {self.map_batch}")
 
     def values(self) -> dict[str, Any]:
         """As JSON can hold it."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        found["network"] = self.network.values()
         found["choices"] = [c.label for c in self.choices]
         return found
 
@@ -99,7 +103,7 @@ class RoarPlan:
         return {
             "fullgrad": __version__,
             "content": self.content,
-            "network": asdict(self.network),
+            "network": self.network.values(),
             "training": asdict(self.training),
             "seed": self.run_seed(run),
         }

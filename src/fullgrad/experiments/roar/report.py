@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -99,6 +100,17 @@ def seconds(roar: Roar) -> dict[str, float]:
         parts = [roar.store.get(s.digest) for s in roar.plan.ranks(choice)]
         found[f"maps {choice.label}"] = sum(p.values["seconds"] for p in parts if p)
     return found
+
+
+def companies(roar: Roar) -> dict[str, int]:
+    """How many of the plan's networks were trained alone, two at once, and so on.
+
+    Returns:
+        Networks by how many were trained together; ``unknown`` for stages that do not tell.
+    """
+    contents = [roar.store.get(s.digest) for s in roar.plan.networks()]
+    found = Counter(int(c.values.get("company", 0)) for c in contents if c)
+    return {str(n) if n else "unknown": found[n] for n in sorted(found)}
 
 
 def device_name(device: str) -> str:

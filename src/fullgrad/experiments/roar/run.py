@@ -26,7 +26,7 @@ from fullgrad.experiments.roar.networks import check as check_network
 from fullgrad.experiments.roar.plan import CONTROLS, NetworkStage, RanksStage, RoarPlan
 from fullgrad.experiments.roar.removal import ROAD
 from fullgrad.experiments.roar.stacked import check_stackable
-from fullgrad.experiments.roar.store import Array, Content, StageStore, sweep
+from fullgrad.experiments.roar.store import Array, Content, StageStore
 
 _TRIED = 2  # images that every method is tried on, so that nothing fails half-way
 
@@ -112,6 +112,7 @@ class Roar:
         Raises:
             FullGradError: work had to stop; what is done is kept.
         """
+        self.store.mend()
         networks = self.missing()
         ranks = self.missing_ranks(networks)
         if not networks and not ranks:
@@ -119,7 +120,6 @@ class Roar:
         colours = Colours.of(self.data.train)
         self.check(colours)
         self.store.prepare()
-        sweep(self.store.folder)
         shared = self.executor.share(self.data)
         base = self.plan.base()
         done = 0
@@ -150,7 +150,7 @@ class Roar:
                 images = self.data.train if stage.split == "train" else self.data.test
                 job = RanksJob.of(self.plan, stage, colours, self.device)
                 own = None if stage.choice.name in CONTROLS else state
-                yield job, images[stage.start : stage.stop], own
+                yield job, images[stage.start : stage.stop].clone(), own  # a view ships all
 
         meter, total, done = self.meter("maps: parts of images"), len(stages), 0
 
@@ -205,9 +205,9 @@ class Roar:
 
         def keep(number: int, contents: list[Content]) -> None:
             nonlocal seen, finished, done
-            for stage, content in zip(groups[number], contents, strict=True):
-                self.store.put(stage.digest, content)
-                done += 1
+            digests = [s.digest for s in groups[number]]
+            self.store.put_together(dict(zip(digests, contents, strict=True)))
+            done += len(digests)
             finished += 1
             seen = max(seen, finished * epochs)
             meter(seen, epochs * len(groups))

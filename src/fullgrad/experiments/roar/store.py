@@ -113,6 +113,59 @@ class StageStore:
         self._told.discard(self.path(digest))
         self._partial(digest).unlink(missing_ok=True)
 
+    def put_together(self, contents: Mapping[str, Content]) -> None:
+        """Keep what several stages found, all or none of it.
+
+        It is first written as one file; :meth:`mend` goes on from there after a kill.
+
+        Args:
+            contents: by the stages' digests.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        if len(contents) == 1:
+            ((digest, content),) = contents.items()
+            self.put(digest, content)
+            return
+        self.prepare()
+        first = next(iter(contents))
+        arrays = {f"{d}/{n}": a for d, c in contents.items() for n, a in c.arrays.items()}
+        values = {d: dict(c.values) for d, c in contents.items()}
+        self._write(self._group(first), packed(Content(values, arrays), first))
+        self._part(first, contents)
+
+    def _part(self, first: str, contents: Mapping[str, Content]) -> None:
+        for digest, content in contents.items():
+            self.put(digest, content)
+        self._group(first).unlink(missing_ok=True)
+
+    def _group(self, first: str) -> Path:
+        return self.folder / f"{first}.group"
+
+    def mend(self) -> None:
+        """Put right what a killed process left between two files.
+
+        Stages that were found together are completed; files half-written, and beginnings of stages
+        that are done, are removed.
+
+        Raises:
+            StoreError: a file cannot be written.
+        """
+        sweep(self.folder)
+        for path in sorted(self.folder.glob("*.group")):
+            try:
+                found = self._read(path, path.stem)
+            except DamagedError as error:
+                self._tell(path, "its stages are done again", error)
+                path.unlink(missing_ok=True)
+                continue
+            if found is not None:
+                self._part(path.stem, {d: _member(found, d) for d in found.values})
+        for path in self.folder.glob("*.partial"):
+            if self.has(path.stem):
+                path.unlink(missing_ok=True)
+
     def _partial(self, digest: str) -> Path:
         return self.folder / f"{digest}.partial"
 
@@ -178,6 +231,13 @@ class StageStore:
             raise StoreError(
                 f"cannot write to {printable(self.folder)}: {error.strerror}"
             ) from error
+
+
+def _member(together: Content, digest: str) -> Content:
+    """One stage of those that were packed as one."""
+    start = f"{digest}/"
+    arrays = {n.removeprefix(start): a for n, a in together.arrays.items() if n.startswith(start)}
+    return Content(together.values[digest], arrays)
 
 
 def sweep(folder: Path) -> None:

@@ -38,7 +38,8 @@ class Settings:
         decay: weight decay, of weights but not of biases and batch-norm.
         smoothing: label smoothing.
         warmup: share of the steps in which the rate rises.
-        shift: images are shifted by up to so many pixels, the rim filled with the fill colour.
+        shift: images are shifted by up to so many pixels. What comes in has the training images'
+            mean colour, whatever removed pixels become; where masks are the images it is white.
         mirror: half of the images are mirrored.
         precision: ``float32``, or ``bfloat16`` for mixed precision.
 
@@ -220,12 +221,14 @@ def _train(
 
 @contextmanager
 def _fastest(device: torch.device) -> Iterator[None]:
-    """Let cuDNN choose its kernels by trial."""
-    if device.type != "cuda":
+    """Let cuDNN choose its kernels by trial; what else the process has set of it stays so."""
+    before = torch.backends.cudnn.benchmark
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    try:
         yield
-    else:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager
