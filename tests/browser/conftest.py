@@ -77,12 +77,9 @@ def make_model():
 '''
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """A Chromium: ``$CHROMIUM``, the system's, or Playwright's own.
-
-    One for each file of tests: after dozens of pages a Chromium no longer opened a file chooser.
-    """
+    """A Chromium: ``$CHROMIUM``, the system's, or Playwright's own."""
     from playwright import sync_api as api
 
     path = os.environ.get("CHROMIUM") or shutil.which("chromium")
