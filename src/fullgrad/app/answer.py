@@ -18,22 +18,9 @@ from fullgrad.app.request import Request
 from fullgrad.app.work import Computed
 from fullgrad.images import OVERLAY_SUFFIX
 from fullgrad.render.layers import Layer
-from fullgrad.render.overlay import HIGH, LOW, Array, colours, normalise, png, show
-from fullgrad.render.style import (
-    DIVERGING,
-    FAINT,
-    SEQUENTIAL,
-    Writer,
-    limit_of,
-    lines,
-    number,
-    page,
-    plane,
-    scale_bar,
-    signed,
-    signed_colours,
-    wrap,
-)
+from fullgrad.render.mixture import drawn, mixture
+from fullgrad.render.overlay import HIGH, LOW, Array, png
+from fullgrad.render.style import limit_of, number, plane
 
 # Matplotlib's fonts are one for the process, and not made for several threads.
 DRAWING = threading.Lock()
@@ -98,20 +85,6 @@ def strict(value: Any) -> bytes:
         ValueError: a number is not finite.
     """
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
-
-
-def drawn(saliency: Array, sign: bool, limit: float | None = None) -> Array:
-    """A map in the project's colours, uint8 RGB of shape (height, width, 3).
-
-    Args:
-        saliency: shape (height, width).
-        sign: whether its numbers have a sign.
-        limit: end of the signed scale; None for the map's own.
-    """
-    values = plane(saliency)
-    if sign:
-        return signed_colours(values, limit or limit_of(values))
-    return colours(normalise(values))
 
 
 def _says(request: Request, found: Computed) -> str:
@@ -189,35 +162,15 @@ def npy(values: Array) -> bytes:
 
 def picture(request: Request, served: Served, found: Computed) -> File:
     """The map over the photograph by the asked opacity, with its words and its scale."""
-    with DRAWING:
-        return File(_figure(request, served, found), "image/png", OVERLAY_SUFFIX)
-
-
-def _figure(request: Request, served: Served, found: Computed) -> bytes:
-    width, panel = 6.4, 6.0
     name = served.name(found.target) or f"class {found.target}"
-    title = wrap(
+    title = (
         f"{name} (class {found.target}): probability {found.probability:.1%}, logit "
-        f"{number(found.logit)}", panel, 12,
-    )  # fmt: skip
-    opacity = f"Opacity {request.opacity:.0%}."
-    text = wrap(f"{request.name}. {_says(request, found)} {opacity}", panel, 8.5)
-    high, wide = found.saliency.shape
-    tall = panel * high / wide
-    head = 0.15 + 0.22 * lines(title)
-    figure = page(width, head + tall + 0.55 + 0.17 * lines(text) + 0.1, dpi=120)
-    write = Writer(figure)
-    write(0.2, 0.1, title, va="top", size=12)
-    photograph = np.asarray(found.view.convert("RGB"), np.float64)
-    heat = drawn(found.saliency, found.signed).astype(np.float64)
-    mixed = (1 - request.opacity) * photograph + request.opacity * heat
-    show(write.axes(0.2, head, panel, tall), np.rint(mixed).astype(np.uint8))
-    bar = write.axes(0.6, head + tall + 0.12, width - 1.2, 0.13)
-    if found.signed:
-        limit = limit_of(plane(found.saliency))
-        ticks = {-limit: signed(-limit), 0.0: "0", limit: signed(limit)}
-        scale_bar(bar, (-limit, limit), ticks, DIVERGING)
-    else:
-        scale_bar(bar, (0, 1), {0: "0: least", 1: "1: most"}, SEQUENTIAL)
-    write(0.2, head + tall + 0.5, text, va="top", size=8.5, color=FAINT)
-    return png(figure)
+        f"{number(found.logit)}"
+    )
+    text = f"{request.name}. {_says(request, found)} Opacity {request.opacity:.0%}."
+    photograph = np.asarray(found.view.convert("RGB"))
+    with DRAWING:
+        figure = mixture(
+            photograph, found.saliency, request.opacity, title, text, sign=found.signed
+        )
+        return File(png(figure), "image/png", OVERLAY_SUFFIX)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -73,6 +73,25 @@ def digest_of(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def check_asked(choices: Sequence[MethodChoice], fractions: Sequence[float]) -> None:
+    """See that methods and fractions make an experiment.
+
+    Raises:
+        ValueError: no method or the same twice, fractions out of order or out of range.
+    """
+    labels = [c.label for c in choices]
+    if not labels:
+        raise ValueError("at least one method is needed")
+    twice = sorted({x for x in labels if labels.count(x) > 1})
+    if twice:
+        raise ValueError(f"asked for twice: {', '.join(twice)}")
+    if not fractions or list(fractions) != sorted(set(fractions)):
+        raise ValueError("fractions must be given once each, in ascending order")
+    for f in fractions:
+        if not 0 < f <= 1:
+            raise ValueError(f"fractions must lie in (0, 1], not {f!r}")
+
+
 @dataclass(frozen=True, slots=True)
 class PerturbationPlan:
     """A pixel-perturbation run; all that its numbers depend on, but for the images' content.
@@ -111,17 +130,7 @@ class PerturbationPlan:
     batch_size: int = 10
 
     def __post_init__(self) -> None:
-        labels = [c.label for c in self.choices]
-        if not labels:
-            raise ValueError("at least one method is needed")
-        twice = sorted({x for x in labels if labels.count(x) > 1})
-        if twice:
-            raise ValueError(f"asked for twice: {', '.join(twice)}")
-        if not self.fractions or list(self.fractions) != sorted(set(self.fractions)):
-            raise ValueError("fractions must be given once each, in ascending order")
-        for f in self.fractions:
-            if not 0 < f <= 1:
-                raise ValueError(f"fractions must lie in (0, 1], not {f!r}")
+        check_asked(self.choices, self.fractions)
         for order in self.orders:
             if order not in ORDERS:
                 raise ValueError(f"order must be 'least' or 'most', not {order!r}")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from fullgrad import __version__, methods
-from fullgrad.experiments.plan import ORDERS, MethodChoice, digest_of
+from fullgrad.experiments.plan import ORDERS, MethodChoice, check_asked, digest_of
 from fullgrad.experiments.roar.networks import NetworkChoice
 from fullgrad.experiments.roar.removal import FILLS
 from fullgrad.experiments.roar.training import Settings
@@ -63,19 +63,9 @@ class RoarPlan:
     map_batch: int = 50
 
     def __post_init__(self) -> None:
-        labels = [c.label for c in self.choices]
-        if not labels:
-            raise ValueError("at least one method is needed")
-        twice = sorted({x for x in labels if labels.count(x) > 1})
-        if twice:
-            raise ValueError(f"asked for twice: {', '.join(twice)}")
-        if NONE in labels:
+        check_asked(self.choices, self.fractions)
+        if NONE in {c.label for c in self.choices}:
             raise ValueError(f"{NONE!r} stands for no removal, which is always measured")
-        if not self.fractions or list(self.fractions) != sorted(set(self.fractions)):
-            raise ValueError("fractions must be given once each, in ascending order")
-        for f in self.fractions:
-            if not 0 < f <= 1:
-                raise ValueError(f"fractions must lie in (0, 1], not {f!r}")
         if self.order not in ORDERS:
             raise ValueError(f"order must be 'least' or 'most', not {self.order!r}")
         if self.fill not in FILLS:
