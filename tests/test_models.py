@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import pickle
 import re
 import sys
@@ -489,3 +490,14 @@ def test_labels_file_with_mistakes(tmp_path: Path, content: bytes | None, messag
         path.write_bytes(content)
     with pytest.raises(ModelLoadError, match=message):
         read_labels(path)
+
+
+def test_an_edited_file_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where size and time are those of before, which Python's cache takes for the same file."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "net.py"
+    for kind in ("ReLU", "Tanh"):
+        path.write_text(f"from torch import nn\n\ndef make():\n    return nn.{kind}()\n")
+        os.utime(path, (1e9, 1e9))
+        assert type(load_model(f"{path}:make").module).__name__ == kind
+    assert [p.name for p in tmp_path.iterdir()] == ["net.py"]  # nothing is written beside it

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -308,11 +309,13 @@ def _python_file(spec: str, weights: str | None) -> _Found:
 def _execute(path: Path) -> Any:
     name = f"fullgrad_model_{path.stem}"
     description = importlib.util.spec_from_file_location(name, path)
-    if description is None or description.loader is None:
+    if description is None or not isinstance(description.loader, SourceFileLoader):
         raise ModelLoadError(f"{printable(path)} is not a Python file")
+    # Compiled anew: Python's cache takes a file edited within a second for the one it knows.
+    code = description.loader.source_to_code(path.read_bytes(), str(path))
     namespace = importlib.util.module_from_spec(description)
     sys.modules[name] = namespace
-    description.loader.exec_module(namespace)
+    exec(code, namespace.__dict__)
     return namespace
 
 
