@@ -1,7 +1,7 @@
 """docs/pictures.md's images: photographs that come with scikit-image, and the default model.
 
     python tools/pictures.py                    # all of them, into docs/images/
-    python tools/pictures.py --only sheet maps --out /tmp/pictures
+    python tools/pictures.py --only sheet maps --out pictures
 
 Every picture is made by the call or the command that docs/pictures.md shows beside it.
 """
