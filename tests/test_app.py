@@ -368,7 +368,7 @@ def test_the_command_of_a_report_can_be_run(
     def fail(*args: Any, **options: Any) -> Any:
         raise LayoutError("no positions")
 
-    monkeypatch.setattr("fullgrad.cli.explained.layers_of", fail)
+    monkeypatch.setattr("fullgrad.photographs.layers_of", fail)
     html = ask(small, PHOTOGRAPH, "/api/download/report", name="a.jpg").content.decode()
     assert start in html
     assert "--layers" not in html

@@ -188,7 +188,7 @@ def test_signed_maps_are_told_as_such(here: Path, monkeypatch: pytest.MonkeyPatc
         drawn.append(sign)
         return picture(*args, sign=sign, **options)
 
-    monkeypatch.setattr("fullgrad.cli.explain.picture", kept)
+    monkeypatch.setattr("fullgrad.photographs.picture", kept)
     model = ["--model", "own.py:make_model"]
     assert main(["explain", "a.png", "--out", "signed", *model, "--option", "psi=signed"]) == 0
     assert main(["explain", "a.png", "--out", "plain", *model]) == 0

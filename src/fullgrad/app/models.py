@@ -12,10 +12,10 @@ import torch
 
 from fullgrad import methods
 from fullgrad.app.refusal import public
-from fullgrad.cli.explained import number_of_classes
 from fullgrad.errors import FullGradError, ModelLoadError
 from fullgrad.methods import Method
 from fullgrad.models import LoadedModel
+from fullgrad.photographs import number_of_classes
 
 # One pass is enough to see whether a method applies.
 _SHORT = {"samples": 1, "n_steps": 1}

@@ -9,11 +9,10 @@ from fullgrad.app.answer import DRAWING, File, npy
 from fullgrad.app.models import Served
 from fullgrad.app.request import Request
 from fullgrad.app.work import option_errors
-from fullgrad.cli.explain import overlay_of
-from fullgrad.cli.explained import Task, explain, record
 from fullgrad.errors import LayoutError
 from fullgrad.images import OVERLAY_SUFFIX, Photograph
 from fullgrad.models import LoadedModel
+from fullgrad.photographs import Task, explain, overlay_of, record
 from fullgrad.render.layers import packed
 from fullgrad.render.overlay import png
 from fullgrad.report import report_of

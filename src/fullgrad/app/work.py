@@ -18,11 +18,11 @@ from fullgrad.app.photograph import decoded
 from fullgrad.app.pool import Bench, Steps
 from fullgrad.app.refusal import Refusal, public
 from fullgrad.app.request import Request
-from fullgrad.cli.explained import logits_of
 from fullgrad.decomposition import Decomposition
 from fullgrad.errors import FullGradError, LayoutError
 from fullgrad.images import Photograph, display_image, preprocess
 from fullgrad.models import LoadedModel
+from fullgrad.photographs import logits_of
 from fullgrad.render.layers import Layer, layers_of
 from fullgrad.render.waterfall import Waterfall, waterfall_of
 from fullgrad.saliency import saliency_from_decomposition

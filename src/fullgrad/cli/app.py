@@ -24,9 +24,9 @@ from fullgrad.app.refusal import hide
 from fullgrad.app.server import build
 from fullgrad.cli import UsageError
 from fullgrad.cli.explain import class_names
-from fullgrad.cli.explained import number_of_classes
 from fullgrad.models import DEFAULT_MODEL, load_model
 from fullgrad.optional import require
+from fullgrad.photographs import number_of_classes
 
 _DESCRIPTION = """\
 Opens a viewer in the browser: drop a photograph, see which pixels and which layers a class's logit

@@ -12,7 +12,6 @@ import torch
 
 from fullgrad.checkpoints import load_state, read_checkpoint
 from fullgrad.cli import UsageError
-from fullgrad.cli.explained import versions
 from fullgrad.cli.main import DONE
 from fullgrad.cli.progress import Progress
 from fullgrad.errors import FullGradError
@@ -23,6 +22,7 @@ from fullgrad.experiments.statistics import interval
 from fullgrad.experiments.store import RECORD, TABLE, Store
 from fullgrad.images import printable
 from fullgrad.optional import require
+from fullgrad.photographs import versions
 from fullgrad.render.digits import Example, flipping_curves, flipping_examples
 from fullgrad.render.overlay import png
 

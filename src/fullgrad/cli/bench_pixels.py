@@ -12,7 +12,6 @@ import torch
 
 from fullgrad.cli import UsageError
 from fullgrad.cli.explain import add_model_arguments
-from fullgrad.cli.explained import number_of_classes, versions
 from fullgrad.cli.main import DONE
 from fullgrad.cli.progress import Progress
 from fullgrad.experiments import statistics
@@ -25,6 +24,7 @@ from fullgrad.experiments.store import RECORD, TABLE, Store
 from fullgrad.images import printable
 from fullgrad.models import load_model
 from fullgrad.optional import require
+from fullgrad.photographs import number_of_classes, versions
 from fullgrad.render.curves import perturbation_curves
 from fullgrad.render.overlay import png
 

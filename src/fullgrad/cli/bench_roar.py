@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from fullgrad.cli import UsageError
-from fullgrad.cli.explained import versions
 from fullgrad.cli.files import check_folder, make_folder, write_together
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.cli.progress import Progress
@@ -34,6 +33,7 @@ from fullgrad.experiments.roar.training import PRECISIONS, Settings
 from fullgrad.experiments.store import StoreError
 from fullgrad.images import printable
 from fullgrad.optional import require
+from fullgrad.photographs import versions
 from fullgrad.render.overlay import png
 from fullgrad.render.roar import examples, roar_curves
 

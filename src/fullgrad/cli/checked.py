@@ -10,11 +10,11 @@ from typing import Any
 
 from fullgrad.aggregation import placements_for
 from fullgrad.axes import NOWHERE
-from fullgrad.cli.explained import versions
 from fullgrad.decomposition import Decomposition
 from fullgrad.errors import InputError, LayoutError
 from fullgrad.images import printable
 from fullgrad.models import LoadedModel
+from fullgrad.photographs import versions
 from fullgrad.saliency import saliency_from_decomposition
 
 _HEAD = "where f comes from"

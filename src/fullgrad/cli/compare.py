@@ -14,7 +14,6 @@ from fullgrad import methods
 from fullgrad.cli import UsageError
 from fullgrad.cli.compared import Row, compared, reasons, record, said, told
 from fullgrad.cli.explain import add_model_arguments, class_names
-from fullgrad.cli.explained import number_of_classes
 from fullgrad.cli.files import check_folder, make_folder, write_together
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.cli.progress import Progress
@@ -25,6 +24,7 @@ from fullgrad.labels import class_index
 from fullgrad.methods.attribution import EXTRA
 from fullgrad.models import LoadedModel, load_model
 from fullgrad.optional import require
+from fullgrad.photographs import number_of_classes
 from fullgrad.render.compare import RULES, Compared, comparison, most_rows
 from fullgrad.render.style import FORMATS, saved
 

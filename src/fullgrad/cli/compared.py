@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from fullgrad import methods
-from fullgrad.cli.explained import logits_of, model_record, versions
 from fullgrad.errors import FullGradError, LayoutError, MethodError, ModelError
 from fullgrad.experiments.plan import MethodChoice
 from fullgrad.images import Photograph, display_image, preprocess, printable
 from fullgrad.models import LoadedModel
+from fullgrad.photographs import logits_of, model_record, versions
 from fullgrad.render.compare import NOT_APPLICABLE
 
 KIND = "fullgrad comparison"

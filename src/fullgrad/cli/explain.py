@@ -16,14 +16,6 @@ import torch
 
 from fullgrad import methods
 from fullgrad.cli import UsageError
-from fullgrad.cli.explained import (
-    Explained,
-    Task,
-    explain,
-    number_of_classes,
-    record,
-    shares,
-)
 from fullgrad.cli.files import check_folder, make_folder, unique_stems, write_together
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.errors import FullGradError, ImageError, LayoutError, MethodError, ModelError
@@ -32,8 +24,17 @@ from fullgrad.labels import class_index, imagenet_names, read_labels
 from fullgrad.methods import Method
 from fullgrad.models import DEFAULT_MODEL, LoadedModel, load_model
 from fullgrad.optional import require
+from fullgrad.photographs import (
+    Explained,
+    Task,
+    explain,
+    number_of_classes,
+    overlay_of,
+    record,
+    shares,
+)
 from fullgrad.render.layers import packed
-from fullgrad.render.overlay import picture, png
+from fullgrad.render.overlay import png
 from fullgrad.selection import NAMED
 
 _DESCRIPTION = """\
@@ -330,17 +331,6 @@ def _reason(error: BaseException) -> str:
 
 def _note(message: str) -> None:
     print(f"fullgrad: note: {message}", file=sys.stderr)
-
-
-def overlay_of(task: Task, result: Explained) -> Any:
-    """The labelled picture of one result, a matplotlib figure."""
-    title = (
-        f"{task.name(result.target)} (class {result.target}): probability "
-        f"{result.probability:.1%}, logit {result.logit:.2f}"
-    )
-    caption = result.photograph.path.name
-    sign = task.options.get("psi") == "signed"
-    return picture(result.view, result.saliency, title, caption, method=task.method.name, sign=sign)
 
 
 def report(task: Task, result: Explained, files: Sequence[Path]) -> str:

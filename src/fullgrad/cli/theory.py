@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fullgrad.cli import UsageError
-from fullgrad.cli.explained import versions
 from fullgrad.cli.files import check_folder, make_folder, write_together
 from fullgrad.cli.main import DONE
 from fullgrad.experiments.linear_regions import EXTENT
 from fullgrad.experiments.theory import Measured, Represented, Theory, theory
 from fullgrad.images import printable
 from fullgrad.optional import require
+from fullgrad.photographs import versions
 from fullgrad.render.overlay import png
 from fullgrad.render.regions import figure
 

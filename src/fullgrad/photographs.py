@@ -20,6 +20,7 @@ from fullgrad.images import Photograph, display_image, preprocess, printable
 from fullgrad.methods import Method
 from fullgrad.models import LoadedModel
 from fullgrad.render.layers import Layer, layers_of
+from fullgrad.render.overlay import picture
 from fullgrad.saliency import saliency_from_decomposition
 from fullgrad.targets import main_tensor
 
@@ -278,3 +279,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def overlay_of(task: Task, result: Explained) -> Any:
+    """The labelled picture of one result, a matplotlib figure."""
+    title = (
+        f"{task.name(result.target)} (class {result.target}): probability "
+        f"{result.probability:.1%}, logit {result.logit:.2f}"
+    )
+    caption = result.photograph.path.name
+    sign = task.options.get("psi") == "signed"
+    return picture(result.view, result.saliency, title, caption, method=task.method.name, sign=sign)
