@@ -17,8 +17,8 @@ from benchmarks.methods import BASELINE, METHODS, check_installed
 from benchmarks.results import ResultsError, Store
 from benchmarks.subjects import COMPARED, SIZE, SUBJECTS
 from benchmarks.tasks import Kind
+from fullgrad._optional import require
 from fullgrad.errors import MissingDependencyError
-from fullgrad.optional import require
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -44,30 +44,46 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", nargs="+", choices=DTYPES["cuda"], help="(float32; GPU: and bfloat16)"
     )
     parser.add_argument(
-        "--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS), metavar="NAME",
+        "--methods",
+        nargs="+",
+        choices=tuple(METHODS),
+        default=list(METHODS),
+        metavar="NAME",
         help=f"of {', '.join(METHODS)} (all); {BASELINE} is always measured",
-    )  # fmt: skip
+    )
     parser.add_argument("--size", type=_positive, metavar="PIXELS", help=f"({SIZE})")
     parser.add_argument(
-        "--rounds", type=_positive, metavar="N",
+        "--rounds",
+        type=_positive,
+        metavar="N",
         help="exactly so many, of expensive methods at most 3 (as many as seem sensible)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--longest", type=_amount, default=300.0, metavar="SECONDS",
+        "--longest",
+        type=_amount,
+        default=300.0,
+        metavar="SECONDS",
         help="skip an expensive method where one call would take longer (%(default)g)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--memory-limit", type=_amount, metavar="GIB",
+        "--memory-limit",
+        type=_amount,
+        metavar="GIB",
         help="of each process beyond its libraries, on the CPU (nine tenths of what is free)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--only", nargs="+", choices=(*KINDS, RENDER), default=list(KINDS), metavar="PART",
+        "--only",
+        nargs="+",
+        choices=(*KINDS, RENDER),
+        default=list(KINDS),
+        metavar="PART",
         help=f"of {', '.join((*KINDS, RENDER))} (all); the page is written in any case",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--quick", action="store_true",
+        "--quick",
+        action="store_true",
         help="a few minutes: ResNet-18, small inputs, three rounds, into build/benchmarks",
-    )  # fmt: skip
+    )
     parser.add_argument("--out", type=Path, help="folder of data, images and page (docs)")
     parser.add_argument("--fresh", action="store_true", help="discard the stored results")
     return parser
@@ -144,10 +160,18 @@ def _measure(options: argparse.Namespace) -> None:
         options.out / "data" / f"benchmarks-{options.device}.jsonl", here, fresh=options.fresh
     )
     tasks = runner.plan(
-        kinds, options.models, options.batches, options.dtype, options.device, methods,
-        size=options.size, quick=options.quick, rounds=options.rounds, longest=options.longest,
+        kinds,
+        options.models,
+        options.batches,
+        options.dtype,
+        options.device,
+        methods,
+        size=options.size,
+        quick=options.quick,
+        rounds=options.rounds,
+        longest=options.longest,
         memory_limit=options.memory_limit,
-    )  # fmt: skip
+    )
     runner.measure_all(tasks, store, here)
 
 

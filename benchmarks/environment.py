@@ -124,8 +124,11 @@ def _commit() -> str:
     try:
         found = subprocess.run(
             ["git", "-C", str(_PACKAGE), "rev-parse", "--short=12", "HEAD"],
-            capture_output=True, text=True, check=True, timeout=10,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return found.stdout.strip()

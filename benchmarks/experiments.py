@@ -22,10 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fullgrad
 from benchmarks.methods import input_gradient
 from benchmarks.subjects import SUBJECTS, build
-from fullgrad import terms
-from fullgrad.inputs import prepare
-from fullgrad.modules import ModulePath
-from fullgrad.record import Recorder, recording
+from fullgrad.engine import terms
+from fullgrad.engine.inputs import prepare
+from fullgrad.engine.module_path import ModulePath
+from fullgrad.engine.recorder import Recorder, recording
 
 Calls = dict[str, Callable[[], Any]]
 
@@ -166,8 +166,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="of each measurement (%(default)s)")
     parser.add_argument("--batch", type=int, default=8, help="samples (%(default)s)")
-    parser.add_argument("--models", nargs="+", choices=sorted(SUBJECTS),
-                        default=["resnet18", "mobilenet_v3_large"], metavar="NAME")  # fmt: skip
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=sorted(SUBJECTS),
+        default=["resnet18", "mobilenet_v3_large"],
+        metavar="NAME",
+    )
     options = parser.parse_args(argv)
     if min(options.rounds, options.batch) < 1:
         parser.error("--rounds and --batch must be at least 1")

@@ -70,8 +70,12 @@ def _child(task: Task, command: Sequence[str]) -> tuple[dict[str, Any], tuple[st
         with log.open("w") as stream:
             child = subprocess.Popen(
                 [*command, json.dumps(task.as_dict()), folder],
-                cwd=ROOT, env=environment, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+                cwd=ROOT,
+                env=environment,
+                stdout=stream,
+                stderr=stream,
+                stdin=subprocess.DEVNULL,
+            )
             try:
                 code = child.wait()
             except BaseException:  # interrupted: the child must not go on alone

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fullgrad
 from benchmarks.subjects import Workload
-from fullgrad.optional import require
+from fullgrad._optional import require
 
 BASELINE = "gradient"
 IG_STEPS = 50
@@ -125,9 +125,14 @@ def _smoothgrad(w: Workload) -> Call:
 
     def run(samples: int) -> Any:
         return method.attribute(
-            _leaf(w.x), nt_type="smoothgrad", nt_samples=samples, nt_samples_batch_size=1,
-            stdevs=0.1, target=w.target, abs=False,
-        )  # fmt: skip
+            _leaf(w.x),
+            nt_type="smoothgrad",
+            nt_samples=samples,
+            nt_samples_batch_size=1,
+            stdevs=0.1,
+            target=w.target,
+            abs=False,
+        )
 
     return Call(lambda: run(SMOOTHGRAD_SAMPLES), lambda: run(2), SMOOTHGRAD_SAMPLES / 2)
 

@@ -91,11 +91,21 @@ def _time(
 ) -> list[str]:
     plots.ratios(records, image, f"Time as a multiple of forward + input-gradient\n{where}")
     return [
-        f"### Time, {dtype}: multiples of forward + input-gradient", "",
-        *tables.ratios(records, notes), "", _made_by(records), "", _image(image, "time"), "",
-        f"### Time, {dtype}: milliseconds", "",
-        *tables.times(records, notes), "", _made_by(records), "",
-    ]  # fmt: skip
+        f"### Time, {dtype}: multiples of forward + input-gradient",
+        "",
+        *tables.ratios(records, notes),
+        "",
+        _made_by(records),
+        "",
+        _image(image, "time"),
+        "",
+        f"### Time, {dtype}: milliseconds",
+        "",
+        *tables.times(records, notes),
+        "",
+        _made_by(records),
+        "",
+    ]
 
 
 def _memory(
@@ -107,16 +117,26 @@ def _memory(
         f"Peak memory of tensors as a multiple of forward + input-gradient's\n{where}",
     )
     return [
-        f"### Peak memory, {dtype}: multiples of forward + input-gradient", "",
+        f"### Peak memory, {dtype}: multiples of forward + input-gradient",
+        "",
         "Tensors' bytes above those alive before the call, exactly as allocated (on the CPU every "
         "allocation and release is replayed from PyTorch's profiler, on a GPU its allocator "
-        "counts). Each method has its own process.", "",
-        *tables.memory(records, notes, "tensors"), "", _made_by(records), "",
-        _image(image, "memory"), "",
+        "counts). Each method has its own process.",
+        "",
+        *tables.memory(records, notes, "tensors"),
+        "",
+        _made_by(records),
+        "",
+        _image(image, "memory"),
+        "",
         "Growth of the process's resident memory over the call, which includes NumPy's arrays "
-        "and kernels' scratch space (glibc told to return freed blocks at once).", "",
-        *tables.memory(records, notes, "resident"), "", _made_by(records), "",
-    ]  # fmt: skip
+        "and kernels' scratch space (glibc told to return freed blocks at once).",
+        "",
+        *tables.memory(records, notes, "resident"),
+        "",
+        _made_by(records),
+        "",
+    ]
 
 
 def _growth(
@@ -124,9 +144,15 @@ def _growth(
 ) -> list[str]:
     plots.growth(records, image, where)
     return [
-        f"### Growth with batch, resolution and depth, {dtype}", "", _image(image, "growth"), "",
-        *tables.growth(records, notes), "", _made_by(records), "",
-    ]  # fmt: skip
+        f"### Growth with batch, resolution and depth, {dtype}",
+        "",
+        _image(image, "growth"),
+        "",
+        *tables.growth(records, notes),
+        "",
+        _made_by(records),
+        "",
+    ]
 
 
 _SECTIONS: dict[str, Callable[..., list[str]]] = {
@@ -140,11 +166,15 @@ def _environment(e: dict[str, Any]) -> str:
     packages = [
         f"{label} {e[key]}"
         for key, label in (
-            ("python", "Python"), ("torch", "torch"), ("torchvision", "torchvision"),
-            ("captum", "captum"), ("grad_cam", "grad-cam"), ("fullgrad", "fullgrad"),
+            ("python", "Python"),
+            ("torch", "torch"),
+            ("torchvision", "torchvision"),
+            ("captum", "captum"),
+            ("grad_cam", "grad-cam"),
+            ("fullgrad", "fullgrad"),
         )
         if e[key]
-    ]  # fmt: skip
+    ]
     commit = f" at commit {e['commit']}" if e["commit"] else ""
     return (
         f"{', '.join(packages)}{commit} (source {e['source']}); {e['cpu']}, "

@@ -11,7 +11,7 @@ from benchmarks.methods import BASELINE, METHODS
 from benchmarks.results import Record
 from benchmarks.subjects import SUBJECTS
 from benchmarks.tables import along
-from fullgrad.optional import require
+from fullgrad._optional import require
 
 # Okabe and Ito's palette without its yellow, which is faint on white.
 _STYLES = {
@@ -61,17 +61,23 @@ def _panels(panels: Sequence[tuple[str, list[Record]]], path: Path, title: str, 
     plt = _pyplot()
     order = [n for n in SUBJECTS if any(r["model"] == n for _, rs in panels for r in rs)]
     shown = [
-        n for n in METHODS
+        n
+        for n in METHODS
         if n != BASELINE and any(value(r, n) for _, records in panels for r in records)
-    ]  # fmt: skip
+    ]
     columns = min(len(panels), _MOST_PANELS)
     rows = -(-len(panels) // columns)
     height = 1.6 + rows * (0.5 + 0.5 * len(order))
     with plt.rc_context(_SETTINGS):
         figure, grid = plt.subplots(
-            rows, columns, figsize=(_WIDTH, height), sharex=True, sharey=True, squeeze=False,
+            rows,
+            columns,
+            figsize=(_WIDTH, height),
+            sharex=True,
+            sharey=True,
+            squeeze=False,
             layout="constrained",
-        )  # fmt: skip
+        )
         for axis in grid.flat[len(panels) :]:
             axis.remove()
         for axis, (name, records) in zip(grid.flat, panels, strict=False):
@@ -115,9 +121,14 @@ def growth(records: Sequence[Record], path: Path, where: str) -> None:
     names = [n for n in METHODS if any(n in r["methods"] for r in records)]
     with plt.rc_context(_SETTINGS):
         figure, grid = plt.subplots(
-            2, len(found), figsize=(_WIDTH, 5.6), sharex="col", sharey="row", squeeze=False,
+            2,
+            len(found),
+            figsize=(_WIDTH, 5.6),
+            sharex="col",
+            sharey="row",
+            squeeze=False,
             layout="constrained",
-        )  # fmt: skip
+        )
         for column, (_, cells) in enumerate(found):
             above, below = grid[:, column]
             for name in names:
@@ -161,10 +172,17 @@ def _legend(figure: Any, names: Sequence[str], line: Any = "none") -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=_STYLES[n][0], marker=_STYLES[n][1], linestyle=line,
-               label=METHODS[n].label, markersize=7)
+        Line2D(
+            [],
+            [],
+            color=_STYLES[n][0],
+            marker=_STYLES[n][1],
+            linestyle=line,
+            label=METHODS[n].label,
+            markersize=7,
+        )
         for n in names
-    ]  # fmt: skip
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=_LEGEND_COLUMNS, frameon=False)
 
 

@@ -19,7 +19,7 @@ from fullgrad.app.limits import Limits
 from fullgrad.app.models import copies, served
 from fullgrad.app.pool import Bench, Pool
 from fullgrad.app.server import build
-from fullgrad.models import LoadedModel, load_model
+from fullgrad.vision.models import LoadedModel, load_model
 
 SOURCE = '''
 import threading
@@ -125,9 +125,14 @@ def gates() -> Any:
 
 @contextmanager
 def running(
-    folder: Path, *makes: str, workers: int = 2, most: int = 32, limits: Limits | None = None,
-    loopback: bool = True, uploads: int = 64,
-) -> Iterator[Running]:  # fmt: skip
+    folder: Path,
+    *makes: str,
+    workers: int = 2,
+    most: int = 32,
+    limits: Limits | None = None,
+    loopback: bool = True,
+    uploads: int = 64,
+) -> Iterator[Running]:
     path = source_of(folder)
     loaded = [load_model(f"{path}:{make}") for make in makes or ("make_net",)]
     models = [served(m, m.class_names) for m in loaded]
@@ -176,17 +181,28 @@ class Call:
     """One request as the server sees it: its messages are sent and looked at one by one."""
 
     def __init__(
-        self, app: Any, path: str, query: str = "", method: str = "POST",
+        self,
+        app: Any,
+        path: str,
+        query: str = "",
+        method: str = "POST",
         headers: dict[str, str] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         named = {"host": "127.0.0.1:7860", **(headers or {})}
         self.scope = {
-            "type": "http", "method": method, "path": path, "raw_path": path.encode(),
-            "query_string": query.encode(), "scheme": "http", "http_version": "1.1",
-            "server": ("127.0.0.1", 7860), "client": ("127.0.0.1", 5), "root_path": "",
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "scheme": "http",
+            "http_version": "1.1",
+            "server": ("127.0.0.1", 7860),
+            "client": ("127.0.0.1", 5),
+            "root_path": "",
             "headers": [(k.encode(), v.encode("latin-1")) for k, v in named.items()],
             "asgi": {"version": "3.0", "spec_version": "2.4"},
-        }  # fmt: skip
+        }
         self.incoming: asyncio.Queue[Any] = asyncio.Queue()
         self.sent: list[Any] = []
         self.changed = asyncio.Event()

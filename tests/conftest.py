@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fullgrad.rules.general import _load_forward_mode
+from fullgrad.operations.fallback import _load_forward_mode
 
 # torch.func.jvp, the tests' oracle, loads the same module, which warns on newer versions.
 _load_forward_mode()

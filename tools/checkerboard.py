@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 import fullgrad
-from fullgrad.images import display_image, preprocess
-from fullgrad.models import DEFAULT_MODEL, load_model
-from fullgrad.render.overlay import colours, normalise, png, show
-from fullgrad.saliency import layer_maps, saliency_from_decomposition
+from fullgrad.maps.saliency import layer_maps, saliency_from_decomposition
+from fullgrad.vision.images import display_image, preprocess
+from fullgrad.vision.models import DEFAULT_MODEL, load_model
+from fullgrad.viz.overlay import colours, normalise, png, show
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "checkerboard.md"
@@ -44,8 +44,12 @@ def phase_share(map_: Tensor, period: int) -> float:
     """
     h, w = (n - n % period for n in map_.shape)
     m = map_[:h, :w].double()
-    fine = m - F.avg_pool2d(m[None, None], period + 1 - period % 2, 1, period // 2,
-                            count_include_pad=False)[0, 0][:h, :w]  # fmt: skip
+    fine = (
+        m
+        - F.avg_pool2d(
+            m[None, None], period + 1 - period % 2, 1, period // 2, count_include_pad=False
+        )[0, 0][:h, :w]
+    )
     phases = fine.view(h // period, period, w // period, period).mean((0, 2))
     total = float(fine.var(correction=0))
     return float(phases.var(correction=0)) / total if total > 0 else 0.0
@@ -156,8 +160,9 @@ def figure(maps: dict[str, Tensor], views: list[Image.Image], which: int = 0) ->
     columns = len(maps) + 1
     fig = Figure(figsize=(2.0 * columns, 4.85), dpi=110)
     FigureCanvasAgg(fig)
-    grid = fig.add_gridspec(2, columns, left=0.01, right=0.99, top=0.86, bottom=0.06, wspace=0.06,
-                            hspace=0.14)  # fmt: skip
+    grid = fig.add_gridspec(
+        2, columns, left=0.01, right=0.99, top=0.86, bottom=0.06, wspace=0.06, hspace=0.14
+    )
     panels: dict[str, Any] = {"photograph": np.asarray(views[which])}
     panels.update({name: colours(normalise(m[which, 0])) for name, m in maps.items()})
     for column, (name, panel) in enumerate(panels.items()):

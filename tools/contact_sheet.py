@@ -14,8 +14,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fullgrad.render import colours
-from fullgrad.render.overlay import COLOURS, Array, show, wrapped
+from fullgrad.viz import colours
+from fullgrad.viz.overlay import COLOURS, Array, show, wrapped
 
 NOT_APPLICABLE = "does not apply"
 DPI = 100
@@ -123,7 +123,9 @@ def _fill(axes: Any, cell: Array | str) -> None:
 
 def _scale(figure: Figure, rule: str, width: float, height: float) -> None:
     bar = figure.add_axes((0.25 / width, 0.42 / height, (_LABEL - 0.7) / width, 0.14 / height))
-    scale = figure.colorbar(ScalarMappable(Normalize(0, 1), COLOURS), cax=bar, orientation="horizontal")  # fmt: skip
+    scale = figure.colorbar(
+        ScalarMappable(Normalize(0, 1), COLOURS), cax=bar, orientation="horizontal"
+    )
     scale.set_ticks([0, 0.5, 1], labels=["0\nleast", "0.5", "1\nmost"])
     scale.ax.tick_params(labelsize=8, length=2, pad=1)
     scale.outline.set_visible(False)

@@ -11,16 +11,22 @@ from pathlib import Path
 
 import torch
 import torchvision
-from sweep import calibrate, noise, randomise
 
 import fullgrad
+from sweep import calibrate, noise, randomise
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 START, END = "<!-- exactness: start -->", "<!-- exactness: end -->"
 NAMES = (
-    "resnet18", "vgg16_bn", "densenet121", "mobilenet_v3_large", "efficientnet_b0",
-    "convnext_tiny", "vit_b_16", "swin_t",
-)  # fmt: skip
+    "resnet18",
+    "vgg16_bn",
+    "densenet121",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "vit_b_16",
+    "swin_t",
+)
 
 
 def row(name: str) -> str:

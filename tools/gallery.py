@@ -29,28 +29,19 @@ import skimage.data
 import timm
 import torch
 import torchvision
-from contact_sheet import CELL, DPI, NOT_APPLICABLE, Line, grid, paletted, small
 from matplotlib.figure import Figure
 from PIL import Image
-from small_models import FAMILIES, add_arguments, trained
 from torch import Tensor, nn
-from training import (
-    ROOT,
-    STORED,
-    MissingDataError,
-    image_folder,
-    load,
-    prepared,
-    reduced,
-    visible,
-)
 
 import fullgrad
-from fullgrad import models
+from contact_sheet import CELL, DPI, NOT_APPLICABLE, Line, grid, paletted, small
 from fullgrad.errors import FullGradError
-from fullgrad.images import display_image, preprocess
-from fullgrad.render import blend, colours, normalise, picture, png
-from fullgrad.render.overlay import HIGH, LOW, Array
+from fullgrad.vision import models
+from fullgrad.vision.images import display_image, preprocess
+from fullgrad.viz import blend, colours, normalise, picture, png
+from fullgrad.viz.overlay import HIGH, LOW, Array
+from small_models import FAMILIES, add_arguments, trained
+from training import ROOT, STORED, MissingDataError, image_folder, load, prepared, reduced, visible
 
 OUT = ROOT / "demo-output" / "gallery"
 IMAGES = ROOT / "docs" / "images"
@@ -103,9 +94,9 @@ def erased(pixels: Tensor, top: int, left: int, right: int) -> Tensor:
     return result
 
 
-def explained_small(name: str, image: Image.Image, truth: str, model: nn.Module, record: Any) -> (
-    Explained
-):  # fmt: skip
+def explained_small(
+    name: str, image: Image.Image, truth: str, model: nn.Module, record: Any
+) -> Explained:
     """Explain a photograph with a small network, for the class that it predicts."""
     x = prepared(reduced(image), record.size)
     probabilities, best = _prediction(model, x)
@@ -300,7 +291,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             data = load(image_folder(args.data, args.cache))
         except MissingDataError as error:
-            print(f"error: {error}; or leave the small networks out with --pretrained-only", file=sys.stderr)  # fmt: skip
+            print(
+                f"error: {error}; or leave the small networks out with --pretrained-only",
+                file=sys.stderr,
+            )
             return 2
     image, truth = photograph(args.photograph), PHOTOGRAPHS[args.photograph]
     loaded = models.load_model()
@@ -325,12 +319,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         },
         "models": [
             {
-                "name": r.name, "title": r.title, "prediction": r.prediction,
-                "probability": r.probability, "right": r.right, **r.facts,
+                "name": r.name,
+                "title": r.title,
+                "prediction": r.prediction,
+                "probability": r.probability,
+                "right": r.right,
+                **r.facts,
             }
             for r in results
         ],
-    }  # fmt: skip
+    }
     if not args.no_methods:
         from fullgrad import methods
 

@@ -35,9 +35,9 @@ from PIL import Image
 
 import fullgrad
 from fullgrad import methods
-from fullgrad.images import preprocess, read_image
-from fullgrad.models import DEFAULT_MODEL, LoadedModel, load_model
-from fullgrad.render.overlay import colours, normalise
+from fullgrad.vision.images import preprocess, read_image
+from fullgrad.vision.models import DEFAULT_MODEL, LoadedModel, load_model
+from fullgrad.viz.overlay import colours, normalise
 
 COMPARED = (
     ("input_x_gradient", {}),
@@ -262,8 +262,9 @@ def adds_up(shown: dict, case: Case) -> bool:
     return all(abs(a - b) <= most for a, b in pairs)
 
 
-def session(number: int, port: int, cases: dict[str, list[Case]], end: float, pause: float,
-            seen: Seen) -> None:  # fmt: skip
+def session(
+    number: int, port: int, cases: dict[str, list[Case]], end: float, pause: float, seen: Seen
+) -> None:
     rng = random.Random(number)
     time.sleep(rng.uniform(0, pause))
     while time.monotonic() < end:
@@ -276,9 +277,12 @@ def session(number: int, port: int, cases: dict[str, list[Case]], end: float, pa
 def row(name: str, seconds: list[float]) -> dict[str, float | int | str]:
     values = np.array(seconds)
     return {
-        "kind": name, "requests": len(values), "median": float(np.median(values)),
-        "95 %": float(np.percentile(values, 95)), "most": float(values.max()),
-    }  # fmt: skip
+        "kind": name,
+        "requests": len(values),
+        "median": float(np.median(values)),
+        "95 %": float(np.percentile(values, 95)),
+        "most": float(values.max()),
+    }
 
 
 def main() -> int:
@@ -302,9 +306,16 @@ def main() -> int:
         found = drive(server, cases, args)
     finally:
         code = server.stop()
-    found |= {"exit code": code, "sessions": args.sessions, "seconds": args.seconds,
-              "pause": args.pause, "model": args.model, "workers": args.workers,
-              "cores": os.cpu_count(), "load average": os.getloadavg()}  # fmt: skip
+    found |= {
+        "exit code": code,
+        "sessions": args.sessions,
+        "seconds": args.seconds,
+        "pause": args.pause,
+        "model": args.model,
+        "workers": args.workers,
+        "cores": os.cpu_count(),
+        "load average": os.getloadavg(),
+    }
     show(found)
     if args.out:
         args.out.write_text(json.dumps(found, indent=2) + "\n")
@@ -344,10 +355,13 @@ def drive(server: Server, cases: list[dict[str, list[Case]]], args: argparse.Nam
         "cores used by the viewer": worked / busy,
         "processor seconds for each request": worked / sum(map(len, seen.seconds.values())),
         "memory": {
-            "started": started, "before": before, "most": max(memory),
-            "mean of the second half": float(np.mean(half)), "after": server.memory(),
+            "started": started,
+            "before": before,
+            "most": max(memory),
+            "mean of the second half": float(np.mean(half)),
+            "after": server.memory(),
         },
-    }  # fmt: skip
+    }
 
 
 def show(found: dict) -> None:
@@ -361,8 +375,10 @@ def show(found: dict) -> None:
         f"{found['processor seconds for each request']:.2f} processor seconds for a request"
     )
     print("memory, MB: " + ", ".join(f"{k} {v:.0f}" for k, v in found["memory"].items()))
-    print(f"{found['requests']} requests of {found['sessions']} sessions, "
-          f"{len(found['errors'])} errors, exit code {found['exit code']}")  # fmt: skip
+    print(
+        f"{found['requests']} requests of {found['sessions']} sessions, "
+        f"{len(found['errors'])} errors, exit code {found['exit code']}"
+    )
     for text, count in Counter(found["errors"]).most_common(10):
         print(f"  {count} x {text}")
 

@@ -30,8 +30,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fullgrad.experiments.store import write_whole
-from fullgrad.optional import require
+from fullgrad._files import write_whole
+from fullgrad._optional import require
 
 FOLDER = Path(__file__).parents[1] / "docs" / "notebooks"
 LARGEST = 600_000  # bytes of a notebook
@@ -221,8 +221,9 @@ def differences(stored: Notebook, fresh: Notebook) -> list[str]:
     for number, (before, after) in enumerate(pairs, 1):
         tolerance = RETRAINED if TRAINED in after.metadata.get("tags", []) else ROUNDED
         if len(before.outputs) != len(after.outputs):
-            found.append(f"cell {number}: {len(after.outputs)} outputs, not the stored "
-                         f"{len(before.outputs)}")  # fmt: skip
+            found.append(
+                f"cell {number}: {len(after.outputs)} outputs, not the stored {len(before.outputs)}"
+            )
             continue
         for a, b in zip(before.outputs, after.outputs, strict=True):
             kinds = [sorted(o.get("data", {"text": 0})) for o in (a, b)]
@@ -312,9 +313,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 stored = read(path)
                 found = faults(stored, path.stat().st_size) + differences(stored, fresh)
             wrong += [f"{path.name}: {text}" for text in found]
-            print(f"{path.name}: {time.monotonic() - began:.0f} s, {len(content) // 1000} kB, "
-                  f"{'; '.join(found) or ('stored' if options.write else 'as stored')}",
-                  flush=True)  # fmt: skip
+            print(
+                f"{path.name}: {time.monotonic() - began:.0f} s, {len(content) // 1000} kB, "
+                f"{'; '.join(found) or ('stored' if options.write else 'as stored')}",
+                flush=True,
+            )
     except NotebookError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

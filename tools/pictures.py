@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 import fullgrad
+from fullgrad._files import write_whole
+from fullgrad._optional import require
 from fullgrad.cli.main import DONE
 from fullgrad.cli.main import main as command
-from fullgrad.decomposition import Decomposition
-from fullgrad.experiments.store import write_whole
-from fullgrad.images import display_image, preprocess, read_photograph
-from fullgrad.models import LoadedModel, load_model
-from fullgrad.optional import require
-from fullgrad.render.contour import contour_picture
-from fullgrad.render.heatmap import heatmap
-from fullgrad.render.layers import layer_strip, layers_of
-from fullgrad.render.style import saved
-from fullgrad.render.waterfall import waterfall, waterfall_of
+from fullgrad.decomposition.result import Decomposition
+from fullgrad.vision.images import display_image, preprocess, read_photograph
+from fullgrad.vision.models import LoadedModel, load_model
+from fullgrad.viz.contour import contour_picture
+from fullgrad.viz.heatmap import heatmap
+from fullgrad.viz.layers import layer_strip, layers_of
+from fullgrad.viz.style import saved
+from fullgrad.viz.waterfall import waterfall, waterfall_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,9 +51,15 @@ PHOTOGRAPHS = {
 COMPARED = ("cat", "coffee", "rocket")
 COMPARED_METHODS = ("input_gradient", "smoothgrad", "guided_backprop", "grad_cam", "fullgrad")
 SHEET_METHODS = (
-    "fullgrad", "simple_fullgrad", "smooth_fullgrad", "input_gradient", "integrated_gradients",
-    "smoothgrad", "grad_cam", "random",
-)  # fmt: skip
+    "fullgrad",
+    "simple_fullgrad",
+    "smooth_fullgrad",
+    "input_gradient",
+    "integrated_gradients",
+    "smoothgrad",
+    "grad_cam",
+    "random",
+)
 SHOWN = "coffee"  # in the pictures of one photograph
 DEPTH = 2  # the model's first stage of modules holds nearly everything in 'blocks'
 

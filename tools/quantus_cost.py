@@ -17,12 +17,12 @@ import torch
 from quantus import PixelFlipping
 
 from fullgrad import methods
-from fullgrad.experiments.fills import fill_named
-from fullgrad.experiments.perturbation import changes, count_of
-from fullgrad.experiments.plan import FRACTIONS
-from fullgrad.experiments.sources import open_source
-from fullgrad.images import preprocess
-from fullgrad.models import load_model
+from fullgrad.evaluation.fills import fill_named
+from fullgrad.evaluation.perturbation import changes, count_of
+from fullgrad.evaluation.plan import FRACTIONS
+from fullgrad.evaluation.sources import open_source
+from fullgrad.vision.images import preprocess
+from fullgrad.vision.models import load_model
 
 
 def main() -> int:
@@ -52,14 +52,25 @@ def main() -> int:
     most = count_of(FRACTIONS[0], places)  # and wants a step that divides the number of pixels
     step = max(n for n in range(1, most + 1) if maps[0].numel() % n == 0)
     metric = PixelFlipping(
-        features_in_step=step, perturb_baseline=black, abs=False, normalise=False,
-        return_auc_per_sample=False, disable_warnings=True, display_progressbar=False,
-    )  # fmt: skip
+        features_in_step=step,
+        perturb_baseline=black,
+        abs=False,
+        normalise=False,
+        return_auc_per_sample=False,
+        disable_warnings=True,
+        display_progressbar=False,
+    )
     began = time.perf_counter()
     scores = metric(
-        model=loaded.module, x_batch=x.numpy(), y_batch=target.numpy(), a_batch=maps.numpy(),
-        softmax=False, channel_first=True, device="cpu", batch_size=10,
-    )  # fmt: skip
+        model=loaded.module,
+        x_batch=x.numpy(),
+        y_batch=target.numpy(),
+        a_batch=maps.numpy(),
+        softmax=False,
+        channel_first=True,
+        device="cpu",
+        batch_size=10,
+    )
     there = (time.perf_counter() - began) / len(x)
     # About the same curve: its step that is nearest to our last fraction.
     at = count_of(FRACTIONS[-1], places) / step

@@ -15,8 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from small_models import FAMILIES, add_arguments, build, digest_of, trained
 from torch import nn
+
+from small_models import FAMILIES, add_arguments, build, digest_of, trained
 from training import CLASSES, MEAN, STD, MissingDataError, Settings, image_folder, load
 
 FAMILY = "vgg"

@@ -30,16 +30,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from fullgrad._files import write_whole
 from fullgrad.cli.main import main as fullgrad
-from fullgrad.experiments.roar.data import Colours, Dataset, open_dataset
-from fullgrad.experiments.roar.networks import NetworkChoice
-from fullgrad.experiments.roar.training import Settings
-from fullgrad.experiments.store import write_whole
+from fullgrad.evaluation.retraining.data import Colours, Dataset, open_dataset
+from fullgrad.evaluation.retraining.networks import NetworkChoice
+from fullgrad.evaluation.retraining.training import Settings
 
 METHODS = (
-    "fullgrad", "simple_fullgrad", "input_gradient", "integrated_gradients", "smoothgrad",
-    "grad_cam", "random",
-)  # fmt: skip
+    "fullgrad",
+    "simple_fullgrad",
+    "input_gradient",
+    "integrated_gradients",
+    "smoothgrad",
+    "grad_cam",
+    "random",
+)
 WARM = 20  # steps of the plain loop before the clock starts, at most
 
 
@@ -86,14 +91,21 @@ def plain_loop(
     colours = Colours.of(data.train)
     model = network.build(0).to(device)
     optimiser = torch.optim.SGD(
-        model.parameters(), settings.rate, settings.momentum, weight_decay=settings.decay,
+        model.parameters(),
+        settings.rate,
+        settings.momentum,
+        weight_decay=settings.decay,
         nesterov=True,
-    )  # fmt: skip
+    )
     each = len(data.train) // min(settings.batch, len(data.train))
     loader = DataLoader(
-        OneByOne(data, settings, colours), min(settings.batch, len(data.train)), shuffle=True,
-        drop_last=True, num_workers=workers, pin_memory=device.startswith("cuda"),
-    )  # fmt: skip
+        OneByOne(data, settings, colours),
+        min(settings.batch, len(data.train)),
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        pin_memory=device.startswith("cuda"),
+    )
 
     def endless() -> Iterator[tuple[Tensor, Tensor]]:
         while True:
@@ -177,20 +189,24 @@ def report(out: Path, plain: dict[str, float], device: str) -> dict[str, Any]:
         "command": record["command"],
     }
     lines = [
-        f"`{record['command']}`", "",
-        ", ".join(f"{k} {v}" for k, v in found["environment"].items()), "",
+        f"`{record['command']}`",
+        "",
+        ", ".join(f"{k} {v}" for k, v in found["environment"].items()),
+        "",
         f"- {found['networks']} networks and all maps: {found['minutes_in_all']:.1f} minutes of "
         f"work, {each:.3g} s a network; trained at once: {company_text(company)}",
         f"- plain loop, {plain['workers']} loader processes: {1000 * plain['step']:.1f} ms a step, "
         f"{plain['network']:.3g} s a network; **{found['factor']:.1f} times as long**",
-        f"- accuracy of the base network: {found['base_accuracy']:.4f}", "",
-        "| rank | method | mean accuracy over the fractions |", "|---:|---|---:|",
+        f"- accuracy of the base network: {found['base_accuracy']:.4f}",
+        "",
+        "| rank | method | mean accuracy over the fractions |",
+        "|---:|---|---:|",
         *(
             f"| {r['rank']} | {r['method']} | {r['area']:.4f}"
             + (f" [{r['low']:.4f}, {r['high']:.4f}] |" if r["runs"] > 1 else " |")
             for _, r in ranking.iterrows()
         ),
-    ]  # fmt: skip
+    ]
     write_whole(out / "report.md", ("\n".join(lines) + "\n").encode())
     write_whole(out / "report.json", (json.dumps(found, indent=1) + "\n").encode())
     return found
@@ -199,9 +215,10 @@ def report(out: Path, plain: dict[str, float], device: str) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """Run it; see the module's text."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-    )  # fmt: skip
+    )
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--device", default="cuda")
@@ -228,10 +245,13 @@ def main(argv: list[str] | None = None) -> int:
         return code
     record = json.loads((args.out / "roar" / "record.json").read_text(encoding="utf-8"))
     asked = {
-        "content": record["plan"]["content"], "network": record["plan"]["network"],
-        "training": record["plan"]["training"], "environment": environment(args.device),
-        "steps": args.plain_steps, "workers": args.plain_workers,
-    }  # fmt: skip
+        "content": record["plan"]["content"],
+        "network": record["plan"]["network"],
+        "training": record["plan"]["training"],
+        "environment": environment(args.device),
+        "steps": args.plain_steps,
+        "workers": args.plain_workers,
+    }
     kept = args.out / "plain.json"
     known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     if known.get("asked") != asked:
@@ -241,12 +261,14 @@ def main(argv: list[str] | None = None) -> int:
         settings = Settings(**record["plan"]["training"])
         found = plain_loop(
             data, network, settings, args.device, args.plain_steps, args.plain_workers
-        )  # fmt: skip
+        )
         known = {"asked": asked, "found": found}
         write_whole(kept, (json.dumps(known, indent=1) + "\n").encode())
     found = report(args.out, known["found"], args.device)
-    print(f"{found['seconds_a_network']:.3g} s a network; a plain loop takes {found['factor']:.2f} "
-          f"times as long -> {args.out / 'report.md'}")  # fmt: skip
+    print(
+        f"{found['seconds_a_network']:.3g} s a network; a plain loop takes {found['factor']:.2f} "
+        f"times as long -> {args.out / 'report.md'}"
+    )
     return 0
 
 

@@ -20,16 +20,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from small_models import CACHE, FAMILIES, trained
 from torch import Tensor, nn
-from training import MEAN, STD, MissingDataError, image_folder, load, prepared
 
 import fullgrad
-from fullgrad.experiments.perturbation import changes
-from fullgrad.experiments.statistics import interval
-from fullgrad.images import preprocess, read_photograph
-from fullgrad.models import DEFAULT_MODEL, load_model
-from fullgrad.saliency import saliency_from_decomposition
+from fullgrad.evaluation.perturbation import changes
+from fullgrad.evaluation.statistics import interval
+from fullgrad.maps.saliency import saliency_from_decomposition
+from fullgrad.vision.images import preprocess, read_photograph
+from fullgrad.vision.models import DEFAULT_MODEL, load_model
+from small_models import CACHE, FAMILIES, trained
+from training import MEAN, STD, MissingDataError, image_folder, load, prepared
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "data" / "selections.jsonl"
@@ -40,9 +40,17 @@ BATCH = 10
 SIMPLE = "all, simple"
 CHANNEL = "all, psi per channel"
 CHOICES = (
-    "all", "explicit", "implicit", "bias", "input", "early half", "late half",
-    "input + late half", CHANNEL, SIMPLE,
-)  # fmt: skip
+    "all",
+    "explicit",
+    "implicit",
+    "bias",
+    "input",
+    "early half",
+    "late half",
+    "input + late half",
+    CHANNEL,
+    SIMPLE,
+)
 CONTROLS = ("random",)
 
 
@@ -83,9 +91,7 @@ def photographs(count: int) -> tuple[list[Callable[[], Tensor]], nn.Module, Tens
     loaded = load_model(DEFAULT_MODEL)
     p = loaded.preprocessing
     chosen = names[:: max(1, len(names) // count)][:count]
-    read = [
-        lambda n=n: preprocess(read_photograph(folder / n).image, p) for n in chosen
-    ]  # fmt: skip
+    read = [lambda n=n: preprocess(read_photograph(folder / n).image, p) for n in chosen]
     black = -torch.tensor(p.mean) / torch.tensor(p.std)
     return read, loaded.module, black, f"{len(chosen)} ImageNet photographs"
 
@@ -101,7 +107,7 @@ def small(name: str, count: int, cache: Path, data: Any) -> tuple[list[Any], nn.
 
     fill = torch.full((3,), -MEAN / STD)
     text = f"{len(chosen)} CIFAR-100 test images, accuracy {record.accuracy:.1%}"
-    return [lambda i=i: read(i) for i in range(len(chosen))], model, fill, text  # fmt: skip
+    return [lambda i=i: read(i) for i in range(len(chosen))], model, fill, text
 
 
 def measure(name: str, loaded: tuple[Any, ...], done: set[tuple[str, int]]) -> None:
@@ -116,9 +122,14 @@ def measure(name: str, loaded: tuple[Any, ...], done: set[tuple[str, int]]) -> N
             for order in ("least", "most"):
                 found = changes(model, x, maps, FRACTIONS, order=order, fill=black)
                 lines.append(
-                    {"model": name, "start": start, "choice": choice, "order": order,
-                     "relative": [[round(float(v), 6) for v in row] for row in found.relative]}
-                )  # fmt: skip
+                    {
+                        "model": name,
+                        "start": start,
+                        "choice": choice,
+                        "order": order,
+                        "relative": [[round(float(v), 6) for v in row] for row in found.relative],
+                    }
+                )
         with RESULTS.open("a") as file:  # one write: a batch is there or not
             file.write("".join(json.dumps(line) + "\n" for line in lines))
         print(f"{name}: {min(start + BATCH, len(read))} of {len(read)}", flush=True)

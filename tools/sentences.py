@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fullgrad._optional import require
 from fullgrad.errors import MissingDependencyError
-from fullgrad.optional import require
-from fullgrad.render import png
-from fullgrad.render.tokens import Strip, token_strips
-from fullgrad.tokens import TokenScores, attribute_tokens
+from fullgrad.tokens.attribution import TokenScores, attribute_tokens
+from fullgrad.viz import png
+from fullgrad.viz.tokens import Strip, token_strips
 
 OUT = Path(__file__).parents[1] / "docs" / "images" / "text-similarity.png"
 PAIRS = (
@@ -55,9 +55,8 @@ class Encoder:
     def tokens(self, sentences: Sequence[str]) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask``, ``token_type_ids``; (sentences, T) each."""
         encoded = self.tokenizer(
-            list(sentences), return_tensors="pt", padding=True, truncation=True,
-            max_length=_LONGEST,
-        )  # fmt: skip
+            list(sentences), return_tensors="pt", padding=True, truncation=True, max_length=_LONGEST
+        )
         return dict(encoded)
 
     def vectors(self, sentences: Sequence[str]) -> Tensor:
@@ -175,8 +174,9 @@ def report(e: Explained) -> str:
                 f"their signs {s.scale[i] - s.output[i].abs():.2f})"
             )
         lines.append(f"    {'token':<12} {'input':>9} {'bias':>9} {'total':>9} {'left out':>9}")
-        rows = zip(e.tokens[i], e.reading.scores[i], e.reading.bias_scores[i], e.dropped[i],
-                   strict=False)  # fmt: skip
+        rows = zip(
+            e.tokens[i], e.reading.scores[i], e.reading.bias_scores[i], e.dropped[i], strict=False
+        )
         for token, a, b, fall in rows:
             left_out = "" if fall is None else f"{fall:+9.4f}"
             lines.append(f"    {token:<12} {a:+9.4f} {b:+9.4f} {a + b:+9.4f} {left_out}")

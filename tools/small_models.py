@@ -24,6 +24,9 @@ import timm
 import torch
 import torchvision
 from torch import nn
+
+from fullgrad._files import sha256_of
+from fullgrad.vision.checkpoints import load_state, read_checkpoint
 from training import (
     CLASSES,
     Data,
@@ -35,9 +38,6 @@ from training import (
     load,
     seeded,
 )
-
-from fullgrad.checkpoints import load_state, read_checkpoint
-from fullgrad.images import sha256_of
 
 CACHE = Path("~/.cache/fullgrad/small-models").expanduser()
 _FORMAT = 1  # of the cache: raised when training.py changes what comes out
@@ -64,59 +64,103 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "vgg": Family(
-        "VGG", "plain ReLU, no batch-norm", "torchvision.models.vgg:make_layers",
+        "VGG",
+        "plain ReLU, no batch-norm",
+        "torchvision.models.vgg:make_layers",
         {"cfg": [16, "M", 32, 32, "M", 64, 64, "M", 128, 128]},
         Settings(rate=1e-3),
     ),
     "resnet": Family(
-        "ResNet", "ReLU, batch-norm, residual sums", "timm:resnet18",
+        "ResNet",
+        "ReLU, batch-norm, residual sums",
+        "timm:resnet18",
         {"layers": (1, 1, 1, 1), "channels": (32, 64, 96, 128), "output_stride": 16},
     ),
     "mobilenetv3": Family(
-        "MobileNetV3", "hard-swish, squeeze-excitation", "torchvision:mobilenet_v3_small",
+        "MobileNetV3",
+        "hard-swish, squeeze-excitation",
+        "torchvision:mobilenet_v3_small",
         {"dilated": True},
         Settings(epochs=12),
     ),
     "convnext": Family(
-        "ConvNeXt", "layer-norm, GELU, channels last", "timm:convnext_tiny",
+        "ConvNeXt",
+        "layer-norm, GELU, channels last",
+        "timm:convnext_tiny",
         {"depths": (1, 1, 3, 1), "dims": (32, 64, 96, 192), "patch_size": 2},
         Settings(epochs=20),
     ),
     "vit": Family(
-        "ViT", "attention, class token", "timm:vit_tiny_patch16_224",
+        "ViT",
+        "attention, class token",
+        "timm:vit_tiny_patch16_224",
         {"img_size": 64, "patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3},
         Settings(rate=1e-3),
     ),
     "vit_registers": Family(
-        "ViT with registers", "attention, 4 register tokens, mean", "timm:vit_tiny_patch16_224",
-        {"img_size": 64, "patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3,
-         "reg_tokens": 4, "class_token": False, "global_pool": "avg"},
+        "ViT with registers",
+        "attention, 4 register tokens, mean",
+        "timm:vit_tiny_patch16_224",
+        {
+            "img_size": 64,
+            "patch_size": 8,
+            "embed_dim": 96,
+            "depth": 4,
+            "num_heads": 3,
+            "reg_tokens": 4,
+            "class_token": False,
+            "global_pool": "avg",
+        },
         Settings(rate=1e-3, epochs=11),
     ),
     "swin": Family(
-        "Swin", "attention in shifted windows", "timm:swin_tiny_patch4_window7_224",
-        {"img_size": 64, "patch_size": 4, "window_size": 4, "embed_dim": 32,
-         "depths": (2, 2, 2), "num_heads": (1, 2, 4)},
+        "Swin",
+        "attention in shifted windows",
+        "timm:swin_tiny_patch4_window7_224",
+        {
+            "img_size": 64,
+            "patch_size": 4,
+            "window_size": 4,
+            "embed_dim": 32,
+            "depths": (2, 2, 2),
+            "num_heads": (1, 2, 4),
+        },
         Settings(rate=1e-3, epochs=18),
     ),
     "mixer": Family(
-        "MLP-Mixer", "dense layers across positions", "timm.models:MlpMixer",
+        "MLP-Mixer",
+        "dense layers across positions",
+        "timm.models:MlpMixer",
         {"img_size": 64, "patch_size": 8, "embed_dim": 128, "num_blocks": 4},
         Settings(rate=1e-3, epochs=14),
     ),
     "coatnet": Family(
-        "CoAtNet", "convolutions, then attention", "timm:coatnet_pico_rw_224",
-        {"img_size": 64, "embed_dim": (32, 64, 96, 128), "depths": (1, 1, 2, 1),
-         "stem_width": (16, 24)},
+        "CoAtNet",
+        "convolutions, then attention",
+        "timm:coatnet_pico_rw_224",
+        {
+            "img_size": 64,
+            "embed_dim": (32, 64, 96, 128),
+            "depths": (1, 1, 2, 1),
+            "stem_width": (16, 24),
+        },
         Settings(epochs=14),
     ),
     "maxvit": Family(
-        "MaxViT", "convolutions, window and grid attention", "timm:maxvit_pico_rw_256",
-        {"img_size": 64, "embed_dim": (32, 64, 96), "depths": (1, 1, 1), "stem_width": 16,
-         "transformer_window_size": (4, 4), "transformer_grid_size": (4, 4)},
+        "MaxViT",
+        "convolutions, window and grid attention",
+        "timm:maxvit_pico_rw_256",
+        {
+            "img_size": 64,
+            "embed_dim": (32, 64, 96),
+            "depths": (1, 1, 1),
+            "stem_width": 16,
+            "transformer_window_size": (4, 4),
+            "transformer_grid_size": (4, 4),
+        },
         Settings(epochs=9),
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,10 +352,12 @@ def main(argv: list[str] | None = None) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare where images and checkpoints are."""
     parser.add_argument(
-        "--data", type=Path, metavar="IMAGE_FOLDER",
+        "--data",
+        type=Path,
+        metavar="IMAGE_FOLDER",
         help="CIFAR-100 as train/CLASS/*.png and test/CLASS/*.png (default: unpacked from the "
         "shared folder)",
-    )  # fmt: skip
+    )
     parser.add_argument("--cache", type=Path, default=CACHE, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
 

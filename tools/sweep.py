@@ -163,9 +163,8 @@ def torchvision_dense_cases() -> Iterator[Case]:
         size = 224 if name in {"s3d"} else size
         if count(build) <= 60e6:
             yield Case(
-                "torchvision.video", name, build,
-                lambda m, f=frames, s=size: noise(2, 3, f, s, s),
-            )  # fmt: skip
+                "torchvision.video", name, build, lambda m, f=frames, s=size: noise(2, 3, f, s, s)
+            )
 
 
 # -- timm -------------------------------------------------------------------------------------

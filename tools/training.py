@@ -25,9 +25,17 @@ from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = (
-    "apple", "castle", "cup", "dolphin", "keyboard", "motorcycle", "palm_tree", "rocket",
-    "sunflower", "tiger",
-)  # fmt: skip
+    "apple",
+    "castle",
+    "cup",
+    "dolphin",
+    "keyboard",
+    "motorcycle",
+    "palm_tree",
+    "rocket",
+    "sunflower",
+    "tiger",
+)
 STORED = 32  # pixels a side, as CIFAR has them
 MEAN, STD = 0.5, 0.25
 SHIFT = 0.1  # beyond what the zoom leaves room for, as a share of half the image

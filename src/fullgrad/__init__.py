@@ -1,14 +1,43 @@
-"""Exact full-gradients of any PyTorch model, and the FullGrad saliency map."""
+"""Exact full-gradients of any PyTorch model, and the FullGrad saliency map.
 
-from fullgrad import methods
-from fullgrad.decomposition import BiasTerm, Decomposition
+The names below are loaded with the package. Subpackages are loaded when they are first used:
+``fullgrad.tokens.attribute_tokens`` works after ``import fullgrad`` alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fullgrad import _deprecated
+from fullgrad._lazy import submodules
+from fullgrad._version import __version__
+from fullgrad.decomposition import BiasTerm, Decomposition, decompose
 from fullgrad.errors import FullGradError
-from fullgrad.explanation import decompose
-from fullgrad.interfaces.captum_style import FullGrad
-from fullgrad.saliency import layer_maps, saliency
-from fullgrad.smooth import Noise
+from fullgrad.interop.captum import FullGrad
+from fullgrad.maps.saliency import layer_maps, saliency
+from fullgrad.maps.smoothing import Noise
 
-__version__ = "0.1.0.dev0"
+if TYPE_CHECKING:
+    from fullgrad import app as app
+    from fullgrad import axes as axes
+    from fullgrad import cli as cli
+    from fullgrad import decomposition as decomposition
+    from fullgrad import engine as engine
+    from fullgrad import errors as errors
+    from fullgrad import evaluation as evaluation
+    from fullgrad import interop as interop
+    from fullgrad import maps as maps
+    from fullgrad import methods as methods
+    from fullgrad import operations as operations
+    from fullgrad import report as report
+    from fullgrad import tokens as tokens
+    from fullgrad import vision as vision
+    from fullgrad import viz as viz
+
+_SUBPACKAGES = (
+    *("app", "axes", "cli", "decomposition", "engine", "errors", "evaluation", "interop", "maps"),
+    *("methods", "operations", "report", "tokens", "vision", "viz"),
+)
 
 __all__ = [
     "BiasTerm",
@@ -22,3 +51,10 @@ __all__ = [
     "methods",
     "saliency",
 ]
+
+_deprecated.install()
+__getattr__ = submodules(__name__, _SUBPACKAGES, otherwise=_deprecated.attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SUBPACKAGES})

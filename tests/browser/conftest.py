@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from fullgrad.models import DEFAULT_MODEL
+from fullgrad.vision.models import DEFAULT_MODEL
 
 WANTED = os.environ.get("FULLGRAD_BROWSER") == "1"
 collect_ignore_glob = [] if WANTED else ["test_*.py"]
@@ -37,9 +37,14 @@ if WANTED:
 ROOT = Path(__file__).parents[2]
 ARTEFACTS = Path(os.environ.get("FULLGRAD_ARTEFACTS", ROOT / "browser-artefacts"))
 FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 LINE = re.compile(r"http://127\.0\.0\.1:\d+")
 TALL = 47  # stages of the second model
 NET = f'''
@@ -102,16 +107,27 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     net = tmp_path_factory.mktemp("net") / "net.py"
     net.write_text(NET)
     command = [
-        sys.executable, "-m", "fullgrad", "app", "--port", "0",
-        "--model", DEFAULT_MODEL, f"{net}:make_model",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "fullgrad",
+        "app",
+        "--port",
+        "0",
+        "--model",
+        DEFAULT_MODEL,
+        f"{net}:make_model",
+    ]
     said: list[str] = []
     found: list[str] = []
     ready = threading.Event()
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=net.parent,
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=net.parent,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    ) as process:  # fmt: skip
+    ) as process:
         assert process.stdout is not None
 
         def read(stream: Any) -> None:
@@ -188,9 +204,11 @@ def open_page(browser: Any, server: str, watched: Watched) -> Iterator[Callable[
 
     def opened(width: int = 1440, dark: bool = False, hash: str = "", height: int = 900) -> Any:
         context = browser.new_context(
-            viewport={"width": width, "height": height}, accept_downloads=True,
-            color_scheme="dark" if dark else "light", reduced_motion="reduce",
-        )  # fmt: skip
+            viewport={"width": width, "height": height},
+            accept_downloads=True,
+            color_scheme="dark" if dark else "light",
+            reduced_motion="reduce",
+        )
         contexts.append(context)
         context.set_default_timeout(20_000)
         page = context.new_page()

@@ -14,9 +14,9 @@ from playwright.sync_api import expect
 from steps import PATIENT, done, fact, give, headline, read, scan, slide, waterfall
 
 import fullgrad
-from fullgrad.images import preprocess, read_image
-from fullgrad.labels import imagenet_names
-from fullgrad.models import load_model
+from fullgrad.vision.images import preprocess, read_image
+from fullgrad.vision.labels import imagenet_names
+from fullgrad.vision.models import load_model
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,14 @@ def cat(photographs: dict[str, Path]) -> tuple[Any, torch.Tensor, torch.Tensor]:
 
 
 def test_the_whole_way(
-    open_page: Any, photographs: dict[str, Path], cat: Any, shot: Any, tmp_path: Path,
-    browser: Any, watched: Any,
-) -> None:  # fmt: skip
+    open_page: Any,
+    photographs: dict[str, Path],
+    cat: Any,
+    shot: Any,
+    tmp_path: Path,
+    browser: Any,
+    watched: Any,
+) -> None:
     model, x, logits = cat
     names = imagenet_names()
     order = logits.argsort(descending=True).tolist()

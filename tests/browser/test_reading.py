@@ -21,9 +21,14 @@ def compare(page: Any) -> None:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_widths_and_axe(
-    width: int, dark: bool, open_page: Any, photographs: dict[str, Path], shot: Any,
-    watched: Any, tmp_path: Path,
-) -> None:  # fmt: skip
+    width: int,
+    dark: bool,
+    open_page: Any,
+    photographs: dict[str, Path],
+    shot: Any,
+    watched: Any,
+    tmp_path: Path,
+) -> None:
     watched.accept("Failed to load resource")
     colours = "dark" if dark else "light"
     page = open_page(width, dark, height=800)
@@ -175,11 +180,14 @@ def test_all_of_it_with_the_keyboard(open_page: Any, photographs: dict[str, Path
     tab_to("#stage")
     keys.press("ArrowRight")
     expect(page.locator("#stage-says")).to_contain_text("Stage 1 of")
-    expect(page.locator("#stage")).to_have_attribute("aria-valuetext", page.evaluate(
-        """() => { const name = document.querySelector("tr.current th").textContent;
+    expect(page.locator("#stage")).to_have_attribute(
+        "aria-valuetext",
+        page.evaluate(
+            """() => { const name = document.querySelector("tr.current th").textContent;
           const cells = document.querySelectorAll("tr.current td.n");
           return `stage ${name}, sum ${cells[0].textContent}, ${cells[1].textContent} of the logit`; }"""
-    ))  # fmt: skip
+        ),
+    )
     tab_to("[data-download=array]")
     with page.expect_download() as waiting:
         keys.press("Enter")

@@ -192,13 +192,19 @@ def test_a_download_leaves_the_error_of_a_result(
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ('{"progress": {"stage": "waiting", "text": "two wait before you"}}\n', "ended before the result"),
-        ('{"progress": {"stage": "reading", "text": "reading"}}\n{"error": "The <b>map</b> failed.", '
-         '"kind": "method"}\n', "The <b>map</b> failed."),
+        (
+            '{"progress": {"stage": "waiting", "text": "two wait before you"}}\n',
+            "ended before the result",
+        ),
+        (
+            '{"progress": {"stage": "reading", "text": "reading"}}\n{"error": "The <b>map</b> failed.", '
+            '"kind": "method"}\n',
+            "The <b>map</b> failed.",
+        ),
         ('{"progress"', "The server does not answer"),
     ],
     ids=["cut", "error", "damaged"],
-)  # fmt: skip
+)
 def test_an_answer_without_a_result_is_an_error(
     body: str, said: str, open_page: Any, photographs: dict[str, Path]
 ) -> None:

@@ -16,11 +16,11 @@ from fullgrad.app.models import Served
 from fullgrad.app.options import offered
 from fullgrad.app.request import Request
 from fullgrad.app.work import Computed
-from fullgrad.images import OVERLAY_SUFFIX
-from fullgrad.render.layers import Layer
-from fullgrad.render.mixture import drawn, mixture
-from fullgrad.render.overlay import HIGH, LOW, Array, png
-from fullgrad.render.style import limit_of, number, plane
+from fullgrad.vision.images import OVERLAY_SUFFIX
+from fullgrad.viz.layers import Layer
+from fullgrad.viz.mixture import drawn, mixture
+from fullgrad.viz.overlay import HIGH, LOW, Array, png
+from fullgrad.viz.style import limit_of, number, plane
 
 # Matplotlib's fonts are one for the process, and not made for several threads.
 DRAWING = threading.Lock()

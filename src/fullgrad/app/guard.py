@@ -105,8 +105,10 @@ class Guard:
         if self._loopback and not is_loopback(_hostname(host)):
             raise Refusal(
                 "This viewer answers to names of its own machine only, such as 127.0.0.1 and "
-                "localhost.", "request", 403,
-            )  # fmt: skip
+                "localhost.",
+                "request",
+                403,
+            )
         if scope["method"] in _READING:
             return
         origins = headers.get("origin", [])
@@ -136,8 +138,10 @@ def internal() -> Refusal:
     """What a person is told of an error that was not foreseen."""
     return Refusal(
         "Something went wrong in the viewer. Its terminal tells more; other requests are not "
-        "affected.", "internal", 500,
-    )  # fmt: skip
+        "affected.",
+        "internal",
+        500,
+    )
 
 
 def log(error: BaseException) -> None:

@@ -14,8 +14,8 @@ from fullgrad import methods
 from fullgrad.app.refusal import public
 from fullgrad.errors import FullGradError, ModelLoadError
 from fullgrad.methods import Method
-from fullgrad.models import LoadedModel
-from fullgrad.photographs import number_of_classes
+from fullgrad.vision.image_result import number_of_classes
+from fullgrad.vision.models import LoadedModel
 
 # One pass is enough to see whether a method applies.
 _SHORT = {"samples": 1, "n_steps": 1}
@@ -46,7 +46,7 @@ def served(model: LoadedModel, names: tuple[str, ...] | None) -> Served:
     """A model made ready to be served: tried once with every method.
 
     Args:
-        model: from :func:`fullgrad.models.load_model`.
+        model: from :func:`fullgrad.vision.models.load_model`.
         names: of its classes.
 
     Raises:

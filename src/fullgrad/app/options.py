@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, TypeAlias
 
-from fullgrad.aggregation import PSI
 from fullgrad.app.refusal import Refusal
+from fullgrad.maps.aggregation import PSI
+from fullgrad.maps.selection import NAMED
 from fullgrad.methods import Method
-from fullgrad.selection import NAMED
 
 Kind: TypeAlias = Literal["choice", "number", "integer", "flag", "text"]
 
@@ -21,9 +21,12 @@ _CHOICES: dict[str, tuple[Any, ...]] = {"psi": (None, *PSI)}
 _SUGGESTED: dict[str, tuple[str, ...]] = {"terms": NAMED}
 # What one request may cost: each is one pass through the model.
 _RANGES = {
-    "samples": (1, 100), "n_steps": (1, 300), "scale": (0, 10), "baseline": (-1e6, 1e6),
+    "samples": (1, 100),
+    "n_steps": (1, 300),
+    "scale": (0, 10),
+    "baseline": (-1e6, 1e6),
     "grid": (2, 256),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fullgrad._optional import require
 from fullgrad.app.limits import Limits, amount
 from fullgrad.app.refusal import Refusal
 from fullgrad.app.structure import check_structure
-from fullgrad.images import Photograph, to_rgb, upright
-from fullgrad.optional import require
+from fullgrad.vision.images import Photograph, to_rgb, upright
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,7 +42,7 @@ _NOT_AN_IMAGE = (
     (b"\xff\x0a", "a JPEG XL image"),
     (b"\x00\x00\x00\x0cJXL ", "a JPEG XL image"),
     (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 image"),
-)  # fmt: skip
+)
 
 
 def refused(message: str, status: int = 415) -> Refusal:
@@ -79,12 +79,13 @@ def too_large(limits: Limits) -> Refusal:
     most = amount(limits.bytes, "bytes")
     return refused(
         f"The file is larger than the {most} that are accepted. Make the photograph smaller, or "
-        "save it as JPEG.", 413,
-    )  # fmt: skip
+        "save it as JPEG.",
+        413,
+    )
 
 
 def decoded(content: bytes, name: str, limits: Limits) -> Photograph:
-    """Decode a file as :func:`fullgrad.images.read_photograph` does.
+    """Decode a file as :func:`fullgrad.vision.images.read_photograph` does.
 
     Args:
         content: of the file.
@@ -105,8 +106,9 @@ def decoded(content: bytes, name: str, limits: Limits) -> Photograph:
         except Exception as error:  # decoders raise what they like on damaged files
             raise refused(
                 "The image is truncated or damaged: it could not be decoded to its end. Send the "
-                "whole file, or save it again in an image program.", 400,
-            ) from error  # fmt: skip
+                "whole file, or save it again in an image program.",
+                400,
+            ) from error
         try:
             picture = to_rgb(upright(image))
         except Exception as error:
@@ -155,8 +157,9 @@ def _check_header(image: Any, limits: Limits) -> None:
 def _too_many_pixels(limits: Limits, found: str = " has") -> Refusal:
     return refused(
         f"The image{found} more than the {amount(limits.pixels, 'pixels')} that are accepted. "
-        "Make it smaller first: models look at a few hundred pixels a side anyway.", 413,
-    )  # fmt: skip
+        "Make it smaller first: models look at a few hundred pixels a side anyway.",
+        413,
+    )
 
 
 def _what_it_is(content: bytes) -> str:
@@ -171,8 +174,13 @@ def _what_it_is(content: bytes) -> str:
     if head[4:8] == b"ftyp":
         kind = head[8:12]
         heic = kind in {b"heic", b"heix", b"mif1", b"msf1", b"hevc", b"heim"}
-        what = "a HEIC photograph" if heic else "an AVIF image" if kind in {b"avif", b"avis"} else (
-            "a video")  # fmt: skip
+        what = (
+            "a HEIC photograph"
+            if heic
+            else "an AVIF image"
+            if kind in {b"avif", b"avis"}
+            else ("a video")
+        )
         return f"The file is {what}. Export it as JPEG first. {_ACCEPTED}"
     for start, what in _NOT_AN_IMAGE:
         if head.startswith(start):

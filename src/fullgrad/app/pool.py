@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from fullgrad.app.refusal import Refusal
-from fullgrad.models import LoadedModel
+from fullgrad.vision.models import LoadedModel
 
 _EVERY = 0.1  # seconds between two reports of the same stage
 
@@ -200,8 +200,9 @@ class Pool:
             if len(self._waiting) >= self._most:
                 raise Refusal(
                     f"{len(self._waiting)} requests are waiting already. Try again in a moment.",
-                    "busy", 503,
-                )  # fmt: skip
+                    "busy",
+                    503,
+                )
             self._waiting.append(job)
             self._place(job, len(self._waiting))
             self._changed.notify()

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from fullgrad._files import printable
 from fullgrad.errors import FullGradError
-from fullgrad.images import printable
 
 Kind: TypeAlias = Literal["photograph", "request", "method", "busy", "internal"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from fullgrad import methods
+from fullgrad._files import printable
 from fullgrad.app.models import Served
 from fullgrad.app.options import checked
 from fullgrad.app.refusal import Refusal
-from fullgrad.images import printable
 from fullgrad.methods import Method
 
 Parts: TypeAlias = Literal["all", "map"]

@@ -9,7 +9,9 @@ from dataclasses import asdict, replace
 from typing import Any
 from urllib.parse import quote
 
-from fullgrad import __version__, methods
+from fullgrad import methods
+from fullgrad._optional import require
+from fullgrad._version import __version__
 from fullgrad.app import answer, body
 from fullgrad.app.guard import App, Guard, Message, Receive, Scope, Send, explained_failure
 from fullgrad.app.limits import Limits
@@ -23,7 +25,6 @@ from fullgrad.app.request import Request, parsed
 from fullgrad.app.sharing import reported
 from fullgrad.app.within import within
 from fullgrad.app.work import computed
-from fullgrad.optional import require
 
 DOWNLOADS = ("picture", "array", "report")
 _SENDING = 60.0  # seconds in which a client must take what it is sent
@@ -97,8 +98,14 @@ async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
     raise Refusal("There is nothing at this address.", "request", 404)
 
 
-async def _send(scope: Scope, receive: Receive, send: Send, content: bytes, kind: str,
-                headers: dict[str, str] | None = None) -> None:  # fmt: skip
+async def _send(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    content: bytes,
+    kind: str,
+    headers: dict[str, str] | None = None,
+) -> None:
     responses = require("starlette.responses", "app")
     head = scope["method"] == "HEAD"
     response = responses.Response(b"" if head else content, 200, headers, media_type=None)
@@ -208,8 +215,14 @@ class _Upload(_Endpoint):
         """What a worker is to do."""
         raise NotImplementedError
 
-    async def reply(self, scope: Scope, receive: Receive, send: Send, request: Request,
-                    events: asyncio.Queue[Event]) -> None:  # fmt: skip
+    async def reply(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        request: Request,
+        events: asyncio.Queue[Event],
+    ) -> None:
         """Send what comes of it."""
         raise NotImplementedError
 
@@ -245,8 +258,14 @@ class _Explain(_Upload):
 
         return run
 
-    async def reply(self, scope: Scope, receive: Receive, send: Send, request: Request,
-                    events: asyncio.Queue[Event]) -> None:  # fmt: skip
+    async def reply(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        request: Request,
+        events: asyncio.Queue[Event],
+    ) -> None:
         headers = [(b"content-type", _NDJSON.encode()), (b"x-accel-buffering", b"no")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         more = True
@@ -292,13 +311,20 @@ class _Download(_Upload):
                 return reported(photograph, request, served, bench.models[request.model])
             found = computed(content, needed, limits, bench, steps)
             steps.stage("drawing", "drawing the picture")
-            return answer.array(found) if what == "array" else (
-                answer.picture(request, served, found))  # fmt: skip
+            return (
+                answer.array(found) if what == "array" else (answer.picture(request, served, found))
+            )
 
         return run
 
-    async def reply(self, scope: Scope, receive: Receive, send: Send, request: Request,
-                    events: asyncio.Queue[Event]) -> None:  # fmt: skip
+    async def reply(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        request: Request,
+        events: asyncio.Queue[Event],
+    ) -> None:
         while isinstance(event := await events.get(), Progress):
             pass
         if isinstance(event, Failed):

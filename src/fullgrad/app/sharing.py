@@ -10,12 +10,12 @@ from fullgrad.app.models import Served
 from fullgrad.app.request import Request
 from fullgrad.app.work import option_errors
 from fullgrad.errors import LayoutError
-from fullgrad.images import OVERLAY_SUFFIX, Photograph
-from fullgrad.models import LoadedModel
-from fullgrad.photographs import Task, explain, overlay_of, record
-from fullgrad.render.layers import packed
-from fullgrad.render.overlay import png
 from fullgrad.report import report_of
+from fullgrad.vision.image_result import Task, explain, overlay_of, record
+from fullgrad.vision.images import OVERLAY_SUFFIX, Photograph
+from fullgrad.vision.models import LoadedModel
+from fullgrad.viz.layers import packed
+from fullgrad.viz.overlay import png
 
 
 def reported(photograph: Photograph, request: Request, served: Served, model: LoadedModel) -> File:

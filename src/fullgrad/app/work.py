@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 
-import fullgrad
 from fullgrad import methods
 from fullgrad.app.limits import Limits
 from fullgrad.app.photograph import decoded
 from fullgrad.app.pool import Bench, Steps
 from fullgrad.app.refusal import Refusal, public
 from fullgrad.app.request import Request
-from fullgrad.decomposition import Decomposition
+from fullgrad.decomposition import decompose
+from fullgrad.decomposition.result import Decomposition
 from fullgrad.errors import FullGradError, LayoutError
-from fullgrad.images import Photograph, display_image, preprocess
-from fullgrad.models import LoadedModel
-from fullgrad.photographs import logits_of
-from fullgrad.render.layers import Layer, layers_of
-from fullgrad.render.waterfall import Waterfall, waterfall_of
-from fullgrad.saliency import saliency_from_decomposition
+from fullgrad.maps.saliency import saliency_from_decomposition
+from fullgrad.vision.image_result import logits_of
+from fullgrad.vision.images import Photograph, display_image, preprocess
+from fullgrad.vision.models import LoadedModel
+from fullgrad.viz.layers import Layer, layers_of
+from fullgrad.viz.waterfall import Waterfall, waterfall_of
 
 TOP = 10
 _FEW, _MANY, _DEEPEST = 6, 48, 4  # stages that make a good slider; components of a module path
@@ -138,7 +138,7 @@ def _decomposed(
 ) -> Decomposition | None:
     """The decomposition; for other methods than FullGrad the map can be had without it."""
     try:
-        return fullgrad.decompose(model.module, x, target)
+        return decompose(model.module, x, target)
     except FullGradError as error:
         if request.method.name == "fullgrad":
             raise

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from fullgrad._optional import require
 from fullgrad.app.guard import is_loopback
 from fullgrad.app.limits import Limits
 from fullgrad.app.memory import giver, settled
@@ -24,9 +25,8 @@ from fullgrad.app.refusal import hide
 from fullgrad.app.server import build
 from fullgrad.cli import UsageError
 from fullgrad.cli.explain import class_names
-from fullgrad.models import DEFAULT_MODEL, load_model
-from fullgrad.optional import require
-from fullgrad.photographs import number_of_classes
+from fullgrad.vision.image_result import number_of_classes
+from fullgrad.vision.models import DEFAULT_MODEL, load_model
 
 _DESCRIPTION = """\
 Opens a viewer in the browser: drop a photograph, see which pixels and which layers a class's logit
@@ -116,8 +116,9 @@ def run(args: argparse.Namespace) -> int:
                 f"fullgrad: note: everyone who can reach {args.host} over the network can use "
                 "this viewer and this machine's computing time; it asks for no password and does "
                 "not encrypt. Leave --host out to keep it to this machine.",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+                file=sys.stderr,
+                flush=True,
+            )
         with settled():
             _serve(app, listening, _url(args.host, listening), args.open)
             ended = pool.close(_STOPPING)
@@ -233,9 +234,19 @@ def _serve(app: Any, listening: socket.socket, url: str, browser: bool) -> None:
                 threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
     config = uvicorn.Config(
-        app, http="h11", ws="none", lifespan="off", log_config=None, log_level="critical",
-        access_log=False, server_header=False, proxy_headers=False, backlog=128,
-        timeout_keep_alive=15, timeout_graceful_shutdown=1, limit_concurrency=_CONNECTIONS,
-    )  # fmt: skip
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=128,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=1,
+        limit_concurrency=_CONNECTIONS,
+    )
     with contextlib.suppress(KeyboardInterrupt):  # which it raises once more when it has stopped
         Server(config).run(sockets=[listening])

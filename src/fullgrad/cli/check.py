@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import fullgrad
+from fullgrad._files import printable, write_together
 from fullgrad.cli import UsageError
 from fullgrad.cli.checked import ROWS, Report, as_json, as_text, report_of
-from fullgrad.cli.files import write_together
 from fullgrad.cli.main import DONE
-from fullgrad.decomposition import Decomposition
+from fullgrad.decomposition import decompose
+from fullgrad.decomposition.result import Decomposition
+from fullgrad.engine.targets import Target
 from fullgrad.errors import FullGradError
-from fullgrad.images import preprocess, printable, read_photograph
-from fullgrad.labels import class_index
-from fullgrad.models import DEFAULT_MODEL, LoadedModel, load_model
-from fullgrad.targets import Target
+from fullgrad.vision.images import preprocess, read_photograph
+from fullgrad.vision.labels import class_index
+from fullgrad.vision.models import DEFAULT_MODEL, LoadedModel, load_model
 
 _DESCRIPTION = """\
 Splits a model's output into its terms, and shows where it comes from: the input and each stage,
@@ -191,7 +191,7 @@ def _target(text: str | None, model: LoadedModel) -> Target:
 
 def _decomposed(model: LoadedModel, x: Tensor, target: Target) -> Decomposition:
     try:
-        return fullgrad.decompose(model.module, x, target)
+        return decompose(model.module, x, target)
     except FullGradError:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:

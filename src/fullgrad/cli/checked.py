@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fullgrad.aggregation import placements_for
-from fullgrad.axes import NOWHERE
-from fullgrad.decomposition import Decomposition
+from fullgrad._files import printable
+from fullgrad.axes.algebra import NOWHERE
+from fullgrad.decomposition.result import Decomposition
 from fullgrad.errors import InputError, LayoutError
-from fullgrad.images import printable
-from fullgrad.models import LoadedModel
-from fullgrad.photographs import versions
-from fullgrad.saliency import saliency_from_decomposition
+from fullgrad.maps.aggregation import placements_for
+from fullgrad.maps.saliency import saliency_from_decomposition
+from fullgrad.vision.image_result import versions
+from fullgrad.vision.models import LoadedModel
 
 _HEAD = "where f comes from"
 
@@ -114,11 +114,16 @@ def report_of(d: Decomposition, depth: int = 1) -> Report:
     targets = [None] * len(d.output) if d.target is None else d.target.tolist()
     samples = tuple(
         Sample(
-            targets[i], output, of_input, tuple((name, s[i]) for name, s in stages.items()), total,
-            residual, relative,
+            targets[i],
+            output,
+            of_input,
+            tuple((name, s[i]) for name, s in stages.items()),
+            total,
+            residual,
+            relative,
         )
         for i, (output, of_input, total, residual, relative) in enumerate(rows)
-    )  # fmt: skip
+    )
     kinds = Counter(t.kind for t in d.bias_terms)
     general = Counter(d.general_path)
     return Report(

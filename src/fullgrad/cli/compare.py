@@ -11,22 +11,23 @@ from functools import partial
 from pathlib import Path
 
 from fullgrad import methods
+from fullgrad._files import printable, write_together
+from fullgrad._optional import require
 from fullgrad.cli import UsageError
 from fullgrad.cli.compared import Row, compared, reasons, record, said, told
 from fullgrad.cli.explain import add_model_arguments, class_names
-from fullgrad.cli.files import check_folder, make_folder, write_together
+from fullgrad.cli.files import check_folder, make_folder
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.cli.progress import Progress
 from fullgrad.errors import FullGradError, ImageError
-from fullgrad.experiments.plan import MethodChoice
-from fullgrad.images import find_images, printable, read_photograph
-from fullgrad.labels import class_index
+from fullgrad.evaluation.plan import MethodChoice
 from fullgrad.methods.attribution import EXTRA
-from fullgrad.models import LoadedModel, load_model
-from fullgrad.optional import require
-from fullgrad.photographs import number_of_classes
-from fullgrad.render.compare import RULES, Compared, comparison, most_rows
-from fullgrad.render.style import FORMATS, saved
+from fullgrad.vision.image_result import number_of_classes
+from fullgrad.vision.images import find_images, read_photograph
+from fullgrad.vision.labels import class_index
+from fullgrad.vision.models import LoadedModel, load_model
+from fullgrad.viz.compare import RULES, Compared, comparison, most_rows
+from fullgrad.viz.style import FORMATS, saved
 
 METHODS = ("input_gradient", "integrated_gradients", "smoothgrad", "grad_cam", "fullgrad")
 
@@ -92,8 +93,10 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"a sheet has room for {most} photographs, not for {len(paths)}")
     model = load_model(args.model, args.weights, args.device)
     if not model.trained:
-        print(f"fullgrad: note: {model.spec} has random weights: its classes and maps mean "
-              "nothing", file=sys.stderr)  # fmt: skip
+        print(
+            f"fullgrad: note: {model.spec} has random weights: its classes and maps mean nothing",
+            file=sys.stderr,
+        )
     classes = number_of_classes(model)
     names = class_names(args.labels, model, classes)
     target = None if args.target is None else class_index(args.target, names, classes)
@@ -203,9 +206,13 @@ def _write(
         for row in rows
     ]
     figure = comparison(
-        shown, [c.label for c in choices], scale=args.scale, rule=rule, notes=reasons(rows),
+        shown,
+        [c.label for c in choices],
+        scale=args.scale,
+        rule=rule,
+        notes=reasons(rows),
         title=model.spec if args.title is None else args.title,
-    )  # fmt: skip
+    )
     sheet = saved(figure, args.out.suffix.lower().removeprefix("."))
     values = record(model, rows, choices, failed, args.command_line) | {
         "scale": args.scale,

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from fullgrad import methods
+from fullgrad._files import printable
 from fullgrad.errors import FullGradError, LayoutError, MethodError, ModelError
-from fullgrad.experiments.plan import MethodChoice
-from fullgrad.images import Photograph, display_image, preprocess, printable
-from fullgrad.models import LoadedModel
-from fullgrad.photographs import logits_of, model_record, versions
-from fullgrad.render.compare import NOT_APPLICABLE
+from fullgrad.evaluation.plan import MethodChoice
+from fullgrad.vision.image_result import logits_of, model_record, versions
+from fullgrad.vision.images import Photograph, display_image, preprocess
+from fullgrad.vision.models import LoadedModel
+from fullgrad.viz.compare import NOT_APPLICABLE
 
 KIND = "fullgrad comparison"
 FAILED = "failed"
@@ -58,9 +59,12 @@ class Cell:
             return {"method": self.method, "applies": self.applies, "reason": self.reason}
         least, most = float(self.map.min()), float(self.map.max())
         return {
-            "method": self.method, "applies": True, "least": least, "most": most,
+            "method": self.method,
+            "applies": True,
+            "least": least,
+            "most": most,
             "seconds": round(self.seconds, 4),
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fullgrad._files import printable, write_together
+from fullgrad._optional import require
 from fullgrad.cli import UsageError
 from fullgrad.cli.explain import add_model_arguments, explain_files
-from fullgrad.cli.files import write_together
 from fullgrad.errors import ImageError
-from fullgrad.images import printable
-from fullgrad.optional import require
-from fullgrad.render.overlay import png
-from fullgrad.render.sheet import Row, sheet
+from fullgrad.viz.overlay import png
+from fullgrad.viz.sheet import Row, sheet
 
 # Functions of skimage.data whose photographs come with scikit-image; they show one clear thing.
 PHOTOGRAPHS = {

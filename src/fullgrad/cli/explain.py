@@ -15,16 +15,15 @@ import numpy as np
 import torch
 
 from fullgrad import methods
+from fullgrad._files import printable, write_together
+from fullgrad._optional import require
 from fullgrad.cli import UsageError
-from fullgrad.cli.files import check_folder, make_folder, unique_stems, write_together
+from fullgrad.cli.files import check_folder, make_folder, unique_stems
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.errors import FullGradError, ImageError, LayoutError, MethodError, ModelError
-from fullgrad.images import OVERLAY_SUFFIX, Photograph, find_images, printable, read_photograph
-from fullgrad.labels import class_index, imagenet_names, read_labels
+from fullgrad.maps.selection import NAMED
 from fullgrad.methods import Method
-from fullgrad.models import DEFAULT_MODEL, LoadedModel, load_model
-from fullgrad.optional import require
-from fullgrad.photographs import (
+from fullgrad.vision.image_result import (
     Explained,
     Task,
     explain,
@@ -33,9 +32,11 @@ from fullgrad.photographs import (
     record,
     shares,
 )
-from fullgrad.render.layers import packed
-from fullgrad.render.overlay import png
-from fullgrad.selection import NAMED
+from fullgrad.vision.images import OVERLAY_SUFFIX, Photograph, find_images, read_photograph
+from fullgrad.vision.labels import class_index, imagenet_names, read_labels
+from fullgrad.vision.models import DEFAULT_MODEL, LoadedModel, load_model
+from fullgrad.viz.layers import packed
+from fullgrad.viz.overlay import png
 
 _DESCRIPTION = """\
 Shows where in a photograph an image classifier's decision comes from.

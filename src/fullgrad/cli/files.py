@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from fullgrad._files import printable
 from fullgrad.cli import UsageError
-from fullgrad.images import printable
 
 _LONGEST = 150  # bytes of a stem: most file systems allow 255 for a name
 
@@ -73,29 +73,3 @@ def unique_stems(paths: Sequence[Path]) -> list[str]:
 
 def _shortened(stem: str) -> str:
     return os.fsencode(stem)[:_LONGEST].decode("utf-8", "replace") or "image"
-
-
-def write_together(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
-    """Write files under temporary names in the same folder, then rename them all.
-
-    Args:
-        folder: must exist.
-        contents: from file name to content.
-
-    Returns:
-        The files' paths.
-
-    Raises:
-        OSError: one could not be written; none of them is there then, half or whole, that was
-            not there before.
-    """
-    temporary = {name: folder / f".{name}.{os.getpid()}.tmp" for name in contents}
-    try:
-        for name, content in contents.items():
-            temporary[name].write_bytes(content)
-        for name, path in temporary.items():
-            os.replace(path, folder / name)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
-    return [folder / name for name in contents]

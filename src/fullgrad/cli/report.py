@@ -7,11 +7,11 @@ import shlex
 import sys
 from pathlib import Path
 
+from fullgrad._files import printable, write_together
+from fullgrad._optional import require
 from fullgrad.cli import UsageError
-from fullgrad.cli.files import check_folder, make_folder, write_together
+from fullgrad.cli.files import check_folder, make_folder
 from fullgrad.cli.main import DONE, SOME_FAILED
-from fullgrad.images import printable
-from fullgrad.optional import require
 from fullgrad.report import report
 
 _HEAVY = 25_000_000  # bytes from which on a page is slow to open and to send
@@ -70,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"fullgrad: note: {' '.join(problem.split())}", file=sys.stderr)
     if len(content) > _HEAVY:
         size = f"{len(content) / 1e6:.0f} MB"
-        print(f"fullgrad: note: the page has {size}; report fewer photographs for a lighter one",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"fullgrad: note: the page has {size}; report fewer photographs for a lighter one",
+            file=sys.stderr,
+        )
     print(f"{made.counted}\n-> {printable(out)}")
     return SOME_FAILED if made.problems else DONE

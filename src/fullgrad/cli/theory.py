@@ -10,16 +10,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from fullgrad._files import printable, write_together
+from fullgrad._optional import require
 from fullgrad.cli import UsageError
-from fullgrad.cli.files import check_folder, make_folder, write_together
+from fullgrad.cli.files import check_folder, make_folder
 from fullgrad.cli.main import DONE
-from fullgrad.experiments.linear_regions import EXTENT
-from fullgrad.experiments.theory import Measured, Represented, Theory, theory
-from fullgrad.images import printable
-from fullgrad.optional import require
-from fullgrad.photographs import versions
-from fullgrad.render.overlay import png
-from fullgrad.render.regions import figure
+from fullgrad.evaluation.theory.figure import figure
+from fullgrad.evaluation.theory.linear_regions import EXTENT
+from fullgrad.evaluation.theory.properties import Measured, Represented, Theory, theory
+from fullgrad.vision.image_result import versions
+from fullgrad.viz.overlay import png
 
 _DESCRIPTION = """\
 Trains a small ReLU network on points of the plane (seconds, on the CPU), finds its linear regions
@@ -131,7 +131,7 @@ def record(result: Theory, command: Sequence[str]) -> dict[str, Any]:
     """Every number, as JSON-ready values.
 
     Args:
-        result: of :func:`fullgrad.experiments.theory.theory`.
+        result: of :func:`fullgrad.evaluation.theory.properties.theory`.
         command: the command line.
     """
     walk = result.walk

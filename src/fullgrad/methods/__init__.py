@@ -1,6 +1,8 @@
 """Saliency methods by name: FullGrad, those it is compared with, and the user's own."""
 
-from fullgrad.methods import controls, family, gradcam, gradients, overrides
+from fullgrad.methods import controls, gradients, overrides
+from fullgrad.methods import fullgrad as family
+from fullgrad.methods import grad_cam as gradcam
 from fullgrad.methods.attribution import attribute
 from fullgrad.methods.registry import Method, add, get, names, register, unregister
 

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fullgrad.batches import in_batches
+from fullgrad._optional import require
+from fullgrad.engine.inputs import check
+from fullgrad.engine.lending import as_tuple, lent, own
+from fullgrad.engine.pipeline import Request
+from fullgrad.engine.targets import Target, select
+from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import InputError, MethodError, TargetError
-from fullgrad.explanation import Request
-from fullgrad.inputs import check
-from fullgrad.methods.lending import as_tuple, lent, own
+from fullgrad.maps.minibatches import in_batches
 from fullgrad.methods.registry import Method, resolved
-from fullgrad.optional import require
-from fullgrad.targets import Target, select
-from fullgrad.wrapping import unwrap
 
 EXTRA = "baselines"
 
@@ -81,9 +81,14 @@ def attribute(
     target = indices(target, inputs)
     if chosen.direct:
         found = chosen.function(
-            model, inputs, target, signed=signed, batch_size=batch_size,
-            additional_forward_args=additional_forward_args, **values,
-        )  # fmt: skip
+            model,
+            inputs,
+            target,
+            signed=signed,
+            batch_size=batch_size,
+            additional_forward_args=additional_forward_args,
+            **values,
+        )
         shape = (len(inputs), 1, *inputs.shape[2:])
         if tuple(found.shape) != shape:
             raise MethodError(

@@ -126,17 +126,29 @@ def _kernel(rank: int, axis: int, like: Tensor) -> Tensor:
 
 METHODS = (
     described(
-        "random", random, options=RandomOptions, signed=False, direct=True,
+        "random",
+        random,
+        options=RandomOptions,
+        signed=False,
+        direct=True,
         about="Uniform noise, the floor that every method must beat.",
     ),
     described(
-        "random_blobs", random_blobs, options=BlobsOptions, signed=False, direct=True,
+        "random_blobs",
+        random_blobs,
+        options=BlobsOptions,
+        signed=False,
+        direct=True,
         about="Noise as coarse as the maps of late layers, the floor for methods that mark areas.",
     ),
     described(
-        "sobel", sobel, options=NoOptions, signed=False, direct=True,
+        "sobel",
+        sobel,
+        options=NoOptions,
+        signed=False,
+        direct=True,
         about="The edges of the input by Sobel filters, which look plausible and explain nothing.",
         reference="Adebayo, Gilmer, Muelly, Goodfellow, Hardt & Kim 2018, Sanity Checks for "
         "Saliency Maps",
     ),
-)  # fmt: skip
+)

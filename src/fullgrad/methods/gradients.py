@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fullgrad.errors import InputError
-from fullgrad.methods.explained import Explained, captum, speaking_plainly
+from fullgrad.maps.smoothing import Noise, noisy
+from fullgrad.methods.captum_adapter import Explained, captum, speaking_plainly
 from fullgrad.methods.registry import described
-from fullgrad.smooth import Noise, noisy
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class IntegratedOptions:
 
 @dataclass(frozen=True, slots=True)
 class SmoothGradOptions:
-    """The noise of SmoothGrad; see :class:`fullgrad.smooth.Noise`."""
+    """The noise of SmoothGrad; see :class:`fullgrad.maps.smoothing.Noise`."""
 
     samples: int = 25
     scale: float = 0.15
@@ -72,9 +72,11 @@ def baseline_like(baseline: float | Tensor, x: Tensor) -> Tensor:
     """
     if not isinstance(baseline, Tensor):
         return torch.full_like(x, baseline)
-    if baseline.dim() != x.dim() or baseline.shape[1:] != x.shape[1:] or (
-        len(baseline) not in (1, len(x))
-    ):  # fmt: skip
+    if (
+        baseline.dim() != x.dim()
+        or baseline.shape[1:] != x.shape[1:]
+        or (len(baseline) not in (1, len(x)))
+    ):
         raise InputError(
             f"a baseline must have shape {tuple(x.shape)} or {(1, *x.shape[1:])}, "
             f"not {tuple(baseline.shape)}"
@@ -115,9 +117,11 @@ def integrated_gradients(
     explained = Explained(model, target, additional_forward_args, len(inputs))
     start = baseline_like(baseline, inputs)
     with speaking_plainly("integrated_gradients"):
-        found: Tensor = captum().IntegratedGradients(explained).attribute(
-            inputs, baselines=start, n_steps=n_steps, internal_batch_size=len(inputs)
-        )  # fmt: skip
+        found: Tensor = (
+            captum()
+            .IntegratedGradients(explained)
+            .attribute(inputs, baselines=start, n_steps=n_steps, internal_batch_size=len(inputs))
+        )
     return found
 
 
@@ -146,27 +150,35 @@ def smoothgrad(
 
 METHODS = (
     described(
-        "input_gradient", input_gradient, options=NoOptions,
+        "input_gradient",
+        input_gradient,
+        options=NoOptions,
         about="The gradient of the explained output at the input.",
         reference="Simonyan, Vedaldi & Zisserman 2014, Deep Inside Convolutional Networks",
         package="captum.attr",
     ),
     described(
-        "input_x_gradient", input_x_gradient, options=NoOptions,
+        "input_x_gradient",
+        input_x_gradient,
+        options=NoOptions,
         about="The gradient at the input times the input.",
         reference="Shrikumar, Greenside, Shcherbina & Kundaje 2016, Not Just a Black Box",
         package="captum.attr",
     ),
     described(
-        "integrated_gradients", integrated_gradients, options=IntegratedOptions,
+        "integrated_gradients",
+        integrated_gradients,
+        options=IntegratedOptions,
         about="The mean gradient on the way from a baseline to the input, times that way.",
         reference="Sundararajan, Taly & Yan 2017, Axiomatic Attribution for Deep Networks",
         package="captum.attr",
     ),
     described(
-        "smoothgrad", smoothgrad, options=SmoothGradOptions,
+        "smoothgrad",
+        smoothgrad,
+        options=SmoothGradOptions,
         about="The mean gradient over noisy copies of the input.",
         reference="Smilkov, Thorat, Kim, Viégas & Wattenberg 2017, SmoothGrad",
         package="captum.attr",
     ),
-)  # fmt: skip
+)

@@ -15,16 +15,38 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fullgrad.errors import MethodError
-from fullgrad.methods.explained import Explained, captum, prepare_hooks, speaking_plainly
+from fullgrad.methods.captum_adapter import Explained, captum, prepare_hooks, speaking_plainly
 from fullgrad.methods.gradients import NoOptions, baseline_like, check_baseline
 from fullgrad.methods.registry import described
 
 _RELU = frozenset({"relu", "relu_", "threshold", "threshold_", "clamp_min", "clamp_min_"})
-_OTHER = frozenset({
-    "gelu", "silu", "sigmoid", "hardsigmoid", "hardswish", "hardtanh", "tanh", "leaky_relu", "elu",
-    "softplus", "softshrink", "hardshrink", "mish", "prelu", "_prelu_kernel", "rrelu_with_noise",
-    "celu", "selu", "glu", "log_sigmoid_forward", "erf", "clamp", "relu6",
-})  # fmt: skip
+_OTHER = frozenset(
+    {
+        "gelu",
+        "silu",
+        "sigmoid",
+        "hardsigmoid",
+        "hardswish",
+        "hardtanh",
+        "tanh",
+        "leaky_relu",
+        "elu",
+        "softplus",
+        "softshrink",
+        "hardshrink",
+        "mish",
+        "prelu",
+        "_prelu_kernel",
+        "rrelu_with_noise",
+        "celu",
+        "selu",
+        "glu",
+        "log_sigmoid_forward",
+        "erf",
+        "clamp",
+        "relu6",
+    }
+)
 
 # Of the sum of DeepLIFT's numbers, as a share of the outputs' difference; rounding comes on top.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -174,15 +196,19 @@ def _prove_sum(explained: Explained, found: Tensor, inputs: Tensor, start: Tenso
 
 METHODS = (
     described(
-        "guided_backprop", guided_backprop, options=NoOptions,
+        "guided_backprop",
+        guided_backprop,
+        options=NoOptions,
         about="The gradient at the input, with negative gradients cut off at every ReLU.",
         reference="Springenberg, Dosovitskiy, Brox & Riedmiller 2015, Striving for Simplicity",
         package="captum.attr",
     ),
     described(
-        "deeplift", deeplift, options=DeepLiftOptions,
+        "deeplift",
+        deeplift,
+        options=DeepLiftOptions,
         about="The share of each input in the output's difference from a baseline, by slopes.",
         reference="Shrikumar, Greenside & Kundaje 2017, Learning Important Features (DeepLIFT)",
         package="captum.attr",
     ),
-)  # fmt: skip
+)

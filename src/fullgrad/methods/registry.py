@@ -17,8 +17,14 @@ Function: TypeAlias = Callable[..., Tensor]
 
 # What attribute() takes itself; a method's option of that name could never be given.
 RESERVED = (
-    "method", "model", "inputs", "target", "signed", "additional_forward_args", "batch_size",
-)  # fmt: skip
+    "method",
+    "model",
+    "inputs",
+    "target",
+    "signed",
+    "additional_forward_args",
+    "batch_size",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +189,15 @@ def register(
         ValueError: the name is taken, or something cannot be used.
     """
     method = described(
-        name, function, options=options, about=about, reference=reference, signed=signed,
-        package=package, direct=direct,
-    )  # fmt: skip
+        name,
+        function,
+        options=options,
+        about=about,
+        reference=reference,
+        signed=signed,
+        package=package,
+        direct=direct,
+    )
     return add(method, replace=replace)
 
 

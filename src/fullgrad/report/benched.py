@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fullgrad.experiments.store import PLAN, RECORD, TABLE
-from fullgrad.images import printable
+from fullgrad._files import printable
+from fullgrad.evaluation.store import PLAN, RECORD, TABLE
 from fullgrad.report.markup import Builder, Html, details, facts, joined, kind_of, tag
 from fullgrad.report.provenance import again, made, version_facts
 from fullgrad.report.values import ReportError, Values, read_bytes, read_json, shown

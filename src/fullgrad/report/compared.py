@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fullgrad.images import printable
-from fullgrad.render.style import number
+from fullgrad._files import printable
 from fullgrad.report.markup import Builder, Html, details, joined, kind_of, tag
 from fullgrad.report.provenance import again, made, model_facts, version_facts
 from fullgrad.report.values import ReportError, Values, read_bytes, shown
+from fullgrad.viz.style import number
 
 KIND = "fullgrad comparison"
 
@@ -99,10 +99,15 @@ def _classes(builder: Builder, rows: list[Values]) -> Html:
     cells = []
     for row in rows:
         image, target = row.inside("image"), row.inside("target")
-        cells.append((
-            image.text("path"), target.text("name"), f"{target.number('probability'):.1%}",
-            number(target.number("logit")), tag("code", image.text("sha256")),
-        ))  # fmt: skip
+        cells.append(
+            (
+                image.text("path"),
+                target.text("name"),
+                f"{target.number('probability'):.1%}",
+                number(target.number("logit")),
+                tag("code", image.text("sha256")),
+            )
+        )
     caption = (
         "What every row explains. Logit: the class's output, whose gradient the methods take. "
         "Probability: the softmax of all logits. SHA-256: of the photograph's file."
@@ -149,11 +154,15 @@ def _ranges(builder: Builder, rows: list[Values]) -> Html:
     for row in rows:
         for cell in row.each("maps"):
             if "least" in cell:
-                cells.append((
-                    row.inside("image").text("path"), cell.text("method"),
-                    number(cell.number("least")), number(cell.number("most")),
-                    f"{cell.number('seconds'):.2f}",
-                ))  # fmt: skip
+                cells.append(
+                    (
+                        row.inside("image").text("path"),
+                        cell.text("method"),
+                        number(cell.number("least")),
+                        number(cell.number("most")),
+                        f"{cell.number('seconds'):.2f}",
+                    )
+                )
     caption = (
         "The smallest and largest number of each map, in the method's own units: they cannot be "
         "compared between methods. Seconds: that the map took on the machine where it was made."

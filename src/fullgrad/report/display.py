@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from fullgrad.render.style import signed
 from fullgrad.report.markup import Html, joined, tag
+from fullgrad.viz.style import signed
 
 if TYPE_CHECKING:
-    from fullgrad.decomposition import BiasTerm, Decomposition
-    from fullgrad.tokens import TokenScores
+    from fullgrad.decomposition.result import BiasTerm, Decomposition
+    from fullgrad.tokens.attribution import TokenScores
 
 SAMPLES = 3  # of a batch that are shown
 ROWS = 20  # stages or tokens; of more, small neighbours are put together
@@ -67,7 +67,7 @@ def token_scores_html(scores: TokenScores) -> str:
     """A table of token scores: each token's part as a bar, the sums, the residual.
 
     Args:
-        scores: from :func:`fullgrad.tokens.attribute_tokens`.
+        scores: from :func:`fullgrad.tokens.attribution.attribute_tokens`.
 
     Returns:
         HTML; see :func:`decomposition_html`.
@@ -132,12 +132,18 @@ def _term(term: BiasTerm) -> Html:
         ("operation", term.op, "as PyTorch's dispatcher names it"),
         ("kind", term.kind, _KINDS.get(term.kind, "")),
         ("shape", " × ".join(map(str, term.shape)) or "one number", "of the operation's output"),
-        ("bias", " × ".join(map(str, term.bias.shape)) or "one number",
-         f"shape of b = y − Σ J u; {str(term.bias.dtype).removeprefix('torch.')} on "
-         f"{term.bias.device}"),
-        ("sum", ", ".join(map(signed, sums)) + (", …" if len(term.sums) > len(sums) else ""),
-         "of gradient × bias, for each sample: this term's share of the output"),
-    ]  # fmt: skip
+        (
+            "bias",
+            " × ".join(map(str, term.bias.shape)) or "one number",
+            f"shape of b = y − Σ J u; {str(term.bias.dtype).removeprefix('torch.')} on "
+            f"{term.bias.device}",
+        ),
+        (
+            "sum",
+            ", ".join(map(signed, sums)) + (", …" if len(term.sums) > len(sums) else ""),
+            "of gradient × bias, for each sample: this term's share of the output",
+        ),
+    ]
     body = [
         tag(
             "tr",
@@ -173,10 +179,7 @@ def _token_scores(s: TokenScores) -> Html:
         ),
         ("elsewhere", "bias terms that lie at no token (pooled, or one token that was picked)."),
         _residual_note(s.relative_residual, s.tolerance),
-        (
-            "words",
-            "fullgrad.render.tokens.token_strip(words, scores.total[i]) draws them.",
-        ),
+        ("words", "fullgrad.viz.tokens.token_strip(words, scores.total[i]) draws them."),
     ]
     if more := _more(len(s.output), ".total[i]"):
         notes.append(more)
@@ -266,18 +269,18 @@ def _table(heads: Sequence[Any], parts: Sequence[_Row], last: Sequence[_Row]) ->
     """Rows with bars, and rows with numbers alone below a rule."""
     scales = [_scale(v) for v in zip(*(r.values for r in parts), strict=True)]
     top = [
-        tag("th", head, scope="col", colspan=2 if i > 1 else None,
-            style=_CELL.format("left" if i == 0 else "center" if i > 1 else "right"))
+        tag(
+            "th",
+            head,
+            scope="col",
+            colspan=2 if i > 1 else None,
+            style=_CELL.format("left" if i == 0 else "center" if i > 1 else "right"),
+        )
         for i, head in enumerate(heads)
-    ]  # fmt: skip
+    ]
     rows = [_line(r, r.values, scales) for r in parts]
     rows += [_line(r, r.values, None, first=i == 0) for i, r in enumerate(last)]
-    return tag(
-        "table",
-        tag("thead", tag("tr", *top)),
-        tag("tbody", *rows),
-        style=_TABLE,
-    )
+    return tag("table", tag("thead", tag("tr", *top)), tag("tbody", *rows), style=_TABLE)
 
 
 def _line(

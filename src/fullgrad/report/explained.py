@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from fullgrad._files import printable
 from fullgrad.errors import InputError
-from fullgrad.images import OVERLAY_SUFFIX, printable
-from fullgrad.render.heatmap import heatmap
-from fullgrad.render.layers import layer_strip, unpacked
-from fullgrad.render.style import number, plane, saved, signed
-from fullgrad.render.waterfall import Part, Waterfall, gathered
 from fullgrad.report.markup import Builder, Html, details, facts, kind_of, tag
 from fullgrad.report.provenance import again, made, model_facts, version_facts
 from fullgrad.report.values import ReportError, Values, read_bytes, shown
+from fullgrad.vision.images import OVERLAY_SUFFIX
+from fullgrad.viz.heatmap import heatmap
+from fullgrad.viz.layers import layer_strip, unpacked
+from fullgrad.viz.style import number, plane, saved, signed
+from fullgrad.viz.waterfall import Part, Waterfall, gathered
 
 NEEDED = ("image", "target", "decomposition", "saliency")
 _OPTIONS = {
@@ -130,8 +131,11 @@ def section(builder: Builder, group: Sequence[Explained], problems: list[str]) -
 def _photograph(builder: Builder, e: Explained, problems: list[str]) -> Html:
     record, target = e.record, e.record.inside("target")
     label = _label(target)
-    chosen = "the class that the model predicts" if target.text("chosen") == "predicted" else (
-        "the class that was asked for")  # fmt: skip
+    chosen = (
+        "the class that the model predicts"
+        if target.text("chosen") == "predicted"
+        else ("the class that was asked for")
+    )
     parts = [
         tag("h3", f"{e.name}: {label}"),
         _overlay(builder, e, label, problems),
@@ -197,10 +201,14 @@ def _has_sign(e: Explained) -> bool:
 
 def _classes(builder: Builder, record: Values) -> Html:
     rows = [
-        (place, t.maybe_text("name") or "not known", t.integer("index"),
-         f"{t.number('probability'):.2%}")
+        (
+            place,
+            t.maybe_text("name") or "not known",
+            t.integer("index"),
+            f"{t.number('probability'):.2%}",
+        )
         for place, t in enumerate(record.each("top"), 1)
-    ]  # fmt: skip
+    ]
     caption = (
         "The most probable classes. Probability is the softmax of the model's outputs: over all "
         "classes it sums to 100 %."
@@ -247,10 +255,14 @@ def waterfall_table(builder: Builder, found: Waterfall) -> Html:
     rows: list[tuple[Any, ...]] = []
     for part, start, end in zip(parts, starts, ends, strict=True):
         share = found.share(part)
-        rows.append((
-            part.name, bar(start, end, "raises" if part.value > 0 else "lowers"),
-            signed(part.value), "" if share is None else f"{signed(float(f'{share:.3g}'))} %",
-        ))  # fmt: skip
+        rows.append(
+            (
+                part.name,
+                bar(start, end, "raises" if part.value > 0 else "lowers"),
+                signed(part.value),
+                "" if share is None else f"{signed(float(f'{share:.3g}'))} %",
+            )
+        )
     residual = f"{found.residual:+.1e}".replace("-", "−", 1) if found.residual else "0"
     rows.append(("residual", bar(ends[-1], ends[-1], "none"), residual, ""))
     whole = "" if not found.output else "100 %"

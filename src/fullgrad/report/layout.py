@@ -5,18 +5,32 @@ from __future__ import annotations
 from string import Template
 
 # No address is ever fetched, and no script runs: the browser is told so as well.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"  # fmt: skip  # noqa: E501
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"  # noqa: E501
 
 LIGHT = {
-    "paper": "#ffffff", "ink": "#1a1a1a", "faint": "#555555", "line": "#c8c8c8",
-    "box": "#f4f4f4", "link": "#0b57a4", "warn": "#9c1c1c", "raises": "#b2182b",
-    "lowers": "#2166ac", "total": "#404040",
-}  # fmt: skip
+    "paper": "#ffffff",
+    "ink": "#1a1a1a",
+    "faint": "#555555",
+    "line": "#c8c8c8",
+    "box": "#f4f4f4",
+    "link": "#0b57a4",
+    "warn": "#9c1c1c",
+    "raises": "#b2182b",
+    "lowers": "#2166ac",
+    "total": "#404040",
+}
 DARK = {
-    "paper": "#16181b", "ink": "#ececec", "faint": "#b0b4ba", "line": "#4a4f57",
-    "box": "#22262b", "link": "#8cc2ff", "warn": "#ff9c9c", "raises": "#f4837a",
-    "lowers": "#7db8ee", "total": "#c9c9c9",
-}  # fmt: skip
+    "paper": "#16181b",
+    "ink": "#ececec",
+    "faint": "#b0b4ba",
+    "line": "#4a4f57",
+    "box": "#22262b",
+    "link": "#8cc2ff",
+    "warn": "#ff9c9c",
+    "raises": "#f4837a",
+    "lowers": "#7db8ee",
+    "total": "#c9c9c9",
+}
 
 
 def _variables(colours: dict[str, str]) -> str:

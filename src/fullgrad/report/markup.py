@@ -8,14 +8,10 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fullgrad.images import printable
+from fullgrad._files import printable
 
 _VOID = frozenset({"img", "meta", "br"})
-_KINDS = {
-    b"\x89PNG\r\n\x1a\n": "image/png",
-    b"<?xml": "image/svg+xml",
-    b"<svg": "image/svg+xml",
-}
+_KINDS = {b"\x89PNG\r\n\x1a\n": "image/png", b"<?xml": "image/svg+xml", b"<svg": "image/svg+xml"}
 
 
 class Html(str):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from fullgrad import __version__
-from fullgrad.images import printable
+from fullgrad._files import printable
+from fullgrad._version import __version__
 from fullgrad.report import benched, compared, explained
 from fullgrad.report.benched import Experiment
 from fullgrad.report.compared import Comparison
@@ -105,9 +105,13 @@ def _made(found: Sequence[Item], problems: list[str], title: str, command: str) 
         tag("code", command) if command else "",
     )
     html = PAGE.substitute(
-        policy=escaped(POLICY), title=escaped(title), style=STYLE, lead=lead,
-        content=joined(part for _, part in sections), foot=foot,
-    )  # fmt: skip
+        policy=escaped(POLICY),
+        title=escaped(title),
+        style=STYLE,
+        lead=lead,
+        content=joined(part for _, part in sections),
+        foot=foot,
+    )
     return Made(html, counted, tuple(dict.fromkeys(problems)))
 
 
@@ -154,9 +158,7 @@ def _record(path: Path) -> Explained | Comparison | None:
     return None
 
 
-def _unique(found: Iterable[Item]) -> Iterable[
-    Item
-]:  # fmt: skip
+def _unique(found: Iterable[Item]) -> Iterable[Item]:
     seen = set()
     for item in found:
         place = (item.folder if isinstance(item, Experiment) else item.path).resolve()
@@ -165,9 +167,7 @@ def _unique(found: Iterable[Item]) -> Iterable[
             yield item
 
 
-def _groups(
-    found: Sequence[Item],
-) -> list[list[Item]]:
+def _groups(found: Sequence[Item]) -> list[list[Item]]:
     """Photographs of one run together, everything else by itself, in order."""
     groups: dict[str, list[Item]] = {}
     for place, item in enumerate(found):
@@ -201,8 +201,10 @@ def _contents(sections: Sequence[tuple[str, Html]]) -> Html:
 
 def _counted(found: Sequence[Item]) -> str:
     names = (
-        (Explained, "explained photograph"), (Comparison, "comparison"), (Experiment, "experiment"),
-    )  # fmt: skip
+        (Explained, "explained photograph"),
+        (Comparison, "comparison"),
+        (Experiment, "experiment"),
+    )
     said = []
     for kind, name in names:
         count = sum(isinstance(item, kind) for item in found)

@@ -57,8 +57,6 @@ def again(command: str, level: str, more: str) -> Html:
         level: of the heading.
         more: what has to be at hand.
     """
-    return joined([
-        tag(level, "Make it again"),
-        tag("pre", tag("code", command), tabindex=0),
-        tag("p", more),
-    ])  # fmt: skip
+    return joined(
+        [tag(level, "Make it again"), tag("pre", tag("code", command), tabindex=0), tag("p", more)]
+    )

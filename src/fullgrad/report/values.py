@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from fullgrad._files import printable
 from fullgrad.errors import FullGradError
-from fullgrad.images import printable
 
 _LARGEST = 50_000_000  # bytes of a file that is read
 

@@ -1,0 +1,93 @@
+"""Modules under the names that they had before: each still works, with a warning."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+# From the old name to the new one, both below ``fullgrad``.
+MOVED = {
+    "aggregation": "maps.aggregation",
+    "batches": "maps.minibatches",
+    "checkpoints": "vision.checkpoints",
+    "completeness": "engine.verification",
+    "embeddings": "tokens.embeddings",
+    "experiments": "evaluation",
+    "experiments.linear_regions": "evaluation.theory.linear_regions",
+    "experiments.roar": "evaluation.retraining",
+    "experiments.theory": "evaluation.theory.properties",
+    "explanation": "engine.pipeline",
+    "images": "vision.images",
+    "inputs": "engine.inputs",
+    "interfaces": "interop",
+    "interfaces.captum_style": "interop.captum",
+    "interfaces.grad_cam": "interop.grad_cam",
+    "interfaces.quantus": "interop.quantus",
+    "labels": "vision.labels",
+    "models": "vision.models",
+    "photographs": "vision.image_result",
+    "render": "viz",
+    "render.regions": "evaluation.theory.figure",
+    "rules": "operations",
+    "smooth": "maps.smoothing",
+    "targets": "engine.targets",
+}
+_HOME = "fullgrad."
+
+
+def _renamed(name: str) -> str | None:
+    """The full new name of a module, None if it never moved."""
+    parts = name.removeprefix(_HOME).split(".") if name.startswith(_HOME) else []
+    for length in range(len(parts), 0, -1):
+        new = MOVED.get(".".join(parts[:length]))
+        if new is not None:
+            return _HOME + ".".join([new, *parts[length:]])
+    return None
+
+
+class _MovedModules(MetaPathFinder, Loader):
+    """Finds a module under its old name, and loads the one of the new name."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        new = _renamed(fullname)
+        return None if new is None else ModuleSpec(fullname, self, origin=new)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        assert spec.origin is not None
+        module = importlib.import_module(spec.origin)
+        warnings.warn(
+            f"{spec.name} is now {spec.origin}; the old name will be removed in version 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """The module has been executed under its new name, and keeps that."""
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state
+
+
+def install() -> None:
+    """Let Python find modules under their old names."""
+    if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _MovedModules())
+
+
+def attribute(name: str) -> ModuleType:
+    """The module that ``fullgrad.NAME`` used to be.
+
+    Raises:
+        AttributeError: there was none.
+    """
+    if name in MOVED:
+        return importlib.import_module(_HOME + name)
+    raise AttributeError(f"module 'fullgrad' has no attribute {name!r}")

@@ -1,0 +1,246 @@
+"""Layouts that the user states: of the inputs, and of activations that cannot be followed.
+
+An input's layout is one letter for each axis: ``B`` samples, ``C`` channels, any other letter an
+axis of its grid (``BCHW``, ``BTC``, ``BT``). An activation's layout names its axes in the same
+letters, several of them in brackets where one axis holds a product, slowest first:
+``B (H W) C``. A size may be given (``H=14``); the others follow from the shape.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from fullgrad.axes.algebra import Atom, Axes, Coordinate, Group
+from fullgrad.errors import LayoutError
+
+InputLayout: TypeAlias = str | Sequence[str | None] | None
+Places: TypeAlias = Mapping[str, str | Sequence[str]]
+
+_DEFAULT = {3: "BCT", 4: "BCHW", 5: "BCDHW"}
+_NAME = re.compile(r"([A-Za-z])(?:=([1-9][0-9]*))?")
+_AXIS = re.compile(r"\(([^()]*)\)|([^\s()]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """One input's grid, a block of the coordinates that all activations carry.
+
+    Args:
+        input: which explained input it belongs to.
+        letters: of its axes.
+        sizes: of its axes: the map's size.
+        start: the first of its coordinates.
+    """
+
+    input: int
+    letters: tuple[str, ...]
+    sizes: tuple[int, ...]
+    start: int
+
+    @property
+    def stop(self) -> int:
+        """One past the last of its coordinates."""
+        return self.start + len(self.sizes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layouts:
+    """What is known of the layouts before the model runs.
+
+    Args:
+        axes: of each explained input.
+        grids: of those inputs that have positions.
+        stated: whether the user said so.
+    """
+
+    axes: tuple[Axes, ...]
+    grids: tuple[Grid, ...]
+    stated: bool
+
+    @property
+    def rank(self) -> int:
+        """Axes of the grid if there is one; 0 where a window cannot tell which grid it is on."""
+        return len(self.grids[0].sizes) if len(self.grids) == 1 else 0
+
+
+def _letters(text: str, shape: Sequence[int], name: str) -> str:
+    letters = text.replace(" ", "")
+    if not letters.isalpha() or len(set(letters)) != len(letters) or not letters.startswith("B"):
+        raise LayoutError(
+            f"the layout {text!r} is not one letter for each axis, B (samples) first, like 'BCHW', "
+            "'BTC' or 'BT'"
+        )
+    if len(letters) != len(shape):
+        raise LayoutError(
+            f"the layout {text!r} names {len(letters)} axes, but {name} has shape {tuple(shape)}"
+        )
+    return letters
+
+
+def input_layouts(
+    shapes: Sequence[Sequence[int]], names: Sequence[str], layout: InputLayout
+) -> Layouts:
+    """What the axes of the explained inputs hold.
+
+    Args:
+        shapes: of the explained inputs.
+        names: of them, for messages.
+        layout: one for each, or one for all; None (or None among them) takes samples, channels,
+            positions for inputs with 3 to 5 axes, and no positions for others.
+
+    Raises:
+        LayoutError: a layout that does not fit.
+    """
+    each: Sequence[str | None]
+    if layout is None or isinstance(layout, str):
+        each = [layout] * len(shapes)
+    else:
+        each = list(layout)
+        if len(each) != len(shapes):
+            raise LayoutError(f"{len(each)} layouts for {len(shapes)} explained inputs")
+    named = []
+    for shape, name, text in zip(shapes, names, each, strict=True):
+        if text is None:
+            named.append(_DEFAULT.get(len(shape), "BC"[: len(shape)]))
+        else:
+            named.append(_letters(text, shape, name))
+    grids: list[Grid] = []
+    start = 0
+    for i, (shape, letters) in enumerate(zip(shapes, named, strict=True)):
+        along = [(c, n) for c, n in zip(letters, shape, strict=False) if c not in "BC"]
+        if len(along) > 3:
+            raise LayoutError(f"the layout {letters!r} has {len(along)} grid axes; 3 are the most")
+        if along:
+            grids.append(Grid(i, tuple(c for c, _ in along), tuple(n for _, n in along), start))
+            start += len(along)
+    by_input = {g.input: g for g in grids}
+    axes = tuple(
+        _of_input(shape, letters, by_input.get(i), start)
+        for i, (shape, letters) in enumerate(zip(shapes, named, strict=True))
+    )
+    return Layouts(axes, tuple(grids), any(t is not None for t in each))
+
+
+def _of_input(shape: Sequence[int], letters: str, grid: Grid | None, total: int) -> Axes:
+    atoms = [Atom(n, batch=d == 0) for d, n in enumerate(shape)]
+    coordinates: list[Coordinate | None] = [None] * total
+    if grid is not None:
+        along = [a for a, c in zip(atoms, letters, strict=True) if c not in "BC"]
+        coordinates[grid.start : grid.stop] = [Coordinate(a.size, (a,)) for a in along]
+    return Axes(tuple((a,) for a in atoms), tuple(coordinates))
+
+
+@dataclass(eq=False, slots=True)
+class StatedPlaces:
+    """Layouts of activations in named modules, used where following gives up.
+
+    Args:
+        places: from module path to one layout, or several for different numbers of axes.
+        layouts: of the inputs, whose letters they use, and whose first axis counts the samples.
+    """
+
+    places: Places
+    layouts: Layouts
+    used: set[tuple[str, str]] = field(default_factory=set)
+
+    def axes_for(self, module: str, shape: Sequence[int]) -> Axes | None:
+        """The axes that are stated for an activation in a module; None if none are.
+
+        Raises:
+            LayoutError: sizes do not fit the shape.
+        """
+        path = module
+        while True:
+            for text in self._texts(path):
+                pattern = parse(text)
+                if len(pattern) == len(shape):
+                    self.used.add((path, text))
+                    return _axes(pattern, shape, self.layouts, module, text)
+            if not path:
+                return None
+            path = path.rpartition(".")[0]
+
+    def _texts(self, path: str) -> Sequence[str]:
+        found = self.places.get(path, ())
+        return (found,) if isinstance(found, str) else found
+
+    def check_used(self) -> None:
+        """Refuse a statement that nothing needed.
+
+        Raises:
+            LayoutError: naming the modules.
+        """
+        stated = [(path, text) for path in self.places for text in self._texts(path)]
+        unused = [f"{text!r} in {path!r}" for path, text in stated if (path, text) not in self.used]
+        if unused:
+            raise LayoutError(
+                f"places are stated that nothing needs: {', '.join(unused)}. No activation there "
+                "has that many axes and an unknown layout; leave them out"
+            )
+
+
+Pattern: TypeAlias = tuple[tuple[tuple[str, "int | None"], ...], ...]
+
+
+def parse(text: str) -> Pattern:
+    """Read a layout like ``B (H W) C`` or ``(B H=2) T C``.
+
+    Returns:
+        For each axis its letters, each with a size or None.
+
+    Raises:
+        LayoutError: it cannot be read.
+    """
+    axes = []
+    rest = _AXIS.sub("", text).strip()
+    for match in _AXIS.finditer(text):
+        words = (match[1] if match[1] is not None else match[2]).split()
+        found = [_NAME.fullmatch(w) for w in words]
+        if not all(found):
+            rest = rest or match[0]
+            break
+        axes.append(tuple((m[1], int(m[2]) if m[2] else None) for m in found if m))
+    letters = [c for axis in axes for c, _ in axis]
+    if rest or not axes or letters.count("B") != 1 or len(set(letters)) != len(letters):
+        raise LayoutError(
+            f"the layout {text!r} cannot be read: name each axis by a letter, B once for the "
+            "samples, several letters in brackets, sizes after '=', like 'B (H W=14) C'"
+        )
+    return tuple(axes)
+
+
+def _axes(pattern: Pattern, shape: Sequence[int], layouts: Layouts, module: str, text: str) -> Axes:
+    batch = layouts.axes[0].shape[0]
+    grids = {c: (g, k) for g in layouts.grids for k, c in enumerate(g.letters)}
+    where = f"{module or 'the model'}: the layout {text!r} does not fit the shape {tuple(shape)}"
+    groups: list[Group] = []
+    coordinates: list[Coordinate | None] = [None] * sum(len(g.sizes) for g in layouts.grids)
+    for axis, size in zip(pattern, shape, strict=True):
+        sizes = {c: batch if c == "B" else n for c, n in axis}
+        missing = [c for c, n in sizes.items() if n is None]
+        left = size // math.prod(n for n in sizes.values() if n)
+        if len(missing) == 1:
+            sizes[missing[0]] = left
+        elif len(missing) == 2 and all(c in grids for c in missing):
+            a, b = (grids[c][0].sizes[grids[c][1]] for c in missing)
+            first = math.isqrt(left * a // b)
+            sizes[missing[0]], sizes[missing[1]] = first, left // max(first, 1)
+            if first * b != (left // max(first, 1)) * a:
+                raise LayoutError(f"{where}; give sizes, like '{missing[0]}=14'")
+        elif missing:
+            raise LayoutError(f"{where}; give sizes, like '{missing[0]}=14'")
+        if math.prod(n or 0 for n in sizes.values()) != size:
+            raise LayoutError(where)
+        group = []
+        for c, n in sizes.items():
+            atom = Atom(n or 0, batch=c == "B")
+            group.append(atom)
+            if c in grids:
+                grid, k = grids[c]
+                coordinates[grid.start + k] = Coordinate(atom.size, (atom,))
+        groups.append(tuple(group))
+    return Axes(tuple(groups), tuple(coordinates))

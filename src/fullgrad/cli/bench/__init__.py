@@ -1,0 +1,1 @@
+"""``fullgrad bench``: the paper's experiments, each a command of its own."""

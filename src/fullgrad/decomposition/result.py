@@ -1,0 +1,231 @@
+"""A network's output as an exact sum: the frozen result of :func:`fullgrad.decompose`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fullgrad.axes.algebra import Axes
+from fullgrad.axes.layouts import Layouts
+from fullgrad.engine.backward import product, widen
+from fullgrad.engine.module_path import is_submodule
+from fullgrad.operations import Kind
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BiasTerm:
+    """One operation's share of the output: gradient times bias, per neuron.
+
+    Args:
+        module: path of the module that ran the operation (``layer3.0.bn2``; ``""`` is the model).
+        op: the operation, as PyTorch's dispatcher names it (``convolution``).
+        kind: ``explicit`` (constants the model adds), ``implicit`` (left over by a non-linearity)
+            or ``both``.
+        gradient: of the explained scalars at the operation's output; the output's shape.
+        bias: b = y - sum J u; broadcasts to the gradient's shape.
+        sums: the term's sum for each sample, shape (B,), float64.
+        batch_axis: where the batch lies in the term; None if it is folded with other numbers.
+        axes: what the axes hold (samples, positions, channels), if that is known.
+    """
+
+    module: str
+    op: str
+    kind: Kind
+    gradient: Tensor
+    bias: Tensor
+    sums: Tensor
+    batch_axis: int | None = 0
+    axes: Axes | None = field(default=None, repr=False)
+    may_be_infinite: bool = field(default=False, repr=False)
+
+    @property
+    def value(self) -> Tensor:
+        """Gradient times bias per neuron, in the shape of the operation's output."""
+        return product(self.gradient, self.bias, self.may_be_infinite)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of :attr:`value`."""
+        return self.gradient.shape
+
+    def __repr__(self) -> str:
+        return (
+            f"BiasTerm(module={self.module!r}, op={self.op!r}, kind={self.kind!r}, "
+            f"shape={tuple(self.shape)})"
+        )
+
+    def _repr_html_(self) -> str:
+        from fullgrad.report.display import term_html
+
+        return term_html(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decomposition:
+    """The full-gradient of a model at an input batch (Srinivas & Fleuret 2019, proposition 1).
+
+    ``output = input_sums + sum of the bias terms' sums + residual`` per sample, where the
+    residual is rounding and has been checked against :attr:`tolerance`.
+
+    Args:
+        output: the explained scalars, shape (B,).
+        target: class index per sample, shape (B,), if the target was one.
+        output_source: which part of the model's output was explained.
+        inputs: the explained inputs, as given.
+        input_names: a name for each of them.
+        input_gradients: the gradient of the scalars at each input.
+        input_sums: the input terms' sum per sample, shape (B,), float64.
+        bias_terms: one for each operation with a bias, in order of execution.
+        residual: output minus all terms, shape (B,), float64; of shape (1,) for the whole batch
+            if ``per_sample`` was switched off.
+        scale: what the residual is relative to: |output| plus the sum of the absolute values of
+            the terms' sums, shape of the residual.
+        tolerance: the largest relative residual accepted.
+        general_path: (module, operation) of the calls that took the general path.
+        layouts: the axes of the inputs and the grids that terms lie on.
+    """
+
+    output: Tensor
+    target: Tensor | None
+    output_source: str
+    inputs: tuple[Tensor, ...]
+    input_names: tuple[str, ...]
+    input_gradients: tuple[Tensor, ...]
+    input_sums: Tensor
+    bias_terms: tuple[BiasTerm, ...]
+    residual: Tensor
+    scale: Tensor
+    tolerance: float
+    general_path: tuple[tuple[str, str], ...]
+    layouts: Layouts
+
+    @property
+    def input_terms(self) -> tuple[Tensor, ...]:
+        """Gradient times input, one for each explained input, in its shape."""
+        return tuple(
+            product(widen(g), widen(x.detach()), False)
+            for g, x in zip(self.input_gradients, self.inputs, strict=True)
+        )
+
+    @property
+    def relative_residual(self) -> Tensor:
+        """Absolute residual over :attr:`scale`, shape of the residual."""
+        return self.residual.abs() / self.scale.clamp(min=torch.finfo(torch.float64).tiny)
+
+    @property
+    def bias_sums(self) -> Tensor:
+        """Sum of all bias terms per sample, shape (B,), float64."""
+        total = torch.zeros_like(self.input_sums)
+        for term in self.bias_terms:
+            total = total + term.sums
+        return total
+
+    def __iter__(self) -> Iterator[BiasTerm]:
+        return iter(self.bias_terms)
+
+    def __len__(self) -> int:
+        return len(self.bias_terms)
+
+    def select(self, prefix: str) -> tuple[BiasTerm, ...]:
+        """The bias terms of one module and all it contains.
+
+        Args:
+            prefix: a module path (``layer3`` selects ``layer3.0.bn2``, not ``layer30``);
+                ``""`` selects all.
+        """
+        return tuple(t for t in self.bias_terms if is_submodule(t.module, prefix))
+
+    def where(self, condition: Callable[[BiasTerm], bool]) -> tuple[BiasTerm, ...]:
+        """The bias terms for which a condition holds."""
+        return tuple(t for t in self.bias_terms if condition(t))
+
+    def by_module(self, depth: int = 1) -> dict[str, Tensor]:
+        """Sums of the bias terms, grouped by the first components of the module path.
+
+        Args:
+            depth: how many components (1: stages; 2: blocks; ...).
+
+        Returns:
+            From module path (``""``: the model's own code) to shape (B,), in order of execution.
+
+        Raises:
+            ValueError: depth is below 1.
+        """
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, not {depth}")
+        groups: dict[str, Tensor] = {}
+        for term in self.bias_terms:
+            key = ".".join(term.module.split(".")[:depth])
+            groups[key] = groups[key] + term.sums if key in groups else term.sums
+        return groups
+
+    def summary(self, depth: int | None = None, sample: int = 0) -> str:
+        """A table of the terms for one sample.
+
+        Args:
+            depth: group the terms by so many components of the module path; None: every term.
+            sample: which sample of the batch.
+
+        Returns:
+            Lines of text: where the output comes from, and the residual.
+        """
+        total = float(self.output[sample])
+        rows = [("input", name, "", self._input_sum(i, sample)) for i, name in self._inputs()]
+        if depth is None:
+            rows += [
+                (t.module or "(model)", t.op, f"{t.kind} {_shape(t.shape)}", float(t.sums[sample]))
+                for t in self.bias_terms
+            ]
+        else:
+            rows += [
+                (key or "(model)", "", "", float(value[sample]))
+                for key, value in self.by_module(depth).items()
+            ]
+        titles = ("module", "operation", "kind, shape")
+        left = [max(len(str(r[i])) for r in (*rows, titles)) for i in range(3)]
+        names = "  ".join(f"{t:<{width}}" for t, width in zip(titles, left, strict=True))
+        head = f"{names}  {'sum':>13}"
+        lines = [head, "-" * len(head)]
+        lines += [
+            f"{a:<{left[0]}}  {b:<{left[1]}}  {c:<{left[2]}}  {v:>13.6g}" for a, b, c, v in rows
+        ]
+        place = min(sample, self.residual.shape[0] - 1)
+        lines += [
+            "-" * len(head),
+            f"{self.output_source}{self._target_text(sample)} = {total:.6g}, of which input "
+            f"{float(self.input_sums[sample]):.6g} and {len(self.bias_terms)} bias terms "
+            f"{float(self.bias_sums[sample]):.6g}",
+            f"residual {float(self.residual[place]):.2e}, relative "
+            f"{float(self.relative_residual[place]):.1e} (tolerance {self.tolerance:.0e})",
+        ]
+        return "\n".join(lines)
+
+    def _inputs(self) -> Iterator[tuple[int, str]]:
+        return enumerate(self.input_names)
+
+    def _input_sum(self, place: int, sample: int) -> float:
+        if len(self.inputs) == 1:
+            return float(self.input_sums[sample])
+        return float(self.input_terms[place][sample].sum(dtype=torch.float64))
+
+    def _target_text(self, sample: int) -> str:
+        return "" if self.target is None else f"[{int(self.target[sample])}]"
+
+    def __repr__(self) -> str:
+        return (
+            f"Decomposition(batch={len(self.output)}, inputs={len(self.inputs)}, "
+            f"bias_terms={len(self.bias_terms)}, "
+            f"relative_residual={float(self.relative_residual.max()):.1e})"
+        )
+
+    def _repr_html_(self) -> str:
+        from fullgrad.report.display import decomposition_html
+
+        return decomposition_html(self)
+
+
+def _shape(shape: torch.Size) -> str:
+    return "x".join(map(str, shape))

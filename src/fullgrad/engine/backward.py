@@ -1,0 +1,198 @@
+"""The backward pass: each gradient meets its bias the moment autograd produces it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fullgrad.engine.tape import Entry, Step, Tape
+from fullgrad.errors import ModelError
+
+_WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
+Receive = Callable[[int, Entry, Tensor], None]
+
+
+def widen(t: Tensor) -> Tensor:
+    """Half precision to float32: sums and products of terms are never taken in half."""
+    wider = _WIDER.get(t.dtype)
+    return t if wider is None else t.to(wider)
+
+
+def bias_of(entry: Entry) -> Tensor:
+    """Compute the bias of a recorded operation.
+
+    Returns:
+        A tensor that broadcasts to the shape of the operation's output.
+    """
+    assert not callable(getattr(entry.bias, "biases", None)), "general biases are resolved first"
+    return entry.bias.compute(*(widen(h) for h in entry.held))  # type: ignore[union-attr]
+
+
+def product(
+    gradient: Tensor, bias: Tensor, may_be_infinite: bool, *, overwrite: bool = False
+) -> Tensor:
+    """Gradient times bias per neuron; an infinite bias (a mask) counts zero where no gradient is.
+
+    For complex numbers the real inner product, matching autograd's convention for gradients.
+
+    Args:
+        gradient: at the operation's output.
+        bias: broadcasts to it.
+        may_be_infinite: the bias may hold infinities.
+        overwrite: the result may take the bias's memory, if it has the gradient's shape.
+    """
+    if gradient.is_complex() or bias.is_complex():
+        return (gradient.conj() * bias).real
+    if overwrite and bias.shape == gradient.shape and bias.dtype == gradient.dtype:
+        value = bias.mul_(gradient)
+    else:
+        value = gradient * bias
+    return torch.where(gradient == 0, torch.zeros_like(value), value) if may_be_infinite else value
+
+
+def _at_view(gradient: Tensor, entry: Entry) -> Tensor:
+    """The gradient of a view that was overwritten, out of the gradient of its base."""
+    if entry.view is None:
+        return gradient
+    shape, strides, offset, view_strides = entry.view
+    laid_out = torch.empty_strided(
+        shape, strides, dtype=gradient.dtype, device=gradient.device
+    ).copy_(gradient)
+    if laid_out.is_complex() and entry.real_view:
+        laid_out = torch.view_as_real(laid_out)
+    return laid_out.as_strided(entry.shape, view_strides, offset)
+
+
+def run(
+    tape: Tape,
+    output: Tensor,
+    leaves: Sequence[Tensor],
+    weights: Tensor,
+    receive: Receive,
+    *,
+    keep_graph: bool = False,
+) -> tuple[Tensor, ...]:
+    """Propagate back from the explained scalars to the inputs.
+
+    No gradient of a parameter is computed and no ``.grad`` is touched.
+
+    Args:
+        tape: the recorded forward.
+        output: explained scalars, shape (B,).
+        leaves: the inputs.
+        weights: of each sample's scalar, shape (B,); ones for the explanation itself.
+        receive: called with (place on the tape, entry, gradient at the entry's output, in the
+            model's dtype) for every entry that the output depends on.
+        keep_graph: leave the graph for another pass.
+
+    Returns:
+        The gradient of each input (zeros where the output does not depend on it).
+    """
+
+    def hook_for(place: int, entry: Entry) -> Callable[[tuple[Tensor | None, ...]], None]:
+        def hook(gradients: tuple[Tensor | None, ...]) -> None:
+            gradient = gradients[entry.slot]
+            if gradient is not None:
+                receive(place, entry, _at_view(gradient.detach(), entry))
+
+        return hook
+
+    def relayout(memory_format: torch.memory_format) -> Callable[..., tuple[Any, ...]]:
+        def hook(gradients: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
+            first = gradients[0]
+            if first is None:
+                return gradients
+            return (first.contiguous(memory_format=memory_format), *gradients[1:])
+
+        return hook
+
+    handles: list[Any] = []
+    try:
+        for node, memory_format in tape.relayout:
+            handles.append(node.register_prehook(relayout(memory_format)))
+        for place, entry in enumerate(tape.entries):
+            handles.append(entry.node.register_prehook(hook_for(place, entry)))
+        with torch.inference_mode(False), torch.autocast(output.device.type, enabled=False):
+            try:
+                gradients = torch.autograd.grad(
+                    output,
+                    list(leaves),
+                    grad_outputs=weights.to(output.dtype),
+                    retain_graph=keep_graph,
+                    allow_unused=True,
+                )
+            except RuntimeError as error:
+                if "modified by an inplace operation" not in str(error):
+                    raise
+                raise ModelError(
+                    "the model overwrites in-place a value that its gradient needs, so it has no "
+                    f"gradient at all. Use the out-of-place operation. PyTorch says: {error}"
+                ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(
+        torch.zeros_like(leaf) if g is None else g.detach()
+        for g, leaf in zip(gradients, leaves, strict=True)
+    )
+
+
+def local_gaps(
+    steps: Sequence[Step], tape: Tape, output: Tensor, leaves: Sequence[Tensor]
+) -> list[tuple[str, str, float]]:
+    """Where the sum breaks: for each operation, how far its own terms are from balancing.
+
+    For y = op(u) with bias b, back-propagation must carry <g, y> = sum <g_u, u> + <g, b>.
+
+    Args:
+        steps: arguments and outputs of every operation (a recorder with ``keep_steps``).
+        tape: the tape of that recording.
+        output: explained scalars, shape (B,).
+        leaves: the inputs.
+
+    Returns:
+        (module, operation, relative gap), the largest gap first.
+    """
+    biases: dict[Any, float] = {}
+    gaps: list[tuple[str, str, float]] = []
+
+    def receive(place: int, entry: Entry, gradient: Tensor) -> None:
+        value = product(widen(gradient), bias_of(entry), entry.bias.may_be_infinite)
+        biases[entry.node] = biases.get(entry.node, 0.0) + float(value.sum(dtype=torch.float64))
+
+    def inner(a: Tensor | None, b: Tensor | None) -> float:
+        if a is None or b is None:
+            return 0.0
+        return float(product(widen(a.detach()), widen(b), True).sum(dtype=torch.float64))
+
+    def hook_for(step: Step) -> Callable[..., None]:
+        def hook(inputs: Sequence[Tensor | None], outputs: Sequence[Tensor | None]) -> None:
+            pairs = [(g, y) for g, y in zip(outputs, step.outputs, strict=False) if g is not None]
+            if any(y is not None and g.shape != y.shape for g, y in pairs):
+                return  # a view was overwritten: the node is its base's
+            above = sum(inner(g, y) for g, y in pairs)
+            below = 0.0
+            used: set[int] = set()
+            for (node, nr), g in zip(step.node.next_functions, inputs, strict=False):
+                for i, (u_node, u_nr, u) in enumerate(step.edges):
+                    if i not in used and u_node is node and u_nr == nr:
+                        used.add(i)
+                        below += inner(g, u)
+                        break
+            b = biases.get(step.node, 0.0)
+            scale = abs(above) + abs(below) + abs(b)
+            if scale > 0:
+                gaps.append((step.module, step.op, abs(above - below - b) / scale))
+
+        return hook
+
+    with ExitStack() as stack:
+        for step in steps:
+            stack.callback(step.node.register_hook(hook_for(step)).remove)
+        run(tape, output, leaves, torch.ones_like(output), receive)
+    return sorted(gaps, key=lambda gap: -gap[2])

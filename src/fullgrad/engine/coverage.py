@@ -1,0 +1,95 @@
+"""The proof that the recording missed nothing between the inputs and the output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+
+from fullgrad.engine.recorder import Recorder
+from fullgrad.engine.tape import Tape
+from fullgrad.errors import BlockedGradientError, ModelError
+
+
+def refuse_blocked(recorder: Recorder, output: Any, allow_detached: bool) -> None:
+    """Raise if a value that depends on the input reaches the output outside the graph.
+
+    Raises:
+        BlockedGradientError: naming the modules, and the way out.
+    """
+    blocked = dict(recorder.tape.blocked)
+    where = recorder.detached.where(output)
+    if where is not None and not allow_detached:
+        blocked[where] = None
+    if blocked:
+        names = ", ".join(repr(n) if n else "the model itself" for n in blocked)
+        raise BlockedGradientError(
+            f"values that depend on the input leave the autograd graph in {names} (no_grad, "
+            "detach, or an operation without a derivative) and are used again. Remove that, or "
+            "pass detached='constant' to count such values as biases."
+        )
+
+
+def unrecorded_nodes(tape: Tape, recorder: Recorder, output: Tensor) -> list[str]:
+    """Names of autograd nodes between output and input that no recorded operation made."""
+    missing: dict[str, None] = {}
+    seen: set[Any] = set()
+    stack = [output.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if not recorder.node_depends(node):
+            continue
+        name = node.name()
+        known = node in tape.nodes or node in recorder.roots or _is_identity(node, name)
+        if not known:
+            missing[name] = None
+        stack.extend(n for n, _ in node.next_functions)
+    return list(missing)
+
+
+_VIEW_REPLAYS = [
+    "AsStrided",
+    "View",
+    "Slice",
+    "Select",
+    "Transpose",
+    "Permute",
+    "Expand",
+    "Squeeze",
+    "Unsqueeze",
+    "T",
+    "Alias",
+    "Split",
+    "SplitWithSizes",
+    "Unbind",
+    "Narrow",
+    "Diagonal",
+    "Unfold",
+    "ReshapeAlias",
+    "UnsafeView",
+]
+
+
+def _is_identity(node: Any, name: str) -> bool:
+    """Nodes that no operation made and that have no bias.
+
+    Autograd makes a view's node anew when its base has been modified; views are linear. A module's
+    full backward hooks pass through a function of PyTorch's that changes nothing.
+    """
+    if isinstance(node, BackwardCFunction):
+        return name == "BackwardHookFunctionBackward"
+    return name.rstrip("0123456789").removesuffix("Backward") in _VIEW_REPLAYS
+
+
+def model_error_for(missing: list[str]) -> ModelError:
+    """The error for operations that autograd ran but the recorder did not see."""
+    return ModelError(
+        f"custom autograd functions cannot be explained: {', '.join(missing)}. Their forward "
+        "runs outside autograd, so their bias is unknown. Use the plain PyTorch operations "
+        "instead (for activation checkpointing: use_reentrant=False; for scripted functions: "
+        "the Python original)."
+    )

@@ -1,0 +1,78 @@
+"""A model lent to code of others: what that code changes in it is put back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fullgrad.engine.model_state import eager, guarded
+from fullgrad.engine.wrappers import compiled
+
+# Normalisations that write their running statistics without saying so in their schema.
+_STATISTICS = ("running_mean", "running_var")
+
+
+class _Watching(TorchDispatchMode):
+    """Tells of every tensor that is about to be overwritten."""
+
+    def __init__(self, on_write: Callable[[Tensor], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._on_write = on_write
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        norm = "batch_norm" in func._schema.name
+        for i, argument in enumerate(func._schema.arguments):
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            if written or (norm and argument.name in _STATISTICS):
+                value = args[i] if i < len(args) else kwargs.get(argument.name)
+                for t in value if isinstance(value, (list, tuple)) else (value,):
+                    if isinstance(t, Tensor):
+                        self._on_write(t)
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def lent(model: nn.Module) -> Iterator[None]:
+    """Lend a model in evaluation mode, with gradients on, and give it back as it was.
+
+    Args:
+        model: the eager module; see :func:`fullgrad.engine.wrappers.unwrap`.
+
+    Yields:
+        Nothing: what runs inside may change the model. Parameters, buffers, attributes, hooks,
+        flags and the random state are restored after failures too.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        guard = stack.enter_context(guarded(model, evaluate=True))
+        stack.enter_context(eager.held(compiled(model)))
+        stack.enter_context(_Watching(guard.before_write))
+        yield
+
+
+def own(value: Any) -> Any:
+    """Copies of the tensors in an argument, outside any graph and of inference mode."""
+    if isinstance(value, Tensor):
+        with torch.inference_mode(False), torch.no_grad():
+            return value.clone(memory_format=torch.preserve_format)
+    if isinstance(value, dict):
+        return {k: own(v) for k, v in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(own(v) for v in value)
+    return value
+
+
+def as_tuple(extra: Any) -> tuple[Any, ...]:
+    """The arguments behind the input: none, one value, or a tuple of them."""
+    if extra is None:
+        return ()
+    return extra if isinstance(extra, tuple) else (extra,)

@@ -1,0 +1,467 @@
+"""The recorded forward: every operation that autograd sees, with its bias, on a tape.
+
+A dispatch mode sees each operation once, below autograd: one operation, one autograd node. The
+node is how gradients find their bias again, by execution and not by position. Whether a tensor
+depends on the input is asked of the autograd graph, so parameters keep their ``requires_grad``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fullgrad.axes.algebra import Axes
+from fullgrad.axes.layouts import Layouts, StatedPlaces, input_layouts
+from fullgrad.engine.detached import Detached, tensors_in
+from fullgrad.engine.module_path import ModulePath
+from fullgrad.engine.tape import Entry, Step, Tape, itself
+from fullgrad.errors import BlockedGradientError
+from fullgrad.operations import Bias, Call, Rule, rule_for
+from fullgrad.operations.fallback import GeneralCall
+from fullgrad.operations.propagation import Operation, axes_after
+from fullgrad.operations.registry import on_change
+
+# Factories read a tensor's shape and type, not its values.
+_FACTORIES = ("_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided")
+# Their float outputs have no gradient because it is zero wherever it exists.
+_PIECEWISE_CONSTANT = frozenset({"bernoulli", "heaviside", "nextafter"})
+# Normalisations that write their running statistics without saying so in their schema.
+_WRITES_STATISTICS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """What the recorder needs to know of an operation, looked up once."""
+
+    name: str
+    functional: str
+    names: tuple[str, ...]
+    defaults: tuple[Any, ...]
+    rule: Rule | None
+    writes: tuple[int, ...]
+    factory: bool
+    batch_norm: bool
+    constant: bool
+
+
+_OPERATIONS: dict[Any, _Described] = {}
+
+
+on_change.append(_OPERATIONS.clear)
+
+
+def _describe(func: Any) -> _Described:
+    schema = func._schema
+    name = schema.name.split("::")[-1]
+    operation = _Described(
+        name=name,
+        functional=name.removesuffix("_"),
+        names=tuple(a.name for a in schema.arguments),
+        defaults=tuple(a.default_value for a in schema.arguments),
+        rule=rule_for(schema.name),
+        writes=tuple(
+            i
+            for i, a in enumerate(schema.arguments)
+            if a.alias_info is not None and a.alias_info.is_write
+        ),
+        factory=name.endswith(_FACTORIES),
+        batch_norm="batch_norm" in name,
+        constant=name in {"detach", "detach_"},
+    )
+    _OPERATIONS[func] = operation
+    return operation
+
+
+class _Pending(NamedTuple):
+    """An operation that ran; autograd gives it its node after the dispatch mode returns."""
+
+    operation: _Described
+    call: Call
+    args: tuple[Any, ...]
+    module: str
+    edges: tuple[tuple[Any, int, Tensor], ...] = ()
+    axes_before: dict[int, Axes | None] | None = None
+    rest: Tensor | None = None
+    saved: bool = False
+
+
+def _saves_plainly() -> bool:
+    """Whether autograd keeps tensors as they are, not packed by hooks (checkpointing)."""
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return top is not None and top(False) is None
+
+
+def _wrote_view(call: Call, output: Tensor) -> bool:
+    """Whether the operation overwrote a view, whose history is then its base's."""
+    base = output._base if call.in_place and output._is_view() else None
+    return base is not None and base.requires_grad and base.grad_fn is not None
+
+
+def _with_first(call: Call, first: Tensor) -> Call:
+    """The call with its overwritten argument, which depends, as it was."""
+    depends = call.depends
+    return replace(
+        call, args=(first, *call.args[1:]), depends=lambda v: True if v is first else depends(v)
+    )
+
+
+def memory_layout(t: Tensor) -> torch.memory_format:
+    """The memory format that a tensor's strides follow."""
+    if not t.is_contiguous():
+        if t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last):
+            return torch.channels_last
+        if t.dim() == 5 and t.is_contiguous(memory_format=torch.channels_last_3d):
+            return torch.channels_last_3d
+    return torch.contiguous_format
+
+
+class Recorder(TorchDispatchMode):
+    """Records a forward pass onto a :class:`Tape` while it is active in this thread.
+
+    Args:
+        roots: autograd nodes of the tensors that the model is given.
+        path: the module under execution.
+        on_write: called with each tensor that is about to be overwritten.
+        keep_steps: also keep every operation's arguments and outputs (for diagnosis).
+        allow_detached: take detached values as constants instead of refusing them.
+        layouts: of the given tensors; None for the usual ones.
+        stated: layouts of activations that cannot be followed.
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[Any],
+        path: ModulePath,
+        on_write: Callable[[Tensor], None],
+        *,
+        layouts: Layouts | None = None,
+        stated: StatedPlaces | None = None,
+        keep_steps: bool = False,
+        allow_detached: bool = False,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tape = Tape()
+        self.roots = frozenset(roots)
+        self.path = path
+        self._on_write = on_write
+        self._keep_steps = keep_steps
+        self._allow_detached = allow_detached
+        self._depends_on_input: dict[Any, bool] = dict.fromkeys(self.roots, True)
+        self._pending: _Pending | None = None
+        self._readers: dict[int, list[Entry]] = {}
+        self.detached = Detached(self.depends)
+        if layouts is None:
+            shapes = [root.next_functions[0][0].variable.shape for root in roots]
+            layouts = input_layouts(shapes, [""] * len(shapes), None)
+        self._axes = {(r, 0): a for r, a in zip(roots, layouts.axes, strict=True)}
+        self._rank = layouts.rank
+        self._stated = stated
+
+    # -- dependence -------------------------------------------------------------------------
+
+    def depends(self, value: Any) -> bool:
+        """Whether a value depends on the input through autograd."""
+        if not isinstance(value, Tensor):
+            return isinstance(value, (list, tuple)) and any(map(self.depends, value))
+        if not value.requires_grad:
+            return False
+        node = value.grad_fn
+        return node is not None and self.node_depends(node)
+
+    def node_depends(self, node: Any) -> bool:
+        """Whether what an autograd node made depends on the input."""
+        known = self._depends_on_input
+        found = known.get(node)
+        if found is not None:
+            return found
+        stack = [node]
+        while stack:
+            top = stack[-1]
+            before = [n for n, _ in top.next_functions if n is not None]
+            unknown = [n for n in before if n not in known]
+            if unknown and not any(known.get(n) for n in before):
+                stack.extend(unknown)
+                continue
+            known[top] = any(known.get(n, False) for n in before)
+            stack.pop()
+        return known[node]
+
+    def _axes_of(self, value: Any) -> Axes | None:
+        if not isinstance(value, Tensor) or not value.requires_grad:
+            return None
+        axes = self._axes.get((value.grad_fn, value.output_nr))
+        return axes if axes is not None and axes.shape == value.shape else None
+
+    # -- recording --------------------------------------------------------------------------
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run one operation and put it on the tape if it depends on the input."""
+        kwargs = kwargs or {}
+        if self._pending is not None:
+            self.settle()
+        operation = _OPERATIONS.get(func) or _describe(func)
+        depends = any(map(self.depends, args)) or (
+            bool(kwargs) and any(map(self.depends, kwargs.values()))
+        )
+        if operation.writes:
+            for i in operation.writes:
+                written = args[i] if i < len(args) else kwargs.get(operation.names[i])
+                self._before_write(written, operation, depends)
+        if operation.batch_norm:
+            self._before_statistics(operation, args)
+        if not depends or operation.constant or not torch.is_grad_enabled():
+            out = func(*args, **kwargs)
+            if depends or self.detached:
+                self._after_cut(operation, depends, args, kwargs, out)
+            return out
+        if operation.writes:
+            return self._overwriting(func, operation, args, kwargs)
+        out = func(*args, **kwargs)
+        outputs = tuple(out) if isinstance(out, (tuple, list)) else (out,)
+        call = Call(func, operation.names, operation.defaults, args, kwargs, outputs, self.depends)
+        edges = self._edges(args) if self._keep_steps else ()
+        self._note(_Pending(operation, call, args, self.path.current(), edges))
+        return out
+
+    def _overwriting(
+        self, func: Any, operation: _Described, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run an operation that writes, after keeping what its rule will ask for."""
+        in_place = operation.writes == (0,)
+        before, saved, rest, rule = args, False, None, operation.rule
+        if in_place:
+            # A constant that is overwritten is a bias; an input is what the rule may read.
+            first_depends = self.depends(args[0])
+            if rule is None or rule.reads_input or not first_depends:
+                saved = (
+                    rule is not None
+                    and rule.autograd_keeps_input
+                    and first_depends
+                    and not args[0]._is_view()
+                    and _saves_plainly()
+                )
+                if not saved:
+                    before = (args[0].detach().clone(), *args[1:])
+            rest = self._constant_rest(args[0])
+            first = before[0]
+            answers: Callable[[Any], bool] = lambda v: (  # noqa: E731
+                first_depends if v is first else self.depends(v)
+            )
+        else:
+            answers = self.depends
+        known = {id(t): self._axes_of(t) for t in tensors_in(args)}
+        base = args[0]._base if in_place and args[0]._is_view() else None
+        if base is not None:
+            known[id(base)] = self._axes_of(base)
+        edges = self._edges(args) if self._keep_steps else ()
+        out = func(*args, **kwargs)
+        outputs = tuple(out) if isinstance(out, (tuple, list)) else (out,)
+        call = Call(
+            func, operation.names, operation.defaults, before, kwargs, outputs, answers, in_place
+        )
+        self._note(_Pending(operation, call, args, self.path.current(), edges, known, rest, saved))
+        return out
+
+    def _note(self, pending: _Pending) -> None:
+        if self.detached:
+            where = self.detached.where([*pending.args, *pending.call.kwargs.values()])
+            if where is not None and not self._allow_detached:
+                self.tape.blocked[where] = None
+        self._pending = pending
+
+    def _constant_rest(self, written: Tensor) -> Tensor | None:
+        """What stays constant when an activation is written into part of a constant."""
+        base = written._base if written._is_view() else None
+        if base is None or not base.is_floating_point() or self.depends(base):
+            return None
+        rest = base.detach().clone(memory_format=torch.preserve_format)
+        if rest.stride() != base.stride():
+            rest = torch.empty_strided(
+                base.shape, base.stride(), dtype=base.dtype, device=base.device
+            ).copy_(base.detach())
+        offset = written.storage_offset() - base.storage_offset()
+        rest.as_strided(written.shape, written.stride(), offset).zero_()
+        return rest
+
+    def _edges(self, args: tuple[Any, ...]) -> tuple[tuple[Any, int, Tensor], ...]:
+        return tuple(
+            (t.grad_fn, t.output_nr, t.detach().clone())
+            for t in tensors_in(args)
+            if self.depends(t)
+        )
+
+    def settle(self) -> None:
+        """Put the last operation on the tape, now that autograd has given it a node."""
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        operation, call, module = pending.operation, pending.call, pending.module
+        edges, rest = pending.edges, pending.rest
+        tape = self.tape
+        differentiable = [isinstance(o, Tensor) and o.requires_grad for o in call.outputs]
+        if not any(differentiable):
+            if not operation.factory and operation.name not in _PIECEWISE_CONSTANT:
+                where = f"{module} ({operation.name})" if module else f"({operation.name})"
+                for o in call.outputs:
+                    if isinstance(o, Tensor) and o.is_floating_point():
+                        self.detached.mark(o, where)
+            return
+        nodes: list[Any] = []
+        for o, has_gradient in zip(call.outputs, differentiable, strict=True):
+            node = None
+            if has_gradient:
+                # Asking an overwritten view for its node would wait for autograd, which waits here.
+                node = o._base.grad_fn if _wrote_view(call, o) else o.grad_fn
+                self._depends_on_input[node] = True
+                tape.nodes[node] = module
+                tape.dtypes.add(o.dtype)
+            nodes.append(node)
+        axes = self._follow(pending, nodes)
+        if pending.saved:
+            call = _with_first(call, nodes[0]._saved_self.detach())
+        if operation.batch_norm and call.outputs[0].device.type == "cpu":
+            tape.relayout.append((nodes[0], memory_layout(call.args[0])))
+        if edges:
+            kept = tuple(
+                o.detach().clone() if isinstance(o, Tensor) else None for o in call.outputs
+            )
+            tape.steps.append(Step(module, operation.name, nodes[0], edges, kept))
+        if rest is not None and nodes[0] is not None and bool(rest.any()):
+            self.tape.entries.append(
+                Entry(
+                    module,
+                    operation.name,
+                    nodes[0],
+                    0,
+                    0,
+                    rest.shape,
+                    Bias("explicit", itself, (rest,), may_be_infinite=True),
+                    (rest,),
+                    None,
+                )
+            )
+        biases = operation.rule.function(call) if operation.rule is not None else None
+        if biases is None:
+            general = GeneralCall(call)
+            for slot, has_gradient in enumerate(differentiable):
+                if has_gradient:
+                    self._append(operation, call, module, nodes, slot, general, axes)
+            return
+        for bias in biases:
+            if differentiable[bias.output]:
+                self._append(operation, call, module, nodes, bias.output, bias, axes)
+
+    def _follow(self, pending: _Pending, nodes: list[Any]) -> Sequence[Axes | None]:
+        """Note the axes of an operation's outputs."""
+        known, outputs = pending.axes_before, pending.call.outputs
+        defaults = pending.operation.defaults[len(pending.args) :]
+        axes_of = self._axes_of if known is None else lambda v: known.get(id(v))
+        followed = axes_after(
+            pending.operation.functional,
+            Operation((*pending.args, *defaults), outputs, axes_of, self.tape.bindings, self._rank),
+        )
+        if self._stated is not None and self._stated.places:
+            followed = [
+                self._stated.axes_for(pending.module, out.shape) if a is None and n else a
+                for n, out, a in zip(nodes, outputs, followed, strict=True)
+            ]
+        for node, out, axes in zip(nodes, outputs, followed, strict=True):
+            if node is None or axes is None:
+                continue
+            if _wrote_view(pending.call, out):
+                whole = known.get(id(out._base)) if known is not None else None
+                if whole is not None:
+                    self._axes[node, 0] = whole
+            else:
+                self._axes[node, out.output_nr] = axes
+        return followed
+
+    def _append(
+        self,
+        operation: _Described,
+        call: Call,
+        module: str,
+        nodes: list[Any],
+        slot: int,
+        bias: Bias | GeneralCall,
+        axes: Sequence[Axes | None],
+    ) -> None:
+        out = call.outputs[slot]
+        view = None
+        if _wrote_view(call, out):
+            base = out._base
+            units = 2 if base.is_complex() and not out.is_complex() else 1
+            offset = out.storage_offset() - units * base.storage_offset()
+            view = (base.shape, base.stride(), offset, out.stride())
+        entry = Entry(
+            module,
+            operation.name,
+            nodes[slot],
+            out.output_nr if view is None else 0,
+            slot,
+            out.shape,
+            bias,
+            bias.held,
+            axes[slot],
+            view,
+            view is not None and not out.is_complex(),
+        )
+        self.tape.entries.append(entry)
+        for h in entry.held:
+            self._readers.setdefault(h.untyped_storage().data_ptr(), []).append(entry)
+
+    # -- writes and values outside the graph ------------------------------------------------
+
+    def _before_write(self, written: Any, operation: _Described, depends: bool) -> None:
+        for t in tensors_in([written]):
+            if depends and not torch.is_grad_enabled() and t.requires_grad and self.depends(t):
+                raise BlockedGradientError(
+                    f"{self.path.current() or 'the model'} overwrites a value that depends on "
+                    f"the input under no_grad ({operation.name}): no gradient can be right. "
+                    "Remove the no_grad or the in-place operation."
+                )
+            if self.detached.aliases(t) and not self.depends(t):
+                raise BlockedGradientError(
+                    f"{self.path.current() or 'the model'} overwrites a value that depends on the "
+                    f"input through a detached view of it ({operation.name}): no gradient can be "
+                    "right. Copy it first (detach().clone())."
+                )
+            self._on_write(t)
+            for entry in self._readers.pop(t.untyped_storage().data_ptr(), ()):
+                entry.protect(t.untyped_storage().data_ptr())
+
+    def _before_statistics(self, operation: _Described, args: tuple[Any, ...]) -> None:
+        if operation.name.startswith(_WRITES_STATISTICS):
+            for name in ("running_mean", "running_var"):
+                place = operation.names.index(name)
+                if place < len(args) and args[place] is not None:
+                    training = operation.names.index("training")
+                    if args[training]:
+                        self._on_write(args[place])
+
+    def _after_cut(
+        self, operation: _Described, depends: bool, args: Any, kwargs: Any, out: Any
+    ) -> None:
+        """Remember float values that depend on the input but not through autograd."""
+        if operation.factory:
+            return
+        where = self.path.current() if depends else self.detached.where([*args, *kwargs.values()])
+        if where is not None:
+            self.detached.follow(where, args, out, bool(operation.writes))
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[Recorder]:
+    """Record what runs inside, with gradients on and outside inference mode."""
+    with torch.inference_mode(False), torch.enable_grad():
+        with recorder:
+            yield recorder
+        recorder.settle()

@@ -1,0 +1,115 @@
+"""What a recorded forward leaves behind: operations, their autograd nodes, and their biases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fullgrad.axes.algebra import Axes
+from fullgrad.axes.broadcasting import Bindings
+from fullgrad.errors import UnsupportedOperationError
+from fullgrad.operations import Bias
+from fullgrad.operations.fallback import GeneralCall
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """One executed operation that depends on the input, and the bias of one of its outputs."""
+
+    module: str
+    op: str
+    node: Any
+    slot: int
+    output: int
+    shape: torch.Size
+    bias: Bias | GeneralCall
+    held: tuple[Tensor, ...]
+    axes: Axes | None
+    view: tuple[torch.Size, tuple[int, ...], int, tuple[int, ...]] | None = None
+    real_view: bool = False
+
+    def release(self) -> None:
+        """Let go of what the bias is computed from, so that it is freed with the graph."""
+        assert isinstance(self.bias, Bias)
+        self.bias = replace(self.bias, compute=itself, held=())
+        self.held = ()
+
+    def protect(self, storage: int) -> None:
+        """Copy what this entry reads from a storage that is about to be overwritten."""
+        self.held = tuple(
+            h.clone() if h.untyped_storage().data_ptr() == storage else h for h in self.held
+        )
+
+
+@dataclass(eq=False, slots=True)
+class Step:
+    """An operation's arguments and outputs, kept only to locate a failing local sum."""
+
+    module: str
+    op: str
+    node: Any
+    edges: tuple[tuple[Any, int, Tensor], ...]
+    outputs: tuple[Tensor | None, ...]
+
+
+@dataclass(eq=False)
+class Tape:
+    """What a recorded forward leaves behind, in order of execution."""
+
+    entries: list[Entry] = field(default_factory=list)
+    nodes: dict[Any, str] = field(default_factory=dict)
+    relayout: list[tuple[Any, torch.memory_format]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    blocked: dict[str, None] = field(default_factory=dict)
+    dtypes: set[torch.dtype] = field(default_factory=set)
+    bindings: Bindings = field(default_factory=Bindings)
+
+
+def resolve_general(tape: Tape) -> list[tuple[str, str]]:
+    """Compute the biases of the calls that no rule covers, and drop those that are zero.
+
+    Returns:
+        (module, operation) of every call that took the general path.
+
+    Raises:
+        UnsupportedOperationError: listing every operation without a forward-mode derivative.
+    """
+    unsupported: dict[tuple[str, str], None] = {}
+    taken: dict[int, tuple[str, str]] = {}
+    answers: dict[int, tuple[Tensor | None, ...]] = {}
+    kept: list[Entry] = []
+    for entry in tape.entries:
+        general = entry.bias
+        if isinstance(general, Bias):
+            kept.append(entry)
+            continue
+        taken[id(general)] = (entry.module, entry.op)
+        if id(general) not in answers:
+            try:
+                answers[id(general)] = general.biases(entry.held)
+            except (NotImplementedError, RuntimeError):
+                unsupported[entry.module, entry.op] = None
+                answers[id(general)] = ()
+        answer = answers[id(general)]
+        b = answer[entry.output] if entry.output < len(answer) else None
+        if b is not None and bool(b.any()):
+            entry.bias = Bias("implicit", itself, (b,), may_be_infinite=True)
+            entry.held = (b,)
+            kept.append(entry)
+    if unsupported:
+        listed = "\n".join(f"  {op} in {module or 'the model'}" for module, op in unsupported)
+        raise UnsupportedOperationError(
+            "no exact bias is known for these operations: they have neither a rule nor a "
+            f"forward-mode derivative\n{listed}\nReplace them by operations that have one, or "
+            "give their rule with fullgrad.operations.register."
+        )
+    tape.entries = kept
+    return list(taken.values())
+
+
+def itself(b: Tensor) -> Tensor:
+    """A bias that is known already."""
+    return b

@@ -1,0 +1,72 @@
+"""The proof on every call: the terms sum to the output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from fullgrad.errors import CompletenessError
+
+# Largest accepted |residual| / (|output| + sum of |terms' sums|), by the coarsest dtype at work.
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
+# Where a GPU may round float32 factors to ten bits (TensorFloat-32).
+TF32_TOLERANCE = 5e-3
+_COARSENESS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+def _tf32_allowed() -> bool:
+    try:
+        return bool(torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+    except RuntimeError:  # set through the newer fp32_precision interface
+        return True
+
+
+def tolerance_for(dtypes: Iterable[torch.dtype], device: torch.device) -> float:
+    """The stated tolerance for a model that computes in these dtypes on this device."""
+    real = {torch.float32 if d == torch.complex64 else d for d in dtypes}
+    coarsest = next((d for d in _COARSENESS if d in real), torch.float64)
+    if coarsest == torch.float32 and device.type == "cuda" and _tf32_allowed():
+        return TF32_TOLERANCE
+    return TOLERANCES[coarsest]
+
+
+def balance(output: Tensor, sums: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Residual and scale of a decomposition.
+
+    Args:
+        output: explained scalars, shape (B,).
+        sums: each term's sums, shape (B,).
+
+    Returns:
+        output - sum of the terms, and |output| + sum of |terms' sums|; both (B,), float64.
+    """
+    total = output.to(torch.float64)
+    stacked = torch.stack([s.to(total.device) for s in sums]) if sums else total.new_zeros(1, 1)
+    return total - stacked.sum(0), total.abs() + stacked.abs().sum(0)
+
+
+def holds(residual: Tensor, scale: Tensor, tolerance: float) -> bool:
+    """Whether every residual is finite and within the tolerance."""
+    return bool((residual.abs() <= tolerance * scale).all())
+
+
+def breach(
+    residual: Tensor, scale: Tensor, tolerance: float, gaps: list[tuple[str, str, float]]
+) -> CompletenessError:
+    """The error for terms that do not sum to the output, naming where local sums fail."""
+    relative = (residual.abs() / scale).nan_to_num(nan=float("inf"))
+    worst = int(relative.argmax())
+    lines = [
+        f"the terms do not sum to the output: relative residual {float(relative[worst]):.2e} in "
+        f"sample {worst}, tolerance {tolerance:.0e}."
+    ]
+    bad = [g for g in gaps if not g[2] <= max(tolerance, 1e-6)][:5] or gaps[:3]
+    if bad:
+        lines.append("Local sums fail most at:")
+        lines += [f"  {m or 'the model'}: {op}, relative gap {gap:.1e}" for m, op, gap in bad]
+    lines.append(
+        "Try float64 (model.double(), input.double()) to tell rounding from a wrong gradient."
+    )
+    return CompletenessError("\n".join(lines))

@@ -1,0 +1,224 @@
+"""A plan's stages in order: what is done is read, what is missing is worked on and stored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from fullgrad.errors import InputError
+from fullgrad.evaluation.perturbation import count_of
+from fullgrad.evaluation.plan import MethodChoice
+from fullgrad.evaluation.retraining.checkpoint import Checkpoint
+from fullgrad.evaluation.retraining.data import Colours, Dataset
+from fullgrad.evaluation.retraining.executors import Call, Executor
+from fullgrad.evaluation.retraining.jobs import (
+    NetworksJob,
+    Ranks,
+    RanksJob,
+    compute_networks,
+    compute_ranks,
+)
+from fullgrad.evaluation.retraining.networks import check as check_network
+from fullgrad.evaluation.retraining.plan import CONTROLS, NetworkStage, RanksStage, RoarPlan
+from fullgrad.evaluation.retraining.removal import ROAD
+from fullgrad.evaluation.retraining.stacked import check_stackable
+from fullgrad.evaluation.retraining.store import Array, Content, StageStore
+
+_TRIED = 2  # images that every method is tried on, so that nothing fails half-way
+
+
+class Meter(Protocol):
+    """Told how many of how many are done; see ``fullgrad.cli.progress.Progress``."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """So many of so many."""
+
+    def end(self) -> None:
+        """No more."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Roar:
+    """A plan with all that it takes.
+
+    Args:
+        plan: what is asked for.
+        data: the images that it names.
+        store: of finished stages.
+        executor: where work is done.
+        device: ``cpu``, ``cuda``, ...
+        company: networks that are trained at once, stacked.
+        meter: from a name of what is counted to a progress display.
+        deadline: on the clock of :func:`time.monotonic`; what is at work then is finished, nothing
+            else begun, but for the first piece of work; None for no end.
+    """
+
+    plan: RoarPlan
+    data: Dataset
+    store: StageStore
+    executor: Executor
+    device: str
+    company: int
+    meter: Callable[[str], Meter]
+    deadline: float | None = None
+
+    def missing(self) -> list[NetworkStage]:
+        """The networks that are not done."""
+        return [s for s in self.plan.networks() if not self.store.has(s.digest)]
+
+    def missing_ranks(self, networks: Sequence[NetworkStage]) -> list[RanksStage]:
+        """The maps that are not done and that these networks, or the examples, need."""
+        needed = {s.label for s in networks}
+        return [
+            stage
+            for choice in self.plan.choices
+            for stage in self.plan.ranks(choice)
+            if (choice.label in needed or (stage.split, stage.start) == ("test", 0))
+            and not self.store.has(stage.digest)
+        ]
+
+    def check(self, colours: Colours) -> None:
+        """Try the network, and every method on two images, untrained.
+
+        Raises:
+            FullGradError: one does not apply, the networks cannot be stacked, or nothing would be
+                left of an image to impute the rest from.
+        """
+        largest = self.plan.fractions[-1]
+        if self.plan.fill == ROAD and count_of(largest, self.data.pixels) >= self.data.pixels:
+            raise InputError(
+                f"--fill road needs pixels that are left: the fraction {largest:g} removes all "
+                f"{self.data.pixels}"
+            )
+        images = self.data.test[:_TRIED]
+        network, inputs = self.plan.network, colours.standardised(images)
+        check_network(network, inputs)
+        if self.company > 1:
+            check_stackable(network.build, inputs, network.spec)
+        for choice in self.plan.choices:
+            stage = RanksStage(choice, "test", 0, len(images), "")
+            compute_ranks(RanksJob.of(self.plan, stage, colours, self.device), images, None)
+
+    def run(self) -> int:
+        """Do what is not done, or as much of it as there is time for.
+
+        Returns:
+            How many stages were done now.
+
+        Raises:
+            FullGradError: work had to stop; what is done is kept.
+        """
+        self.store.mend()
+        networks = self.missing()
+        ranks = self.missing_ranks(networks)
+        if not networks and not ranks:
+            return 0
+        colours = Colours.of(self.data.train)
+        self.check(colours)
+        self.store.prepare()
+        shared = self.executor.share(self.data)
+        base = self.plan.base()
+        done = 0
+        if base in networks:
+            done += self._train("base network: epochs", [base], shared, colours, first=True)
+            networks.remove(base)
+        if ranks and not self._late(done):
+            done += self._explain(ranks, colours, first=not done)
+        if networks and not self._late(done):
+            done += self._train("networks: epochs", networks, shared, colours, first=not done)
+        return done
+
+    def _late(self, done: int) -> bool:
+        """Whether the time is over; something is done in any case, so that each start helps."""
+        return done > 0 and self.deadline is not None and time.monotonic() >= self.deadline
+
+    def _explain(self, stages: Sequence[RanksStage], colours: Colours, first: bool) -> int:
+        state = None
+        if any(s.choice.name not in CONTROLS for s in stages):
+            base = self.store.get(self.plan.base().digest)
+            assert base is not None
+            state = self.executor.share(dict(base.arrays))
+
+        def calls() -> Iterator[Call]:
+            for number, stage in enumerate(stages):
+                if self._late(number or not first):
+                    return
+                images = self.data.train if stage.split == "train" else self.data.test
+                job = RanksJob.of(self.plan, stage, colours, self.device)
+                own = None if stage.choice.name in CONTROLS else state
+                yield job, images[stage.start : stage.stop].clone(), own  # a view ships all
+
+        meter, total, done = self.meter("maps: parts of images"), len(stages), 0
+
+        def keep(number: int, content: Content) -> None:
+            nonlocal done
+            self.store.put(stages[number].digest, content)
+            done += 1
+            meter(done, total)
+
+        try:
+            meter(0, total)
+            self.executor.run(compute_ranks, calls(), keep, lambda: None)
+        finally:
+            meter.end()
+        return done
+
+    def _train(
+        self, what: str, stages: Sequence[NetworkStage], shared: Any, colours: Colours, first: bool
+    ) -> int:
+        groups = [stages[i : i + self.company] for i in range(0, len(stages), self.company)]
+        epochs = self.plan.training.epochs
+        meter, seen, finished, done = self.meter(what), 0, 0, 0
+        kept: dict[str, Any] = {}
+
+        def ranks_of(choice: MethodChoice | None) -> Any:
+            if choice is None:
+                return None
+            if choice.label not in kept:
+                while len(kept) >= 2:
+                    kept.pop(next(iter(kept)))
+                kept[choice.label] = self.executor.share(self.ranks(choice))
+            return kept[choice.label]
+
+        def calls() -> Iterator[Call]:
+            for number, group in enumerate(groups):
+                if self._late(number or not first):
+                    return
+                here = self.executor.here
+                checkpoint = Checkpoint(self.store, [s.digest for s in group]) if here else None
+                job = NetworksJob.of(self.plan, group, colours, self.device, checkpoint)
+                yield (job, shared, *(ranks_of(s.choice) for s in group))
+
+        def tick() -> None:
+            nonlocal seen
+            seen += 1
+            meter(seen, epochs * len(groups))
+
+        def keep(number: int, contents: list[Content]) -> None:
+            nonlocal seen, finished, done
+            digests = [s.digest for s in groups[number]]
+            self.store.put_together(dict(zip(digests, contents, strict=True)))
+            done += len(digests)
+            finished += 1
+            seen = max(seen, finished * epochs)
+            meter(seen, epochs * len(groups))
+
+        try:
+            meter(0, epochs * len(groups))
+            self.executor.run(compute_networks, calls(), keep, tick)
+        finally:
+            meter.end()
+        return done
+
+    def ranks(self, choice: MethodChoice) -> Ranks:
+        """A method's ranks of all training and test images, which are done."""
+        halves: dict[str, list[Array]] = {"train": [], "test": []}
+        for stage in self.plan.ranks(choice):
+            content = self.store.get(stage.digest)
+            assert content is not None
+            halves[stage.split].append(content.arrays["ranks"])
+        return np.concatenate(halves["train"]), np.concatenate(halves["test"])

@@ -1,0 +1,292 @@
+"""Stages in a folder: one file for each, named by the digest of all it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from fullgrad._files import printable, write_whole
+from fullgrad.evaluation.store import StoreError
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+MARKER, FORMAT = "roar-store.json", 1
+_MAGIC = b"fullgrad roar stage 1\n"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """What a stage found.
+
+    Args:
+        values: JSON-ready.
+        arrays: by name.
+    """
+
+    values: Mapping[str, Any]
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+
+
+class DamagedError(Exception):
+    """A stage's file is not what was written."""
+
+
+class OtherError(DamagedError):
+    """A whole file, of something else."""
+
+
+class StageStore:
+    """Stages that are done.
+
+    A stage's file is written under another name and renamed when it is complete, and begins with
+    the SHA-256 of what follows. A damaged file counts as not there; ``say`` is told of it.
+
+    Args:
+        folder: made when the first stage is written.
+        say: told, in one line, of each damaged file.
+
+    Raises:
+        StoreError: the folder holds something else, or cannot be read.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None] = print) -> None:
+        self.folder = folder
+        self._say = say
+        self._ready = False
+        self._told: set[Path] = set()
+        try:
+            present = list(folder.iterdir()) if folder.is_dir() else []
+            if folder.exists() and not folder.is_dir():
+                raise StoreError(f"{printable(folder)} is not a folder")
+            marker = folder / MARKER
+            text = marker.read_text(encoding="utf-8") if marker.is_file() else None
+        except OSError as error:
+            raise StoreError(f"{printable(folder)} cannot be read: {error.strerror}") from error
+        if text is None:
+            if any(not p.name.endswith(".tmp") for p in present):
+                raise StoreError(
+                    f"{printable(folder)} holds other files and no stages of ROAR; give an empty "
+                    "folder"
+                )
+            return
+        try:
+            known = json.loads(text)["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{printable(marker)} is damaged") from error
+        if known != FORMAT:
+            raise StoreError(
+                f"{printable(folder)} holds stages in format {known}, this is {FORMAT}; give "
+                "another folder"
+            )
+
+    def path(self, digest: str) -> Path:
+        """Of a stage's file."""
+        return self.folder / f"{digest}.stage"
+
+    def has(self, digest: str) -> bool:
+        """Whether the stage is done and whole."""
+        return self.get(digest) is not None
+
+    def get(self, digest: str) -> Content | None:
+        """What the stage found; None where it is not done or its file is damaged."""
+        try:
+            return self._read(self.path(digest), digest)
+        except DamagedError as error:
+            self._tell(self.path(digest), "to be done again", error)
+            return None
+
+    def put(self, digest: str, content: Content) -> None:
+        """Keep what a stage found, whole or not at all, and drop what was kept of its beginning.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        self.prepare()
+        self._write(self.path(digest), packed(content, digest))
+        self._told.discard(self.path(digest))
+        self._partial(digest).unlink(missing_ok=True)
+
+    def put_together(self, contents: Mapping[str, Content]) -> None:
+        """Keep what several stages found, all or none of it.
+
+        It is first written as one file; :meth:`mend` goes on from there after a kill.
+
+        Args:
+            contents: by the stages' digests.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        if len(contents) == 1:
+            ((digest, content),) = contents.items()
+            self.put(digest, content)
+            return
+        self.prepare()
+        first = next(iter(contents))
+        arrays = {f"{d}/{n}": a for d, c in contents.items() for n, a in c.arrays.items()}
+        values = {d: dict(c.values) for d, c in contents.items()}
+        self._write(self._group(first), packed(Content(values, arrays), first))
+        self._part(first, contents)
+
+    def _part(self, first: str, contents: Mapping[str, Content]) -> None:
+        for digest, content in contents.items():
+            self.put(digest, content)
+        self._group(first).unlink(missing_ok=True)
+
+    def _group(self, first: str) -> Path:
+        return self.folder / f"{first}.group"
+
+    def mend(self) -> None:
+        """Put right what a killed process left between two files.
+
+        Stages that were found together are completed; files half-written, and beginnings of stages
+        that are done, are removed.
+
+        Raises:
+            StoreError: a file cannot be written.
+        """
+        sweep(self.folder)
+        for path in sorted(self.folder.glob("*.group")):
+            try:
+                found = self._read(path, path.stem)
+            except DamagedError as error:
+                self._tell(path, "its stages are done again", error)
+                path.unlink(missing_ok=True)
+                continue
+            if found is not None:
+                self._part(path.stem, {d: _member(found, d) for d in found.values})
+        for path in self.folder.glob("*.partial"):
+            if self.has(path.stem):
+                path.unlink(missing_ok=True)
+
+    def _partial(self, digest: str) -> Path:
+        return self.folder / f"{digest}.partial"
+
+    def get_partial(self, digest: str, key: str) -> Content | None:
+        """What was kept of a stage in its middle.
+
+        Args:
+            digest: of the stage.
+            key: of what was at work; what is there of others does not count.
+        """
+        try:
+            return self._read(self._partial(digest), key)
+        except OtherError:
+            return None
+        except DamagedError as error:
+            self._tell(self._partial(digest), "its stage is begun anew", error)
+            return None
+
+    def put_partial(self, digest: str, key: str, content: Content) -> None:
+        """Keep a stage in its middle, until it is done.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        self.prepare()
+        self._write(self._partial(digest), packed(content, key))
+
+    def _read(self, path: Path, key: str) -> Content | None:
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{printable(path)} cannot be read: {error.strerror}") from error
+        return unpacked(content, key)
+
+    def _tell(self, path: Path, then: str, error: DamagedError) -> None:
+        if path not in self._told:
+            self._told.add(path)
+            self._say(f"damaged, {then}: {printable(path)} ({error})")
+
+    def prepare(self) -> None:
+        """Make the folder, and see that it can be written to.
+
+        Raises:
+            StoreError: it cannot.
+        """
+        if self._ready:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write to {printable(self.folder)}: {error.strerror}"
+            ) from error
+        self._write(self.folder / MARKER, json.dumps({"format": FORMAT}).encode())
+        self._ready = True
+
+    def _write(self, path: Path, content: bytes) -> None:
+        try:
+            write_whole(path, content)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write to {printable(self.folder)}: {error.strerror}"
+            ) from error
+
+
+def _member(together: Content, digest: str) -> Content:
+    """One stage of those that were packed as one."""
+    start = f"{digest}/"
+    arrays = {n.removeprefix(start): a for n, a in together.arrays.items() if n.startswith(start)}
+    return Content(together.values[digest], arrays)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder."""
+    for path in folder.glob(".*.tmp"):
+        owner = path.name.rsplit(".", 2)[-2]
+        if not (owner.isdecimal() and _running(int(owner))):
+            path.unlink(missing_ok=True)
+
+
+def _running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return process != os.getpid()
+
+
+def packed(content: Content, digest: str) -> bytes:
+    """As one string of bytes: a first line, a checksum, a description, the arrays."""
+    arrays = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in content.arrays.items()}
+    described = {n: [str(a.dtype), list(a.shape)] for n, a in arrays.items()}
+    head = {"digest": digest, "values": dict(content.values), "arrays": described}
+    body = json.dumps(head).encode() + b"\n" + b"".join(a.tobytes() for a in arrays.values())
+    return _MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def unpacked(content: bytes, digest: str) -> Content:
+    """The reverse of :func:`packed`.
+
+    Raises:
+        DamagedError: the bytes are not those of this stage.
+    """
+    if not content.startswith(_MAGIC):
+        raise DamagedError("it does not begin as a stage's file")
+    start = len(_MAGIC) + 65
+    body = memoryview(content)[start:]
+    if hashlib.sha256(body).hexdigest().encode() + b"\n" != content[len(_MAGIC) : start]:
+        raise DamagedError("its checksum is wrong")
+    line = content.index(b"\n", start)
+    head = json.loads(content[start:line])
+    if head["digest"] != digest:
+        raise OtherError(f"it is of another stage, {head['digest']}")
+    arrays, place = {}, line + 1
+    for name, (kind, shape) in head["arrays"].items():
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
+        raw = np.frombuffer(content, kind, size // np.dtype(kind).itemsize, place)
+        arrays[name] = raw.reshape(shape).copy()
+        place += size
+    return Content(head["values"], arrays)

@@ -1,0 +1,209 @@
+"""The images of an experiment: a folder, a CSV of files, or one of torchvision's data sets."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fullgrad._files import printable
+from fullgrad._optional import require
+from fullgrad.errors import ImageError
+from fullgrad.vision.images import SUFFIXES, read_photograph
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item:
+    """One image.
+
+    Args:
+        name: that tells it apart.
+        label: its class, if it is known.
+        read: decodes it: an RGB image and the SHA-256 of what was decoded.
+    """
+
+    name: str
+    label: int | None
+    read: Callable[[], tuple[Image.Image, str]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """Images that can be read.
+
+    Args:
+        spec: as it was asked for.
+        items: in a fixed order.
+        excluded: (name, why) of those that cannot be read.
+        content: digest of all names, labels and bytes.
+    """
+
+    spec: str
+    items: tuple[Item, ...]
+    excluded: tuple[tuple[str, str], ...]
+    content: str
+
+
+def open_source(spec: str, limit: int | None = None) -> Source:
+    """Find the images, and try to read each.
+
+    Args:
+        spec: a folder (searched recursively), a CSV file with a column ``file`` (relative to the
+            CSV file) and perhaps ``class_index``, or ``torchvision:NAME:ROOT[:SPLIT]`` for a data
+            set that lies in a folder already (its test images, or those for validation).
+        limit: how many, spread evenly over all of them; None for all.
+
+    Raises:
+        ImageError: there are none, the source cannot be read, or none of its images can.
+        ValueError: a limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"at least one image is needed, not {limit}")
+    if spec.startswith("torchvision:"):
+        found = _torchvision(spec, limit)
+    elif Path(spec).is_dir():
+        found = _folder(Path(spec))
+    elif Path(spec).suffix.lower() == ".csv":
+        found = _table(Path(spec))
+    else:
+        raise ImageError(
+            f"{printable(spec)} is no source of images: give a folder, a .csv file with a column "
+            "'file', or torchvision:NAME:ROOT"
+        )
+    found = [found[i] for i in _spread(len(found), limit)]
+    items, excluded = [], []
+    digest = hashlib.sha256()
+    for item in found:
+        try:
+            _, content = item.read()
+        except ImageError as error:
+            excluded.append((item.name, str(error)))
+            continue
+        items.append(item)
+        digest.update(f"{item.name}\0{item.label}\0{content}\n".encode("utf-8", "replace"))
+    if not items:
+        raise ImageError(f"none of the {len(found)} images of {printable(spec)} can be read")
+    return Source(spec, tuple(items), tuple(excluded), digest.hexdigest()[:16])
+
+
+def _spread(count: int, limit: int | None) -> list[int]:
+    """At most so many of all, evenly."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return [i * count // limit for i in range(limit)]
+
+
+def _file(path: Path, name: str, label: int | None) -> Item:
+    def read() -> tuple[Image.Image, str]:
+        photograph = read_photograph(path)
+        return photograph.image, photograph.sha256
+
+    return Item(name, label, read)
+
+
+def _folder(folder: Path) -> list[Item]:
+    files = sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
+    )
+    if not files:
+        raise ImageError(f"the folder {printable(folder)} holds no image files")
+    return [_file(p, p.relative_to(folder).as_posix(), None) for p in files]
+
+
+def _table(path: Path) -> list[Item]:
+    name = printable(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ImageError(f"{name} cannot be read: {error}") from error
+    if "file" not in columns:
+        raise ImageError(f"{name} has no column 'file' (it has: {', '.join(columns) or 'none'})")
+    if not rows:
+        raise ImageError(f"{name} names no images")
+    items = []
+    for number, row in enumerate(rows, 2):
+        text = (row.get("class_index") or "").strip()
+        if text and not text.isdecimal():
+            raise ImageError(f"line {number} of {name}: class_index {text!r} is not a number")
+        file_name = row["file"] or ""
+        label = int(text) if text else None
+        items.append(_file(path.parent / file_name, file_name, label))
+    return items
+
+
+def _torchvision(spec: str, limit: int | None) -> list[Item]:
+    datasets: Any = require("torchvision.datasets", "vision")
+    _, _, rest = spec.partition(":")
+    name, _, rest = rest.partition(":")
+    root, _, split = rest.partition(":")
+    kind = getattr(datasets, name, None)
+    if not isinstance(kind, type) or not root:
+        raise ImageError(
+            f"{spec!r}: give torchvision:NAME:ROOT, NAME one of torchvision.datasets' classes, "
+            "ROOT the folder where it lies"
+        )
+    try:
+        data = _opened(kind, root, split, spec)
+        chosen = _spread(len(data), limit)  # before any is decoded
+    except TypeError as error:
+        raise ImageError(f"torchvision's {name} cannot be read here: {error}") from error
+    except (RuntimeError, OSError) as error:
+        raise ImageError(
+            f"torchvision's {name} cannot be read from {printable(root)}: {error}. Download it "
+            "first"
+        ) from error
+
+    def item(i: int) -> Item:
+        label = data[i][1]
+        if not isinstance(label, int):
+            raise ImageError(
+                f"torchvision's {name} gives no class for an image but {type(label).__name__}"
+            )
+
+        def read() -> tuple[Image.Image, str]:
+            image = data[i][0].convert("RGB")
+            return image, hashlib.sha256(image.tobytes()).hexdigest()
+
+        return Item(f"{name}/{i}", label, read)
+
+    return [item(i) for i in chosen]
+
+
+def _opened(kind: Any, root: str, split: str, spec: str) -> Any:
+    """A data set of torchvision's, with the split that is asked for, or else its test images."""
+    known = inspect.signature(kind).parameters
+    if "root" not in known:
+        raise ImageError(f"{spec!r}: torchvision's {kind.__name__} does not lie in a folder")
+    if "train" in known:
+        if split not in {"", "test", "train"}:
+            raise ImageError(f"{spec!r}: the split is 'test' or 'train', not {split!r}")
+        return kind(root, train=split == "train")
+    if "split" not in known:
+        if split:
+            raise ImageError(f"{spec!r}: torchvision's {kind.__name__} has no splits")
+        return kind(root)
+    if split:
+        return _with_split(kind, root, split, spec)
+    try:
+        return _with_split(kind, root, "test", spec)
+    except ImageError:
+        return _with_split(kind, root, "val", spec)
+
+
+def _with_split(kind: Any, root: str, split: str, spec: str) -> Any:
+    try:
+        return kind(root, split=split)
+    except ValueError as error:
+        raise ImageError(f"{spec!r}: {error}") from error

@@ -1,0 +1,130 @@
+"""FullGrad as an attribution in Captum's style, for its viewers and its ``NoiseTunnel``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from fullgrad.axes.layouts import Places
+from fullgrad.errors import InputError
+from fullgrad.maps.aggregation import Psi
+from fullgrad.maps.saliency import METHODS, saliency
+from fullgrad.maps.smoothing import Noise
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _wrapped(function: _Function) -> _Function:
+    """NoiseTunnel calls ``attribute.__wrapped__``, the function behind Captum's usage log."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def _target(target: Any) -> Any:
+    """Captum takes a tensor of one number for all samples."""
+    if isinstance(target, Tensor) and target.dim() == 1 and target.numel() == 1:
+        return int(target)
+    return target
+
+
+class FullGrad:
+    """FullGrad with the methods of Captum's attributions.
+
+    ``captum.attr.NoiseTunnel(FullGrad(model)).attribute(x, nt_type="smoothgrad", target=3)`` works
+    as with Captum's own; give it a target, or each noisy copy is explained for its own prediction.
+
+    Args:
+        model: any ``nn.Module``.
+        method: ``"fullgrad"``, or another of :func:`fullgrad.saliency`'s.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+
+    def __init__(self, model: nn.Module, method: str = "fullgrad") -> None:
+        if method not in METHODS:
+            raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+        self.forward_func = model
+        self.method = method
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """Whether the numbers are global: FullGrad's are gradient times input and bias."""
+        return self.method != "simple_fullgrad"
+
+    def has_convergence_delta(self) -> bool:
+        """Always False: a map is stretched, and its sum says nothing."""
+        return False
+
+    @_wrapped
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+        *,
+        psi: Psi = "layer",
+        terms: Any = "all",
+        shape: str = "input",
+        places: Places | None = None,
+        batch_size: int | None = None,
+        noise: Noise | None = None,
+    ) -> Any:
+        """The FullGrad map.
+
+        Args:
+            inputs: shape (B, C, *positions), or a tuple of such tensors.
+            target: an index, one per sample, a tensor of them, a tuple into a dense output, a
+                callable, or None for the predicted class.
+            additional_forward_args: a value or tuple passed to the model after the inputs.
+            psi: see :func:`fullgrad.saliency`.
+            terms: see :func:`fullgrad.saliency`.
+            shape: ``"input"`` shares the map equally among the channels, so that their sum, which
+                Captum's viewer draws, is the map; ``"map"`` returns it as it is.
+            places: see :func:`fullgrad.saliency`.
+            batch_size: see :func:`fullgrad.saliency`.
+            noise: see :func:`fullgrad.saliency`.
+
+        Returns:
+            The inputs' shape, or (B, 1, *positions); in a tuple if the inputs were in one.
+
+        Raises:
+            ValueError: an unknown option.
+            FullGradError: as :func:`fullgrad.saliency`.
+        """
+        if shape not in ("input", "map"):
+            raise ValueError(f"shape must be 'input' or 'map', not {shape!r}")
+        # Smooth FullGrad takes one input, which NoiseTunnel may hand over in a tuple.
+        alone = inputs[0] if isinstance(inputs, tuple) and len(inputs) == 1 else inputs
+        found = saliency(
+            self.forward_func,
+            alone,
+            _target(target),
+            method=self.method,
+            psi=psi,
+            terms=terms,
+            additional_forward_args=additional_forward_args,
+            batch_size=batch_size,
+            noise=noise,
+            places=places,
+        )
+        maps = found if isinstance(found, tuple) else (found,)
+        explained = inputs if isinstance(inputs, tuple) else (inputs,)
+        if len(maps) != len(explained):
+            raise InputError(
+                f"{len(maps)} of {len(explained)} inputs are float tensors; pass the others "
+                "through additional_forward_args"
+            )
+        if shape == "input":
+            maps = tuple(
+                (m / x.shape[1]).expand(x.shape).contiguous()
+                for m, x in zip(maps, explained, strict=True)
+            )
+        return maps if isinstance(inputs, tuple) else maps[0]

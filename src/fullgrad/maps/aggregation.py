@@ -1,0 +1,165 @@
+"""From terms to a map: psi, the sum over channels, and one upsampling for each resolution.
+
+Srinivas & Fleuret 2019, equation 4: S(x) = psi(grad f * x) + sum over layers and channels of
+psi(f^b), psi = upsample(rescale(|.|)). Pure functions on tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fullgrad.axes.algebra import Axes
+from fullgrad.axes.layouts import Grid
+from fullgrad.axes.placement import Placement, arranged, on_grid, placement_of
+from fullgrad.errors import LayoutError
+
+Psi: TypeAlias = Literal["layer", "channel", "signed"]
+
+PSI = ("layer", "channel", "signed")
+_EPSILON = 1e-6  # in the authors' code, against layers of zeros
+_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def rescaled_sum(
+    term: Tensor, channels: Sequence[int], psi: Psi = "layer", *, overwrite: bool = False
+) -> Tensor:
+    """The rescaling of psi, then the sum over channels (they commute with upsampling).
+
+    Args:
+        term: gradient times bias, samples first, contiguous or not.
+        channels: which axes of it are not positions.
+        psi: ``layer`` takes |.| and stretches each sample's layer to [0, 1]: minimum and maximum
+            over all channels and positions (the authors' code); ``channel`` stretches every
+            channel by itself (the paper's formula), those without contrast compared with their
+            layer kept at zero; ``signed`` leaves the numbers as they are.
+        overwrite: the term's memory may be used.
+
+    Returns:
+        The term without its channel axes.
+    """
+    if psi == "signed":
+        return term.sum(list(channels)) if channels else term
+    size = term.abs_() if overwrite else term.abs()
+    if psi == "channel":
+        over = [d for d in range(1, size.dim()) if d not in channels]
+        if over:
+            low, high = size.amin(over, keepdim=True), size.amax(over, keepdim=True)
+            whole = high.amax(list(range(1, size.dim())), keepdim=True)
+            spread = (high - low + _EPSILON * whole).clamp_(min=torch.finfo(size.dtype).tiny)
+            size = (size - low).div_(spread)
+        else:
+            size = torch.zeros_like(size)
+        return size.sum(list(channels)) if channels else size
+    # Over axes, not over the flattened term: that would copy one that lies channels-last.
+    over = list(range(1, size.dim()))
+    low, high = (size.amin(over), size.amax(over)) if over else (size, size)
+    total = size.sum(list(channels)) if channels else size
+    count = math.prod(term.shape[d] for d in channels)
+    each = (-1,) + (1,) * (total.dim() - 1)
+    return (total - (count * low).view(each)).div_((high - low + _EPSILON).view(each))
+
+
+def rescaled_channel_sum(term: Tensor, psi: Psi = "layer") -> Tensor:
+    """:func:`rescaled_sum` of a term of shape (B, C, *positions): shape (B, 1, *positions)."""
+    return rescaled_sum(term, [1], psi).unsqueeze(1)
+
+
+def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Bring maps of shape (B, 1, *positions) to the input's size, linearly, corners aligned."""
+    if tuple(maps.shape[2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode=_MODES[len(size)], align_corners=True)
+
+
+class Aggregate:
+    """Sums of term maps, one per spatial resolution, upsampled once at the end."""
+
+    def __init__(self, size: Sequence[int]) -> None:
+        self._size = tuple(size)
+        self._sums: dict[tuple[int, ...], Tensor] = {}
+
+    def add(self, reduced: Tensor) -> None:
+        """Count a term's map, shape (B, 1, *positions)."""
+        key = tuple(reduced.shape[2:])
+        known = self._sums.get(key)
+        if known is None or known.dtype != reduced.dtype:
+            self._sums[key] = reduced if known is None else known + reduced
+        else:
+            known.add_(reduced)
+
+    def map(self) -> Tensor:
+        """Everything counted so far at the input's size, shape (B, 1, *positions)."""
+        total: Tensor | None = None
+        for maps in self._sums.values():
+            upsampled = upsample(maps, self._size)
+            total = upsampled if total is None else total + upsampled
+        if total is None:
+            raise LayoutError("no term of 'bias' has positions, so there is no map")
+        return total
+
+
+def _unknown(module: str, op: str, shape: Sequence[int]) -> LayoutError:
+    return LayoutError(
+        f"it is not known where the numbers of {op} in {module or 'the model'} (shape "
+        f"{tuple(shape)}) lie in the input. State it, as in places={{{module!r}: 'B (H W) C'}}, "
+        "choose terms='input', or aggregate the terms of fullgrad.decompose yourself."
+    )
+
+
+def placements_for(
+    axes: Axes | None, module: str, op: str, shape: Sequence[int], batch: int, grids: Sequence[Grid]
+) -> list[Placement | None]:
+    """How a term is to be read on each grid; None where it has no positions.
+
+    Args:
+        axes: of the operation's output, None if they are unknown.
+        module: that the term is of, for messages.
+        op: the same.
+        shape: of the term.
+        batch: number of samples.
+        grids: of the explained inputs.
+
+    Raises:
+        LayoutError: where its numbers lie is not known.
+    """
+    if axes is None or axes.shape != tuple(shape):
+        flat = 0 < len(shape) <= 2 and shape[0] == batch
+        if flat and all(len(g.sizes) > 1 for g in grids):
+            return [None] * len(grids)  # a dense layer's
+        raise _unknown(module, op, shape)
+    try:
+        return [
+            placement_of(replace(axes, coordinates=axes.coordinates[g.start : g.stop]), batch)
+            for g in grids
+        ]
+    except ValueError:
+        raise _unknown(module, op, shape) from None
+
+
+def reduced(value: Tensor, placement: Placement, psi: Psi, *, overwrite: bool = False) -> Tensor:
+    """The map of (some samples of) a term on its own grid, shape (samples, 1, *extents)."""
+    return drawn(*arranged(value, placement), placement, psi, overwrite=overwrite)
+
+
+def drawn(
+    view: Tensor,
+    positions: Sequence[int],
+    placement: Placement,
+    psi: Psi,
+    *,
+    overwrite: bool = False,
+) -> Tensor:
+    """The map of a term as :func:`~fullgrad.axes.placement.arranged` gives it.
+
+    Returns:
+        Shape (samples, 1, *extents).
+    """
+    channels = [d for d in range(1, view.dim()) if d not in positions]
+    return on_grid(rescaled_sum(view, channels, psi, overwrite=overwrite), placement)

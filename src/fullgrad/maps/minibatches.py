@@ -1,0 +1,179 @@
+"""More samples than fit at once: a call cut into batches, and how large they may be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from fullgrad.engine.pipeline import Request, forward
+from fullgrad.errors import InputError, TargetError
+
+BatchSize: TypeAlias = int | Literal["auto"] | None
+
+# Beside what autograd keeps: the gradients under way and a few samples of a term.
+_BESIDE = 1.25
+_SHARE = 0.5  # of what is free
+
+
+def _first(request: Request) -> Tensor:
+    inputs = request.inputs
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs
+    first = values if isinstance(values, Tensor) else next(iter(values), None)
+    if not isinstance(first, Tensor) or first.dim() == 0:
+        raise InputError("batch_size needs inputs whose first axis counts the samples")
+    return first
+
+
+def cut(request: Request, rows: slice) -> Request:
+    """The same call for some of its samples.
+
+    Tensors among the additional arguments are cut as well if their first size is the number of
+    samples.
+    """
+    return _changed(request, lambda t: t[rows], lambda listed: listed[rows])
+
+
+def tiled(request: Request, times: int) -> Request:
+    """The same call for copies of all its samples, one round after the other."""
+    return _changed(request, lambda t: torch.cat([t] * times), lambda listed: listed * times)
+
+
+def _changed(
+    request: Request, change: Callable[[Tensor], Tensor], change_list: Callable[[Any], Any]
+) -> Request:
+    """The call with everything changed that has a row, or a target, for each sample."""
+    count = len(_first(request))
+
+    def each(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return change(value) if value.dim() > 0 and value.shape[0] == count else value
+        if isinstance(value, Mapping):
+            return {k: each(v) for k, v in value.items()}
+        if isinstance(value, (tuple, list)):
+            return type(value)(each(v) for v in value)
+        return value
+
+    target = request.target
+    listed = isinstance(target, list) or (isinstance(target, Tensor) and target.dim() > 0)
+    if listed and len(target) != count:  # type: ignore[arg-type]
+        raise TargetError(f"{len(target)} targets for a batch of {count}")  # type: ignore[arg-type]
+    if isinstance(target, Tensor):
+        target = each(target)
+    elif isinstance(target, list):
+        target = change_list(target)
+    return replace(
+        request,
+        inputs=each(request.inputs),
+        target=target,
+        additional_forward_args=each(request.additional_forward_args),
+        forward_kwargs=each(request.forward_kwargs),
+    )
+
+
+def bytes_per_sample(request: Request) -> int:
+    """What explaining one sample takes: what autograd keeps of it, and some room beside.
+
+    Measured on the first sample, in one forward pass.
+    """
+    first = cut(request, slice(0, 1))
+    own = {t.untyped_storage().data_ptr() for t in _own(request.model)}
+    sizes: dict[int, int] = {}
+    alive: list[Tensor] = []  # so that no storage is counted under another's address
+
+    def pack(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+            alive.append(t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        forward(first)
+    return max(1, int(sum(sizes.values()) * _BESIDE))
+
+
+def _own(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device; on the CPU what the system calls available."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(x for x in lines if x.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
+def batch_for(request: Request, memory: int | None) -> int:
+    """The most samples that fit, at least one.
+
+    Args:
+        request: the call.
+        memory: bytes it may take; None for half of what is free.
+    """
+    budget = int(free_bytes(_first(request).device) * _SHARE) if memory is None else memory
+    return max(1, budget // bytes_per_sample(request))
+
+
+def checked(batch_size: Any, memory: Any) -> None:
+    """Refuse sizes that are none.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if batch_size not in (None, "auto") and (type(batch_size) is not int or batch_size < 1):
+        raise ValueError(f"batch_size must be a positive integer or 'auto', not {batch_size!r}")
+    if memory is not None:
+        if batch_size != "auto":
+            raise ValueError("memory needs batch_size='auto'")
+        if type(memory) is not int or memory < 1:
+            raise ValueError(f"memory must be a positive number of bytes, not {memory!r}")
+
+
+def in_batches(
+    request: Request,
+    compute: Callable[[Request], tuple[Tensor, ...]],
+    batch_size: BatchSize,
+    memory: int | None,
+) -> tuple[Tensor, ...]:
+    """Results for every sample, computed some samples at a time.
+
+    A GPU that runs out of memory in spite of an automatic size is tried with half of it.
+
+    Args:
+        request: the whole call.
+        compute: from a part of the call to its results, samples first in each.
+        batch_size: how many samples at a time, ``"auto"``, or None for all of them.
+        memory: see :func:`batch_for`.
+    """
+    if batch_size is None:
+        return compute(request)
+    count = len(_first(request))
+    auto = batch_size == "auto"
+    size = min(count, batch_for(request, memory) if batch_size == "auto" else batch_size)
+    results: list[tuple[Tensor, ...]] = []
+    start = 0
+    while start < count or not results:
+        part = cut(request, slice(start, start + size)) if count > size else request
+        try:
+            results.append(compute(part))
+        except torch.OutOfMemoryError:
+            if not auto or size == 1:
+                raise
+            size = max(1, size // 2)
+            continue
+        start += size
+    if len(results) == 1:
+        return results[0]
+    return tuple(torch.cat(r) for r in zip(*results, strict=True))

@@ -1,0 +1,104 @@
+"""Smooth FullGrad: the map of the mean terms over noisy copies of the input.
+
+The noise is SmoothGrad's (Smilkov et al. 2017): normal, of a standard deviation that is a share of
+each sample's range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fullgrad.engine.pipeline import Request, forward
+from fullgrad.maps.accumulator import Means
+from fullgrad.maps.aggregation import Psi
+from fullgrad.maps.minibatches import BatchSize, batch_for, in_batches, tiled
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """How the noisy copies are made.
+
+    Args:
+        samples: how many copies of each sample.
+        scale: standard deviation, as a share of the sample's largest less its smallest number.
+        seed: of the noise. Equal seeds make equal maps, whatever the batches.
+
+    Raises:
+        ValueError: no samples, or a negative scale.
+    """
+
+    samples: int = 25
+    scale: float = 0.15
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if type(self.samples) is not int or self.samples < 1:
+            raise ValueError(f"Noise.samples must be a positive integer, not {self.samples!r}")
+        if not self.scale >= 0:
+            raise ValueError(f"Noise.scale must not be negative, not {self.scale!r}")
+
+
+def noisy(x: Tensor, noise: Noise) -> Iterator[Tensor]:
+    """Noisy copies of a batch, one after the other, each of shape (B, ...).
+
+    All samples get the same normal numbers, each to its own scale, so that a sample's copies do not
+    depend on its batch.
+    """
+    over = list(range(1, x.dim()))
+    spread = (x.amax(over, keepdim=True) - x.amin(over, keepdim=True)) * noise.scale
+    generator = torch.Generator(device=x.device).manual_seed(noise.seed)
+    for _ in range(noise.samples):
+        drawn = torch.randn(x.shape[1:], generator=generator, device=x.device, dtype=x.dtype)
+        yield x + spread * drawn
+
+
+def smoothed(
+    request: Request,
+    explain: Callable[[Request, Means], object],
+    psi: Psi,
+    noise: Noise,
+    batch_size: BatchSize,
+    memory: int | None,
+) -> Tensor:
+    """The map of the mean terms over noisy copies, as many copies at a time as a batch holds.
+
+    Without a target, all copies of a sample are explained for the class that is predicted for the
+    sample itself.
+
+    Args:
+        request: the call; its input is one tensor, shape (B, ...).
+        explain: hands the terms of a part of the call to their means.
+        psi: how the mean terms are drawn.
+        noise: how the copies are made.
+        batch_size: how many copies go through the model together; None for one of each sample.
+        memory: see :func:`fullgrad.maps.minibatches.in_batches`.
+    """
+    size = batch_for(request, memory) if batch_size == "auto" else batch_size
+    (result,) = in_batches(request, lambda p: _mean(p, explain, psi, noise, size), size, None)
+    return result
+
+
+def _mean(
+    request: Request,
+    explain: Callable[[Request, Means], object],
+    psi: Psi,
+    noise: Noise,
+    size: int | None,
+) -> tuple[Tensor, ...]:
+    if request.target is None:
+        request = replace(request, target=forward(request).index)
+    x = request.inputs
+    assert isinstance(x, Tensor)
+    rounds = 1 if size is None else max(1, size // len(x))
+    means = Means(len(x))
+    copies = noisy(x.detach(), noise)
+    for done in range(0, noise.samples, rounds):
+        now = min(rounds, noise.samples - done)
+        part = replace(tiled(request, now), inputs=torch.cat([next(copies) for _ in range(now)]))
+        means.copies(now)
+        explain(part, means)
+    return means.draw(psi)

@@ -1,0 +1,73 @@
+"""Fused scaled-dot-product attention, which has no forward-mode derivative.
+
+With S = scale q k^T + mask, P = softmax(S), y = P v: the derivative in the direction of the
+arguments themselves is (dP) v + [v depends] y, dP = P (dS - sum_keys P dS), where dS counts
+scale q k^T once for each of q and k that depends on the input, and the mask if it does.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fullgrad.operations.registry import Bias, Call, register
+
+_FUSED = [
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+]
+
+
+def _per_query_head(kv: Tensor, heads: int) -> Tensor:
+    """Grouped-query attention: repeat keys or values for every query head."""
+    repeats = heads // kv.shape[-3]
+    return kv if repeats == 1 else kv.repeat_interleave(repeats, dim=-3)
+
+
+def _fused_attention(call: Call) -> tuple[Bias, ...] | None:
+    if call.get("dropout_p", 0.0):
+        return None  # the dropped positions are not to be had from the kernel
+    q, k, v = call.get("query"), call.get("key"), call.get("value")
+    mask: Any = call.get("attn_mask", call.get("attn_bias"))
+    scale = call.get("scale")
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    causal = bool(call.get("is_causal", False))
+    products = call.depends(q) + call.depends(k)
+    mask_depends, v_depends = call.depends(mask), call.depends(v)
+
+    def compute(y: Tensor, q: Tensor, k: Tensor, v: Tensor, *masks: Tensor) -> Tensor:
+        k, v = _per_query_head(k, q.shape[-3]), _per_query_head(v, q.shape[-3])
+        product = (q @ k.transpose(-2, -1)).mul_(scale)
+        logits = product
+        if masks:
+            added = masks[0]
+            if added.dtype == torch.bool:
+                added = torch.zeros_like(added, dtype=q.dtype).masked_fill_(~added, -math.inf)
+            logits = product + added
+        if causal:
+            future = torch.ones(product.shape[-2:], dtype=torch.bool, device=q.device).triu_(1)
+            logits = logits.masked_fill(future, -math.inf)
+        p = torch.softmax(logits, -1)
+        direction = product * products
+        if mask_depends:
+            direction = direction + torch.where(p == 0, torch.zeros_like(p), masks[0])
+        weighted = p * direction
+        change = weighted @ v - weighted.sum(-1, keepdim=True) * y
+        return -change if v_depends else y - change
+
+    held = [call.output, q.detach(), k.detach(), v.detach()]
+    if mask is not None:
+        held.append(mask.detach())
+    # A mask shared by the samples has fewer axes, or one row.
+    return (Bias("implicit", compute, tuple(held), samplewise=True),)
+
+
+def install() -> None:
+    """Register the attention rules."""
+    register(_FUSED, _fused_attention, family="attention")

@@ -1,0 +1,220 @@
+"""Element-wise non-linearities y = g(u): b = g(u) - g'(u) u, in closed form.
+
+Each formula reads the input (and its output where that is cheaper); what has no formula here
+takes the general path.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fullgrad.operations.registry import NO_BIAS, Bias, Call, register
+
+
+def _of_input(formula: Callable[[Tensor], Tensor]) -> Callable[[Call], tuple[Bias, ...]]:
+    return lambda call: (Bias("implicit", formula, (call.args[0].detach(),), samplewise=True),)
+
+
+def _silu(y: Tensor, u: Tensor) -> Tensor:
+    """- u^2 s (1 - s), s = sigmoid(u): with y = u s that is y (y - u), without another sigmoid."""
+    return torch.sub(y, u).mul_(y)
+
+
+_SIXTH = float(torch.tensor(1 / 6, dtype=torch.float32))
+
+
+def _gelu(call: Call) -> tuple[Bias, ...]:
+    if call.get("approximate", "none") == "none":
+        return _of_input(_gelu_exact)(call)
+    return _of_input(_gelu_tanh)(call)
+
+
+def _gelu_exact(u: Tensor) -> Tensor:
+    """- u^2 phi(u), phi the normal density."""
+    square = u * u
+    return (square * -0.5).exp_().mul_(square).mul_(-1 / math.sqrt(2 * math.pi))
+
+
+def _gelu_tanh(u: Tensor) -> Tensor:
+    """- u^2/2 (1 - tanh^2 v) v'(u), v = sqrt(2/pi) (u + 0.044715 u^3)."""
+    scale, cubic = math.sqrt(2 / math.pi), 0.044715
+    square = u * u
+    tanh = torch.tanh(scale * u * (1 + cubic * square))
+    return square.mul(-0.5 * scale).mul_(1 - tanh * tanh).mul_(1 + 3 * cubic * square)
+
+
+def _hardswish(u: Tensor) -> Tensor:
+    """- u^2/6 on (-3, 3), where hardswish is u (u + 3)/6, else 0."""
+    squares = torch.addcmul(u.new_zeros(()), u, u, value=-1)
+    return torch.threshold_(squares, -9.0, 0.0).mul_(1 / 6)
+
+
+def _hardsigmoid(call: Call) -> tuple[Bias, ...]:
+    """Near 1/2 between -3 and 3, saturated outside.
+
+    PyTorch's derivative is one sixth in float32 even for float64 numbers; the bias belongs to the
+    derivative that back-propagation uses.
+    """
+
+    def formula(u: Tensor) -> Tensor:
+        inside = (u > -3) & (u < 3)
+        return torch.where(inside, F.hardsigmoid(u) - _SIXTH * u, F.hardsigmoid(u))
+
+    return _of_input(formula)(call)
+
+
+@functools.cache
+def _passes_at_limit(name: str) -> bool:
+    """Whether a clamp passes the gradient where the input equals its limit; versions differ."""
+    limits = {"clamp": {"min": 1.0, "max": 2.0}, "low": {"min": 1.0}, "high": {"max": 1.0}}[name]
+    with torch.inference_mode(False), torch.enable_grad():
+        u = torch.ones((), requires_grad=True)
+        (gradient,) = torch.autograd.grad(u.clamp(**limits), u)
+    return bool(gradient == 1)
+
+
+def _clamp_gradient(u: Tensor, low: float | None, high: float | None) -> Tensor:
+    name = "clamp" if low is not None and high is not None else "low" if high is None else "high"
+    passes = _passes_at_limit(name)
+    inside = torch.ones_like(u, dtype=torch.bool)
+    if low is not None:
+        inside &= (u >= low) if passes else (u > low)
+    if high is not None:
+        inside &= (u <= high) if passes else (u < high)
+    return inside
+
+
+def _clamp(call: Call) -> tuple[Bias, ...] | None:
+    low, high = call.get("min"), call.get("max")
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        return None
+
+    def formula(u: Tensor) -> Tensor:
+        return u.clamp(low, high).masked_fill_(_clamp_gradient(u, low, high), 0)
+
+    return _of_input(formula)(call)
+
+
+def _one_sided(call: Call) -> tuple[Bias, ...] | None:
+    """``clamp_min`` and ``clamp_max`` with a number."""
+    low, high = call.get("min"), call.get("max")
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        return None
+    if low == 0 or high == 0:
+        return NO_BIAS
+    return _clamp(call)
+
+
+def _hardtanh(call: Call) -> tuple[Bias, ...]:
+    """The gradient is zero *at* the ends too, unlike that of ``clamp``."""
+    low, high = call.get("min_val", -1), call.get("max_val", 1)
+
+    def formula(u: Tensor) -> Tensor:
+        return u.clamp(low, high).masked_fill_((u > low) & (u < high), 0)
+
+    return _of_input(formula)(call)
+
+
+def _threshold(call: Call) -> tuple[Bias, ...]:
+    limit, value = call.get("threshold"), call.get("value")
+    if value == 0:
+        return NO_BIAS
+
+    def formula(u: Tensor) -> Tensor:
+        return torch.where(u > limit, torch.zeros_like(u), torch.full_like(u, value))
+
+    return _of_input(formula)(call)
+
+
+def _sigmoid(y: Tensor, u: Tensor) -> Tensor:
+    return y - y * (1 - y) * u
+
+
+def _tanh(y: Tensor, u: Tensor) -> Tensor:
+    return y - (1 - y * y) * u
+
+
+def _exp(y: Tensor, u: Tensor) -> Tensor:
+    return torch.where(y == 0, y, y * (1 - u))
+
+
+def _of_both(formula: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Call], tuple[Bias, ...]]:
+    return lambda call: (
+        Bias("implicit", formula, (call.output, call.args[0].detach()), samplewise=True),
+    )
+
+
+def _softplus(call: Call) -> tuple[Bias, ...]:
+    beta, threshold = call.get("beta", 1), call.get("threshold", 20)
+
+    def formula(u: Tensor) -> Tensor:
+        smooth = F.softplus(u, beta, threshold) - torch.sigmoid(beta * u) * u
+        return smooth.masked_fill_(u * beta > threshold, 0)
+
+    return _of_input(formula)(call)
+
+
+def _elu(call: Call) -> tuple[Bias, ...]:
+    """Scale alpha (e^v - 1 - v e^v) with v = input_scale u where u <= 0; homogeneous above."""
+    alpha, scale = call.get("alpha", 1), call.get("scale", 1)
+    input_scale = call.get("input_scale", 1)
+
+    def formula(u: Tensor) -> Tensor:
+        v = (u * input_scale).clamp_(max=0)
+        return (torch.expm1(v) - v * torch.exp(v)).mul_(alpha * scale)  # type: ignore[no-any-return]
+
+    return _of_input(formula)(call)
+
+
+def _mish(u: Tensor) -> Tensor:
+    """- u^2 (1 - t^2) sigmoid(u), t = tanh(softplus(u))."""
+    t = torch.tanh(F.softplus(u))
+    return -(u * u) * (1 - t * t) * torch.sigmoid(u)
+
+
+def _log_sigmoid(u: Tensor) -> Tensor:
+    return F.logsigmoid(u) - torch.sigmoid(-u) * u
+
+
+# Autograd keeps their results, not their inputs.
+_KEEPS_RESULT = frozenset({"elu", "sigmoid", "tanh", "exp"})
+
+
+def install() -> None:
+    """Register the element-wise rules."""
+    family = "element-wise"
+    in_formulas = {
+        "silu": _of_both(_silu),
+        "gelu": _gelu,
+        "hardswish": _of_input(_hardswish),
+        "hardsigmoid": _hardsigmoid,
+        "hardtanh": _hardtanh,
+        "clamp": _clamp,
+        "clamp_min": _one_sided,
+        "clamp_max": _one_sided,
+        "threshold": _threshold,
+        "softplus": _softplus,
+        "elu": _elu,
+        "mish": _of_input(_mish),
+        "log_sigmoid_forward": _of_input(_log_sigmoid),
+        "sigmoid": _of_both(_sigmoid),
+        "tanh": _of_both(_tanh),
+        "exp": _of_both(_exp),
+        "log": _of_both(lambda y, u: y - 1),
+        "sin": _of_both(lambda y, u: y - torch.cos(u) * u),
+        "cos": _of_both(lambda y, u: y + torch.sin(u) * u),
+    }
+    for name, rule in in_formulas.items():
+        register(
+            name,
+            rule,
+            family=family,
+            reads_input=True,
+            autograd_keeps_input=name not in _KEEPS_RESULT,
+        )

