@@ -25,6 +25,7 @@ notebooks: install  ## run the tutorials; they fail if a stored result no longer
 lint: install
 	$(BIN)/ruff check src tests tools benchmarks
 	$(BIN)/ruff format --check src tests tools benchmarks
+	$(BIN)/lint-imports
 
 types: install
 	$(BIN)/mypy
