@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
 .PHONY: demo app test test-browser notebooks install lint types sweep exactness gallery selections \
-	checkerboard sentences pictures load bench guard clean
+	checkerboard sentences pictures architecture load bench guard clean
 
 demo: install  ## explain photographs and say where the pictures are
 	$(BIN)/fullgrad demo --out $(OUT)
@@ -58,6 +58,9 @@ sentences: install  ## docs/text.md's example
 
 pictures: install  ## docs/pictures.md's pictures
 	$(BIN)/python tools/pictures.py
+
+architecture: install  ## docs/design/architecture.md's picture, from the imports of the code
+	$(BIN)/python tools/architecture.py
 
 load: install  ## the viewer under twenty sessions for two minutes
 	$(BIN)/python tools/load_app.py
