@@ -80,14 +80,3 @@ def install() -> None:
     """Let Python find modules under their old names."""
     if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
         sys.meta_path.insert(0, _MovedModules())
-
-
-def attribute(name: str) -> ModuleType:
-    """The module that ``fullgrad.NAME`` used to be.
-
-    Raises:
-        AttributeError: there was none.
-    """
-    if name in MOVED:
-        return importlib.import_module(_HOME + name)
-    raise AttributeError(f"module 'fullgrad' has no attribute {name!r}")

@@ -1,1 +1,8 @@
 """Experiments: what the papers claim, measured. Nothing in the library imports them."""
+
+from typing import TYPE_CHECKING
+
+from fullgrad._lazy import submodules
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)
