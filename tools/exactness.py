@@ -48,7 +48,7 @@ def row(name: str) -> str:
 def main() -> int:
     lines = [
         "| model | bias terms | \\|input term\\| / \\|output\\| | residual, float64 | "
-        "residual, float32 | on the general path |",
+        "residual, float32 | by the fallback |",
         "|---|---:|---:|---:|---:|---|",
     ]
     for name in NAMES:
