@@ -39,10 +39,10 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 sweep: install  ## every architecture; regenerates docs/architectures.md (resumes; about 30 minutes)
-	$(BIN)/python tools/sweep.py
+	$(BIN)/python tools/architectures/sweep.py
 
 exactness: install  ## the README's table
-	$(BIN)/python tools/exactness.py
+	$(BIN)/python tools/architectures/exactness.py
 
 gallery: install  ## docs/gallery.md's pictures; trains small networks (an hour, once; needs CIFAR-100)
 	$(BIN)/python tools/gallery.py --docs

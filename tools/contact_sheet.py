@@ -137,7 +137,8 @@ def small(heat: Array, pixels: int) -> Array:
     """A map at the size at which it is drawn, in as many steps as :func:`paletted` keeps."""
     size = (pixels, pixels)
     shrunk = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BOX)
-    return np.rint(np.asarray(shrunk) * (_STEPS - 1)) / (_STEPS - 1)
+    levels: Array = np.rint(np.asarray(shrunk) * (_STEPS - 1)) / (_STEPS - 1)
+    return levels
 
 
 def paletted(content: bytes) -> bytes:

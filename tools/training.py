@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -160,7 +161,8 @@ def load(folder: Path, classes: tuple[str, ...] = CLASSES) -> Data:
                     raise MissingDataError(f"{file} is not {STORED} x {STORED}, as CIFAR's are")
                 labels.append(number)
         parts += [torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2), torch.tensor(labels)]
-    return Data(*parts, classes)
+    train, train_labels, test, test_labels = parts
+    return Data(train, train_labels, test, test_labels, classes)
 
 
 def prepared(pixels: Tensor, size: int) -> Tensor:
@@ -250,11 +252,11 @@ def fit(
         generator = torch.Generator().manual_seed(settings.seed)
         matrices = [p for p in model.parameters() if p.dim() > 1]
         others = [p for p in model.parameters() if p.dim() <= 1]  # biases and scales do not decay
-        optimizer = torch.optim.AdamW(
-            [{"params": matrices}, {"params": others, "weight_decay": 0.0}],
-            lr=settings.rate,
-            weight_decay=settings.decay,
-        )
+        groups: list[dict[str, Any]] = [
+            {"params": matrices},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=settings.rate, weight_decay=settings.decay)
         steps = -(-len(data.train) // settings.batch)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, settings.rate, total_steps=settings.epochs * steps, pct_start=0.2

@@ -17,6 +17,7 @@ from benchmarks.environment import Environment, source_digest
 from benchmarks.methods import BASELINE, CORE, METHODS
 from benchmarks.results import ResultsError, Store, read
 from benchmarks.subjects import COMPARED
+from benchmarks.tables import MIB
 from benchmarks.tasks import KEY, Task
 
 HERE = Environment(
