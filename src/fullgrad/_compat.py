@@ -98,7 +98,8 @@ def set_fused_kernels(mkldnn: bool, cudnn: bool) -> None:
 
 def compiled_from(module: nn.Module) -> nn.Module | None:
     """The module that ``torch.compile`` wrapped; None if it wrapped none."""
-    return module._modules.get("_orig_mod")
+    inner = getattr(module, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else None
 
 
 def compiles_itself(module: nn.Module) -> bool:

@@ -142,7 +142,7 @@ class Recorder(DispatchMode):
         )
         if operation.writes:
             for i in operation.writes:
-                written = args[i] if i < len(args) else kwargs.get(operation.labels[i])
+                written = args[i] if i < len(args) else kwargs.get(operation.names[i])
                 self._before_write(written, operation, depends)
         if operation.statistics:
             self._before_statistics(operation, args)

@@ -84,9 +84,8 @@ _OVERLOADS: dict[Any, Overload] = {}
 
 
 def _names(names: str | Iterable[str]) -> list[str]:
-    return [
-        n if "::" in n else f"aten::{n}" for n in ([names] if isinstance(names, str) else names)
-    ]
+    listed = names.split() if isinstance(names, str) else names
+    return [n if "::" in n else f"aten::{n}" for n in listed]
 
 
 def put(
