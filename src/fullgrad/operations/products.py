@@ -74,7 +74,8 @@ def _product_axes(p: Propagation, factors: Sequence[Any]) -> Axes | None:
     Of two factors with positions the rows count: a score lies where its query does.
     """
     left, right = (p.axes_of(f) for f in factors)
-    if p.lost(factors):
+    by_rows = left is not None and placed(left.groups[-2], left)
+    if p.lost(factors[:1] if by_rows else factors):
         return None
     shape = p.shape
     rows = fresh(shape[-2]) if left is None else left.groups[-2]
