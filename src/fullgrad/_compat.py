@@ -53,7 +53,7 @@ def node_was_registered(node: Any, func: Any) -> bool:
     if not isinstance(node, BackwardCFunction):
         return True
     made = f"GeneratedBackwardFor_{func._namespace}_{func._opname}_{func._overloadname}"
-    return str(node.name()) == f"{made}Backward"
+    return type(node).__name__ == f"{made}Backward"
 
 
 def saves_plainly() -> bool:
@@ -74,7 +74,7 @@ def base_of(t: Tensor) -> Tensor | None:
 
 def storage_id(t: Tensor) -> int:
     """A number that a tensor shares with all tensors in the same memory."""
-    return t.untyped_storage()._cdata
+    return int(t.untyped_storage()._cdata)
 
 
 @functools.cache

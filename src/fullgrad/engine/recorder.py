@@ -339,7 +339,8 @@ class Recorder(DispatchMode):
                 whole = known.get(id(base)) if known is not None else None
                 if whole is not None:
                     self._axes[node, 0] = whole
-                self._axes[(node, *geometry(out))] = axes
+                view = (node, *geometry(out))
+                self._axes[view] = axes
             else:
                 self._axes[node, out.output_nr] = axes
         return followed
