@@ -84,7 +84,9 @@ def test_without_an_axes_rule_there_is_no_map_but_an_exact_sum(
         monkeypatch.setattr(registry, "_ENTRIES", table)
         registry.put(())  # what was looked up is forgotten
         result = fullgrad.decompose(model, x, 0, per_sample=False)
-        assert float(result.relative_residual.max()) < 1e-10, name
+        double = {x.dtype, calls[name].outputs[0].dtype} == {torch.float64}
+        bar = 1e-10 if double else 1e-6  # some models compute parts in float32
+        assert float(result.relative_residual.max()) < bar, name
         assert [t.axes for t in result if t.op == "silu"] == [None], name
         if 3 <= x.dim() <= 5 and calls[name].outputs[0].dim() > 2:
             refused.append(name)
