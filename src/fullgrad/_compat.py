@@ -53,7 +53,7 @@ def node_was_registered(node: Any, func: Any) -> bool:
     if not isinstance(node, BackwardCFunction):
         return True
     made = f"GeneratedBackwardFor_{func._namespace}_{func._opname}_{func._overloadname}"
-    return str(node.name()) == f"{made}Backward"
+    return type(node).__name__ == f"{made}Backward"
 
 
 def saves_plainly() -> bool:
@@ -74,7 +74,7 @@ def base_of(t: Tensor) -> Tensor | None:
 
 def storage_id(t: Tensor) -> int:
     """A number that a tensor shares with all tensors in the same memory."""
-    return t.untyped_storage()._cdata
+    return int(t.untyped_storage()._cdata)
 
 
 @functools.cache
@@ -98,7 +98,8 @@ def set_fused_kernels(mkldnn: bool, cudnn: bool) -> None:
 
 def compiled_from(module: nn.Module) -> nn.Module | None:
     """The module that ``torch.compile`` wrapped; None if it wrapped none."""
-    return module._modules.get("_orig_mod")
+    inner = getattr(module, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else None
 
 
 def compiles_itself(module: nn.Module) -> bool:

@@ -20,7 +20,16 @@ from fullgrad.axes.algebra import Axes
 from fullgrad.axes.layouts import Layouts, StatedPlaces, input_layouts
 from fullgrad.engine.detached import Detached, tensors_in
 from fullgrad.engine.module_path import ModulePath
-from fullgrad.engine.tape import Entry, Step, Tape, itself, memory_layout, overwritten_base, rest_of
+from fullgrad.engine.tape import (
+    Entry,
+    Step,
+    Tape,
+    geometry,
+    itself,
+    memory_layout,
+    overwritten_base,
+    rest_of,
+)
 from fullgrad.errors import BlockedGradientError
 from fullgrad.operations import Bias, Call
 from fullgrad.operations.fallback import GeneralCall
@@ -88,7 +97,10 @@ class Recorder(DispatchMode):
         if layouts is None:
             shapes = [root.next_functions[0][0].variable.shape for root in roots]
             layouts = input_layouts(shapes, [""] * len(shapes), None)
-        self._axes = {(r, 0): a for r, a in zip(roots, layouts.axes, strict=True)}
+        # By node and number of the output; of overwritten views by the base's node and their place.
+        self._axes: dict[tuple[Any, ...], Axes] = {
+            (r, 0): a for r, a in zip(roots, layouts.axes, strict=True)
+        }
         self._rank = layouts.rank
         self._stated = stated
 
@@ -125,6 +137,8 @@ class Recorder(DispatchMode):
         if not isinstance(value, Tensor) or not value.requires_grad:
             return None
         axes = self._axes.get((value.grad_fn, value.output_nr))
+        if axes is None and (base := base_of(value)) is not None:
+            axes = self._axes.get((base.grad_fn, *geometry(value)))
         return axes if axes is not None and axes.shape == value.shape else None
 
     # -- recording --------------------------------------------------------------------------
@@ -142,7 +156,7 @@ class Recorder(DispatchMode):
         )
         if operation.writes:
             for i in operation.writes:
-                written = args[i] if i < len(args) else kwargs.get(operation.labels[i])
+                written = args[i] if i < len(args) else kwargs.get(operation.names[i])
                 self._before_write(written, operation, depends)
         if operation.statistics:
             self._before_statistics(operation, args)
@@ -325,6 +339,8 @@ class Recorder(DispatchMode):
                 whole = known.get(id(base)) if known is not None else None
                 if whole is not None:
                     self._axes[node, 0] = whole
+                view = (node, *geometry(out))
+                self._axes[view] = axes
             else:
                 self._axes[node, out.output_nr] = axes
         return followed

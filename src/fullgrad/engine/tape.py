@@ -129,6 +129,11 @@ def memory_layout(t: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
+def geometry(t: Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
+    """Where a view lies in its base's memory."""
+    return int(t.storage_offset()), t.shape, t.stride()
+
+
 def overwritten_base(call: Call, output: Tensor) -> Tensor | None:
     """The base of a view that the operation overwrote, whose history is then its base's."""
     base = base_of(output) if call.in_place else None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fullgrad.axes.algebra import Axes, Group, fresh, neutral, with_groups
-from fullgrad.operations.call import NO_BIAS, Bias, BiasRule, Call, explicit
+from fullgrad.operations.call import NO_BIAS, Bias, BiasRule, Call, Kind, explicit
 from fullgrad.operations.propagation import Answer, AxesRule, Propagation, placed
 from fullgrad.operations.registry import put
 
@@ -62,7 +62,7 @@ def _added_bias(*names: str) -> BiasRule:
             product: Tensor = sign * (left @ right)
             return product + beta * added if constant else product
 
-        kind = "both" if constant else "implicit"
+        kind: Kind = "both" if constant else "implicit"
         return (Bias(kind, compute, held, may_be_infinite=True, samplewise=y.dim() == 3),)
 
     return rule
@@ -74,7 +74,8 @@ def _product_axes(p: Propagation, factors: Sequence[Any]) -> Axes | None:
     Of two factors with positions the rows count: a score lies where its query does.
     """
     left, right = (p.axes_of(f) for f in factors)
-    if p.lost(factors):
+    by_rows = left is not None and placed(left.groups[-2], left)
+    if p.lost(factors[:1] if by_rows else factors):
         return None
     shape = p.shape
     rows = fresh(shape[-2]) if left is None else left.groups[-2]

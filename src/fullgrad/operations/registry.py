@@ -84,9 +84,8 @@ _OVERLOADS: dict[Any, Overload] = {}
 
 
 def _names(names: str | Iterable[str]) -> list[str]:
-    return [
-        n if "::" in n else f"aten::{n}" for n in ([names] if isinstance(names, str) else names)
-    ]
+    listed = names.split() if isinstance(names, str) else names
+    return [n if "::" in n else f"aten::{n}" for n in listed]
 
 
 def put(
@@ -162,10 +161,11 @@ def register(
             )
     if not listed or (bias is None and axes is None):
         raise ValueError("nothing to register: give names, and bias or axes or both")
-    for argument, rule in (("bias", bias), ("axes", axes)):
+    rules: dict[str, Any] = {"bias": bias, "axes": axes}
+    for argument, rule in rules.items():
         if rule is not None and not callable(rule):
             raise ValueError(f"{argument}: {rule!r} is not a function; see fullgrad.operations")
-    if axes is windowed:
+    if rules["axes"] is windowed:
         raise ValueError("axes: windowed needs the number of axes it slides over, as windowed(2)")
     known: dict[str, Any] = {}
     if bias is not None:

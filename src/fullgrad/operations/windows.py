@@ -68,7 +68,7 @@ _linear("upsample_linear1d", axes=windowed(1))
 _linear(["upsample_bilinear2d", "_upsample_bilinear2d_aa"], axes=windowed(2))
 _linear(["upsample_bicubic2d", "_upsample_bicubic2d_aa"], axes=windowed(2))
 _linear("upsample_trilinear3d", axes=windowed(3))
-put("vision::roi_pool", degree_one, family="homogeneous")
+put("torchvision::roi_pool", degree_one, family="homogeneous")
 
 
 # -- channels and places exchanged ------------------------------------------------------------
