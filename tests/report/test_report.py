@@ -23,7 +23,7 @@ from fullgrad.report.layout import DARK, LIGHT
 from fullgrad.vision.images import preprocess, read_image
 from fullgrad.vision.models import load_model
 from fullgrad.viz import picture
-from fullgrad.viz.layers import Layer, layers_of, packed
+from fullgrad.vision.layers import Layer, layers_of, packed
 
 SOURCE = """
 import torch
@@ -192,7 +192,7 @@ def test_signed_maps_are_told_as_such(here: Path, monkeypatch: pytest.MonkeyPatc
         drawn.append(sign)
         return picture(*args, sign=sign, **options)
 
-    monkeypatch.setattr("fullgrad.vision.image_result.picture", kept)
+    monkeypatch.setattr("fullgrad.viz.images.picture", kept)
     model = ["--model", "own.py:make_model"]
     assert main(["explain", "a.png", "--out", "signed", *model, "--option", "psi=signed"]) == 0
     assert main(["explain", "a.png", "--out", "plain", *model]) == 0
