@@ -45,7 +45,7 @@ PACKAGES = ("torchvision", "timm", "numpy", "pillow", "matplotlib")
 class ClassScore(NamedTuple):
     """One of the most probable classes: its index, its name if that is known, its softmax."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuples have a method of that name
     name: str | None
     probability: float
 
@@ -269,11 +269,15 @@ def explain_images(
         FullGradError: see :func:`fullgrad.decompose` and :func:`fullgrad.methods.attribute`.
 
     Example:
+        >>> from pathlib import Path
+        >>> from PIL import Image
         >>> from fullgrad.vision.models import load_model
         >>> model = load_model("torchvision:squeezenet1_1", weights="none")
-        >>> found = explain_images(model, [], parts=("map",))
-        Traceback (most recent call last):
-        ValueError: at least one image is needed
+        >>> image = Image.new("RGB", (300, 300), "red")
+        >>> photograph = Photograph(image, Path("red.png"), "", image.size, "RGB", 1)
+        >>> (found,) = explain_images(model, [photograph], target=3)
+        >>> found.label, found.saliency.shape, found.split.residual < 1e-3
+        ('class 3', (224, 224), True)
     """
     began = time.perf_counter()
     if unknown := set(parts) - set(get_args(Part)):
@@ -313,7 +317,7 @@ def explain_images(
         depth = fitting_depth(decomposition) if depth is None else depth
         splits = _splits(decomposition, depth)
         if "layers" in parts:
-            psi = asked[0][1].get("psi") or "layer"
+            psi: Any = asked[0][1].get("psi") or "layer"
             try:
                 layers = [
                     layers_of(decomposition, depth=depth, psi=psi, sample=i)
