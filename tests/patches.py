@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fullgrad.evaluation.datasets import Dataset
+from fullgrad.evaluation.executors import InProcess
 from fullgrad.evaluation.plan import MethodChoice
-from fullgrad.evaluation.retraining.data import Dataset
-from fullgrad.evaluation.retraining.executors import InProcess
-from fullgrad.evaluation.retraining.networks import NetworkChoice
-from fullgrad.evaluation.retraining.plan import RoarPlan
-from fullgrad.evaluation.retraining.run import Roar
-from fullgrad.evaluation.retraining.store import StageStore
-from fullgrad.evaluation.retraining.training import Settings, Task
+from fullgrad.evaluation.store import Store
+from fullgrad.evaluation.tests.remove_and_retrain.plan import RoarPlan
+from fullgrad.evaluation.tests.remove_and_retrain.run import Roar
+from fullgrad.evaluation.training.loop import Settings, Task
+from fullgrad.evaluation.training.networks import NetworkChoice
 
 SIDE, PATCH, CLASSES = 12, 4, 4
 CORNER = (2, 6)
@@ -82,9 +82,9 @@ def plan_for(data: Dataset, *names: str, **changes: Any) -> RoarPlan:
 
 
 def roar_of(
-    plan: RoarPlan, data: Dataset, folder: Path, company: int = 1, say: Any = print
+    plan: RoarPlan, data: Dataset, folder: Path, group_size: int = 1, say: Any = print
 ) -> Roar:
-    return Roar(plan, data, StageStore(folder, say), InProcess(), "cpu", company, Silent)
+    return Roar(plan, data, Store(folder, say), InProcess(), "cpu", group_size, Silent)
 
 
 def tasks_for(data: Dataset, seeds: range) -> list[Task]:

@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fullgrad.evaluation.digit_flipping import Choice, Flipping, FlippingPlan, erased, ranked
+from fullgrad.evaluation.digits import Digits, DigitsError, load_digits, network, split, trained
 from PIL import Image
 from torch import Tensor, nn
 
 from fullgrad.cli.main import main
 from fullgrad.evaluation import digits as digits_module
 from fullgrad.evaluation.agreement import agreement
-from fullgrad.evaluation.digit_flipping import Choice, Flipping, FlippingPlan, erased, ranked
-from fullgrad.evaluation.digits import Digits, DigitsError, load_digits, network, split, trained
 from fullgrad.evaluation.store import StoreError
 
 

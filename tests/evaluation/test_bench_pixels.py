@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fullgrad.evaluation.fills import FILLS, fill_named
 from PIL import Image
 from torch import nn
 
@@ -22,7 +23,6 @@ from fullgrad import methods
 from fullgrad.cli.main import main
 from fullgrad.errors import ImageError
 from fullgrad.evaluation import statistics
-from fullgrad.evaluation.fills import FILLS, fill_named
 from fullgrad.evaluation.perturbation import changes
 from fullgrad.evaluation.plan import MethodChoice
 from fullgrad.evaluation.sources import open_source

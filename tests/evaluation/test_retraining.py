@@ -19,22 +19,15 @@ from torch import Tensor, nn
 
 from fullgrad import __version__, methods
 from fullgrad.errors import InputError, ModelLoadError
+from fullgrad.evaluation.datasets import Colors, DataError, open_dataset
+from fullgrad.evaluation.executors import InProcess
 from fullgrad.evaluation.plan import MethodChoice, digest_of
-from fullgrad.evaluation.retraining import results
-from fullgrad.evaluation.retraining.data import Colours, DataError, open_dataset
-from fullgrad.evaluation.retraining.executors import InProcess
-from fullgrad.evaluation.retraining.networks import NetworkChoice, check
-from fullgrad.evaluation.retraining.plan import RoarPlan
-from fullgrad.evaluation.retraining.removal import (
-    as_images,
-    fill_colour,
-    ranks_of,
-    removed,
-    without,
-)
-from fullgrad.evaluation.retraining.store import Content, StageStore, packed, sweep
-from fullgrad.evaluation.retraining.training import Settings, TrainingError, train
-from fullgrad.evaluation.store import StoreError
+from fullgrad.evaluation.removal import as_images, fill_color, ranks_of, removed, without
+from fullgrad.evaluation.store import Content, Store, StoreError, packed, sweep
+from fullgrad.evaluation.tests.remove_and_retrain import tables as results
+from fullgrad.evaluation.tests.remove_and_retrain.plan import RoarPlan
+from fullgrad.evaluation.training.loop import Settings, TrainingError, train
+from fullgrad.evaluation.training.networks import NetworkChoice, check
 from patches import (
     CLASSES,
     CORNER,
@@ -141,29 +134,29 @@ def test_removal() -> None:
     mask = as_images(removed(ranks, 0.5, "most"), images)
     assert mask[0, 2].tolist() == [[255, 0], [255, 0]]
     x = torch.randint(0, 256, (40, 3, 5, 5), generator=torch.Generator().manual_seed(1)).byte()
-    colours = Colours.of(x)
+    colors = Colors.of(x)
     naive = x.double().transpose(0, 1).flatten(1)
-    torch.testing.assert_close(torch.tensor(colours.mean).double(), naive.mean(1))
-    torch.testing.assert_close(torch.tensor(colours.std).double(), naive.std(1, correction=0))
-    assert fill_colour("mean", colours) == tuple(round(float(m)) for m in naive.mean(1))
-    assert fill_colour("black", colours) == (0, 0, 0)
-    filled = colours.standardised(
-        without(x, torch.ones(40, 25).bool(), fill_colour("mean", colours))
+    torch.testing.assert_close(torch.tensor(colors.mean).double(), naive.mean(1))
+    torch.testing.assert_close(torch.tensor(colors.std).double(), naive.std(1, correction=0))
+    assert fill_color("mean", colors) == tuple(round(float(m)) for m in naive.mean(1))
+    assert fill_color("black", colors) == (0, 0, 0)
+    filled = colors.standardized(
+        without(x, torch.ones(40, 25).bool(), fill_color("mean", colors))
     )
-    assert float(filled.abs().max()) < 0.5 / min(colours.std) + 1e-6
+    assert float(filled.abs().max()) < 0.5 / min(colors.std) + 1e-6
 
 
 def test_in_company_as_alone() -> None:
     data = patch_data(96, 60)
-    colours = Colours.of(data.train)
+    colors = Colors.of(data.train)
     settings = Settings(epochs=2, batch=32, rate=0.05, shift=1, mirror=True)
     choice = NetworkChoice("small", 4, CLASSES, 1)
     before = torch.get_rng_state()
-    together = train(choice.build, tasks_for(data, range(3)), settings, colours, CPU)
-    again = train(choice.build, tasks_for(data, range(3)), settings, colours, CPU)
+    together = train(choice.build, tasks_for(data, range(3)), settings, colors, CPU)
+    again = train(choice.build, tasks_for(data, range(3)), settings, colors, CPU)
     for seed, (found, repeated) in enumerate(zip(together, again, strict=True)):
         (alone,) = train(
-            choice.build, tasks_for(data, range(seed, seed + 1)), settings, colours, CPU
+            choice.build, tasks_for(data, range(seed, seed + 1)), settings, colors, CPU
         )
         assert list(alone.state) == list(found.state)
         for name, value in alone.state.items():
@@ -178,7 +171,7 @@ def test_in_company_as_alone() -> None:
 def test_training_by_hand() -> None:
     """Two steps on a linear model, against Nesterov's formulas written out."""
     data = patch_data(8, 8)
-    colours = Colours.of(data.train)
+    colors = Colors.of(data.train)
     settings = Settings(
         epochs=2, batch=8, rate=0.1, decay=0.01, smoothing=0.0, shift=0, mirror=False
     )
@@ -187,17 +180,17 @@ def test_training_by_hand() -> None:
         torch.manual_seed(seed)
         return nn.Sequential(nn.Flatten(), nn.Linear(SIDE**2, CLASSES)).double()
 
-    class Double(Colours):
-        def standardiser(self, device: torch.device) -> Callable[[Tensor], Tensor]:
-            return lambda images: Colours(self.mean, self.std).standardised(images).double()
+    class Double(Colors):
+        def standardizer(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+            return lambda images: Colors(self.mean, self.std).standardized(images).double()
 
     with torch.random.fork_rng():
         weight = build(5)[1].weight.detach().clone()  # type: ignore[index]
         bias = build(5)[1].bias.detach().clone()  # type: ignore[index]
     (found,) = train(
-        build, tasks_for(data, range(5, 6)), settings, Double(colours.mean, colours.std), CPU
+        build, tasks_for(data, range(5, 6)), settings, Double(colors.mean, colors.std), CPU
     )
-    x = Double(colours.mean, colours.std).standardised(data.train).flatten(1)
+    x = Double(colors.mean, colors.std).standardized(data.train).flatten(1)
     velocity: list[Tensor] | None = None
     assert [settings.rate_at(s, 2) for s in range(2)] == [0.1, 0.05]
     for rate in (0.1, 0.05):
@@ -215,15 +208,15 @@ def test_training_by_hand() -> None:
 
 def test_mixed_precision_and_divergence() -> None:
     data = patch_data(64, 40)
-    colours = Colours.of(data.train)
+    colors = Colors.of(data.train)
     choice = NetworkChoice("small", 4, CLASSES, 1)
     settings = Settings(epochs=1, batch=32, shift=0, mirror=False, precision="bfloat16")
     for count in (1, 2):
-        found = train(choice.build, tasks_for(data, range(count)), settings, colours, CPU)
+        found = train(choice.build, tasks_for(data, range(count)), settings, colors, CPU)
         assert all(v.dtype in (torch.float32, torch.int64) for v in found[0].state.values())
     wild = Settings(epochs=3, batch=8, rate=1e30, shift=0, mirror=False)
     with pytest.raises(TrainingError, match=r"take a lower learning rate than 1e\+30"):
-        train(choice.build, tasks_for(data, range(1)), wild, colours, CPU)
+        train(choice.build, tasks_for(data, range(1)), wild, colors, CPU)
 
 
 def test_networks(tmp_path: Path) -> None:
@@ -401,7 +394,7 @@ def test_settings_refused(changes: dict[str, Any], message: str) -> None:
 
 def test_store_keeps_and_notices_damage(tmp_path: Path) -> None:
     said: list[str] = []
-    store = StageStore(tmp_path / "s", said.append)
+    store = Store(tmp_path / "s", said.append)
     arrays = {
         "a": np.arange(6).reshape(2, 3),
         "r": np.arange(4, dtype=np.uint16)[::2],
@@ -412,7 +405,7 @@ def test_store_keeps_and_notices_damage(tmp_path: Path) -> None:
     assert store.get("d1") is None
     assert not (tmp_path / "s").exists()  # nothing before the first stage
     store.put("d1", content)
-    found = StageStore(tmp_path / "s").get("d1")
+    found = Store(tmp_path / "s").get("d1")
     assert found is not None
     assert dict(found.values) == {"accuracy": 0.5}
     for name, value in arrays.items():
@@ -428,13 +421,13 @@ def test_store_keeps_and_notices_damage(tmp_path: Path) -> None:
         damages.append(bytes(flipped))
     for number, damaged in enumerate(damages, 1):
         store.path("d1").write_bytes(damaged)
-        store = StageStore(tmp_path / "s", said.append)
+        store = Store(tmp_path / "s", said.append)
         assert store.get("d1") is None
         assert store.get("d1") is None  # said once
         assert len(said) == number
         assert said[-1].startswith(f"damaged, to be done again: {store.path('d1')} (")
     store.path("d1").write_bytes(packed(content, "d2"))
-    store = StageStore(tmp_path / "s", said.append)
+    store = Store(tmp_path / "s", said.append)
     assert store.get("d1") is None
     assert "it is of another stage, d2" in said[-1]
 
@@ -442,21 +435,21 @@ def test_store_keeps_and_notices_damage(tmp_path: Path) -> None:
 def test_stores_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="file is not a folder"):
-        StageStore(tmp_path / "file")
+        Store(tmp_path / "file")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("x")
     with pytest.raises(StoreError, match="holds other files and no stages of ROAR"):
-        StageStore(tmp_path / "other")
-    StageStore(tmp_path / "s").put("d", Content({}))
+        Store(tmp_path / "other")
+    Store(tmp_path / "s").put("d", Content({}))
     (tmp_path / "s" / "roar-store.json").write_text('{"format": 99}')
     with pytest.raises(
         StoreError, match="holds stages in format 99, this is 1; give another folder"
     ):
-        StageStore(tmp_path / "s")
+        Store(tmp_path / "s")
     (tmp_path / "s" / "roar-store.json").write_text("{")
     with pytest.raises(StoreError, match=r"roar-store\.json is damaged"):
-        StageStore(tmp_path / "s")
-    store = StageStore(tmp_path / "full")
+        Store(tmp_path / "s")
+    store = Store(tmp_path / "full")
     store.put("before", Content({}))
 
     def full(descriptor: int) -> None:
@@ -467,11 +460,11 @@ def test_stores_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         store.put("d", Content({}))
     assert {p.name for p in store.folder.iterdir()} == {"roar-store.json", "before.stage"}
     with pytest.raises(StoreError, match=r"cannot write to .*file/below: Not a directory"):
-        StageStore(tmp_path / "file" / "below").put("d", Content({}))
+        Store(tmp_path / "file" / "below").put("d", Content({}))
 
 
 def test_a_store_is_swept_of_what_dead_processes_left(tmp_path: Path) -> None:
-    store = StageStore(tmp_path)
+    store = Store(tmp_path)
     store.prepare()
     dead, alive = tmp_path / ".a.stage.999999999.tmp", tmp_path / f".b.stage.{os.getppid()}.tmp"
     dead.touch()
@@ -668,7 +661,7 @@ def test_a_part_of_maps_is_handed_out_with_its_images_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A view of a tensor is pickled with all that it is a view of."""
-    monkeypatch.setattr("fullgrad.evaluation.retraining.plan.CHUNK", 20)
+    monkeypatch.setattr("fullgrad.evaluation.tests.remove_and_retrain.plan.CHUNK", 20)
     data = patch_data(60, 40)
     plan = plan_for(data, "random", fractions=(0.5,), runs=1, mask_runs=0, map_batch=10)
     plan = replace(plan, training=replace(plan.training, epochs=1))

@@ -24,12 +24,12 @@ from fullgrad import methods
 from fullgrad.cli.bench import roar as bench_roar
 from fullgrad.cli.main import main
 from fullgrad.errors import FullGradError
-from fullgrad.evaluation.retraining import results
-from fullgrad.evaluation.retraining.executors import ExecutorError, InProcess
-from fullgrad.evaluation.retraining.networks import NetworkChoice
-from fullgrad.evaluation.retraining.plan import RoarPlan
-from fullgrad.evaluation.retraining.run import Roar
-from fullgrad.evaluation.retraining.store import StageStore
+from fullgrad.evaluation.executors import ExecutorError, InProcess
+from fullgrad.evaluation.store import Store
+from fullgrad.evaluation.tests.remove_and_retrain import tables as results
+from fullgrad.evaluation.tests.remove_and_retrain.plan import RoarPlan
+from fullgrad.evaluation.tests.remove_and_retrain.run import Roar
+from fullgrad.evaluation.training.networks import NetworkChoice
 from patches import CLASSES, SIDE, Silent, patch_data, plan_for
 
 FILES = {
@@ -175,8 +175,8 @@ def test_a_complete_small_roar(tmp_path: Path) -> None:
     with Image.open(out / "curves.png") as picture:
         assert picture.size[0] > 900
         assert picture.size[1] > 400
-        colours = {c for _, c in picture.convert("RGB").getcolors(2**24)}
-    assert {(0, 0, 0), (230, 159, 0), (86, 180, 233)} <= colours  # a line for each method
+        colors = {c for _, c in picture.convert("RGB").getcolors(2**24)}
+    assert {(0, 0, 0), (230, 159, 0), (86, 180, 233)} <= colors  # a line for each method
     with Image.open(out / "examples.png") as picture:
         assert len(picture.convert("L").getcolors(256)) > 20
     record = json.loads((out / "record.json").read_text())
@@ -193,18 +193,18 @@ def test_sittings_and_companies(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [p.name for p in out.iterdir()] == ["stages"]
     first = stages(out)
     assert len(first) == 1
-    assert call(out, "--minutes", "1e-9", "--company", "auto", "--dry-run") == 0
+    assert call(out, "--minutes", "1e-9", "--group_size", "auto", "--dry-run") == 0
     assert stages(out) == first
     said = capsys.readouterr().out
-    assert "milliseconds a step of one network, by company: 1: " in said
-    assert call(out, "--company", "auto", "--minutes", "100") == 0
+    assert "milliseconds a step of one network, by group_size: 1: " in said
+    assert call(out, "--group_size", "auto", "--minutes", "100") == 0
     said = capsys.readouterr().out
     record = json.loads((out / "record.json").read_text())
     trial = {int(n): seconds for n, seconds in record["company_trial"].items()}
     chosen = min(trial, key=trial.__getitem__)
-    assert sum(record["company"].values()) == 14
-    assert list(record["company"])[-1] == str(min(chosen, 13))
-    assert f"company   {chosen}; milliseconds" in said
+    assert sum(record["group_size"].values()) == 14
+    assert list(record["group_size"])[-1] == str(min(chosen, 13))
+    assert f"group_size   {chosen}; milliseconds" in said
     assert first.items() <= stages(out).items()
 
 
@@ -212,19 +212,19 @@ def test_the_record_tells_who_was_trained_with_whom(tmp_path: Path) -> None:
     """In all sittings, not in the last one; stages of earlier versions do not tell."""
     out, options = tmp_path / "out", ("--mask-runs", "0", "--runs", "1")
     assert call(out, *options, "--minutes", "1e-9") == 1
-    assert call(out, *options, "--company", "4", "--fractions", "0.3") == 0
-    assert json.loads((out / "record.json").read_text())["company"] == {"1": 1, "2": 2}
+    assert call(out, *options, "--group_size", "4", "--fractions", "0.3") == 0
+    assert json.loads((out / "record.json").read_text())["group_size"] == {"1": 1, "2": 2}
     assert call(out, *options) == 0
-    assert json.loads((out / "record.json").read_text())["company"] == {"1": 3, "2": 2}
-    store = StageStore(out / "stages")
+    assert json.loads((out / "record.json").read_text())["group_size"] == {"1": 3, "2": 2}
+    store = Store(out / "stages")
     base = pandas.read_csv(out / "results.csv").stage[0]
     found = store.get(base)
-    values = {k: v for k, v in found.values.items() if k != "company"}
+    values = {k: v for k, v in found.values.items() if k != "group_size"}
     store.put(base, replace(found, values=values))
     (out / "curves.png").unlink()
     assert call(out, *options) == 0
     record = json.loads((out / "record.json").read_text())
-    assert record["company"] == {"unknown": 1, "1": 2, "2": 2}
+    assert record["group_size"] == {"unknown": 1, "1": 2, "2": 2}
 
 
 @pytest.mark.parametrize(
@@ -319,20 +319,20 @@ def test_damage_is_said_and_mended(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_order_of_least_and_company(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    options = ("--order", "least", "--company", "3", "--mask-runs", "0", "--runs", "1")
+    options = ("--order", "least", "--group_size", "3", "--mask-runs", "0", "--runs", "1")
     assert call(out, *options) == 0
     said = capsys.readouterr().out
     assert "least salient first: mean accuracy over the fractions (higher is better)" in said
     table = pandas.read_csv(out / "results.csv")
     assert len(table) == 5
     record = json.loads((out / "record.json").read_text())
-    assert record["company"] == {"1": 2, "3": 3}  # the base, three, and the one that is left
+    assert record["group_size"] == {"1": 2, "3": 3}  # the base, three, and the one that is left
     assert any("how much was not measured" in c for c in record["caveats"])
     alone = tmp_path / "alone"
     assert call(alone, "--order", "least", "--mask-runs", "0", "--runs", "1") == 0
     other = pandas.read_csv(alone / "results.csv")
     assert (table["accuracy"] - other["accuracy"]).abs().max() <= 2 / 50
-    assert list(table["stage"]) == list(other["stage"])  # company is no part of what is asked for
+    assert list(table["stage"]) == list(other["stage"])  # group_size is no part of what is asked for
 
 
 @pytest.mark.parametrize(
@@ -342,8 +342,8 @@ def test_order_of_least_and_company(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--methods", "fullgrad:psy=layer"], "method 'fullgrad' has no option 'psy'"),
         (["--fractions", "0", "0.5"], "fractions must lie in (0, 1], not 0.0"),
         (["--runs", "0"], "runs must be at least 1, not 0"),
-        (["--company", "0"], "--company must be at least 1, not 0"),
-        (["--company", "many"], "a number or 'auto', not 'many'"),
+        (["--group_size", "0"], "--group_size must be at least 1, not 0"),
+        (["--group_size", "many"], "a number or 'auto', not 'many'"),
         (["--minutes", "0"], "--minutes must be positive, not 0"),
         (["--minutes", "nan"], "--minutes must be positive, not nan"),
         (["--fractions", "1", "--fill", "road"], "the fraction 1 removes all 64"),
@@ -559,7 +559,7 @@ def test_killed_in_every_kind_of_stage(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     pytest.importorskip("ray", reason="Ray is not installed")
-    from fullgrad.evaluation.retraining.executors import OnRay
+    from fullgrad.evaluation.executors import OnRay
 
     executor = OnRay(workers=2)
     yield executor
@@ -570,7 +570,7 @@ def small_plan(tmp_path: Path, executor: Any, name: str) -> tuple[RoarPlan, Roar
     data = patch_data(60, 40)
     plan = plan_for(data, "input_gradient", "random", fractions=(0.4,), runs=2)
     plan = replace(plan, training=replace(plan.training, epochs=1))
-    return plan, Roar(plan, data, StageStore(tmp_path / name), executor, "cpu", 1, Silent)
+    return plan, Roar(plan, data, Store(tmp_path / name), executor, "cpu", 1, Silent)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -616,7 +616,7 @@ def test_workers_killed_in_the_middle_of_maps_and_of_training(cluster: Any, tmp_
         plan = plan_for(data, "deadly", fractions=(0.4,), runs=2, mask_runs=0)
         network = NetworkChoice(f"{file}:net", None, CLASSES, 1)
         plan = replace(plan, network=network, training=replace(plan.training, batch=15, epochs=1))
-        stores = [StageStore(tmp_path / name) for name in ("there", "here")]
+        stores = [Store(tmp_path / name) for name in ("there", "here")]
         for store, executor in zip(stores, (cluster, InProcess()), strict=True):
             assert Roar(plan, data, store, executor, "cpu", 1, Silent).run() == 6
             assert died.exists()

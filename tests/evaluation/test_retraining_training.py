@@ -1,4 +1,4 @@
-"""Remove and retrain: killed trainings, networks that do not stack, company, imputation, sittings."""
+"""Remove and retrain: killed trainings, networks that do not stack, group_size, imputation, sittings."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ import pandas
 import pytest
 import torch
 import torch.nn.functional as F
+from fullgrad.evaluation.retraining import checkpoint, estimate, imputation, results
 from torch import Tensor, nn
 
 from fullgrad.errors import InputError
-from fullgrad.evaluation.retraining import checkpoint, estimate, imputation, results
-from fullgrad.evaluation.retraining.checkpoint import Checkpoint
-from fullgrad.evaluation.retraining.data import Colours
-from fullgrad.evaluation.retraining.feed import Feed
-from fullgrad.evaluation.retraining.imputation import ImputationError, imputed
-from fullgrad.evaluation.retraining.networks import NetworkChoice
-from fullgrad.evaluation.retraining.removal import filled, ranks_of, removed
-from fullgrad.evaluation.retraining.stacked import StackingError, check_stackable
-from fullgrad.evaluation.retraining.store import Content, StageStore
-from fullgrad.evaluation.retraining.training import Settings, Trained, _fastest, train
-from fullgrad.evaluation.store import StoreError
+from fullgrad.evaluation.datasets import Colors
+from fullgrad.evaluation.imputation import ImputationError, imputed
+from fullgrad.evaluation.removal import filled, ranks_of, removed
+from fullgrad.evaluation.store import Content, Store, StoreError
+from fullgrad.evaluation.training.loader import AugmentedLoader
+from fullgrad.evaluation.training.loop import Settings, Trained, _fastest, train
+from fullgrad.evaluation.training.networks import NetworkChoice
+from fullgrad.evaluation.training.stacked import StackingError, check_stackable
+from fullgrad.evaluation.training.state import Checkpoint
 from patches import CLASSES, CPU, SIDE, patch_data, plan_for, roar_of, tasks_for
 
 
@@ -49,7 +48,7 @@ class Killed(Exception):
 class Killing(Checkpoint):
     """Dies when so many checkpoints are written."""
 
-    def __init__(self, store: StageStore, stages: list[str], after: float = math.inf) -> None:
+    def __init__(self, store: Store, stages: list[str], after: float = math.inf) -> None:
         super().__init__(store, stages)
         self.steps: list[int] = []
         self._after = after
@@ -73,23 +72,23 @@ def with_dropout(seed: int) -> nn.Module:
     )
 
 
-@pytest.mark.parametrize("company", [1, 2])
+@pytest.mark.parametrize("group_size", [1, 2])
 def test_a_killed_training_goes_on_in_its_middle(
-    company: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    group_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
     data = patch_data(70, 40)
     settings = Settings(epochs=3, batch=20, shift=2, mirror=True)  # three steps an epoch
-    colours, names = Colours.of(data.train), [f"s{k}" for k in range(company)]
+    colors, names = Colors.of(data.train), [f"s{k}" for k in range(group_size)]
 
     def trained(kept: Checkpoint | None, ticks: list[int]) -> list[Trained]:
-        tasks = tasks_for(data, range(company))
-        return train(with_dropout, tasks, settings, colours, CPU, lambda: ticks.append(1), kept)
+        tasks = tasks_for(data, range(group_size))
+        return train(with_dropout, tasks, settings, colors, CPU, lambda: ticks.append(1), kept)
 
     before = torch.get_rng_state()
     whole = trained(None, [])
     for after in (1, 2, 3, 4, 8, 9):
-        store = StageStore(tmp_path / f"after-{after}")
+        store = Store(tmp_path / f"after-{after}")
         with pytest.raises(Killed):
             trained(Killing(store, names, after), [])
         ticks: list[int] = []
@@ -112,7 +111,7 @@ def test_checkpoints_of_others_and_damaged_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    store = StageStore(tmp_path, said.append)
+    store = Store(tmp_path, said.append)
     Checkpoint(store, ["a", "b"]).save(Content({"step": 3}))
     assert Checkpoint(store, ["a"]).load() is None  # of another group
     assert said == []
@@ -156,9 +155,9 @@ def test_what_a_state_dict_holds_is_kept(tmp_path: Path) -> None:
 
     data = patch_data(40, 40)
     settings = Settings(epochs=1, batch=20, rate=0.01, shift=0, mirror=False)
-    for company in (1, 2):
+    for group_size in (1, 2):
         for found in train(
-            build, tasks_for(data, range(company)), settings, Colours.of(data.train), CPU
+            build, tasks_for(data, range(group_size)), settings, Colors.of(data.train), CPU
         ):
             assert sorted(found.state) == ["again.weight", "first.weight"]
             build(0).load_state_dict(found.state)
@@ -203,12 +202,12 @@ def test_networks_that_do_not_stack(tmp_path: Path, capsys: pytest.CaptureFixtur
             + r" does not stack \(.*"
             + reason
             + r".*\)\. Train them one after the other: "
-            "--company 1$",
+            "--group_size 1$",
         ):
             check_stackable(builds(inner), x, "odd")
     with pytest.raises(
         StackingError,
-        match=r"its output differs by .* neither parameters nor buffers\? .*company 1",
+        match=r"its output differs by .* neither parameters nor buffers\? .*group_size 1",
     ):
         check_stackable(builds(Hidden), x, "odd")
     assert torch.equal(before, torch.get_rng_state())
@@ -224,7 +223,7 @@ def test_stacking_is_tried_before_anything_is_done(
         f" nn.Flatten(), nn.Linear({SIDE**2}, {CLASSES}))\n"
     )
     plan = plan_for(data, "random", network=NetworkChoice(f"{file}:net", None, CLASSES, 1))
-    roar = roar_of(plan, data, tmp_path / "store", company=2)
+    roar = roar_of(plan, data, tmp_path / "store", group_size=2)
     with pytest.raises(StackingError, match=r"the module 0 \(BatchNorm2d\) does not stack"):
         roar.run()
     assert not (tmp_path / "store").exists()
@@ -241,10 +240,10 @@ def test_the_fastest_company(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     roar = roar_of(plan_for(data, "random"), data, tmp_path / "store")  # eight networks
     tried: dict[int, float] = {}
 
-    def trial(roar: Any, colours: Colours) -> float:
-        if tried[roar.company] < 0:
+    def trial(roar: Any, colors: Colors) -> float:
+        if tried[roar.group_size] < 0:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return tried[roar.company]
+        return tried[roar.group_size]
 
     monkeypatch.setattr(estimate, "_step_trial", trial)
     said: list[str] = []
@@ -288,8 +287,8 @@ def test_no_room_for_a_company(
     emptied: list[BaseException | None] = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(sys.exc_info()[1]))
 
-    def trial(roar: Any, colours: Colours) -> float:
-        if roar.company == 2:
+    def trial(roar: Any, colors: Colors) -> float:
+        if roar.group_size == 2:
             raise error
         return 1.0
 
@@ -309,10 +308,10 @@ def test_a_trial_weighs_as_much_as_the_run(tmp_path: Path, monkeypatch: pytest.M
     data = patch_data(200, 40)
     plan = plan_for(data, "random")
     plan = replace(plan, training=replace(plan.training, batch=3, shift=2))
-    roar = roar_of(plan, data, tmp_path / "store", company=4)
+    roar = roar_of(plan, data, tmp_path / "store", group_size=4)
 
     def held(count: int) -> int:
-        return Feed(data.train[:count], data.train_labels, 0, (1,), 2, True, CPU)._images.numel()
+        return AugmentedLoader(data.train[:count], data.train_labels, 0, (1,), 2, True, CPU)._images.numel()
 
     most = 3 * max(estimate._STEPS_GPU)
     assert most < 200
@@ -330,7 +329,7 @@ def test_a_trial_weighs_as_much_as_the_run(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(torch, "empty", empty)
     monkeypatch.setattr(estimate, "compute_networks", lambda *args: None)
-    estimate._step_trial(replace(roar, device="cuda"), Colours.of(data.train))
+    estimate._step_trial(replace(roar, device="cuda"), Colors.of(data.train))
     assert asked == [(estimate._unseen(roar),)]
 
 
@@ -355,7 +354,7 @@ def test_what_the_process_has_set_of_cudnn_stays(monkeypatch: pytest.MonkeyPatch
 
 
 def equations(image: np.ndarray[Any, Any], gone: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Each removed pixel the weighted mean of its neighbours: one dense system, solved."""
+    """Each removed pixel the weighted mean of its neighbors: one dense system, solved."""
     height, width = gone.shape
     a, b = np.eye(height * width), image.reshape(-1).astype(float)
     for y in range(height):
@@ -403,7 +402,7 @@ def test_imputation() -> None:
 
 def test_products_that_are_rounded_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a GPU may round a convolution's: ten bits of the fraction are left."""
-    real = imputation._neighbours
+    real = imputation._neighbors
 
     def rounding(x: Tensor) -> Tensor:
         return real(((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32))
@@ -422,7 +421,7 @@ def test_products_that_are_rounded_do_not_pass(monkeypatch: pytest.MonkeyPatch) 
             F, "conv2d", lambda x, *rest, **more: plain(x.bfloat16().float(), *rest, **more)
         )
         assert torch.equal(imputed(images, gone, 0), right)
-    monkeypatch.setattr(imputation, "_neighbours", rounding)
+    monkeypatch.setattr(imputation, "_neighbors", rounding)
     with pytest.raises(ImputationError, match=r"equations were not solved: .* is left"):
         imputed(images, gone, 0)
 
@@ -454,9 +453,9 @@ def test_road_as_a_fill(tmp_path: Path) -> None:
     other = replace(roar, plan=replace(plan, fill="mean"))
     assert other.run() == 2  # the masks' networks and the maps are shared
     assert set(rows["fill"]) == {"road"}
-    colours = Colours.of(data.train)
+    colors = Colors.of(data.train)
     gone = removed(roar.ranks(plan.choices[0])[0], 0.3, "most")
-    a, b = (filled(data.train, gone, f, colours, 5) for f in ("road", "mean"))
+    a, b = (filled(data.train, gone, f, colors, 5) for f in ("road", "mean"))
     mask = gone.view(-1, 1, SIDE, SIDE)
     assert torch.equal(a[~mask], b[~mask])
     assert not torch.equal(a, b)
@@ -489,7 +488,7 @@ def grouped(tmp_path: Path, name: str) -> Any:
     fractions = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
     plan = plan_for(data, "random", fractions=fractions, runs=1, mask_runs=0)
     plan = replace(plan, training=replace(plan.training, batch=10, rate=0.3, shift=1))
-    return roar_of(plan, data, tmp_path / name, company=4)
+    return roar_of(plan, data, tmp_path / name, group_size=4)
 
 
 def test_a_company_killed_between_its_files(
@@ -508,7 +507,7 @@ def test_a_company_killed_between_its_files(
         trained.append([t.seed for t in tasks])
         return real(build, tasks, *rest)
 
-    monkeypatch.setattr("fullgrad.evaluation.retraining.jobs.train", counted)
+    monkeypatch.setattr("fullgrad.evaluation.tests.remove_and_retrain.jobs.train", counted)
 
     def cut_at(event: int, folder: str) -> bool:
         seen = 0
@@ -563,7 +562,7 @@ def test_a_company_killed_between_its_files(
 
 def test_what_a_kill_leaves_beside_finished_stages_goes(tmp_path: Path) -> None:
     said: list[str] = []
-    store = StageStore(tmp_path / "s", said.append)
+    store = Store(tmp_path / "s", said.append)
     store.mend()  # nothing is there
     assert not store.folder.exists()
     store.put("done", Content({}))
