@@ -223,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--precision", default="bfloat16")
-    parser.add_argument("--group_size", default="auto")
+    parser.add_argument("--group-size", default="auto")
     parser.add_argument("--minutes", type=float, help="begin no further stage after so many")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--map-batch", default="500")
@@ -235,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.plain_steps < 1 or args.plain_workers < 0:
         parser.error("--plain-steps must be at least 1 and --plain-workers at least 0")
     call = ["bench", "roar", "--data", args.data, "--out", str(args.out / "roar")]
-    call += ["--device", args.device, "--precision", args.precision, "--group_size", args.group_size]
+    call += ["--device", args.device, "--precision", args.precision, "--group-size", args.group_size]
     call += ["--map-batch", args.map_batch, "--methods", *args.methods]
     for name in ("minutes", "train_limit", "test_limit"):
         if getattr(args, name) is not None:

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fullgrad.evaluation.fills import FILLS, fill_named
 from PIL import Image
 from torch import nn
 
@@ -25,8 +24,10 @@ from fullgrad.errors import ImageError
 from fullgrad.evaluation import statistics
 from fullgrad.evaluation.perturbation import changes
 from fullgrad.evaluation.plan import MethodChoice
+from fullgrad.evaluation.removal import FILLS, fill_named
 from fullgrad.evaluation.sources import open_source
-from fullgrad.evaluation.store import Store, StoreError
+from fullgrad.evaluation.store import Content, Store, StoreError
+from fullgrad.evaluation.tests import pixel_perturbation
 from fullgrad.vision.images import Preprocessing, preprocess, read_photograph
 from fullgrad.vision.models import load_model
 
@@ -168,24 +169,29 @@ def test_a_killed_run_ends_in_the_same_table(here: Path) -> None:
         )
         until = time.monotonic() + 60
         while time.monotonic() < until and process.poll() is None:
-            parts = list(Path("killed/parts").glob("0*.json"))
+            parts = list(Path("killed/stages").glob("*.stage"))
             if len(parts) > done:
                 time.sleep(luck.random() * 0.05)
                 break
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        done = len(list(Path("killed/parts").glob("0*.json")))
+        done = len(list(Path("killed/stages").glob("*.stage")))
         assert done >= 1
     assert main([*command(out="killed"), "--batch-size", "1"]) == 0
     for name in ("results.csv", "results.parquet", "summary.csv"):
         assert Path("whole", name).read_bytes() == Path("killed", name).read_bytes(), name
 
 
+def part(number: int) -> Path:
+    (found,) = Path("out/stages").glob(f"*-{number:06d}.stage")
+    return found
+
+
 def test_a_damaged_part_is_done_again(here: Path) -> None:
     assert main(command()) == 0
     whole = Path("out/results.csv").read_bytes()
-    Path("out/parts/000001.json").write_text('{"rows": [')
+    part(1).write_bytes(b"{")
     assert main(command()) == 0
     assert Path("out/results.csv").read_bytes() == whole
 
@@ -214,7 +220,7 @@ def test_labels_from_a_table(here: Path) -> None:
     ("arguments", "message"),
     [
         (command(images="empty"), "the folder empty holds no image files"),
-        (command(images="none"), "none is no source of images: give a folder, a .csv file"),
+        (command(images="none"), "none is not a source of images: give a folder, a .csv file"),
         (command("--fractions", "0"), "fractions must lie in (0, 1], not 0.0"),
         (command("--fractions", "0.5", "1.5"), "fractions must lie in (0, 1], not 1.5"),
         (command("--fractions", "0.5", "0.5"), "fractions must be given once each"),
@@ -243,7 +249,9 @@ def test_mistakes(
     assert message in said
     assert "Traceback" not in said
     after = [p for p in sorted(here.rglob("*")) if p not in before and "__pycache__" not in str(p)]
-    assert [p for p in after if p.name in ("results.csv", "000000.json", "record.json")] == []
+    assert [
+        p for p in after if p.name in ("results.csv", "record.json") or p.suffix == ".stage"
+    ] == []
 
 
 def test_a_folder_of_another_run_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,7 +273,7 @@ def test_a_method_that_does_not_apply_is_refused_first(
     Path("net.py").write_text(SOURCE.replace("nn.ReLU()", "nn.GELU()"))
     assert main(command(chosen=["sobel", "guided_backprop"])) == 2
     assert "guided_backprop" in capsys.readouterr().err
-    assert list(Path("out/parts").glob("*")) == []
+    assert not Path("out").exists()
 
 
 # -- parts ------------------------------------------------------------------------------------
@@ -353,15 +361,16 @@ def test_sources(here: Path) -> None:
 
 
 def test_a_store_that_cannot_be_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(Path("out"), {"seed": 0})
+    store = Store(Path("out"))
+    store.prepare()
 
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(StoreError, match="cannot write to out: No space left on device"):
-        store.put(0, [], {})
-    assert [p.name for p in Path("out").rglob("*") if p.is_file()] == ["plan.json"]
+        store.put("d", Content({}))
+    assert [p.name for p in Path("out").rglob("*") if p.is_file()] == ["store.json"]
 
 
 def test_statistics_in_closed_form() -> None:
@@ -376,7 +385,7 @@ def test_statistics_in_closed_form() -> None:
                 "fraction": f,
                 "relative_change": v + i + r,
                 "probability_change": 0.0,
-                "kept": True,
+                "class_unchanged": True,
             }
             for i in range(3)
             for m, v in (("a", 0.0), ("b", 2.0))
@@ -384,14 +393,15 @@ def test_statistics_in_closed_form() -> None:
             for f in (0.01, 0.1)
         ]
     )
-    found = statistics.summary(rows)
+    found = pixel_perturbation.summary(rows)
     assert found["relative_change"].tolist() == [1.5, 1.5, 3.5, 3.5]
     assert (found["low"] <= found["relative_change"]).all()
     assert (found["high"] >= found["relative_change"]).all()
-    ranking = statistics.ranking(rows)
+    tables = pixel_perturbation.PixelPerturbation.tables(None, rows)  # type: ignore[arg-type]
+    ranking = tables["ranking"]
     assert ranking["method"].tolist() == ["a", "b"]
     assert ranking["area"].tolist() == [1.5, 3.5]
-    (difference,) = statistics.differences(rows).to_dict("records")
+    (difference,) = tables["differences"].to_dict("records")
     assert difference["difference"] == -2.0  # paired: the images' own level cancels
     assert difference["low"] == pytest.approx(-2)
     assert difference["high"] == pytest.approx(-2)
@@ -407,7 +417,7 @@ def test_statistics_in_closed_form() -> None:
             "relative_change": [1.0, 2.0, 3.0],
         }
     )
-    assert statistics.areas(curve)["area"].tolist() == pytest.approx([2.0])
+    assert pixel_perturbation.areas(curve)["area"].tolist() == pytest.approx([2.0])
     low, high = statistics.interval(np.arange(1000.0))
     assert abs((high - low) / (2 * 1.96 * np.arange(1000.0).std() / 1000**0.5) - 1) < 0.1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import json
 import os
@@ -10,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,14 @@ import torch
 from PIL import Image
 
 from fullgrad import methods
-from fullgrad.cli.bench import roar as bench_roar
 from fullgrad.cli.main import main
 from fullgrad.errors import FullGradError
 from fullgrad.evaluation.executors import ExecutorError, InProcess
 from fullgrad.evaluation.store import Store
+from fullgrad.evaluation.tests.remove_and_retrain import roar
 from fullgrad.evaluation.tests.remove_and_retrain import tables as results
-from fullgrad.evaluation.tests.remove_and_retrain.plan import RoarPlan
-from fullgrad.evaluation.tests.remove_and_retrain.run import Roar
+from fullgrad.evaluation.tests.remove_and_retrain.plan import RetrainPlan
+from fullgrad.evaluation.tests.remove_and_retrain.run import Retraining
 from fullgrad.evaluation.training.networks import NetworkChoice
 from patches import CLASSES, SIDE, Silent, patch_data, plan_for
 
@@ -193,68 +192,55 @@ def test_sittings_and_companies(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [p.name for p in out.iterdir()] == ["stages"]
     first = stages(out)
     assert len(first) == 1
-    assert call(out, "--minutes", "1e-9", "--group_size", "auto", "--dry-run") == 0
+    assert call(out, "--minutes", "1e-9", "--group-size", "auto", "--dry-run") == 0
     assert stages(out) == first
     said = capsys.readouterr().out
-    assert "milliseconds a step of one network, by group_size: 1: " in said
-    assert call(out, "--group_size", "auto", "--minutes", "100") == 0
+    assert "milliseconds a step of one network, by group size: 1: " in said
+    assert call(out, "--group-size", "auto", "--minutes", "100") == 0
     said = capsys.readouterr().out
     record = json.loads((out / "record.json").read_text())
-    trial = {int(n): seconds for n, seconds in record["company_trial"].items()}
+    trial = {int(n): seconds for n, seconds in record["group_size_trial"].items()}
     chosen = min(trial, key=trial.__getitem__)
-    assert sum(record["group_size"].values()) == 14
-    assert list(record["group_size"])[-1] == str(min(chosen, 13))
-    assert f"group_size   {chosen}; milliseconds" in said
+    assert sum(record["group_sizes"].values()) == 14
+    assert list(record["group_sizes"])[-1] == str(min(chosen, 13))
+    assert f"group     {chosen}; milliseconds" in said
     assert first.items() <= stages(out).items()
 
 
 def test_the_record_tells_who_was_trained_with_whom(tmp_path: Path) -> None:
-    """In all sittings, not in the last one; stages of earlier versions do not tell."""
+    """In all calls, not in the last one."""
     out, options = tmp_path / "out", ("--mask-runs", "0", "--runs", "1")
     assert call(out, *options, "--minutes", "1e-9") == 1
-    assert call(out, *options, "--group_size", "4", "--fractions", "0.3") == 0
-    assert json.loads((out / "record.json").read_text())["group_size"] == {"1": 1, "2": 2}
+    assert call(out, *options, "--group-size", "4", "--fractions", "0.3") == 0
+    assert json.loads((out / "record.json").read_text())["group_sizes"] == {"1": 1, "2": 2}
     assert call(out, *options) == 0
-    assert json.loads((out / "record.json").read_text())["group_size"] == {"1": 3, "2": 2}
-    store = Store(out / "stages")
-    base = pandas.read_csv(out / "results.csv").stage[0]
-    found = store.get(base)
-    values = {k: v for k, v in found.values.items() if k != "group_size"}
-    store.put(base, replace(found, values=values))
-    (out / "curves.png").unlink()
-    assert call(out, *options) == 0
-    record = json.loads((out / "record.json").read_text())
-    assert record["group_size"] == {"unknown": 1, "1": 2, "2": 2}
+    assert json.loads((out / "record.json").read_text())["group_sizes"] == {"1": 3, "2": 2}
 
 
 @pytest.mark.parametrize(
     ("gpus", "workers", "share"), [(1, 2, 0.5), (2, 2, 1.0), (4, 2, 1.0), (3, 2, 1.0), (0, 2, 0.0)]
 )
 def test_a_task_of_ray_gets_one_gpu_at_most(
-    gpus: int, workers: int, share: float, monkeypatch: pytest.MonkeyPatch
+    gpus: int, workers: int, share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
 
-    class Fake:
+    class Fake(InProcess):
         def __init__(self, address: str | None, workers: int, gpus: float) -> None:
+            assert (address, workers) == (None, 2)
             seen.append(gpus)
 
         def close(self) -> None:
             pass
 
-    @dataclass(frozen=True)
-    class Given:
-        device: str
-        executor: Any = None
-
-        def run(self) -> int:
-            return 0
-
-    monkeypatch.setattr(bench_roar, "OnRay", Fake)
+    monkeypatch.setattr(roar, "OnRay", Fake)
+    monkeypatch.setattr(Retraining, "run", lambda self: int(isinstance(self.executor, Fake)))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    data = patch_data(60, 40)
     for device in ("cuda", "cpu"):
-        args = argparse.Namespace(ray_address=None, workers=workers)
-        assert bench_roar._work(Given(device), args) == 0  # type: ignore[arg-type]
+        ray = {"address": None, "workers": workers}
+        test = roar.RemoveAndRetrain(plan_for(data, "random"), data, device, ray=ray)
+        assert test.work(Store(tmp_path / "store"), Silent, print) == 1
     assert seen == [share, 0.0]
 
 
@@ -319,20 +305,22 @@ def test_damage_is_said_and_mended(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_order_of_least_and_company(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    options = ("--order", "least", "--group_size", "3", "--mask-runs", "0", "--runs", "1")
+    options = ("--order", "least", "--group-size", "3", "--mask-runs", "0", "--runs", "1")
     assert call(out, *options) == 0
     said = capsys.readouterr().out
     assert "least salient first: mean accuracy over the fractions (higher is better)" in said
     table = pandas.read_csv(out / "results.csv")
     assert len(table) == 5
     record = json.loads((out / "record.json").read_text())
-    assert record["group_size"] == {"1": 2, "3": 3}  # the base, three, and the one that is left
+    assert record["group_sizes"] == {"1": 2, "3": 3}  # the base, three, and the one that is left
     assert any("how much was not measured" in c for c in record["caveats"])
     alone = tmp_path / "alone"
     assert call(alone, "--order", "least", "--mask-runs", "0", "--runs", "1") == 0
     other = pandas.read_csv(alone / "results.csv")
     assert (table["accuracy"] - other["accuracy"]).abs().max() <= 2 / 50
-    assert list(table["stage"]) == list(other["stage"])  # group_size is no part of what is asked for
+    assert list(table["stage"]) == list(
+        other["stage"]
+    )  # group_size is no part of what is asked for
 
 
 @pytest.mark.parametrize(
@@ -342,8 +330,8 @@ def test_order_of_least_and_company(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--methods", "fullgrad:psy=layer"], "method 'fullgrad' has no option 'psy'"),
         (["--fractions", "0", "0.5"], "fractions must lie in (0, 1], not 0.0"),
         (["--runs", "0"], "runs must be at least 1, not 0"),
-        (["--group_size", "0"], "--group_size must be at least 1, not 0"),
-        (["--group_size", "many"], "a number or 'auto', not 'many'"),
+        (["--group-size", "0"], "--group-size must be at least 1, not 0"),
+        (["--group-size", "many"], "--group-size must be a number or 'auto', not 'many'"),
         (["--minutes", "0"], "--minutes must be positive, not 0"),
         (["--minutes", "nan"], "--minutes must be positive, not nan"),
         (["--fractions", "1", "--fill", "road"], "the fraction 1 removes all 64"),
@@ -351,7 +339,7 @@ def test_order_of_least_and_company(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--epochs", "0"], "epochs must be at least 1, not 0"),
         (["--train-limit", "15"], "the data set is too small: class 0 of sklearn:digits has 1"),
         (["--test-limit", "9"], "has 0 test images, at least 1 are needed"),
-        (["--data", "nowhere"], "nowhere is no data set: give sklearn:digits"),
+        (["--data", "nowhere"], "nowhere is not a data set: give sklearn:digits"),
         (["--model", "resnet"], "unknown model 'resnet'"),
         (["--model", "torchvision:resnet18"], "has no width to choose"),
         (["--map-batch", "300"], "map_batch must divide 1000, not 300"),
@@ -385,7 +373,7 @@ def test_refusals(
     assert [line for line in said if line.startswith("fullgrad: error: ")] == said[-1:]
     assert message in said[-1]
     left = {p.name for p in out.rglob("*") if p.is_file()}
-    assert left <= {"roar-store.json"}
+    assert left <= {"store.json"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -408,7 +396,9 @@ def test_folders_refused(
     assert not (tmp_path / "new").exists()
     (other / "record.json").write_text('{"plan": {}}')
     assert call(other) == 2
-    assert "holds the results of another experiment; give another folder" in capsys.readouterr().err
+    assert (
+        "holds the results of another experiment, or of an older version" in capsys.readouterr().err
+    )
     assert call(other / "notes.txt") == 2
     assert "notes.txt is not a folder" in capsys.readouterr().err
     assert call(other / "notes.txt" / "below") == 2
@@ -456,8 +446,8 @@ from pathlib import Path
 import captum.attr, matplotlib.backends.backend_agg, pandas, pyarrow.parquet, scipy.stats
 import sklearn.datasets, torch, torch._dynamo
 from fullgrad.cli.main import main
-import fullgrad.cli.bench.roar
-from fullgrad.evaluation.retraining import checkpoint
+import fullgrad.cli.bench
+from fullgrad.evaluation.training import state as checkpoint
 torch.set_num_threads(1)
 checkpoint.EVERY = 0.0  # after each step
 arguments, out, seeds = sys.argv[3:], Path(sys.argv[1]), sys.argv[2].split(",")
@@ -566,11 +556,11 @@ def cluster() -> Iterator[Any]:
     executor.close()
 
 
-def small_plan(tmp_path: Path, executor: Any, name: str) -> tuple[RoarPlan, Roar]:
+def small_plan(tmp_path: Path, executor: Any, name: str) -> tuple[RetrainPlan, Retraining]:
     data = patch_data(60, 40)
     plan = plan_for(data, "input_gradient", "random", fractions=(0.4,), runs=2)
     plan = replace(plan, training=replace(plan.training, epochs=1))
-    return plan, Roar(plan, data, Store(tmp_path / name), executor, "cpu", 1, Silent)
+    return plan, Retraining(plan, data, Store(tmp_path / name), executor, "cpu", 1, Silent)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -618,7 +608,7 @@ def test_workers_killed_in_the_middle_of_maps_and_of_training(cluster: Any, tmp_
         plan = replace(plan, network=network, training=replace(plan.training, batch=15, epochs=1))
         stores = [Store(tmp_path / name) for name in ("there", "here")]
         for store, executor in zip(stores, (cluster, InProcess()), strict=True):
-            assert Roar(plan, data, store, executor, "cpu", 1, Silent).run() == 6
+            assert Retraining(plan, data, store, executor, "cpu", 1, Silent).run() == 6
             assert died.exists()
             assert (tmp_path / "training-died").exists()
         here, there = (results.rows(plan, store) for store in stores)

@@ -17,14 +17,17 @@ import pandas
 import pytest
 import torch
 import torch.nn.functional as F
-from fullgrad.evaluation.retraining import checkpoint, estimate, imputation, results
 from torch import Tensor, nn
 
 from fullgrad.errors import InputError
+from fullgrad.evaluation import imputation
 from fullgrad.evaluation.datasets import Colors
 from fullgrad.evaluation.imputation import ImputationError, imputed
 from fullgrad.evaluation.removal import filled, ranks_of, removed
 from fullgrad.evaluation.store import Content, Store, StoreError
+from fullgrad.evaluation.tests.remove_and_retrain import estimate
+from fullgrad.evaluation.tests.remove_and_retrain import tables as results
+from fullgrad.evaluation.training import state as checkpoint
 from fullgrad.evaluation.training.loader import AugmentedLoader
 from fullgrad.evaluation.training.loop import Settings, Trained, _fastest, train
 from fullgrad.evaluation.training.networks import NetworkChoice
@@ -121,7 +124,7 @@ def test_checkpoints_of_others_and_damaged_ones(
     path = tmp_path / "a.partial"
     path.write_bytes(path.read_bytes()[:-1])
     assert Checkpoint(store, ["a", "b"]).load() is None
-    assert said == [f"damaged, its stage is begun anew: {path} (its checksum is wrong)"]
+    assert said == [f"damaged, its stage is begun again: {path} (its checksum is wrong)"]
     fresh = Checkpoint(store, ["a"])
     assert not fresh.due
     monkeypatch.setattr(time, "monotonic", lambda at=time.monotonic(): at + checkpoint.EVERY + 1)
@@ -202,12 +205,12 @@ def test_networks_that_do_not_stack(tmp_path: Path, capsys: pytest.CaptureFixtur
             + r" does not stack \(.*"
             + reason
             + r".*\)\. Train them one after the other: "
-            "--group_size 1$",
+            "--group-size 1$",
         ):
             check_stackable(builds(inner), x, "odd")
     with pytest.raises(
         StackingError,
-        match=r"its output differs by .* neither parameters nor buffers\? .*group_size 1",
+        match=r"its output differs by .* neither parameters nor buffers\? .*group-size 1",
     ):
         check_stackable(builds(Hidden), x, "odd")
     assert torch.equal(before, torch.get_rng_state())
@@ -228,14 +231,14 @@ def test_stacking_is_tried_before_anything_is_done(
         roar.run()
     assert not (tmp_path / "store").exists()
     said: list[str] = []
-    assert list(estimate.fastest_company(roar, said.append)) == [1]
+    assert list(estimate.fastest_group(roar, said.append)) == [1]
     assert len(said) == 1
     assert "does not stack" in said[0]
     plan = replace(plan, training=replace(plan.training, epochs=1), fractions=(0.5,), runs=1)
     assert roar_of(plan, data, tmp_path / "store").run() == 5
 
 
-def test_the_fastest_company(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = patch_data(40, 40)
     roar = roar_of(plan_for(data, "random"), data, tmp_path / "store")  # eight networks
     tried: dict[int, float] = {}
@@ -254,13 +257,13 @@ def test_the_fastest_company(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ({1: 4.0, 2: 3.0, 4: -1.0}, [1, 2]),
     ):
         tried = seconds
-        assert list(estimate.fastest_company(roar, said.append)) == seen
+        assert list(estimate.fastest_group(roar, said.append)) == seen
     assert said == ["4 networks at once do not fit in memory"]
     tried = {1: -1.0}
     with pytest.raises(torch.OutOfMemoryError):
-        estimate.fastest_company(roar, said.append)
+        estimate.fastest_group(roar, said.append)
     monkeypatch.undo()
-    found = estimate.fastest_company(roar, said.append)
+    found = estimate.fastest_group(roar, said.append)
     assert set(found) <= {1, 2, 4}
     assert all(s > 0 for s in found.values())
     assert not (tmp_path / "store").exists()
@@ -295,12 +298,12 @@ def test_no_room_for_a_company(
     monkeypatch.setattr(estimate, "_step_trial", trial)
     said: list[str] = []
     if memory:
-        assert estimate.fastest_company(roar, said.append) == {1: 1.0}
+        assert estimate.fastest_group(roar, said.append) == {1: 1.0}
         assert said == ["2 networks at once do not fit in memory"]
         assert emptied == [None, None]  # after each trial, and behind its except
     else:
         with pytest.raises(type(error), match=str(error)):
-            estimate.fastest_company(roar, said.append)
+            estimate.fastest_group(roar, said.append)
         assert said == []
 
 
@@ -311,7 +314,9 @@ def test_a_trial_weighs_as_much_as_the_run(tmp_path: Path, monkeypatch: pytest.M
     roar = roar_of(plan, data, tmp_path / "store", group_size=4)
 
     def held(count: int) -> int:
-        return AugmentedLoader(data.train[:count], data.train_labels, 0, (1,), 2, True, CPU)._images.numel()
+        return AugmentedLoader(
+            data.train[:count], data.train_labels, 0, (1,), 2, True, CPU
+        )._images.numel()
 
     most = 3 * max(estimate._STEPS_GPU)
     assert most < 200
@@ -507,7 +512,7 @@ def test_a_company_killed_between_its_files(
         trained.append([t.seed for t in tasks])
         return real(build, tasks, *rest)
 
-    monkeypatch.setattr("fullgrad.evaluation.tests.remove_and_retrain.jobs.train", counted)
+    monkeypatch.setattr("fullgrad.evaluation.tests.remove_and_retrain.retraining.train", counted)
 
     def cut_at(event: int, folder: str) -> bool:
         seen = 0

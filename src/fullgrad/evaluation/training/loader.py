@@ -20,10 +20,6 @@ class Loader(Protocol):
     def steps(self, batch: int) -> int:
         """Return how many batches an epoch has."""
 
-    def steps(self, batch: int) -> int:
-        """Return how many batches an epoch has."""
-        return len(self._images) // batch
-
     def epoch(self, batch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches of images and labels, but for the first ``skip`` ones."""
 

@@ -180,7 +180,7 @@ def _test_trial(roar: Retraining, colors: Colors) -> float:
 
 
 def _fill_trial(roar: Retraining) -> float:
-    """Measure the seconds for imputing one image, at the middle one of the fractions, random pixels removed."""
+    """Measure the seconds for imputing one image, a middle fraction of it removed at random."""
     images = roar.data.train[:_EVALUATED]
     middle = roar.plan.fractions[len(roar.plan.fractions) // 2]
     ranks = ranks_of(torch.zeros(len(images), 1, *images.shape[2:]), 0)

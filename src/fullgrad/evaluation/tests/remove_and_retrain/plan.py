@@ -119,7 +119,7 @@ class RetrainPlan(Plan):
         return self.networks(NONE)[0]
 
     def networks(self, label: str = "") -> list[NetworkStage]:
-        """Return the networks of one method, or of all: without removal first, then by fraction, run."""
+        """Return the networks of one method, or of all, those without removal first."""
         return [s for s in _networks(self) if label in ("", s.label)]
 
     def ranks(self, choice: MethodChoice) -> list[RanksStage]:

@@ -135,7 +135,7 @@ class Retraining:
         return done
 
     def _late(self, done: int) -> bool:
-        """Tell whether the time is over; something is done in any case, so that each start helps."""
+        """Tell whether the time is over; something is always done, so that each start helps."""
         return done > 0 and self.deadline is not None and time.monotonic() >= self.deadline
 
     def _explain(self, stages: Sequence[RanksStage], colors: Colors, first: bool) -> int:
