@@ -142,7 +142,7 @@ def test_two_runs_agree_and_a_finished_one_is_not_repeated(
     a, b = (pd.read_csv(f"{d}/results.csv") for d in ("one", "three"))
     assert not a[a["method"] == "random"].equals(b[b["method"] == "random"])
     capsys.readouterr()
-    monkeypatch.setattr("fullgrad.evaluation.pixel_perturbation.Bench.part", None)
+    monkeypatch.setattr("fullgrad.evaluation.tests.pixel_perturbation.PixelPerturbation.part", None)
     assert main(command(out="one")) == 0
     assert "finished before" in capsys.readouterr().out
 

@@ -430,7 +430,7 @@ def test_stores_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ):
         Store(tmp_path / "s")
     (tmp_path / "s" / "store.json").write_text("{")
-    with pytest.raises(StoreError, match=r"roar-store\.json is damaged"):
+    with pytest.raises(StoreError, match=r"store\.json is damaged"):
         Store(tmp_path / "s")
     store = Store(tmp_path / "full")
     store.put("before", Content({}))

@@ -6,7 +6,7 @@ import ast
 import hashlib
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
@@ -52,12 +52,19 @@ def _digest(modules: tuple[str, ...], apart: tuple[str, ...], package: Path) -> 
         path = _file_of(name, package)
         if path is None:  # a name within a module, or another library
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        seen[name] = ast.dump(_without_docstrings(tree))
+        seen[name], imported = _module(path)
         if name.startswith("fullgrad."):
-            waiting += [name.rpartition(".")[0], *_imported(tree)]
+            waiting += [name.rpartition(".")[0], *imported]
     text = "\n".join(f"{name} {code}" for name, code in sorted(seen.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def _module(path: Path) -> tuple[str, tuple[str, ...]]:
+    """Return a file's code as text without docstrings, and what it imports of fullgrad."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported = tuple(_imported(tree))
+    return ast.dump(_without_docstrings(tree)), imported
 
 
 def _file_of(name: str, package: Path) -> Path | None:

@@ -291,7 +291,7 @@ def open_digits(spec: str, download: bool = False) -> Labelled:
         for name in names:
             if not (folder / name).is_dir():
                 raise DataError(
-                    f"{printable(folder)} holds neither MNIST's idx files nor a folder {name!r} of "
+                    f"{printable(folder)} holds neither MNIST's idx files nor a folder {name} of "
                     "images"
                 )
         found = _read_classes(folder, names, "L")
