@@ -122,8 +122,8 @@ def test_agreement_and_report_take_remove_and_retrain(
     found = agreement([Path("roar"), Path("out")])
     assert list(found.ranks.columns) == ["roar: retrained, most first, mean", "out: concentration"]
     assert found.correlations["methods"].tolist() == [3]
-    ranking = pd.read_csv("roar/ranking.csv").set_index("method")["rank"]
-    assert found.ranks.iloc[:, 0].to_dict() == ranking.to_dict()
+    areas = pd.read_csv("roar/ranking.csv").set_index("method")["area"]
+    assert found.ranks.iloc[:, 0].to_dict() == areas.rank(method="min").to_dict()
     capsys.readouterr()
     assert main(["bench", "agreement", "roar", "out"]) == 0
     assert "- **A**: roar: retrained, most first, mean" in capsys.readouterr().out
@@ -233,7 +233,7 @@ def test_edited_code_never_reuses_stale_maps(here: Path, copied: Path) -> None:
     count, said = stages()
     assert count == 1
     assert said.startswith("finished before")
-    (copied / "methods/controls.py").open("a").write("\nOTHER = 1\n")
+    edit(copied, "methods/controls.py", "\ndef ", "\nOTHER = 1\n\n\ndef ")
     count, said = stages()
     assert count == 2
     assert "out holds results of other code of fullgrad; they are made again" in said

@@ -12,6 +12,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]
 # What keeps, counts or shows numbers, and does not make them.
 _APART = (
+    "fullgrad.app",
+    "fullgrad.cli",
+    "fullgrad.report",
     "fullgrad.viz",
     "fullgrad._deprecated",
     "fullgrad._files",
