@@ -21,6 +21,42 @@ from fullgrad.evaluation.training.networks import NetworkChoice
 SIDE, PATCH, CLASSES = 12, 4, 4
 CORNER = (2, 6)
 CPU = torch.device("cpu")
+FILES = {
+    "results.csv",
+    "results.parquet",
+    "summary.csv",
+    "ranking.csv",
+    "differences.csv",
+    "curves.png",
+    "examples.png",
+    "record.json",
+}
+
+
+SMALL = [
+    "bench",
+    "roar",
+    "--data",
+    "sklearn:digits",
+    "--train-limit",
+    "100",
+    "--test-limit",
+    "50",
+    "--width",
+    "4",
+    "--epochs",
+    "2",
+    "--batch",
+    "25",
+    "--methods",
+    "input_gradient",
+    "random",
+    "--fractions",
+    "0.3",
+    "0.6",
+    "--runs",
+    "2",
+]
 
 
 def patches() -> Tensor:

@@ -1,7 +1,7 @@
-"""The whole remove-and-retrain on CIFAR-100, in sittings, and what it gains over a plain loop.
+"""The whole remove-and-retrain on CIFAR-100, within time budgets, and what it gains over a plain loop.
 
 Runs ``fullgrad bench roar`` with the paper's network, methods and fractions; a run that was
-stopped, killed or out of time goes on when the same command is given again. Then a plain training
+stopped, killed or out of time resumes when the same command is given again. Then a plain training
 loop, one network at a time, is timed in the same process: images shifted, mirrored and standardized
 one by one on the CPU by a DataLoader, float32, the memory layout as it comes.
 
@@ -33,8 +33,8 @@ from torch.utils.data import DataLoader
 from fullgrad._files import write_whole
 from fullgrad.cli.main import main as fullgrad
 from fullgrad.evaluation.datasets import Colors, Dataset, open_dataset
-from fullgrad.evaluation.training.networks import NetworkChoice
 from fullgrad.evaluation.training.loop import Settings
+from fullgrad.evaluation.training.networks import NetworkChoice
 
 METHODS = (
     "fullgrad",
@@ -158,7 +158,7 @@ def environment(device: str) -> dict[str, Any]:
     return found
 
 
-def company_text(counts: dict[str, int]) -> str:
+def sizes_text(counts: dict[str, int]) -> str:
     """How many networks were trained alone, two at once, and so on."""
     return ", ".join(f"{n}: {number} networks" for n, number in counts.items())
 
@@ -171,8 +171,7 @@ def report(out: Path, plain: dict[str, float], device: str) -> dict[str, Any]:
     intact = table[table["method"] == "none"]["accuracy"]
     maps = {k: v for k, v in record["seconds"].items() if k != "networks"}
     each = record["seconds"]["networks"] / len(table)
-    known = record["group_size"]  # once the last sitting's alone
-    group_size = known if isinstance(known, dict) else {"unknown": len(table)}
+    sizes = record["group_sizes"]
     found = {
         "networks": len(table),
         "base_accuracy": float(intact.iloc[0]),
@@ -181,8 +180,8 @@ def report(out: Path, plain: dict[str, float], device: str) -> dict[str, Any]:
         "seconds_networks": record["seconds"]["networks"],
         "seconds_maps": maps,
         "minutes_in_all": (record["seconds"]["networks"] + sum(maps.values())) / 60,
-        "group_size": group_size,
-        "company_trial": record["company_trial"],
+        "group_sizes": sizes,
+        "group_size_trial": record["group_size_trial"],
         "plain": plain,
         "factor": plain["network"] / each,
         "environment": environment(device),
@@ -194,7 +193,7 @@ def report(out: Path, plain: dict[str, float], device: str) -> dict[str, Any]:
         ", ".join(f"{k} {v}" for k, v in found["environment"].items()),
         "",
         f"- {found['networks']} networks and all maps: {found['minutes_in_all']:.1f} minutes of "
-        f"work, {each:.3g} s a network; trained at once: {company_text(group_size)}",
+        f"work, {each:.3g} s a network; trained at once: {sizes_text(sizes)}",
         f"- plain loop, {plain['workers']} loader processes: {1000 * plain['step']:.1f} ms a step, "
         f"{plain['network']:.3g} s a network; **{found['factor']:.1f} times as long**",
         f"- accuracy of the base network: {found['base_accuracy']:.4f}",
@@ -222,11 +221,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--precision", default="bfloat16")
-    parser.add_argument("--group-size", default="auto")
-    parser.add_argument("--minutes", type=float, help="begin no further stage after so many")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--map-batch", default="500")
     parser.add_argument("--train-limit", type=int)
     parser.add_argument("--test-limit", type=int)
     parser.add_argument("--plain-steps", type=int, default=300, help="of the plain loop, timed")
@@ -235,9 +229,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.plain_steps < 1 or args.plain_workers < 0:
         parser.error("--plain-steps must be at least 1 and --plain-workers at least 0")
     call = ["bench", "roar", "--data", args.data, "--out", str(args.out / "roar")]
-    call += ["--device", args.device, "--precision", args.precision, "--group-size", args.group_size]
-    call += ["--map-batch", args.map_batch, "--methods", *args.methods]
-    for name in ("minutes", "train_limit", "test_limit"):
+    call += ["--device", args.device, "--precision", "bfloat16", "--group-size", "auto"]
+    call += ["--map-batch", "500", "--methods", *METHODS]
+    for name in ("train_limit", "test_limit"):
         if getattr(args, name) is not None:
             call += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     code = fullgrad([*call, *rest])

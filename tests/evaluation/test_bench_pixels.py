@@ -21,14 +21,11 @@ from torch import nn
 from fullgrad import methods
 from fullgrad.cli.main import main
 from fullgrad.errors import ImageError
-from fullgrad.evaluation import statistics
 from fullgrad.evaluation.perturbation import changes
 from fullgrad.evaluation.plan import MethodChoice
-from fullgrad.evaluation.removal import FILLS, fill_named
 from fullgrad.evaluation.sources import open_source
 from fullgrad.evaluation.store import Content, Store, StoreError
-from fullgrad.evaluation.tests import pixel_perturbation
-from fullgrad.vision.images import Preprocessing, preprocess, read_photograph
+from fullgrad.vision.images import preprocess, read_photograph
 from fullgrad.vision.models import load_model
 
 SOURCE = """
@@ -43,6 +40,8 @@ def make_model():
         nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 8, 3, padding=1),
         nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 3))
 """
+
+
 FAST = ["fullgrad", "input_gradient", "random", "sobel"]
 
 
@@ -276,42 +275,6 @@ def test_a_method_that_does_not_apply_is_refused_first(
     assert not Path("out").exists()
 
 
-# -- parts ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", FILLS)
-def test_fills_touch_what_is_removed_alone(name: str) -> None:
-    p = Preprocessing(20, (16, 16))
-    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    gone = torch.zeros(2, 1, 16, 16, dtype=torch.bool)
-    gone[0, 0, 3:9, 4:12] = True
-    gone[1, 0, :, ::2] = True
-    before, state = x.clone(), torch.get_rng_state()
-    out = fill_named(name, p)(x, gone, [5, 6])
-    assert torch.equal(x, before)
-    assert torch.equal(torch.get_rng_state(), state)
-    everywhere = gone.expand_as(x)
-    assert torch.equal(out[~everywhere], x[~everywhere])
-    assert not torch.isclose(out[everywhere], x[everywhere]).all()
-    alone = fill_named(name, p)(x[1:], gone[1:], [6])
-    torch.testing.assert_close(alone, out[1:])
-    if name == "black":
-        pixel = out[0, :, 5, 5] * torch.tensor(p.std) + torch.tensor(p.mean)
-        torch.testing.assert_close(pixel, torch.zeros(3), atol=1e-6, rtol=0)
-    if name == "mean":
-        torch.testing.assert_close(out[0, :, 5, 5], x[0].mean((1, 2)))
-
-
-def test_unknown_fill_and_an_image_that_is_all_gone() -> None:
-    with pytest.raises(
-        ValueError, match="unknown fill 'gold'; known: black, mean, blur, noise, road"
-    ):
-        fill_named("gold", Preprocessing())
-    whole = torch.ones(1, 1, 8, 8, dtype=torch.bool)
-    with pytest.raises(ValueError, match="road cannot impute an image of which every pixel"):
-        fill_named("road", Preprocessing())(torch.rand(1, 3, 8, 8), whole, [0])
-
-
 def test_methods_are_read_and_written_alike() -> None:
     for text in (
         "fullgrad",
@@ -371,55 +334,6 @@ def test_a_store_that_cannot_be_written(here: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(StoreError, match="cannot write to out: No space left on device"):
         store.put("d", Content({}))
     assert [p.name for p in Path("out").rglob("*") if p.is_file()] == ["store.json"]
-
-
-def test_statistics_in_closed_form() -> None:
-    rows = pd.DataFrame(
-        [
-            {
-                "image": i,
-                "method": m,
-                "run": r,
-                "order": "least",
-                "fill": "black",
-                "fraction": f,
-                "relative_change": v + i + r,
-                "probability_change": 0.0,
-                "class_unchanged": True,
-            }
-            for i in range(3)
-            for m, v in (("a", 0.0), ("b", 2.0))
-            for r in range(2)
-            for f in (0.01, 0.1)
-        ]
-    )
-    found = pixel_perturbation.summary(rows)
-    assert found["relative_change"].tolist() == [1.5, 1.5, 3.5, 3.5]
-    assert (found["low"] <= found["relative_change"]).all()
-    assert (found["high"] >= found["relative_change"]).all()
-    tables = pixel_perturbation.PixelPerturbation.tables(None, rows)  # type: ignore[arg-type]
-    ranking = tables["ranking"]
-    assert ranking["method"].tolist() == ["a", "b"]
-    assert ranking["area"].tolist() == [1.5, 3.5]
-    (difference,) = tables["differences"].to_dict("records")
-    assert difference["difference"] == -2.0  # paired: the images' own level cancels
-    assert difference["low"] == pytest.approx(-2)
-    assert difference["high"] == pytest.approx(-2)
-    assert difference["differ"]
-    # A line over the logarithm: the area is its middle.
-    curve = pd.DataFrame(
-        {
-            "image": 0,
-            "method": "a",
-            "order": "least",
-            "fill": "black",
-            "fraction": [0.001, 0.01, 0.1],
-            "relative_change": [1.0, 2.0, 3.0],
-        }
-    )
-    assert pixel_perturbation.areas(curve)["area"].tolist() == pytest.approx([2.0])
-    low, high = statistics.interval(np.arange(1000.0))
-    assert abs((high - low) / (2 * 1.96 * np.arange(1000.0).std() / 1000**0.5) - 1) < 0.1
 
 
 def test_quantus_draws_the_same_curve(here: Path) -> None:

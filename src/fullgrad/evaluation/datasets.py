@@ -50,8 +50,8 @@ class Labelled:
         return self.images.float() / 255
 
     def digest(self) -> str:
-        """Return a digest of all pixels and labels."""
-        return _digest_of([self.images, self.labels])
+        """Return a digest of all pixels and labels, in 16 hexadecimal digits."""
+        return _digest_of([self.images, self.labels])[:16]
 
     def rows(self, index: Tensor) -> Labelled:
         """Return some of them."""
@@ -80,7 +80,7 @@ def _digest_of(tensors: Sequence[Tensor], text: str = "") -> str:
     for t in tensors:
         found.update(str(tuple(t.shape)).encode())
         found.update(t.contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
+    return found.hexdigest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,10 +140,10 @@ class Dataset:
         """Positions of an image."""
         return self.train.shape[2] * self.train.shape[3]
 
-    def digest(self) -> str:
-        """Return a digest of all pixels, labels and class names."""
+    def digest(self, digits: int = 16) -> str:
+        """Return a digest of all pixels, labels and class names, in hexadecimal digits."""
         tensors = [self.train, self.train_labels, self.test, self.test_labels]
-        return _digest_of(tensors, "\n".join(self.classes))
+        return _digest_of(tensors, "\n".join(self.classes))[:digits]
 
     def limited(self, train: int | None = None, test: int | None = None) -> Dataset:
         """Return the first images of each class, equally many of each.
