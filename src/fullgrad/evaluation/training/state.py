@@ -1,4 +1,4 @@
-"""What is kept of a network in training, so that a killed run goes on in its middle."""
+"""What is kept of a network in training, so that a killed run resumes in its middle."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fullgrad.evaluation.retraining.feed import Feed
-from fullgrad.evaluation.retraining.stacked import Networks
-from fullgrad.evaluation.retraining.store import Content, StageStore
+from fullgrad.evaluation.store import Content, Store
+from fullgrad.evaluation.training.loader import Loader
+from fullgrad.evaluation.training.stacked import Networks
 
 EVERY = 60.0  # seconds of training between two checkpoints
 
 
 class Checkpoint:
-    """One group's file in the store; it is removed when the group's first stage is stored.
+    """Keeps one group's file in the store, until the group's first stage is stored.
 
     Args:
         store: of the stages.
         stages: digests of the networks that are trained together.
     """
 
-    def __init__(self, store: StageStore, stages: Sequence[str]) -> None:
+    def __init__(self, store: Store, stages: Sequence[str]) -> None:
         self._store, self._first, self._key = store, stages[0], "+".join(stages)
         self._last = time.monotonic()
 
     def load(self) -> Content | None:
-        """What is there of the same group; None if nothing, or nothing whole."""
+        """Return what is there of the same group; None if nothing, or nothing whole."""
         return self._store.get_partial(self._first, self._key)
 
     @property
     def due(self) -> bool:
-        """Whether the last one is old enough."""
+        """Tells whether the last one is old enough."""
         return time.monotonic() - self._last >= EVERY
 
     def save(self, content: Content) -> None:
@@ -46,13 +46,13 @@ class Checkpoint:
         self._last = time.monotonic()
 
 
-class Moment:
-    """All that changes while networks are trained.
+class TrainingState:
+    """Holds all that changes while networks are trained.
 
     Args:
         networks: their weights and buffers.
-        optimiser: with a momentum for each weight.
-        feeds: with their generators.
+        optimizer: with tensors for each weight.
+        loaders: with their generators.
         total: of the losses in this epoch.
         device: whose generator dropout draws from.
     """
@@ -60,30 +60,30 @@ class Moment:
     def __init__(
         self,
         networks: Networks,
-        optimiser: torch.optim.SGD,
-        feeds: Sequence[Feed],
+        optimizer: torch.optim.Optimizer,
+        loaders: Sequence[Loader],
         total: Tensor,
         device: torch.device,
     ) -> None:
-        self._optimiser, self._feeds, self._device = optimiser, feeds, device
+        self._optimizer, self._loaders, self._device = optimizer, loaders, device
         self._weights = list(networks.parameters.values())
         self._tensors = {"total": total}
         for name, value in (*networks.parameters.items(), *networks.buffers.items()):
             self._tensors[f"network/{name}"] = value.detach()
 
     def taken(self, step: int, seconds: float, drawn: Sequence[Tensor]) -> Content:
-        """As it is now.
+        """Return it as it is now.
 
         Args:
-            step: so many steps are done.
+            step: how many steps are done.
             seconds: of training, until now.
-            drawn: state of each feed's generator before the epoch of the next step.
+            drawn: state of each loader's generator before the epoch of the next step.
         """
         found = dict(self._tensors)
         for i, weight in enumerate(self._weights):
-            momentum = self._optimiser.state[weight].get("momentum_buffer")
-            if momentum is not None:
-                found[f"momentum/{i}"] = momentum
+            for name, value in self._optimizer.state[weight].items():
+                if value is not None:
+                    found[f"optimizer/{i}/{name}"] = value
         for i, state in enumerate(drawn):
             found[f"drawn/{i}"] = state
         found["random"] = torch.get_rng_state()
@@ -102,12 +102,15 @@ class Moment:
         with torch.no_grad():
             for name, value in self._tensors.items():
                 value.copy_(arrays[name])
-            for i, weight in enumerate(self._weights):
-                if f"momentum/{i}" in arrays:
-                    momentum = torch.empty_like(weight).copy_(arrays[f"momentum/{i}"])
-                    self._optimiser.state[weight]["momentum_buffer"] = momentum
-        for i, feed in enumerate(self._feeds):
-            feed.drawn = arrays[f"drawn/{i}"]
+            for name, value in arrays.items():
+                kind, _, rest = name.partition("/")
+                if kind == "optimizer":
+                    number, _, key = rest.partition("/")
+                    weight = self._weights[int(number)]
+                    own = value if value.dim() == 0 else torch.empty_like(weight).copy_(value)
+                    self._optimizer.state[weight][key] = own
+        for i, loader in enumerate(self._loaders):
+            loader.drawn = arrays[f"drawn/{i}"]
         torch.set_rng_state(arrays["random"])
         if self._device.type == "cuda" and "random cuda" in arrays:
             torch.cuda.set_rng_state(arrays["random cuda"], self._device)

@@ -21,22 +21,26 @@ class StackingError(FullGradError):
 
 
 class Networks:
-    """Called together: inputs (K, B, ...) to outputs (K, B, classes).
+    """Networks that are called together: inputs (K, B, ...) to outputs (K, B, classes).
 
-    A single network is called as it is, laid out channels-last. Several are stacked: their weights
+    A single network is called as it is. Several are stacked: their weights
     and buffers have a first axis of K, over which the forward is vmapped.
 
     Args:
         modules: in one mode, of one kind.
         device: where.
+        channels_last: the memory layout of a single network, which is faster for convolutions.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], device: torch.device) -> None:
+    def __init__(
+        self, modules: Sequence[nn.Module], device: torch.device, channels_last: bool = True
+    ) -> None:
         self._modules = [m.to(device) for m in modules]
         self._alone = len(modules) == 1
+        self._layout = torch.channels_last if channels_last else torch.preserve_format
         first = self._modules[0]
         if self._alone:
-            first.to(memory_format=torch.channels_last)
+            first.to(memory_format=self._layout)
             self.parameters: dict[str, Tensor] = dict(first.named_parameters())
             self.buffers: dict[str, Tensor] = dict(first.named_buffers())
         else:
@@ -58,7 +62,7 @@ class Networks:
     def __call__(self, x: Tensor) -> Tensor:
         """Each network's outputs for its own inputs."""
         if self._alone:
-            image = x[0].contiguous(memory_format=torch.channels_last)
+            image = x[0].to(memory_format=self._layout)
             found: Tensor = self._modules[0](image)[None]
             return found
 
@@ -114,7 +118,7 @@ def check_stackable(build: Callable[[int], nn.Module], example: Tensor, spec: st
             raise StackingError(
                 f"{spec} cannot be trained several at once: the module "
                 f"{name or '(the model itself)'} ({type(module).__name__}) does not stack "
-                f"({text}). Train them one after the other: --company 1"
+                f"({text}). Train them one after the other: --group-size 1"
             ) from error
     with torch.no_grad():
         for number in range(2):
@@ -126,7 +130,7 @@ def check_stackable(build: Callable[[int], nn.Module], example: Tensor, spec: st
                 raise StackingError(
                     f"{spec} cannot be trained several at once: stacked, its output differs by "
                     f"{gap:.3g} from that of the same network alone; does it keep tensors that are "
-                    "neither parameters nor buffers? Train them one after the other: --company 1"
+                    "neither parameters nor buffers? Train them one after the other: --group-size 1"
                 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,15 +11,28 @@ from torch import Tensor
 _ORDER = 7919  # keeps the seeds of weights and of the order apart
 
 
-class Feed:
-    """Batches of shifted and mirrored images; order and variations are drawn on the CPU.
+class Loader(Protocol):
+    """Gives one network its training images, epoch by epoch."""
+
+    drawn: Tensor
+    """The state of its generator, on which the next epoch depends."""
+
+    def steps(self, batch: int) -> int:
+        """Return how many batches an epoch has."""
+
+    def epoch(self, batch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches of images and labels, but for the first ``skip`` ones."""
+
+
+class AugmentedLoader:
+    """Gives batches of shifted and mirrored images; order and variations are drawn on the CPU.
 
     Args:
         images: uint8, shape (N, C, H, W).
         labels: shape (N,).
         seed: of order and variations.
         rim: what comes into a shifted image, for each channel, 0 to 255.
-        shift: by up to so many pixels.
+        shift: by up to how many pixels.
         mirror: half of the images are mirrored.
         device: where the images are kept.
     """
@@ -47,19 +61,23 @@ class Feed:
 
     @property
     def drawn(self) -> Tensor:
-        """The generator's state, on which the next epoch depends."""
+        """The state of its generator, on which the next epoch depends."""
         return self._generator.get_state()
 
     @drawn.setter
     def drawn(self, state: Tensor) -> None:
         self._generator.set_state(state)
 
+    def steps(self, batch: int) -> int:
+        """Return how many batches an epoch has."""
+        return len(self._images) // batch
+
     def epoch(self, batch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images once in a new order, but for an incomplete last batch.
+        """Yield all images once in a new order, but for an incomplete last batch.
 
         Args:
             batch: images at a time.
-            skip: so many batches are left out at the beginning.
+            skip: how many batches are left out at the beginning.
         """
         n, (height, width) = len(self._images), self._size
         order = torch.randperm(n, generator=self._generator)

@@ -1,49 +1,43 @@
-"""A plan's stages in order: what is done is read, what is missing is worked on and stored."""
+"""A plan's stages in order: what is done is read, what is missing is done and stored."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from fullgrad.errors import InputError
-from fullgrad.evaluation.perturbation import count_of
+from fullgrad.evaluation.datasets import Colors, Dataset
+from fullgrad.evaluation.executors import Call, Executor
+from fullgrad.evaluation.experiment import Meter
 from fullgrad.evaluation.plan import MethodChoice
-from fullgrad.evaluation.retraining.checkpoint import Checkpoint
-from fullgrad.evaluation.retraining.data import Colours, Dataset
-from fullgrad.evaluation.retraining.executors import Call, Executor
-from fullgrad.evaluation.retraining.jobs import (
+from fullgrad.evaluation.removal import ROAD, count_of
+from fullgrad.evaluation.store import Array, Content, Store
+from fullgrad.evaluation.tests.remove_and_retrain.explaining import RanksJob, compute_ranks
+from fullgrad.evaluation.tests.remove_and_retrain.plan import (
+    CONTROLS,
+    NetworkStage,
+    RanksStage,
+    RetrainPlan,
+)
+from fullgrad.evaluation.tests.remove_and_retrain.retraining import (
     NetworksJob,
     Ranks,
-    RanksJob,
     compute_networks,
-    compute_ranks,
 )
-from fullgrad.evaluation.retraining.networks import check as check_network
-from fullgrad.evaluation.retraining.plan import CONTROLS, NetworkStage, RanksStage, RoarPlan
-from fullgrad.evaluation.retraining.removal import ROAD
-from fullgrad.evaluation.retraining.stacked import check_stackable
-from fullgrad.evaluation.retraining.store import Array, Content, StageStore
+from fullgrad.evaluation.training.networks import check as check_network
+from fullgrad.evaluation.training.stacked import check_stackable
+from fullgrad.evaluation.training.state import Checkpoint
 
 _TRIED = 2  # images that every method is tried on, so that nothing fails half-way
 
 
-class Meter(Protocol):
-    """Told how many of how many are done; see ``fullgrad.cli.progress.Progress``."""
-
-    def __call__(self, done: int, total: int) -> None:
-        """So many of so many."""
-
-    def end(self) -> None:
-        """No more."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class Roar:
-    """A plan with all that it takes.
+class Retraining:
+    """Does the work of a plan.
 
     Args:
         plan: what is asked for.
@@ -51,27 +45,35 @@ class Roar:
         store: of finished stages.
         executor: where work is done.
         device: ``cpu``, ``cuda``, ...
-        company: networks that are trained at once, stacked.
+        group_size: networks that are trained at once, stacked.
         meter: from a name of what is counted to a progress display.
-        deadline: on the clock of :func:`time.monotonic`; what is at work then is finished, nothing
-            else begun, but for the first piece of work; None for no end.
+        deadline: on the clock of :func:`time.monotonic`; what is in progress then is finished,
+            nothing else begun, but for the first piece of work; None for no end.
     """
 
-    plan: RoarPlan
+    plan: RetrainPlan
     data: Dataset
-    store: StageStore
+    store: Store
     executor: Executor
     device: str
-    company: int
+    group_size: int
     meter: Callable[[str], Meter]
     deadline: float | None = None
 
+    def of_size(self, size: int) -> Retraining:
+        """Return the same work with another group size."""
+        return replace(self, group_size=size)
+
+    def by(self, executor: Executor) -> Retraining:
+        """Return the same work done elsewhere."""
+        return replace(self, executor=executor)
+
     def missing(self) -> list[NetworkStage]:
-        """The networks that are not done."""
+        """Return the networks that are not done."""
         return [s for s in self.plan.networks() if not self.store.has(s.digest)]
 
     def missing_ranks(self, networks: Sequence[NetworkStage]) -> list[RanksStage]:
-        """The maps that are not done and that these networks, or the examples, need."""
+        """Return the maps that are not done and that these networks, or the examples, need."""
         needed = {s.label for s in networks}
         return [
             stage
@@ -81,7 +83,7 @@ class Roar:
             and not self.store.has(stage.digest)
         ]
 
-    def check(self, colours: Colours) -> None:
+    def check(self, colors: Colors) -> None:
         """Try the network, and every method on two images, untrained.
 
         Raises:
@@ -95,13 +97,13 @@ class Roar:
                 f"{self.data.pixels}"
             )
         images = self.data.test[:_TRIED]
-        network, inputs = self.plan.network, colours.standardised(images)
+        network, inputs = self.plan.network, colors.standardized(images)
         check_network(network, inputs)
-        if self.company > 1:
+        if self.group_size > 1:
             check_stackable(network.build, inputs, network.spec)
         for choice in self.plan.choices:
             stage = RanksStage(choice, "test", 0, len(images), "")
-            compute_ranks(RanksJob.of(self.plan, stage, colours, self.device), images, None)
+            compute_ranks(RanksJob.of(self.plan, stage, colors, self.device), images, None)
 
     def run(self) -> int:
         """Do what is not done, or as much of it as there is time for.
@@ -117,30 +119,29 @@ class Roar:
         ranks = self.missing_ranks(networks)
         if not networks and not ranks:
             return 0
-        colours = Colours.of(self.data.train)
-        self.check(colours)
+        colors = Colors.of(self.data.train)
+        self.check(colors)
         self.store.prepare()
         shared = self.executor.share(self.data)
         base = self.plan.base()
         done = 0
         if base in networks:
-            done += self._train("base network: epochs", [base], shared, colours, first=True)
+            done += self._train("base network: epochs", [base], shared, colors, first=True)
             networks.remove(base)
         if ranks and not self._late(done):
-            done += self._explain(ranks, colours, first=not done)
+            done += self._explain(ranks, colors, first=not done)
         if networks and not self._late(done):
-            done += self._train("networks: epochs", networks, shared, colours, first=not done)
+            done += self._train("networks: epochs", networks, shared, colors, first=not done)
         return done
 
     def _late(self, done: int) -> bool:
-        """Whether the time is over; something is done in any case, so that each start helps."""
+        """Tell whether the time is over; something is always done, so that each start helps."""
         return done > 0 and self.deadline is not None and time.monotonic() >= self.deadline
 
-    def _explain(self, stages: Sequence[RanksStage], colours: Colours, first: bool) -> int:
+    def _explain(self, stages: Sequence[RanksStage], colors: Colors, first: bool) -> int:
         state = None
         if any(s.choice.name not in CONTROLS for s in stages):
-            base = self.store.get(self.plan.base().digest)
-            assert base is not None
+            base = self.store.done(self.plan.base().digest)
             state = self.executor.share(dict(base.arrays))
 
         def calls() -> Iterator[Call]:
@@ -148,7 +149,7 @@ class Roar:
                 if self._late(number or not first):
                     return
                 images = self.data.train if stage.split == "train" else self.data.test
-                job = RanksJob.of(self.plan, stage, colours, self.device)
+                job = RanksJob.of(self.plan, stage, colors, self.device)
                 own = None if stage.choice.name in CONTROLS else state
                 yield job, images[stage.start : stage.stop].clone(), own  # a view ships all
 
@@ -168,9 +169,9 @@ class Roar:
         return done
 
     def _train(
-        self, what: str, stages: Sequence[NetworkStage], shared: Any, colours: Colours, first: bool
+        self, what: str, stages: Sequence[NetworkStage], shared: Any, colors: Colors, first: bool
     ) -> int:
-        groups = [stages[i : i + self.company] for i in range(0, len(stages), self.company)]
+        groups = [stages[i : i + self.group_size] for i in range(0, len(stages), self.group_size)]
         epochs = self.plan.training.epochs
         meter, seen, finished, done = self.meter(what), 0, 0, 0
         kept: dict[str, Any] = {}
@@ -190,7 +191,7 @@ class Roar:
                     return
                 here = self.executor.here
                 checkpoint = Checkpoint(self.store, [s.digest for s in group]) if here else None
-                job = NetworksJob.of(self.plan, group, colours, self.device, checkpoint)
+                job = NetworksJob.of(self.plan, group, colors, self.device, checkpoint)
                 yield (job, shared, *(ranks_of(s.choice) for s in group))
 
         def tick() -> None:
@@ -215,10 +216,8 @@ class Roar:
         return done
 
     def ranks(self, choice: MethodChoice) -> Ranks:
-        """A method's ranks of all training and test images, which are done."""
+        """Return a method's ranks of all training and test images, which are done."""
         halves: dict[str, list[Array]] = {"train": [], "test": []}
         for stage in self.plan.ranks(choice):
-            content = self.store.get(stage.digest)
-            assert content is not None
-            halves[stage.split].append(content.arrays["ranks"])
+            halves[stage.split].append(self.store.done(stage.digest).arrays["ranks"])
         return np.concatenate(halves["train"]), np.concatenate(halves["test"])

@@ -1,19 +1,25 @@
-"""What a ROAR run is asked for, and the stages that it takes, each with its digest."""
+"""What a run is asked for, and the stages that it takes, each with its digest."""
 
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from fullgrad import methods
-from fullgrad._version import __version__
-from fullgrad.evaluation.plan import ORDERS, MethodChoice, check_asked, digest_of
-from fullgrad.evaluation.retraining.networks import NetworkChoice
-from fullgrad.evaluation.retraining.removal import FILLS
-from fullgrad.evaluation.retraining.training import Settings
+from fullgrad.evaluation._code import code_digest
+from fullgrad.evaluation.plan import (
+    MethodChoice,
+    Plan,
+    check_fractions,
+    check_least,
+    check_order,
+    digest_of,
+)
+from fullgrad.evaluation.removal import IMAGE_FILLS
+from fullgrad.evaluation.training.loop import Settings
+from fullgrad.evaluation.training.networks import NetworkChoice
 from fullgrad.methods.controls import NOISE
 
 FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -24,9 +30,24 @@ CHUNK = 1000  # images whose maps are one stage
 _APART = 1_000_003  # between the seeds of two runs
 
 
-@dataclass(frozen=True, slots=True)
-class RoarPlan:
-    """A ROAR run: all that its numbers depend on, but for the machine's rounding.
+_HERE = "fullgrad.evaluation.tests.remove_and_retrain"
+# Plans and methods decide which networks are trained; they do not change what comes out.
+_DECIDE = ("fullgrad.methods", "fullgrad.evaluation.plan", f"{_HERE}.plan")
+
+
+def training_code() -> str:
+    """Return the digest of the code that trains networks."""
+    return code_digest(f"{_HERE}.retraining", apart=_DECIDE)
+
+
+def maps_code() -> str:
+    """Return the digest of the code that makes maps."""
+    return code_digest(f"{_HERE}.explaining", apart=_DECIDE[1:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainPlan(Plan):
+    """Holds all that a run's numbers depend on, but for the code and the machine's rounding.
 
     Args:
         data: where the images come from.
@@ -39,7 +60,7 @@ class RoarPlan:
         runs: networks trained for each method and fraction.
         mask_runs: networks trained on the masks alone, for each method and fraction.
         order: ``most`` salient first, the paper's, or ``least``.
-        fill: what removed pixels become: the training images' ``mean`` colour, ``black``, or
+        fill: what removed pixels become: the training images' ``mean`` color, ``black``, or
             what ``road``, noisy linear imputation, guesses from the pixels that are left.
         seed: of weights, orders, ties and random maps, from 0 to below 2**40.
         map_batch: images explained together; the maps depend on it by rounding only, but for
@@ -54,7 +75,6 @@ class RoarPlan:
     counts: tuple[int, int]
     network: NetworkChoice
     training: Settings
-    choices: tuple[MethodChoice, ...]
     fractions: tuple[float, ...] = FRACTIONS
     runs: int = 3
     mask_runs: int = 1
@@ -64,35 +84,30 @@ class RoarPlan:
     map_batch: int = 50
 
     def __post_init__(self) -> None:
-        check_asked(self.choices, self.fractions)
+        super().__post_init__()
+        check_fractions(self.fractions)
         if NONE in {c.label for c in self.choices}:
             raise ValueError(f"{NONE!r} stands for no removal, which is always measured")
-        if self.order not in ORDERS:
-            raise ValueError(f"order must be 'least' or 'most', not {self.order!r}")
-        if self.fill not in FILLS:
-            raise ValueError(f"fill must be one of {', '.join(FILLS)}, not {self.fill!r}")
-        for name, least in (("runs", 1), ("mask_runs", 0), ("map_batch", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        check_order(self.order)
+        if self.fill not in IMAGE_FILLS:
+            raise ValueError(f"fill must be one of {', '.join(IMAGE_FILLS)}, not {self.fill!r}")
+        check_least(self, runs=1, mask_runs=0, map_batch=1)
         if not 0 <= self.seed < 2**40:
             raise ValueError(f"the seed must be at least 0 and below 2**40, not {self.seed}")
         if CHUNK % self.map_batch:
             raise ValueError(f"map_batch must divide {CHUNK}, not {self.map_batch}")
 
     def values(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        found: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
-        found["network"] = self.network.values()
-        found["choices"] = [c.label for c in self.choices]
-        return found
+        """Return the plan as JSON can hold it."""
+        return super().values() | {"network": self.network.values()}
 
     def run_seed(self, run: int) -> int:
-        """Of the networks of one run: the same for all methods and fractions."""
+        """Return the seed of a run's networks: the same for all methods and fractions."""
         return self.seed + _APART * run
 
     def _trained(self, run: int) -> dict[str, Any]:
         return {
-            "fullgrad": __version__,
+            "code": training_code(),
             "content": self.content,
             "network": self.network.values(),
             "training": asdict(self.training),
@@ -100,15 +115,15 @@ class RoarPlan:
         }
 
     def base(self) -> NetworkStage:
-        """The network that is explained: the first run without removal."""
+        """Return the network that is explained: the first run without removal."""
         return self.networks(NONE)[0]
 
     def networks(self, label: str = "") -> list[NetworkStage]:
-        """The networks of one method, or of all: without removal first, then by fraction, run."""
+        """Return the networks of one method, or of all, those without removal first."""
         return [s for s in _networks(self) if label in ("", s.label)]
 
     def ranks(self, choice: MethodChoice) -> list[RanksStage]:
-        """The parts of one method's maps, training images first."""
+        """Return the parts of one method's maps, training images first."""
         key = self.ranks_key(choice)
         return [
             RanksStage(
@@ -119,13 +134,13 @@ class RoarPlan:
         ]
 
     def ranks_key(self, choice: MethodChoice) -> str:
-        """Digest of all that a method's maps depend on."""
+        """Return a digest of all that a method's maps depend on."""
         settings = methods.get(choice.name).settings(choice.options)
         source = {} if choice.name in CONTROLS else {"base": self._trained(0)}
         return digest_of(
             {
                 "kind": "ranks",
-                "fullgrad": __version__,
+                "maps": maps_code(),
                 "content": self.content,
                 **source,
                 "method": choice.name,
@@ -138,7 +153,7 @@ class RoarPlan:
 
 
 def _own_code(name: str) -> str:
-    """The source of a user's method, which may change under the same name."""
+    """Return the source of a user's method, which may change under the same name."""
     function = methods.get(name).function
     if getattr(function, "__module__", "").startswith("fullgrad."):
         return ""
@@ -150,7 +165,7 @@ def _own_code(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RanksStage:
-    """The maps of a method for some images.
+    """Names the maps of a method for some images.
 
     Args:
         choice: the method.
@@ -169,7 +184,7 @@ class RanksStage:
 
 @dataclass(frozen=True, slots=True)
 class NetworkStage:
-    """A network, trained and tested.
+    """Names a network that is trained and tested.
 
     Args:
         choice: the method whose pixels are removed; None for no removal.
@@ -191,7 +206,7 @@ class NetworkStage:
         return self.choice.label if self.choice else NONE
 
 
-def _networks(plan: RoarPlan) -> Iterator[NetworkStage]:
+def _networks(plan: RetrainPlan) -> Iterator[NetworkStage]:
     for run in range(plan.runs):
         digest = digest_of({"kind": "network", **plan._trained(run)})
         yield NetworkStage(None, 0.0, run, IMAGES, digest)
