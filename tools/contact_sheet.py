@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fullgrad.viz import colors
-from fullgrad.viz.overlay import COLORMAP, Array, show, wrapped
+from fullgrad.viz.overlay import Array, show, wrapped
+from fullgrad.viz.style import COLORMAP
 
 NOT_APPLICABLE = "does not apply"
 DPI = 100

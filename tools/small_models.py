@@ -227,6 +227,7 @@ def _vgg(classes: int, cfg: list[int | str]) -> nn.Module:
     for module in features.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            assert module.bias is not None
             nn.init.zeros_(module.bias)
     width = [c for c in cfg if isinstance(c, int)][-1]
     return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fullgrad._files import printable
+from fullgrad._files import check_folder, printable
 from fullgrad.cli import UsageError
 from fullgrad.cli.explain import add_model_arguments
-from fullgrad.cli.files import check_folder
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.cli.progress import Progress
 from fullgrad.errors import FullGradError
