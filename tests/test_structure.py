@@ -89,12 +89,34 @@ def test_no_test_file_is_imported() -> None:
     assert {name: files & taken for name, taken in found.items() if files & taken} == {}
 
 
+def private_parts(path: Path) -> list[str]:
+    """The names with an underscore that a file reads off what it imports from the library."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    own = {
+        (alias.asname or alias.name).split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in node.names
+        if (getattr(node, "module", None) or alias.name).split(".")[0] == "fullgrad"
+    }
+    return [
+        f"{node.value.id}.{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in own
+        and re.match("_[a-z]", node.attr, re.I)
+    ]
+
+
 def test_tools_and_benchmarks_use_public_names_alone() -> None:
     private = re.compile(r"^fullgrad\.(.*\.)?_[a-z]")
     found = {
         short(p): list(filter(private.match, imported(p))) for p in sources("tools", "benchmarks")
     }
     assert {name: names for name, names in found.items() if names} == {}
+    read = {short(path): private_parts(path) for path in sources("tools", "benchmarks")}
+    assert {name: names for name, names in read.items() if names} == {}
 
 
 def test_imports_run_along_the_datas_path() -> None:

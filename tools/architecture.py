@@ -35,7 +35,7 @@ def path() -> list[str]:
     """The packages in the order in which data passes them, the private modules as one."""
     (contract,) = api.read_configuration(str(ROOT / "pyproject.toml"))["contracts_options"]
     layers = [str(layer) for layer in reversed(contract["layers"])]
-    return [PRIVATE if layer.startswith("_") else layer for layer in layers]
+    return list(dict.fromkeys(PRIVATE if layer.startswith("_") else layer for layer in layers))
 
 
 def package_of(module: str) -> str:
