@@ -87,7 +87,7 @@ def test_without_an_axes_rule_there_is_no_map_but_an_exact_sum(
         double = {x.dtype, calls[name].outputs[0].dtype} == {torch.float64}
         bar = 1e-10 if double else 1e-6  # some models compute parts in float32
         assert float(result.relative_residual.max()) < bar, name
-        assert [t.axes for t in result if t.op == "silu"] == [None], name
+        assert [t.axes for t in result if t.op == "silu"][-1] is None, name
         if 3 <= x.dim() <= 5 and calls[name].outputs[0].dim() > 2:
             refused.append(name)
             with pytest.raises(LayoutError, match="it is not known where the numbers of"):
