@@ -111,8 +111,8 @@ class Test(ABC):
 
     @classmethod
     @abstractmethod
-    def prepare(cls, **options: Any) -> Test:
-        """Read what the options name.
+    def prepare(cls, *args: Any, **options: Any) -> Test:
+        """Read what the options name; a test takes its own ones, by name.
 
         Raises:
             FullGradError: something that is named is not there or is unusable.

@@ -132,7 +132,7 @@ examples:
     plan: PerturbationPlan
 
     @classmethod
-    def prepare(
+    def prepare(  # type: ignore[override]
         cls, *, fractions: tuple[float, ...], order: str, fill: tuple[str, ...], **more: Any
     ) -> ImagesTest:
         """Read the images and load the model."""

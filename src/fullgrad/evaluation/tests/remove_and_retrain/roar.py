@@ -324,7 +324,8 @@ examples:
         """Return the names of the stages that are not done and are needed."""
         work = self.retraining(store)
         networks = work.missing()
-        return [s.digest for s in (*networks, *work.missing_ranks(networks))]
+        maps = work.missing_ranks(networks)
+        return [s.digest for s in networks] + [s.digest for s in maps]
 
     def _sized(
         self, store: Store, meter: Callable[[str], Meter], say: Callable[[str], None]
