@@ -1,4 +1,4 @@
-"""Remove and retrain: data, removal, training, stages, and data whose answer is known."""
+"""Remove and retrain: ranks, training, stages, and data whose answer is known."""
 
 from __future__ import annotations
 

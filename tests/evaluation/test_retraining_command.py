@@ -1,4 +1,4 @@
-"""``fullgrad bench roar``: what it writes, refuses, and leaves undone; killed runs; Ray."""
+"""``fullgrad bench roar``: what it writes, refuses, and leaves undone."""
 
 from __future__ import annotations
 

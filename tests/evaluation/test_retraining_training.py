@@ -1,4 +1,4 @@
-"""Remove and retrain: killed trainings, networks that do not stack, group_size, time budgets."""
+"""Remove and retrain: killed trainings, time budgets, groups."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ SIDE, DIGITS = 28, 10  # of handwritten digits
 _IMAGES, _LABELS = 2051, 2049  # what idx files of images and of labels begin with
 LEAST = 2  # images of each class, to train with; one to test with
 _TEST_SHARE = 0.25  # where a source has no test images of its own
-_FORMS = (
+FORMS = (
     "sklearn:digits, torchvision:NAME:ROOT, a folder with train/CLASS/ and test/CLASS/, or a "
     "folder with MNIST's idx files"
 )
@@ -237,7 +237,7 @@ def open_dataset(spec: str, train: int | None = None, test: int | None = None) -
         return _torchvision(spec).limited(train, test)
     folder = Path(spec)
     if not folder.is_dir():
-        raise DataError(f"{printable(spec)} is not a data set: give {_FORMS}")
+        raise DataError(f"{printable(spec)} is not a data set: give {FORMS}")
     if any(folder.glob("*images*idx3*")):
         found = _idx(folder)
         return _split(spec, found.images, found.labels).limited(train, test)
@@ -368,7 +368,7 @@ def image_folder(
     name = printable(folder)
     for half in ("train", "test"):
         if not (folder / half).is_dir():
-            raise DataError(f"{name} has no folder {half!r}: give {_FORMS}")
+            raise DataError(f"{name} has no folder {half!r}: give {FORMS}")
     if classes is None:
         classes = sorted(p.name for p in (folder / "train").iterdir() if p.is_dir())
         beyond = {p.name for p in (folder / "test").iterdir() if p.is_dir()} - set(classes)

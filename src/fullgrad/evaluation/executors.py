@@ -11,6 +11,7 @@ from fullgrad.errors import FullGradError
 
 Call: TypeAlias = "tuple[Any, ...]"  # arguments; large ones through Executor.share
 
+EXECUTORS = ("here", "ray")
 _PATIENCE = 5.0  # seconds
 
 

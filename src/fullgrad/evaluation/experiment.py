@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 
@@ -39,7 +39,48 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-Options: TypeAlias = Mapping[str, Mapping[str, Any]]
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option of a test, on the command line and in Python.
+
+    Args:
+        flag: as ``--batch-size``, in Python ``batch_size``.
+        help: what it is, in one line.
+        default: of a list where there are several values; of one or None otherwise.
+        kind: from text to its value; ``bool`` for a switch.
+        choices: its possible values.
+        required: it has no default.
+        old: the flag that it had before.
+    """
+
+    flag: str
+    help: str
+    default: Any = None
+    kind: type[Any] = str
+    choices: Sequence[str] | None = None
+    required: bool = False
+    old: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name in Python."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+
+MEANINGS = {
+    "method": "whose map gives the order",
+    "fraction": "share of the pixels that are removed",
+    "low": "lower end of the 95 % interval",
+    "high": "upper end of the 95 % interval",
+    "median": "over cases",
+    "rank": "1 is best",
+    "first": "one method of a pair",
+    "second": "the other one",
+    "difference": "first minus second, over the same cases",
+    "differ": "whether the interval of the difference leaves out zero",
+    "p": "of a test that flips the signs of the differences",
+    "p_least": "the least that p can be with so few cases",
+}
 
 
 class Meter(Protocol):
@@ -90,10 +131,8 @@ class Test(ABC):
     """What it does, for the command's help."""
     epilog: ClassVar[str] = ""
     """Examples, for the command's help."""
-    arguments: ClassVar[Options] = {}
-    """Its options, as ``argparse`` takes them; their defaults hold in Python, too."""
-    renamed: ClassVar[Mapping[str, str]] = {}
-    """Options under names that they had before."""
+    options: ClassVar[Sequence[Option]] = ()
+    """Its options."""
     for_model: ClassVar[bool] = False
     """Whether it also takes the options ``model``, ``weights`` and ``device``."""
     replaces: ClassVar[bool] = False
@@ -103,7 +142,7 @@ class Test(ABC):
     types: ClassVar[Mapping[str, str]] = {}
     """Types of columns that may be empty."""
     meanings: ClassVar[Mapping[str, str]] = {}
-    """What the columns of its tables mean, for a report."""
+    """What the columns of its tables mean, for a report, beside :data:`MEANINGS`."""
     counted: ClassVar[str] = "parts"
     """What its progress counts."""
 
@@ -111,8 +150,8 @@ class Test(ABC):
 
     @classmethod
     @abstractmethod
-    def prepare(cls, **options: Any) -> Test:
-        """Read what the options name.
+    def prepare(cls, *args: Any, **options: Any) -> Test:
+        """Read what the options name; a test takes its own ones, by name.
 
         Raises:
             FullGradError: something that is named is not there or is unusable.
@@ -122,11 +161,7 @@ class Test(ABC):
     @classmethod
     def defaults(cls) -> dict[str, Any]:
         """Return the options that need not be given, with their values."""
-        return {
-            flag.removeprefix("--").replace("-", "_"): settings.get("default")
-            for flag, settings in cls.arguments.items()
-            if not settings.get("required")
-        }
+        return {option.name: option.default for option in cls.options if not option.required}
 
     @property
     def parts(self) -> int:

@@ -14,7 +14,7 @@ from fullgrad import methods
 from fullgrad._files import printable
 from fullgrad.engine.model_state import guarded
 from fullgrad.engine.targets import main_tensor
-from fullgrad.evaluation.experiment import Options, Test
+from fullgrad.evaluation.experiment import Option, Test
 from fullgrad.evaluation.plan import MethodChoice, Plan
 from fullgrad.evaluation.sources import Source, open_source
 from fullgrad.evaluation.store import Store
@@ -106,43 +106,18 @@ class ImagesTest(Test):
     plan_type: ClassVar[type[ImagesPlan]] = ImagesPlan
     for_model = True
     counted = "batches of images"
-    arguments: ClassVar[Options] = {
-        "--images": {
-            "required": True,
-            "metavar": "SOURCE",
-            "help": "folder of images, CSV with a column 'file', or torchvision:NAME:ROOT[:SPLIT]",
-        },
-        "--limit": {
-            "type": int,
-            "metavar": "N",
-            "help": "up to N of them, spread evenly (default: all)",
-        },
-        "--methods": {
-            "nargs": "+",
-            "default": METHODS,
-            "metavar": "METHOD",
-            "help": "METHOD or METHOD:OPTION=VALUE,... (default: %(default)s)",
-        },
-        "--random-orders": {
-            "type": int,
-            "default": 5,
-            "metavar": "N",
-            "help": "how many orders noise ('random', 'random_blobs') is tried with "
-            "(default: %(default)s)",
-        },
-        "--seed": {
-            "type": int,
-            "default": 0,
-            "help": "of ties, noise and random orders (default: 0)",
-        },
-        "--batch-size": {
-            "type": int,
-            "default": 10,
-            "metavar": "N",
-            "help": "images at a time (default: %(default)s); the numbers depend on it by "
-            "rounding only",
-        },
-    }
+    options = (
+        Option(
+            "--images",
+            "folder, CSV with a column 'file', or torchvision:NAME:ROOT[:SPLIT]",
+            required=True,
+        ),
+        Option("--limit", "up to N of them, spread evenly; else all", kind=int),
+        Option("--methods", "METHOD or METHOD:OPTION=VALUE,...", METHODS),
+        Option("--random-orders", "how many maps of noise ('random', ...) are tried", 5, int),
+        Option("--seed", "of ties, noise and random orders", 0, int),
+        Option("--batch-size", "images at a time; numbers change by rounding only", 10, int),
+    )
 
     plan: ImagesPlan
     model: LoadedModel

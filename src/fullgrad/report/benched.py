@@ -13,6 +13,7 @@ from typing import Any
 
 from fullgrad._files import printable
 from fullgrad.evaluation.bench import kinds
+from fullgrad.evaluation.experiment import MEANINGS
 from fullgrad.evaluation.store import OLD_PLAN, RECORD, STAGES, TABLE
 from fullgrad.report.markup import Builder, Html, details, facts, joined, kind_of, tag
 from fullgrad.report.provenance import again, made, version_facts
@@ -72,7 +73,8 @@ def section(builder: Builder, found: Experiment, problems: list[str]) -> Html:
     record = found.record
     name = _name(record)
     title = name.replace("-", " ")
-    meanings = kinds()[name].meanings if name in kinds() else {}
+    own = kinds()[name].meanings if name in kinds() else {}
+    meanings = {**MEANINGS, **own} if own else {}
     parts = [tag("h2", f"Experiment: {title}", id=builder.name("experiment"))]
     for path in sorted(found.folder.glob("*.png")):
         parts.append(_picture(builder, path, problems))

@@ -16,7 +16,7 @@ from fullgrad.cli.progress import Progress
 from fullgrad.errors import FullGradError
 from fullgrad.evaluation import bench
 from fullgrad.evaluation.agreement import agreement
-from fullgrad.evaluation.experiment import Test
+from fullgrad.evaluation.experiment import Option, Test
 from fullgrad.evaluation.store import RECORD
 
 _AGREEMENT = "agreement"
@@ -64,12 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_test_arguments(parser: argparse.ArgumentParser, kind: type[Test]) -> None:
     add = parser.add_argument
-    for flag, settings in kind.arguments.items():
-        add(flag, **settings)
-    for old, new in kind.renamed.items():
-        dest = new.removeprefix("--").replace("-", "_")
-        hidden = argparse.SUPPRESS
-        add(old, dest=dest, action=_Renamed, default=hidden, help=hidden)
+    for option in kind.options:
+        _declare(parser, option)
     add("--out", type=Path, required=True, metavar="DIR", help="results folder")
     text = "folder of finished work, which several results may share (default: stages/ in --out)"
     add("--store", type=Path, metavar="DIR", help=text)
@@ -78,6 +74,28 @@ def _add_test_arguments(parser: argparse.ArgumentParser, kind: type[Test]) -> No
         add("--dry-run", action="store_true", help=text)
     if kind.for_model:
         add_model_arguments(parser)
+
+
+def _declare(parser: argparse.ArgumentParser, option: Option) -> None:
+    default, text = option.default, option.help
+    if default is not None and option.kind is not bool:
+        several = isinstance(default, tuple)
+        written = " ".join(map(str, default)) if several else default
+        text += f" (default: {written})".replace("%", "%%")
+    settings: dict[str, Any] = {"help": text, "default": default, "required": option.required}
+    if option.kind is bool:
+        settings["action"] = "store_true" if default is False else argparse.BooleanOptionalAction
+    else:
+        settings |= {"type": option.kind, "choices": option.choices}
+        if option.kind is not str:
+            settings["metavar"] = "N"
+        if isinstance(default, tuple):
+            settings["nargs"] = "+"
+    parser.add_argument(option.flag, **settings)
+    if option.old is not None:
+        hidden = argparse.SUPPRESS
+        old = {"dest": option.name, "action": _Renamed, "default": hidden, "help": hidden}
+        parser.add_argument(option.old, **old)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from fullgrad.engine.model_state import guarded
 from fullgrad.errors import FullGradError
 from fullgrad.evaluation import statistics
 from fullgrad.evaluation.datasets import DIGITS, SIDE, Colors, Labelled, open_digits
-from fullgrad.evaluation.experiment import Meter, Options, Test
+from fullgrad.evaluation.experiment import Meter, Option, Test
 from fullgrad.evaluation.plan import MethodChoice, Plan, check_least, digest_of
 from fullgrad.evaluation.statistics import Table
 from fullgrad.evaluation.store import Content, Store
@@ -222,57 +222,25 @@ Writes into the results folder results.parquet, results.csv, summary.csv, rankin
 differences.csv, curves.png (log-odds against pixels), examples.png (digits before and after) and
 record.json. An interrupted run resumes; a finished one is not repeated.
 """
-    arguments: ClassVar[Options] = {
-        "--digits": {
-            "required": True,
-            "metavar": "SOURCE",
-            "help": "folder with MNIST's idx files, image folder with 0/ to 9/, or "
-            "torchvision:ROOT",
-        },
-        "--download": {
-            "action": "store_true",
-            "default": False,
-            "help": "let torchvision fetch the digits",
-        },
-        "--methods": {
-            "nargs": "+",
-            "default": METHODS,
-            "metavar": "METHOD",
-            "help": "METHOD, METHOD:OPTION=VALUE,... or either with /absolute (default: "
-            "%(default)s)",
-        },
-        "--pairs": {
-            "nargs": "+",
-            "default": tuple(f"{a}-{b}" for a, b in PAIRS),
-            "metavar": "A-B",
-            "help": "pairs of digits A-B: erase what makes A rather than B (default: %(default)s)",
-        },
-        "--pixels": {
-            "nargs": "+",
-            "type": int,
-            "default": PIXELS,
-            "metavar": "N",
-            "help": "how many pixels are erased at most (default: %(default)s; 157 are a fifth)",
-        },
-        "--count": {
-            "type": int,
-            "default": 50,
-            "help": "digits of each pair (default: %(default)s)",
-        },
-        "--test-share": {
-            "type": float,
-            "default": 0.2,
-            "metavar": "SHARE",
-            "help": "share of the digits that the network does not learn from (default: "
-            "%(default)s)",
-        },
-        "--epochs": {
-            "type": int,
-            "default": 5,
-            "help": "of the network's training (default: %(default)s)",
-        },
-        "--seed": {"type": int, "default": 0, "help": "default: 0"},
-    }
+    options = (
+        Option(
+            "--digits",
+            "folder with MNIST's idx files, image folder with 0/ to 9/, or torchvision:ROOT",
+            required=True,
+        ),
+        Option("--download", "let torchvision fetch the digits", False, bool),
+        Option("--methods", "METHOD, METHOD:OPTION=VALUE,... or either with /absolute", METHODS),
+        Option(
+            "--pairs",
+            "pairs of digits A-B: erase what makes A rather than B",
+            tuple(f"{a}-{b}" for a, b in PAIRS),
+        ),
+        Option("--pixels", "how many are erased at most; 157 are a fifth", PIXELS, int),
+        Option("--count", "digits of each pair", 50, int),
+        Option("--test-share", "of the digits, that the network does not learn from", 0.2, float),
+        Option("--epochs", "of the network's training", 5, int),
+        Option("--seed", "of everything random", 0, int),
+    )
     columns = frozenset({"pair", "digit", "method", "pixels", "change"})
     counted = "pairs of digits"
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from fullgrad.engine.model_state import guarded
 from fullgrad.evaluation import statistics
-from fullgrad.evaluation.experiment import Options
+from fullgrad.evaluation.experiment import Option
 from fullgrad.evaluation.images_test import APART, Batch, ImagesPlan, ImagesTest
 from fullgrad.evaluation.perturbation import compared, logits_of
-from fullgrad.evaluation.plan import FRACTIONS, check_fractions, check_order
+from fullgrad.evaluation.plan import FRACTIONS, ORDERS, check_fractions, check_order
 from fullgrad.evaluation.removal import FILLS, count_of, fill_named, order_of
 from fullgrad.evaluation.statistics import Table
 from fullgrad.evaluation.store import Store
@@ -81,27 +81,17 @@ examples:
   fullgrad bench pixel-perturbation --images photos/ --out results \\
       --methods fullgrad fullgrad:terms=explicit fullgrad:psi=channel grad_cam random
 """
-    arguments: ClassVar[Options] = {
-        **ImagesTest.arguments,
-        "--fractions": {
-            "nargs": "+",
-            "type": float,
-            "default": FRACTIONS,
-            "metavar": "F",
-            "help": "of the pixels that are removed, in (0, 1] (default: %(default)s)",
-        },
-        "--order": {
-            "choices": ("least", "most", "both"),
-            "default": "least",
-            "help": "least salient pixels first, as in the paper, most salient first, or both",
-        },
-        "--fill": {
-            "nargs": "+",
-            "choices": tuple(FILLS),
-            "default": ("black",),
-            "help": "what removed pixels become (default: black)",
-        },
-    }
+    options = (
+        *ImagesTest.options,
+        Option("--fractions", "of the pixels that are removed, in (0, 1]", FRACTIONS, float),
+        Option(
+            "--order",
+            "least salient pixels first, as in the paper, most salient first, or both",
+            "least",
+            choices=(*ORDERS, "both"),
+        ),
+        Option("--fill", "what removed pixels become", ("black",), choices=tuple(FILLS)),
+    )
     columns = frozenset({"image", "order", "fill", "fraction", "relative_change"})
     types: ClassVar[Mapping[str, str]] = {
         "label": "Int64",
@@ -111,28 +101,19 @@ examples:
     meanings: ClassVar[Mapping[str, str]] = {
         "order": "which pixels are removed first, the least or the most salient ones",
         "fill": "what a removed pixel becomes",
-        "method": "whose map gives the order",
-        "fraction": "share of the pixels that are removed",
         "images": "how many images the mean is over",
         "relative_change": "mean over images of |change of the output| / |output|",
-        "area": "relative change, averaged along the logarithmic axis of fractions",
-        "low": "lower end of the 95 % bootstrap interval",
-        "high": "upper end of the 95 % bootstrap interval",
-        "median": "over images, of the relative change",
+        "area": "relative change, averaged along the logarithmic axis of fractions; the least is "
+        "best where the least salient go first, else the largest",
         "probability_change": "mean change of the class's probability",
         "class_unchanged": "share of images whose predicted class stays",
-        "rank": "1 is best: the smallest area where the least salient go first, else the largest",
-        "first": "one method of a pair",
-        "second": "the other one",
-        "difference": "first minus second, over the same images",
-        "differ": "whether the interval of the difference leaves out zero",
     }
     plan_type = PerturbationPlan
 
     plan: PerturbationPlan
 
     @classmethod
-    def prepare(
+    def prepare(  # type: ignore[override]
         cls, *, fractions: tuple[float, ...], order: str, fill: tuple[str, ...], **more: Any
     ) -> ImagesTest:
         """Read the images and load the model."""

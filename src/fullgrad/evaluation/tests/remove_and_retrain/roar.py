@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from fullgrad.evaluation import statistics
-from fullgrad.evaluation.datasets import Dataset, open_dataset
-from fullgrad.evaluation.executors import InProcess, OnRay
-from fullgrad.evaluation.experiment import Meter, Options, Silent, Test
-from fullgrad.evaluation.plan import MethodChoice, digest_of
+from fullgrad.evaluation.datasets import FORMS, Dataset, open_dataset
+from fullgrad.evaluation.executors import EXECUTORS, InProcess, OnRay
+from fullgrad.evaluation.experiment import Meter, Option, Silent, Test
+from fullgrad.evaluation.plan import ORDERS, MethodChoice, digest_of
 from fullgrad.evaluation.removal import IMAGE_FILLS
 from fullgrad.evaluation.statistics import Table
 from fullgrad.evaluation.store import Store
@@ -87,152 +86,63 @@ examples:
   fullgrad bench roar --data torchvision:CIFAR100:data --out roar --device cuda \\
       --precision bfloat16
 """
-    arguments: ClassVar[Options] = {
-        "--data": {
-            "required": True,
-            "metavar": "DATA",
-            "help": "sklearn:digits, torchvision:NAME:ROOT, a folder with train/CLASS/ and "
-            "test/CLASS/, or one with MNIST's idx files",
-        },
-        "--train-limit": {
-            "type": int,
-            "metavar": "N",
-            "help": "up to N training images in all, equally many of each class (default: all)",
-        },
-        "--test-limit": {
-            "type": int,
-            "metavar": "N",
-            "help": "up to N test images in all, equally many of each class (default: all)",
-        },
-        "--methods": {
-            "nargs": "+",
-            "default": METHODS,
-            "metavar": "METHOD",
-            "help": "METHOD or METHOD:OPTION=VALUE,... (default: %(default)s)",
-        },
-        "--fractions": {
-            "nargs": "+",
-            "type": float,
-            "default": FRACTIONS,
-            "metavar": "F",
-            "help": "of the pixels that are removed, in (0, 1] (default: %(default)s)",
-        },
-        "--runs": {
-            "type": int,
-            "default": 3,
-            "metavar": "N",
-            "help": "networks for each method and fraction (default: %(default)s)",
-        },
-        "--mask-runs": {
-            "type": int,
-            "default": 1,
-            "metavar": "N",
-            "help": "networks trained on the masks alone, for each method and fraction "
-            "(default: %(default)s)",
-        },
-        "--order": {
-            "choices": ("most", "least"),
-            "default": "most",
-            "help": "most salient pixels first, as in the paper (default), or least salient first",
-        },
-        "--fill": {
-            "choices": IMAGE_FILLS,
-            "default": "mean",
-            "help": "what removed pixels become: the training images' mean color (default), "
-            "black, or road, guessed from the pixels that are left (slower)",
-        },
-        "--seed": {"type": int, "default": 0, "help": "of everything random (default: 0)"},
-        "--model": {
-            "default": AUTO,
-            "metavar": "MODEL",
-            "help": "vgg9 (the paper's nine layers), small, torchvision:NAME, timm:NAME or "
-            "path/to/file.py:FUNCTION (default: vgg9 for images of 32 pixels a side and more)",
-        },
-        "--width": {
-            "type": int,
-            "metavar": "N",
-            "help": "channels of the first layer (default: 64 for vgg9, 24 for small)",
-        },
-        "--epochs": {"type": int, "default": _DEFAULT.epochs, "help": "(default: %(default)s)"},
-        "--batch": {
-            "type": int,
-            "default": _DEFAULT.batch,
-            "metavar": "N",
-            "help": "images a step (default: %(default)s)",
-        },
-        "--rate": {
-            "type": float,
-            "default": _DEFAULT.rate,
-            "help": "highest learning rate (default: %(default)s)",
-        },
-        "--shift": {
-            "type": int,
-            "metavar": "N",
-            "help": "pixels by which training images are shifted (default: an eighth of a side)",
-        },
-        "--mirror": {
-            "action": argparse.BooleanOptionalAction,
-            "help": "mirror half of the training images (default: where they have colors)",
-        },
-        "--precision": {
-            "choices": PRECISIONS,
-            "default": _DEFAULT.precision,
-            "help": "bfloat16 for mixed precision (default: %(default)s)",
-        },
-        "--device": {"default": "cpu", "help": "cpu, cuda, cuda:1, mps (default: %(default)s)"},
-        "--map-batch": {
-            "type": int,
-            "default": 50,
-            "metavar": "N",
-            "help": "images explained at a time (default: %(default)s); the maps change by "
-            "rounding only, but for random's numbers",
-        },
-        "--group-size": {
-            "default": 1,
-            "metavar": "N",
-            "help": "networks trained at once, stacked (default: %(default)s), or 'auto' for the "
-            "fastest in a short trial; equal to those trained alone but for rounding",
-        },
-        "--minutes": {
-            "type": float,
-            "metavar": "N",
-            "help": "time budget: begin no further stage after N minutes; the same command resumes",
-        },
-        "--executor": {
-            "choices": ("here", "ray"),
-            "default": "here",
-            "help": "'here', one after the other (default), or 'ray', on a cluster's workers",
-        },
-        "--ray-address": {
-            "metavar": "ADDRESS",
-            "help": "of a Ray cluster (default: one is started on this machine)",
-        },
-        "--workers": {
-            "type": int,
-            "default": 2,
-            "metavar": "N",
-            "help": "Ray's tasks at a time (default: 2)",
-        },
-    }
-    renamed: ClassVar[Mapping[str, str]] = {"--company": "--group-size"}
+    options = (
+        Option("--data", FORMS, required=True),
+        Option("--train-limit", "up to N training images in all, equally many a class", kind=int),
+        Option("--test-limit", "up to N test images in all, equally many a class", kind=int),
+        Option("--methods", "METHOD or METHOD:OPTION=VALUE,...", METHODS),
+        Option("--fractions", "of the pixels that are removed, in (0, 1]", FRACTIONS, float),
+        Option("--runs", "networks for each method and fraction", 3, int),
+        Option("--mask-runs", "networks on the masks alone, for each method and fraction", 1, int),
+        Option("--order", "which pixels go first; the paper: most", "most", choices=ORDERS),
+        Option(
+            "--fill",
+            "what removed pixels become: the training images' mean color, black, or road, "
+            "guessed from the pixels that are left (slower)",
+            "mean",
+            choices=IMAGE_FILLS,
+        ),
+        Option("--seed", "of everything random", 0, int),
+        Option(
+            "--model",
+            "vgg9 (the paper's nine layers), small, torchvision:NAME, timm:NAME or "
+            "path/to/file.py:FUNCTION; auto: vgg9 for images of 32 pixels a side and more",
+            AUTO,
+        ),
+        Option("--width", "channels of the first layer: 64 for vgg9, else 24", kind=int),
+        Option("--epochs", "passes over the training images", _DEFAULT.epochs, int),
+        Option("--batch", "images a step", _DEFAULT.batch, int),
+        Option("--rate", "highest learning rate", _DEFAULT.rate, float),
+        Option("--shift", "of training images: pixels, else an eighth of a side", kind=int),
+        Option("--mirror", "half of the training images, else where they have colors", kind=bool),
+        Option("--precision", "mixed: bfloat16", _DEFAULT.precision, choices=PRECISIONS),
+        Option("--device", "cpu, cuda, cuda:1, mps", "cpu"),
+        Option(
+            "--map-batch",
+            "images explained at a time; maps change by rounding only, but for random's numbers",
+            50,
+            int,
+        ),
+        Option(
+            "--group-size",
+            "networks trained at once, stacked, or 'auto' for the fastest in a short trial; equal "
+            "to those trained alone but for rounding",
+            1,
+            old="--company",
+        ),
+        Option("--minutes", "time budget: no further stage is begun after it", kind=float),
+        Option("--executor", "in this process or on Ray's workers", "here", choices=EXECUTORS),
+        Option("--ray-address", "of a cluster; else one is started on this machine"),
+        Option("--workers", "Ray's tasks at a time", 2, int),
+    )
     replaces = True
     columns = frozenset({"input", "method", "fraction", "run", "accuracy"})
     meanings: ClassVar[Mapping[str, str]] = {
         "input": "what the networks were trained on: images, or the masks alone (leakage)",
-        "method": "whose map gives the order; none for no removal",
-        "fraction": "share of the pixels that are removed",
         "runs": "how many networks the mean is over",
         "accuracy": "share of the test images that are classified right, mean over runs",
-        "area": "accuracy, averaged along the axis of fractions from no removal on",
-        "low": "lower end of Student's 95 % interval over runs",
-        "high": "upper end of Student's 95 % interval over runs",
-        "rank": "1 is best: the smallest area where the most salient go first, else the largest",
-        "first": "one method of a pair",
-        "second": "the other one",
-        "difference": "first minus second, paired by run",
-        "differ": "whether the interval of the difference leaves out zero",
-        "p": "of a test that flips the signs of the differences",
-        "p_least": "the least that p can be with so few runs",
+        "area": "accuracy, averaged along the axis of fractions from no removal on; the least is "
+        "best where the most salient go first, else the largest",
     }
 
     plan: RetrainPlan
@@ -324,7 +234,8 @@ examples:
         """Return the names of the stages that are not done and are needed."""
         work = self.retraining(store)
         networks = work.missing()
-        return [s.digest for s in (*networks, *work.missing_ranks(networks))]
+        maps = work.missing_ranks(networks)
+        return [s.digest for s in networks] + [s.digest for s in maps]
 
     def _sized(
         self, store: Store, meter: Callable[[str], Meter], say: Callable[[str], None]
