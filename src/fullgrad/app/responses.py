@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from fullgrad.app.models import Served
-from fullgrad.app.options import offered
-from fullgrad.app.request import Request
-from fullgrad.app.work import Computed
+from fullgrad.app.options import offered_options
+from fullgrad.app.query import Query
+from fullgrad.app.compute import Computed
 from fullgrad.vision.images import OVERLAY_SUFFIX
 from fullgrad.viz.layers import Layer
 from fullgrad.viz.mixture import drawn, mixture
@@ -41,16 +41,16 @@ class File:
     suffix: str
 
 
-def result(request: Request, served: Served, found: Computed) -> dict[str, Any]:
+def result(query: Query, served: Served, found: Computed) -> dict[str, Any]:
     """The line of JSON that answers ``/api/explain``; see docs/design/app.md."""
-    settings = request.method.settings(request.options)
-    names = [o.name for o in offered(request.method)]
+    settings = query.method.settings(query.options)
+    names = [o.name for o in offered_options(query.method)]
     height, width = found.saliency.shape
     return {
-        "model": request.model,
-        "method": request.method.name,
+        "model": query.model,
+        "method": query.method.name,
         "options": {name: _plain(getattr(settings, name)) for name in names},
-        "name": request.name,
+        "name": query.name,
         "target": {
             "index": found.target,
             "name": served.name(found.target),
@@ -69,7 +69,7 @@ def result(request: Request, served: Served, found: Computed) -> dict[str, Any]:
             "least": float(found.saliency.min()),
             "most": float(found.saliency.max()),
             "signed": found.signed,
-            "says": _says(request, found),
+            "says": _says(query, found),
         },
         "stages": None if found.layers is None else _stages(found.layers, found),
         "waterfall": _waterfall(found),
@@ -78,7 +78,7 @@ def result(request: Request, served: Served, found: Computed) -> dict[str, Any]:
     }
 
 
-def strict(value: Any) -> bytes:
+def strict_json(value: Any) -> bytes:
     """JSON on one line, without NaN and infinities, in ASCII.
 
     Raises:
@@ -87,8 +87,8 @@ def strict(value: Any) -> bytes:
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
 
 
-def _says(request: Request, found: Computed) -> str:
-    name = request.method.name
+def _says(query: Query, found: Computed) -> str:
+    name = query.method.name
     if found.signed:
         end = number(limit_of(plane(found.saliency)))
         return (
@@ -96,7 +96,7 @@ def _says(request: Request, found: Computed) -> str:
             f"and {end}, the {HIGH:g} % percentile of the numbers' sizes."
         )
     return (
-        f"{name}: {request.method.about} The numbers are in the method's own units; the colours "
+        f"{name}: {query.method.about} The numbers are in the method's own units; the colours "
         f"go from the map's {LOW:g} % to its {HIGH:g} % percentile, so they cannot be compared "
         "between maps."
     )
@@ -160,17 +160,17 @@ def npy(values: Array) -> bytes:
         return file.getvalue()
 
 
-def picture(request: Request, served: Served, found: Computed) -> File:
+def picture(query: Query, served: Served, found: Computed) -> File:
     """The map over the photograph by the asked opacity, with its words and its scale."""
     name = served.name(found.target) or f"class {found.target}"
     title = (
         f"{name} (class {found.target}): probability {found.probability:.1%}, logit "
         f"{number(found.logit)}"
     )
-    text = f"{request.name}. {_says(request, found)} Opacity {request.opacity:.0%}."
+    text = f"{query.name}. {_says(query, found)} Opacity {query.opacity:.0%}."
     photograph = np.asarray(found.view.convert("RGB"))
     with DRAWING:
         figure = mixture(
-            photograph, found.saliency, request.opacity, title, text, sign=found.signed
+            photograph, found.saliency, query.opacity, title, text, sign=found.signed
         )
         return File(png(figure), "image/png", OVERLAY_SUFFIX)

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from fullgrad import methods
-from fullgrad.app.limits import Limits
-from fullgrad.app.photograph import decoded
+from fullgrad.app.upload import Limits, decode_upload
 from fullgrad.app.pool import Bench, Steps
 from fullgrad.app.refusal import Refusal, public
-from fullgrad.app.request import Request
+from fullgrad.app.query import Query
 from fullgrad.decomposition import decompose
 from fullgrad.decomposition.result import Decomposition
 from fullgrad.errors import FullGradError, LayoutError
@@ -65,8 +64,8 @@ class Computed:
     seconds: float
 
 
-def computed(
-    content: bytes, request: Request, limits: Limits, bench: Bench, steps: Steps
+def compute(
+    content: bytes, query: Query, limits: Limits, bench: Bench, steps: Steps
 ) -> Computed:
     """Do what a request asks for.
 
@@ -83,29 +82,29 @@ def computed(
         Abandoned: nobody waits any more.
     """
     began = time.perf_counter()
-    model = bench.models[request.model]
+    model = bench.models[query.model]
     notes: list[str] = []
     if not model.trained:
         notes.append("The model has random weights: its classes and maps mean nothing.")
     steps.stage("reading", "reading the photograph")
-    photograph = decoded(content, request.name, limits)
+    photograph = decode_upload(content, query.name, limits)
     view = display_image(photograph.image, model.preprocessing)
     x = preprocess(photograph.image, model.preprocessing)[None].to(model.device)
     steps.stage("explaining", "asking the model for its classes")
     logits = logits_of(model, x)
     if not bool(torch.isfinite(logits).all()):
         raise Refusal("The model's output for this photograph is not finite.", "method")
-    target = int(logits.argmax(1)) if request.target is None else request.target
+    target = int(logits.argmax(1)) if query.target is None else query.target
     probabilities = logits[0].double().softmax(0).cpu()
     values, classes = probabilities.topk(min(TOP, len(probabilities)))
     logit = float(logits[0, target])
     layers: tuple[Layer, ...] | None = None
     waterfall: Waterfall | None = None
     decomposition = None
-    if request.parts == "all":
+    if query.parts == "all":
         steps.stage("explaining", "splitting the logit into its terms")
-        decomposition = _decomposed(model, x, target, request, notes)
-    saliency = _map(model, x, target, request, decomposition, steps)
+        decomposition = _decomposed(model, x, target, query, notes)
+    saliency = _map(model, x, target, query, decomposition, steps)
     if decomposition is not None:
         steps.stage("explaining", "adding up the stages")
         logit = float(decomposition.output[0])
@@ -113,7 +112,7 @@ def computed(
         waterfall = waterfall_of(decomposition, depth=depth)
         try:
             layers = layers_of(
-                decomposition, depth=depth, psi=request.options.get("psi") or "layer"
+                decomposition, depth=depth, psi=query.options.get("psi") or "layer"
             )
         except LayoutError as error:
             notes.append(f"There are no maps of single stages: {public(str(error))}")
@@ -121,7 +120,7 @@ def computed(
         photograph=photograph,
         view=view,
         saliency=saliency,
-        signed=request.options.get("psi") == "signed",
+        signed=query.options.get("psi") == "signed",
         target=target,
         logit=logit,
         probability=float(probabilities[target]),
@@ -134,13 +133,13 @@ def computed(
 
 
 def _decomposed(
-    model: LoadedModel, x: torch.Tensor, target: int, request: Request, notes: list[str]
+    model: LoadedModel, x: torch.Tensor, target: int, query: Query, notes: list[str]
 ) -> Decomposition | None:
     """The decomposition; for other methods than FullGrad the map can be had without it."""
     try:
         return decompose(model.module, x, target)
     except FullGradError as error:
-        if request.method.name == "fullgrad":
+        if query.method.name == "fullgrad":
             raise
         notes.append(f"There is no split of the logit: {public(str(error))}")
         return None
@@ -150,27 +149,27 @@ def _map(
     model: LoadedModel,
     x: torch.Tensor,
     target: int,
-    request: Request,
+    query: Query,
     decomposition: Decomposition | None,
     steps: Steps,
 ) -> np.ndarray[Any, Any]:
-    name, options = request.method.name, request.options
+    name, options = query.method.name, query.options
     if name == "fullgrad" and decomposition is not None:  # its terms are here already
         steps.stage("explaining", "summing the terms to a map")
-        with option_errors(request):
+        with option_errors(query):
             found = saliency_from_decomposition(decomposition, **options)
     else:
-        steps.stage("explaining", f"computing the {name} map", _passes(request))
-        with option_errors(request):
+        steps.stage("explaining", f"computing the {name} map", _passes(query))
+        with option_errors(query):
             found = methods.attribute(
-                request.method, model.module, x, torch.tensor([target]), **options
+                query.method, model.module, x, torch.tensor([target]), **options
             )
     result: np.ndarray[Any, Any] = found[0, 0].detach().float().cpu().numpy()
     return result
 
 
 @contextmanager
-def option_errors(request: Request) -> Iterator[None]:
+def option_errors(query: Query) -> Iterator[None]:
     """Turn complaints about options that do not fit the model into the requester's matter.
 
     Raises:
@@ -181,14 +180,14 @@ def option_errors(request: Request) -> Iterator[None]:
     except FullGradError:
         raise
     except ValueError as error:
-        raise Refusal(f"{request.method.name}: {error}") from error
+        raise Refusal(f"{query.method.name}: {error}") from error
 
 
-def _passes(request: Request) -> int | None:
-    option = _PASSES.get(request.method.name)
+def _passes(query: Query) -> int | None:
+    option = _PASSES.get(query.method.name)
     if option is None:
         return None
-    return int(getattr(request.method.settings(request.options), option))
+    return int(getattr(query.method.settings(query.options), option))
 
 
 def depth_of(decomposition: Decomposition) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from fullgrad.app.answer import DRAWING, File, npy
+from fullgrad.app.responses import DRAWING, File, npy
 from fullgrad.app.models import Served
-from fullgrad.app.request import Request
-from fullgrad.app.work import option_errors
+from fullgrad.app.query import Query
+from fullgrad.app.compute import option_errors
 from fullgrad.errors import LayoutError
 from fullgrad.report import report_of
 from fullgrad.vision.image_result import Task, explain, overlay_of, record
@@ -18,7 +18,7 @@ from fullgrad.viz.layers import packed
 from fullgrad.viz.overlay import png
 
 
-def reported(photograph: Photograph, request: Request, served: Served, model: LoadedModel) -> File:
+def export_report(photograph: Photograph, query: Query, served: Served, model: LoadedModel) -> File:
     """One HTML file, as ``fullgrad explain --layers`` and ``fullgrad report`` make it.
 
     Args:
@@ -30,25 +30,25 @@ def reported(photograph: Photograph, request: Request, served: Served, model: Lo
     Raises:
         FullGradError: see :func:`fullgrad.decompose`.
     """
-    task = Task(model, served.names, request.target, request.method, request.options, True)
-    with option_errors(request):
+    task = Task(model, served.names, query.target, query.method, query.options, True)
+    with option_errors(query):
         try:
             (found,) = explain(task, [photograph])
         except LayoutError:  # perhaps of the single stages only: the map may need no more
             task = replace(task, layers=False)
             (found,) = explain(task, [photograph])
-    command = command_line(request, model, layers=task.layers)
+    command = command_line(query, model, layers=task.layers)
     told = record(task, found, command, {"made_by": "fullgrad app"})
     values = json.loads(json.dumps(told, allow_nan=False))  # as it would be read from a file
     with DRAWING:
         files = {OVERLAY_SUFFIX: png(overlay_of(task, found)), ".saliency.npy": npy(found.saliency)}
         if found.layers:
             files[".layers.npz"] = packed(found.layers)
-        made = report_of(request.name, values, files)
+        made = report_of(query.name, values, files)
     return File(made.html.encode(), "text/html; charset=utf-8", ".html")
 
 
-def command_line(request: Request, model: LoadedModel, *, layers: bool) -> list[str]:
+def command_line(query: Query, model: LoadedModel, *, layers: bool) -> list[str]:
     """The command that makes the same map of the same photograph.
 
     Args:
@@ -56,14 +56,14 @@ def command_line(request: Request, model: LoadedModel, *, layers: bool) -> list[
         model: that computed it.
         layers: whether the maps of single stages are kept.
     """
-    words = ["fullgrad", "explain", request.name, "--model", model.spec]
+    words = ["fullgrad", "explain", query.name, "--model", model.spec]
     if model.checkpoint is not None and model.weights.startswith("checkpoint "):
         words += ["--weights", str(model.checkpoint)]
-    if request.target is not None:
-        words += ["--target", str(request.target)]
-    if request.method.name != "fullgrad":
-        words += ["--method", request.method.name]
-    for name, value in request.options.items():
+    if query.target is not None:
+        words += ["--target", str(query.target)]
+    if query.method.name != "fullgrad":
+        words += ["--method", query.method.name]
+    for name, value in query.options.items():
         if (name == "terms" or (name == "psi" and value != "signed")) and value is not None:
             words += [f"--{name}", ",".join(value) if isinstance(value, tuple) else str(value)]
         else:
