@@ -1,4 +1,4 @@
-"""The routes: the page's files, what is offered, and the addresses to which a photograph is sent."""
+"""The routes: the page's files, what is offered, and where a photograph is sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from importlib import resources
 from typing import Any
-from urllib.parse import quote
 
 from anyio import CapacityLimiter, WouldBlock, fail_after
 from starlette.requests import ClientDisconnect, Request
@@ -18,7 +17,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fullgrad import methods
 from fullgrad._version import __version__
-from fullgrad.app import responses
 from fullgrad.app.compute import compute
 from fullgrad.app.guard import Guard
 from fullgrad.app.models import Served
@@ -26,12 +24,10 @@ from fullgrad.app.options import offered_options
 from fullgrad.app.pool import Bench, Done, Event, Failed, Job, Pool, Progress, Steps
 from fullgrad.app.query import Query, parse_query
 from fullgrad.app.refusal import Refusal, refusal_of
-from fullgrad.app.report_export import export_report
-from fullgrad.app.responses import strict_json
-from fullgrad.app.upload import Limits, check_upload, decode_upload
+from fullgrad.app.responses import DOWNLOADS, result_of, strict_json
+from fullgrad.app.upload import Limits, check_upload
 from fullgrad.app.upload_stream import drain, read_upload
 
-DOWNLOADS = ("picture", "array", "report")
 _SENDING = 60.0  # seconds in which a client must take what it is sent
 _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -112,20 +108,6 @@ def about(models: Sequence[Served], limits: Limits) -> dict[str, Any]:
             for i, method in enumerate(known)
         ],
     }
-
-
-def attachment(name: str, suffix: str) -> str:
-    """Return the header that names a download.
-
-    Args:
-        name: the photograph's name.
-        suffix: what the download's name ends with.
-    """
-    stem, dot, ending = name.rpartition(".")
-    stem = stem if dot and stem and len(ending) <= 5 else name
-    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_. ") else "_" for c in stem)
-    exact = quote(f"{stem}{suffix}", safe="")
-    return f"attachment; filename=\"{plain}{suffix}\"; filename*=UTF-8''{exact}"
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
@@ -237,9 +219,9 @@ class _Explain(_Upload):
         served, limits = self._models[query.model], self._limits
 
         def run(bench: Bench, steps: Steps) -> bytes:
-            found = compute(content, query, limits, bench, steps)
+            found = compute(content, query, served, limits, bench, steps)
             steps.stage("drawing", "drawing the maps")
-            return strict_json({"result": responses.result(query, served, found)})
+            return strict_json({"result": result_of(query, served, found)})
 
         return run
 
@@ -283,21 +265,16 @@ class _Download(_Upload):
 
     def work(self, query: Query, content: bytes) -> Callable[[Bench, Steps], Any]:
         served, limits, what = self._models[query.model], self._limits, self._what
-        needed = query
-        if what == "array" or query.method.name != "fullgrad":  # no split of the logit is shown
-            needed = query.model_copy(update={"parts": "map"})
+        parts = "map"  # where no split of the logit is shown
+        if what == "report" or (what == "picture" and query.method.name == "fullgrad"):
+            parts = "all"
+        needed = query.model_copy(update={"parts": parts})
+        depth = 1 if what == "report" else None  # as on the command line
 
-        def run(bench: Bench, steps: Steps) -> responses.File:
-            if what == "report":
-                steps.stage("reading", "reading the photograph")
-                photograph = decode_upload(content, query.name, limits)
-                steps.stage("explaining", "explaining and writing the report")
-                return export_report(photograph, query, served, bench.models[query.model])
-            found = compute(content, needed, limits, bench, steps)
-            steps.stage("drawing", "drawing the picture")
-            if what == "array":
-                return responses.array(found)
-            return responses.picture(query, served, found)
+        def run(bench: Bench, steps: Steps) -> Response:
+            found = compute(content, needed, served, limits, bench, steps, depth)
+            steps.stage("drawing", f"drawing the {what}")
+            return DOWNLOADS[what](query, bench.models[query.model], found)
 
         return run
 
@@ -308,8 +285,6 @@ class _Download(_Upload):
             pass
         if isinstance(event, Failed):
             raise refusal_of(event.error)
-        file: responses.File = event.result
-        headers = {"content-disposition": attachment(query.name, file.suffix)}
-        response = Response(file.content, 200, headers, file.media_type)
+        response: Response = event.result
         with fail_after(_SENDING):
             await response(request.scope, request.receive, send)

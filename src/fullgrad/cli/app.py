@@ -16,13 +16,12 @@ import torch
 
 from fullgrad._optional import require
 from fullgrad.app.guard import is_loopback
-from fullgrad.app.limits import Limits
 from fullgrad.app.memory import giver, settled
 from fullgrad.app.models import Served, copies, served
-from fullgrad.app.photograph import ceiling
 from fullgrad.app.pool import Bench, Pool
 from fullgrad.app.refusal import hide
 from fullgrad.app.server import build
+from fullgrad.app.upload import Limits, pillow_limit
 from fullgrad.cli import UsageError
 from fullgrad.cli.explain import class_names
 from fullgrad.vision.image_result import number_of_classes
@@ -96,8 +95,6 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FullGradError: nothing was served.
     """
-    for module, extra in (("starlette", "app"), ("uvicorn", "app"), ("matplotlib", "app")):
-        require(module, extra)
     quiet()
     _check_pixels(args.max_pixels)
     hide(_hidden(args))
@@ -131,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_pixels(count: int) -> None:
-    most = ceiling()
+    most = pillow_limit()
     if most is not None and count > most:
         raise UsageError(
             f"--max-pixels {count} is more than Pillow opens: give at most {most} pixels"
