@@ -61,10 +61,10 @@ def run(args: argparse.Namespace) -> int:
         Row(
             result.view,
             result.saliency,
-            task.name(result.target),
+            result.label,
             f"probability {result.probability:.0%}\nlogit {result.logit:.1f}",
         )
-        for result, task, _ in results
+        for result in results
     ]
     if rows:
         write_together(args.out, {SHEET: png(sheet(rows))})

@@ -10,10 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fullgrad._files import printable, write_together
+from fullgrad._files import check_folder, make_folder, printable, write_together
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
-from fullgrad.cli.files import check_folder, make_folder
 from fullgrad.cli.main import DONE
 from fullgrad.evaluation.theory.figure import figure
 from fullgrad.evaluation.theory.linear_regions import EXTENT

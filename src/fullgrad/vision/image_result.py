@@ -169,7 +169,7 @@ class ImageResult:
         return self.map.values
 
     def image_info(self) -> ImageInfo:
-        """The image's file, for records."""
+        """Return the image's file, for records."""
         from fullgrad.vision.schema import ImageInfo
 
         width, height = self.photograph.size
@@ -183,7 +183,7 @@ class ImageResult:
         )
 
     def target_info(self, name: str | None) -> TargetInfo:
-        """The explained class under a name, for records."""
+        """Return the explained class under a name, for records."""
         from fullgrad.vision.schema import TargetInfo
 
         return TargetInfo(
@@ -195,7 +195,7 @@ class ImageResult:
         )
 
     def record(self, provenance: Provenance) -> ImageRecord:
-        """All that is needed to trust and to repeat the result with its first map.
+        """Return all that is needed to trust and to repeat the result with its first map.
 
         Args:
             provenance: see :func:`provenance`.
