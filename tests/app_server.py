@@ -19,8 +19,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fullgrad.app.models import copies, served
-from fullgrad.app.pool import Bench, Pool
+from fullgrad.app.models import copies, serve
+from fullgrad.app.pool import Pool, WorkerModels
 from fullgrad.app.server import build
 from fullgrad.app.upload import Limits
 from fullgrad.vision.images import preprocess, read_image
@@ -144,8 +144,8 @@ def running(
 ) -> Iterator[Running]:
     path = source_of(folder)
     loaded = [load_model(f"{path}:{make}") for make in makes or ("make_net",)]
-    models = [served(m, m.class_names) for m in loaded]
-    pool = Pool([Bench(own) for own in copies(models, workers)], most)
+    models = [serve(m, m.class_names) for m in loaded]
+    pool = Pool([WorkerModels(own) for own in copies(models, workers)], most)
     app = build(models, pool, limits or Limits(), loopback=loopback, uploads=uploads)
     try:
         yield Running(app, pool, loaded)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fullgrad.app.models import Served
-from fullgrad.app.pool import Bench, Steps
+from fullgrad.app.pool import Steps, WorkerModels
 from fullgrad.app.query import Query
 from fullgrad.app.refusal import Refusal
 from fullgrad.app.upload import Limits, decode_upload
@@ -22,7 +22,7 @@ def compute(
     query: Query,
     served: Served,
     limits: Limits,
-    bench: Bench,
+    worker: WorkerModels,
     steps: Steps,
     depth: int | None = None,
 ) -> ImageResult:
@@ -33,7 +33,7 @@ def compute(
         query: what is asked for.
         served: the model's class names.
         limits: the limits of an upload.
-        bench: the worker's copies of the models.
+        worker: the worker's copies of the models.
         steps: receives each stage of the work.
         depth: the components of a module path that make a stage; None for a few stages.
 
@@ -46,7 +46,7 @@ def compute(
     photograph = decode_upload(content, query.name, limits)
     try:
         (found,) = explain_images(
-            bench.models[query.model],
+            worker.models[query.model],
             [photograph],
             names=served.names,
             target=query.target,
@@ -68,8 +68,9 @@ def _reporter(query: Query, steps: Steps) -> Callable[[Stage, str], None]:
     option = _PASSES.get(query.method.name)
 
     def report(stage: Stage, text: str) -> None:
-        counted = stage == "map" and option is not None
-        passes = getattr(query.method.settings(query.options), option) if counted else None
+        passes = None
+        if stage == "map" and option is not None:
+            passes = getattr(query.method.settings(query.options), option)
         steps.stage("explaining", text, passes)
 
     return report

@@ -76,7 +76,8 @@ class Option:
 
     def _adapter(self) -> TypeAdapter[Any]:
         if self.kind == "choice":
-            return TypeAdapter(Literal[self.choices])
+            annotation: Any = Literal[self.choices]
+            return TypeAdapter(annotation)
         bounds: dict[str, Any] = {}
         if self.kind == "text":
             bounds = {"max_length": _LONGEST}
@@ -84,7 +85,8 @@ class Option:
             bounds = {"ge": self.least, "le": self.most}
         if self.kind == "number":
             bounds["allow_inf_nan"] = False
-        return TypeAdapter(Annotated[_TYPES[self.kind], Field(strict=True, **bounds)])
+        annotation = Annotated[_TYPES[self.kind], Field(strict=True, **bounds)]
+        return TypeAdapter(annotation)
 
     def _wanted(self) -> str:
         if self.kind == "choice":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo
 from pydantic_core import from_json
@@ -20,7 +20,7 @@ _LONGEST_OPTIONS = 4000
 
 
 def _index(text: str, info: ValidationInfo) -> int | None:
-    models: Sequence[Served] = info.context
+    models = cast("Sequence[Served]", info.context)
     if info.field_name == "target" and not text:
         return None
     count = len(models) if info.field_name == "model" else models[info.data["model"]].outputs

@@ -21,7 +21,7 @@ from fullgrad.app.compute import compute
 from fullgrad.app.guard import Guard
 from fullgrad.app.models import Served
 from fullgrad.app.options import offered_options
-from fullgrad.app.pool import Bench, Done, Event, Failed, Job, Pool, Progress, Steps
+from fullgrad.app.pool import Done, Event, Failed, Job, Pool, Progress, Steps, WorkerModels
 from fullgrad.app.query import Query, parse_query
 from fullgrad.app.refusal import Refusal, refusal_of
 from fullgrad.app.responses import DOWNLOADS, result_of, strict_json
@@ -183,7 +183,7 @@ class _Upload:
         finally:
             self._pool.drop(job)
 
-    def work(self, query: Query, content: bytes) -> Callable[[Bench, Steps], Any]:
+    def work(self, query: Query, content: bytes) -> Callable[[WorkerModels, Steps], Any]:
         """Return what a worker is to do."""
         raise NotImplementedError
 
@@ -215,11 +215,11 @@ async def _while_connected(request: Request, reply: Coroutine[Any, Any, None]) -
 class _Explain(_Upload):
     """Sends progress, then the result, as lines of JSON."""
 
-    def work(self, query: Query, content: bytes) -> Callable[[Bench, Steps], Any]:
+    def work(self, query: Query, content: bytes) -> Callable[[WorkerModels, Steps], Any]:
         served, limits = self._models[query.model], self._limits
 
-        def run(bench: Bench, steps: Steps) -> bytes:
-            found = compute(content, query, served, limits, bench, steps)
+        def run(worker: WorkerModels, steps: Steps) -> bytes:
+            found = compute(content, query, served, limits, worker, steps)
             steps.stage("drawing", "drawing the maps")
             return strict_json({"result": result_of(query, served, found)})
 
@@ -263,7 +263,7 @@ class _Download(_Upload):
         super().__init__(models, pool, limits, limiter)
         self._what = what
 
-    def work(self, query: Query, content: bytes) -> Callable[[Bench, Steps], Any]:
+    def work(self, query: Query, content: bytes) -> Callable[[WorkerModels, Steps], Any]:
         served, limits, what = self._models[query.model], self._limits, self._what
         parts = "map"  # where no split of the logit is shown
         if what == "report" or (what == "picture" and query.method.name == "fullgrad"):
@@ -271,10 +271,10 @@ class _Download(_Upload):
         needed = query.model_copy(update={"parts": parts})
         depth = 1 if what == "report" else None  # as on the command line
 
-        def run(bench: Bench, steps: Steps) -> Response:
-            found = compute(content, needed, served, limits, bench, steps, depth)
+        def run(worker: WorkerModels, steps: Steps) -> Response:
+            found = compute(content, needed, served, limits, worker, steps, depth)
             steps.stage("drawing", f"drawing the {what}")
-            return DOWNLOADS[what](query, bench.models[query.model], found)
+            return DOWNLOADS[what](query, worker.models[query.model], found)
 
         return run
 
