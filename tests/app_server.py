@@ -265,12 +265,15 @@ def ask(
     server: Running,
     content: bytes,
     path: str = "/api/explain",
-    method: str = "POST",
+    verb: str = "POST",
     headers: dict[str, str] | None = None,
+    raw: str = "",
     **query: Any,
 ) -> Call:
+    """One request; ``raw`` is its query where the words do not say it."""
+
     async def go() -> Call:
-        call = Call(server.app, path, urlencode(query), method, headers).body(content)
+        call = Call(server.app, path, raw or urlencode(query), verb, headers).body(content)
         return await call.ended(60)
 
     return asyncio.run(go())

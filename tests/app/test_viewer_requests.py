@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 from urllib.parse import urlencode
@@ -19,7 +18,6 @@ from app_server import (
     CAPTUM,
     PHOTOGRAPH,
     WHITE,
-    Call,
     Running,
     ask,
     encoded,
@@ -126,10 +124,7 @@ pytestmark = CAPTUM
 def test_wrong_requests_get_a_clear_message(
     small: Running, query: dict[str, str], message: str
 ) -> None:
-    async def go() -> Call:
-        return await Call(small.app, "/api/explain", urlencode(query)).body(PHOTOGRAPH).ended()
-
-    call = asyncio.run(go())
+    call = ask(small, PHOTOGRAPH, **query)
     last = lines(call.content)[-1]
     assert message in last["error"]
     assert last["kind"] in {"request", "method"}
@@ -137,10 +132,7 @@ def test_wrong_requests_get_a_clear_message(
 
 
 def test_a_parameter_given_twice_is_refused(small: Running) -> None:
-    async def go() -> Call:
-        return await Call(small.app, "/api/explain", "target=1&target=2").body(PHOTOGRAPH).ended()
-
-    call = asyncio.run(go())
+    call = ask(small, PHOTOGRAPH, raw="target=1&target=2")
     assert (call.status, strict(call.content)["error"]) == (
         400,
         "The parameter 'target' is given twice.",
@@ -176,10 +168,7 @@ def test_no_query_gets_more_than_a_result_or_a_message(
     pairs = urlencode({**query, "options": text}, errors="replace")
     content = encoded(pixels(1)[:12, :12])
 
-    async def go() -> Call:
-        return await Call(small.app, "/api/explain", pairs).body(content).ended()
-
-    call = asyncio.run(go())
+    call = ask(small, content, raw=pairs)
     last = lines(call.content)[-1]
     assert call.status in {200, 400}
     if "result" not in last:
@@ -244,13 +233,8 @@ def test_outputs_that_are_not_finite_are_refused(small: Running) -> None:
 
 
 def test_a_model_without_a_split_still_has_other_maps(small: Running) -> None:
-    async def go(method: str) -> Any:
-        query = urlencode({"model": 4, "method": method})
-        call = await Call(small.app, "/api/explain", query).body(PHOTOGRAPH).ended()
-        return lines(call.content)[-1]
-
-    assert asyncio.run(go("fullgrad"))["kind"] == "method"
-    found = asyncio.run(go("grad_cam"))["result"]
+    assert error(small, PHOTOGRAPH, model=4)[1] == "method"
+    found = result(small, model=4, method="grad_cam")
     assert found["stages"] is None
     assert found["waterfall"] is None
     assert found["notes"][0].startswith("There is no split of the logit: ")

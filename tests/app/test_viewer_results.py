@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import math
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -23,18 +21,7 @@ from fullgrad.viz.overlay import colours, normalise
 from fullgrad.viz.style import limit_of, signed_colours
 
 pytest.importorskip("starlette")
-from app_server import (
-    CAPTUM,
-    PHOTOGRAPH,
-    Call,
-    Running,
-    ask,
-    expected,
-    image_of,
-    lines,
-    result,
-    strict,
-)
+from app_server import CAPTUM, PHOTOGRAPH, Running, ask, expected, image_of, lines, result, strict
 from fullgrad.report import report, report_of
 
 pytestmark = CAPTUM
@@ -130,18 +117,8 @@ OPTIONS = {
 @pytest.mark.parametrize("name", methods.names())
 def test_maps_of_every_method_are_exact(small: Running, tmp_path: Path, name: str) -> None:
     options = OPTIONS.get(name, "{}")
-    call = (
-        ask(
-            small,
-            PHOTOGRAPH,
-            "/api/download/array",
-            method="POST",
-            name="a.b.jpg",
-            **{"target": 3, "options": options},
-        )
-        if name == "fullgrad"
-        else asyncio.run(_array(small, name, options))
-    )
+    path = "/api/download/array"
+    call = ask(small, PHOTOGRAPH, path, name="a.b.jpg", target=3, method=name, options=options)
     assert call.status == 200, call.content
     found = np.load(io.BytesIO(call.content))
     _, x = expected(small, PHOTOGRAPH, tmp_path)
@@ -156,11 +133,6 @@ def test_maps_of_every_method_are_exact(small: Running, tmp_path: Path, name: st
         np.testing.assert_array_equal(found, exact[0, 0].numpy())
 
 
-async def _array(server: Running, name: str, options: str) -> Call:
-    query = urlencode({"target": 3, "method": name, "options": options})
-    return await Call(server.app, "/api/download/array", query).body(PHOTOGRAPH).ended()
-
-
 def test_the_second_method_comes_without_stages(small: Running) -> None:
     whole, part = result(small), result(small, parts="map")
     assert part["stages"] is None
@@ -172,18 +144,13 @@ def test_the_second_method_comes_without_stages(small: Running) -> None:
 
 def test_progress_counts_the_passes(small: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fullgrad.app.pool._EVERY", 0.0)
-    query = {"options": '{"n_steps":6}', "parts": "map"}
-    call = asyncio.run(_explain(small, "integrated_gradients", query))
+    query = {"method": "integrated_gradients", "options": '{"n_steps":6}', "parts": "map"}
+    call = ask(small, PHOTOGRAPH, **query)
     told = [p["progress"] for p in lines(call.content)[:-1]]
     counted = [(p["done"], p["of"]) for p in told if "of" in p]
     assert counted == [(i, 6) for i in (0, *range(6))]
     assert [p["stage"] for p in told][-1] == "drawing"
     assert any("integrated_gradients" in p["text"] for p in told)
-
-
-async def _explain(server: Running, name: str, query: dict[str, Any]) -> Call:
-    text = urlencode({"method": name, **query})
-    return await Call(server.app, "/api/explain", text).body(PHOTOGRAPH).ended()
 
 
 def test_about_tells_models_methods_and_limits(small: Running) -> None:
@@ -225,22 +192,13 @@ def test_about_tells_models_methods_and_limits(small: Running) -> None:
         values = {o["name"]: o["default"] for o in method["options"]}
         if method["applies"][0] is True:
             text = json.dumps({**values, **({"samples": 1} if "samples" in values else {})})
-            assert asyncio.run(_explain(small, name, {"options": text})).status == 200
+            assert ask(small, PHOTOGRAPH, method=name, options=text).status == 200
 
 
 def test_downloads(small: Running, tmp_path: Path) -> None:
-    query = urlencode(
-        {"name": "my cat.JPG", "target": 1, "opacity": "0.3", "options": '{"psi":"channel"}'}
-    )
-
-    async def all_three() -> list[Call]:
-        calls = [
-            Call(small.app, f"/api/download/{what}", query).body(PHOTOGRAPH)
-            for what in ("picture", "array", "report")
-        ]
-        return [await c.ended(60) for c in calls]
-
-    picture, array, report = asyncio.run(all_three())
+    query = {"name": "my cat.JPG", "target": 1, "opacity": "0.3", "options": '{"psi":"channel"}'}
+    paths = [f"/api/download/{what}" for what in ("picture", "array", "report")]
+    picture, array, report = (ask(small, PHOTOGRAPH, path, **query) for path in paths)
     assert [c.status for c in (picture, array, report)] == [200] * 3
     with Image.open(io.BytesIO(picture.content)) as opened:
         assert opened.format == "PNG"
@@ -264,13 +222,8 @@ def test_downloads(small: Running, tmp_path: Path) -> None:
 
 
 def test_words_of_controls_do_not_call_them_explanations(small: Running) -> None:
-    async def says(name: str) -> str:
-        query = urlencode({"method": name, "parts": "map"})
-        call = await Call(small.app, "/api/explain", query).body(PHOTOGRAPH).ended()
-        return str(lines(call.content)[-1]["result"]["map"]["says"])
-
     for name in ("random", "random_blobs", "sobel", "grad_cam"):
-        found = asyncio.run(says(name))
+        found = result(small, method=name, parts="map")["map"]["says"]
         assert found.startswith(f"{name}: {methods.get(name).about} The numbers are in the method")
         assert "counts" not in found
 
@@ -286,11 +239,6 @@ def test_downloads_compute_no_more_than_they_hold(
 
     monkeypatch.setattr("fullgrad.vision.image_result.decompose", counted)
 
-    async def download(what: str, method: str) -> int:
-        query = urlencode({"method": method})
-        call = Call(small.app, f"/api/download/{what}", query).body(PHOTOGRAPH)
-        return (await call.ended()).status
-
     for what, method, count in (
         ("array", "fullgrad", 0),
         ("array", "grad_cam", 0),
@@ -298,7 +246,7 @@ def test_downloads_compute_no_more_than_they_hold(
         ("picture", "fullgrad", 1),
     ):
         split.clear()
-        assert asyncio.run(download(what, method)) == 200
+        assert ask(small, PHOTOGRAPH, f"/api/download/{what}", method=method).status == 200
         assert len(split) == count
 
 
@@ -344,12 +292,8 @@ def test_a_report_made_in_memory_is_that_of_files(
 
 def test_the_downloaded_picture_has_the_asked_opacity(small: Running) -> None:
     def middle(opacity: str) -> np.ndarray[Any, Any]:
-        query = urlencode({"opacity": opacity})
-
-        async def go() -> Call:
-            return await Call(small.app, "/api/download/picture", query).body(PHOTOGRAPH).ended()
-
-        with Image.open(io.BytesIO(asyncio.run(go()).content)) as picture:
+        call = ask(small, PHOTOGRAPH, "/api/download/picture", opacity=opacity)
+        with Image.open(io.BytesIO(call.content)) as picture:
             return np.asarray(picture.convert("RGB"), float)[100:600, 100:600]
 
     none, half, whole = middle("0"), middle("0.5"), middle("1")

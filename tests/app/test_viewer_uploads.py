@@ -204,7 +204,7 @@ def test_damaged_files_never_get_further_than_a_message(
     for _ in range(data.draw(st.integers(1, 12))):
         place = data.draw(st.integers(0, len(content) - 1))
         content[place] = data.draw(st.integers(0, 255))
-    last = lines(ask(small, bytes(content), method="POST", parts="map").content)[-1]
+    last = lines(ask(small, bytes(content), parts="map").content)[-1]
     assert "result" in last or last["kind"] == "photograph", last
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 from playwright.sync_api import expect
-from steps import PATIENT, done, fact, give, headline, read, scan, slide, waterfall
 
 import fullgrad
+from browser_steps import PATIENT, done, fact, give, headline, read, scan, slide, waterfall
 from fullgrad.vision.images import preprocess, read_image
 from fullgrad.vision.labels import imagenet_names
 from fullgrad.vision.models import load_model

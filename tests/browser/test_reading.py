@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import expect
-from steps import done, give, headline, overflow, scan, slide, waterfall
+
+from browser_steps import done, give, headline, overflow, scan, slide, waterfall
 
 WIDTHS = (360, 768, 1440)
 STAGES = 47

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
-from steps import PATIENT, done, give, headline, overflow
+
+from browser_steps import PATIENT, done, give, headline, overflow
 
 DROP = """([name, text, kind]) => {
   const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));

@@ -19,8 +19,8 @@ import pytest
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
-from app_server import encoded, lines, pixels, source_of
 import fullgrad.app
+from app_server import encoded, lines, pixels, source_of
 from fullgrad.app.guard import is_loopback
 from fullgrad.app.refusal import public
 from fullgrad.cli.app import listen
