@@ -13,8 +13,8 @@ from PIL import Image
 
 import fullgrad
 from fullgrad._files import sha256_of
-from fullgrad.cli.checked import as_text, report_of
 from fullgrad.cli.main import main
+from fullgrad.vision.check import statistics
 from fullgrad.vision.images import preprocess, read_image
 from fullgrad.vision.models import load_model
 
@@ -374,8 +374,8 @@ def test_huge_shares_and_values_keep_the_columns() -> None:
     model = torch.nn.Linear(2, 1)
     torch.nn.init.constant_(model.weight, 1e6)
     torch.nn.init.constant_(model.bias, -2e6 + 1)
-    report = report_of(fullgrad.decompose(model.double(), torch.ones(1, 2).double(), 0))
-    lines = as_text(report, []).splitlines()[1:]
+    found = statistics(fullgrad.decompose(model.double(), torch.ones(1, 2).double(), 0))
+    lines = found.text().splitlines()
     rows = [line for line in lines if line.startswith(("where", "input term", "(model)", "sum"))]
     assert len({len(line) for line in rows}) == 1
     assert "2.0e+08%" in rows[1]
@@ -477,7 +477,7 @@ def test_out_of_memory(
     def fail(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("fullgrad.cli.check.decompose", fail)
+    monkeypatch.setattr("fullgrad.vision.check.decompose", fail)
     assert main(["check", "own.py:small"]) == 2
     assert refused(capsys) == "out of memory: choose a smaller --size or --batch"
 
@@ -488,7 +488,7 @@ def test_own_mistakes_are_not_blamed_on_the_model(
     def fail(*_: Any, **__: Any) -> None:
         raise KeyError("what is this")
 
-    monkeypatch.setattr("fullgrad.cli.check.decompose", fail)
+    monkeypatch.setattr("fullgrad.vision.check.decompose", fail)
     assert main(["check", "own.py:small"]) == 2
     assert refused(capsys).startswith("unexpected KeyError: 'what is this'")
 

@@ -16,9 +16,9 @@ import fullgrad
 from fullgrad import methods
 from fullgrad.cli.main import main
 from fullgrad.errors import MethodError
+from fullgrad.vision.image_result import ImageResult, MethodMap
 from fullgrad.vision.images import Photograph, preprocess, read_image
 from fullgrad.vision.models import load_model
-from fullgrad.vision.image_result import ImageResult, MethodMap
 from fullgrad.viz.compare import RULES
 from fullgrad.viz.comparison import Comparison
 

@@ -19,8 +19,8 @@ from fullgrad import methods
 from fullgrad._files import sha256_of, unique_stems, write_together
 from fullgrad.cli.main import main
 from fullgrad.vision.images import preprocess, read_image
-from fullgrad.vision.models import load_model
 from fullgrad.vision.layers import unpacked
+from fullgrad.vision.models import load_model
 
 data = pytest.importorskip("skimage.data")
 

@@ -20,8 +20,8 @@ from fullgrad.viz.compare import RULES, Compared, comparison, most_rows, ranked
 from fullgrad.viz.contour import contour, contour_picture, top_pixels
 from fullgrad.viz.heatmap import heatmap
 from fullgrad.viz.layers import NO_MAP, Layer, layer_strip, layers_of, packed, unpacked
-from fullgrad.viz.overlay import normalise
-from fullgrad.viz.style import page, saved, shortened, signed, signed_colours, wrap
+from fullgrad.viz.overlay import colors, normalize
+from fullgrad.viz.style import page, saved, shortened, signed, signed_colors, wrap
 from fullgrad.viz.waterfall import Part, Waterfall, gathered, waterfall, waterfall_of
 
 LONG = "a module path whose name goes on for a very long time " * 6
@@ -121,9 +121,9 @@ def test_a_picture_that_cannot_be_drawn_is_refused() -> None:
 # Colours
 
 
-def test_signed_colours_are_symmetric_about_zero_and_tell_the_signs_apart() -> None:
+def test_signed_colors_are_symmetric_about_zero_and_tell_the_signs_apart() -> None:
     values = np.linspace(-2, 2, 257).reshape(1, -1)
-    rgb = signed_colours(values, 2.0).astype(int)[0]
+    rgb = signed_colors(values, 2.0).astype(int)[0]
     red, blue = rgb[:, 0], rgb[:, 2]
     assert (red[:100] < blue[:100]).all()
     assert (red[157:] > blue[157:]).all()
@@ -133,12 +133,12 @@ def test_signed_colours_are_symmetric_about_zero_and_tell_the_signs_apart() -> N
     assert (np.diff(light[128:]) <= 0).all()
     assert light[128] > 240
     assert max(light[0], light[-1]) < 70
-    np.testing.assert_array_equal(signed_colours(values * 9, 2.0)[0, 0], rgb[0])
+    np.testing.assert_array_equal(signed_colors(values * 9, 2.0)[0, 0], rgb[0])
 
 
 def test_a_limit_that_is_none() -> None:
     with pytest.raises(ValueError, match="must be positive, not 0"):
-        signed_colours(ramp(), 0)
+        signed_colors(ramp(), 0)
 
 
 # The map alone
@@ -429,7 +429,7 @@ GOOD = {
         (file_of(names=np.array(["a"])), "no file of layers: KeyError"),
         (file_of(**GOOD)[:-40], "no file of layers"),
         (file_of(**(GOOD | {"places": np.array([7])})), "maps of no stage"),
-        (file_of(**(GOOD | {"sums": np.array([np.nan])})), "names or sums that are none"),
+        (file_of(**(GOOD | {"sums": np.array([np.nan])})), "names or sums that are not valid"),
         (file_of(**(GOOD | {"maps": np.full((1, 2, 2), np.inf)})), "NaN or infinite"),
         (file_of(**(GOOD | {"names": np.array([{}], object)})), "no file of layers: ValueError"),
     ],
@@ -505,9 +505,8 @@ def test_what_the_scales_make_alike() -> None:
     assert a.sum(dtype=int) < b.sum(dtype=int)
     a, b = panels("method", small, small)
     np.testing.assert_array_equal(a, b)
-    from fullgrad.viz.overlay import colours
 
-    np.testing.assert_array_equal(a, colours(normalise(small)))
+    np.testing.assert_array_equal(a, colors(normalize(small)))
     a, _ = panels("method", np.ones((20, 30)), np.ones((20, 30)))
     assert len(np.unique(a.reshape(-1, 3), axis=0)) == 1
 

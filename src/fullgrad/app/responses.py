@@ -167,8 +167,7 @@ def report(query: Query, model: LoadedModel, found: ImageResult) -> Response:
     command = command_line(query, model, layers=found.layers is not None)
     made_by = provenance(model, command, {"made_by": "fullgrad app"})
     with _DRAWING:
-        record = json.loads(found.record(made_by).text())
-        made = report_of(query.name, record, pictures_of(found))
+        made = report_of(query.name, found.record(made_by), pictures_of(found))
     return attachment(query.name, ".html", made.html.encode(), "text/html; charset=utf-8")
 
 

@@ -193,7 +193,7 @@ def explain_files(args: argparse.Namespace) -> tuple[Iterator[ImageResult], Call
         target=target,
         method=method,
         options=options,
-        parts=("map", "split", *["layers"] * args.layers),
+        parts=("map", "split", "layers") if args.layers else ("map", "split"),
     )
     found = provenance(model, args.command_line, options_of(args))
     command = _Run(args, explain, found, paths)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -42,7 +42,8 @@ Stage: TypeAlias = Literal["classes", "split", "map", "layers"]
 PACKAGES = ("torchvision", "timm", "numpy", "pillow", "matplotlib")
 
 
-class ClassScore(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ClassScore:
     """One of the most probable classes: its index, its name if that is known, its softmax."""
 
     index: int
@@ -209,7 +210,7 @@ class ImageResult:
         return schema.ImageRecord(
             image=self.image_info(),
             target=self.target_info(self.name),
-            top=tuple(schema.ClassInfo(**score._asdict()) for score in self.top),
+            top=tuple(schema.ClassInfo(**asdict(score)) for score in self.top),
             decomposition=None if self.split is None else _split_info(self.split, self.logit),
             saliency=schema.SaliencyInfo(
                 method=self.map.method.name,
@@ -269,11 +270,15 @@ def explain_images(
         FullGradError: see :func:`fullgrad.decompose` and :func:`fullgrad.methods.attribute`.
 
     Example:
+        >>> from pathlib import Path
+        >>> from PIL import Image
         >>> from fullgrad.vision.models import load_model
         >>> model = load_model("torchvision:squeezenet1_1", weights="none")
-        >>> found = explain_images(model, [], parts=("map",))
-        Traceback (most recent call last):
-        ValueError: at least one image is needed
+        >>> image = Image.new("RGB", (300, 300), "red")
+        >>> photograph = Photograph(image, Path("red.png"), "", image.size, "RGB", 1)
+        >>> (found,) = explain_images(model, [photograph], target=3)
+        >>> found.label, found.saliency.shape, found.split.residual < 1e-3
+        ('class 3', (224, 224), True)
     """
     began = time.perf_counter()
     if unknown := set(parts) - set(get_args(Part)):
@@ -313,7 +318,7 @@ def explain_images(
         depth = fitting_depth(decomposition) if depth is None else depth
         splits = _splits(decomposition, depth)
         if "layers" in parts:
-            psi = asked[0][1].get("psi") or "layer"
+            psi: Any = asked[0][1].get("psi") or "layer"
             try:
                 layers = [
                     layers_of(decomposition, depth=depth, psi=psi, sample=i)

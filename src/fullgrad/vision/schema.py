@@ -14,7 +14,15 @@ from fullgrad._optional import require
 from fullgrad.errors import FullGradError
 
 require("pydantic", "cli")
-from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError  # noqa: E402
+from pydantic import (  # noqa: E402
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 VERSION = 1
 _WORDS = {
@@ -164,6 +172,13 @@ class CellInfo(Model):
     most: float | None = None
     seconds: float | None = None
 
+    @model_validator(mode="after")
+    def _check(self) -> CellInfo:
+        numbers = [v is not None for v in (self.least, self.most, self.seconds)]
+        if numbers != [self.reason is None] * 3:
+            raise ValueError("a map has its extreme numbers and seconds, or there is a reason")
+        return self
+
 
 class RowInfo(Model):
     """One image of a comparison, with a cell for each method."""
@@ -209,13 +224,21 @@ class ComparisonRecord(Record):
     sheet: SheetInfo
 
 
-class InputInfo(Model):
-    """What a model was checked on: a photograph, or random numbers of a seed."""
+class PhotographInput(Model):
+    """The photograph that a model was checked on."""
 
-    kind: Literal["photograph", "random"]
-    path: str | None = None
-    sha256: str | None = None
-    seed: int | None = None
+    kind: Literal["photograph"] = "photograph"
+    path: str
+    sha256: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class RandomInput(Model):
+    """The random numbers that a model was checked on."""
+
+    kind: Literal["random"] = "random"
+    seed: int
     shape: tuple[int, ...]
     dtype: str
 
@@ -279,7 +302,7 @@ class CheckRecord(Record):
     """The numbers of a model's decomposition, as ``fullgrad check --json`` writes them."""
 
     kind: Literal["fullgrad check"] = "fullgrad check"
-    input: InputInfo
+    input: PhotographInput | RandomInput = Field(discriminator="kind")
     explained: ExplainedInfo
     depth: int
     tolerance: float

@@ -14,7 +14,14 @@ from fullgrad._optional import require
 from fullgrad.errors import FullGradError, ImageError
 from fullgrad.methods.attribution import EXTRA
 from fullgrad.methods.choice import MethodChoice
-from fullgrad.vision.image_result import ImageResult, MethodMap, explain_images, one_line
+from fullgrad.vision.image_result import (
+    ImageResult,
+    MethodMap,
+    Part,
+    Stage,
+    explain_images,
+    one_line,
+)
 from fullgrad.vision.images import Photograph, read_photograph
 from fullgrad.vision.models import LoadedModel
 from fullgrad.viz.compare import NOT_APPLICABLE, RULES, Compared, Scale, comparison
@@ -22,9 +29,10 @@ from fullgrad.viz.compare import NOT_APPLICABLE, RULES, Compared, Scale, compari
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from fullgrad.vision.schema import CellInfo, ComparisonRecord, Provenance
+    from fullgrad.vision.schema import CellInfo, ComparisonRecord, MethodInfo, Provenance
 
 FAILED = "failed"
+_MAPS: tuple[Part, ...] = ("map",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +158,7 @@ def _cell(cell: MethodMap) -> CellInfo:
     )
 
 
-def _method(choice: MethodChoice) -> object:
+def _method(choice: MethodChoice) -> MethodInfo:
     from fullgrad.vision.schema import MethodInfo
 
     method = methods.get(choice.name)
@@ -207,7 +215,7 @@ def compare(
     failed: list[tuple[Path, str]] = []
     done, total = 0, len(images) * len(chosen)
 
-    def on_stage(stage: str, text: str) -> None:
+    def on_stage(stage: Stage, text: str) -> None:
         nonlocal done
         if stage == "map":
             on_map(done, total)
@@ -228,7 +236,7 @@ def compare(
                 names=names,
                 target=target,
                 method=chosen,
-                parts=("map",),
+                parts=_MAPS,
                 on_stage=on_stage,
             )
         except ImageError as error:

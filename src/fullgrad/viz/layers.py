@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fullgrad.errors import InputError
 from fullgrad.vision.layers import Layer, layers_of, packed, unpacked
-from fullgrad.viz.overlay import colours, normalise, show
+from fullgrad.viz.overlay import colors, normalize, show
 from fullgrad.viz.style import (
     BLANK,
     DIVERGING,
@@ -26,7 +26,7 @@ from fullgrad.viz.style import (
     scale_bar,
     shortened,
     signed,
-    signed_colours,
+    signed_colors,
     wrap,
 )
 
@@ -138,7 +138,7 @@ def _panel(axes: Axes, layer: Layer, limit: float | None) -> None:
         axes.text(0.5, 0.5, NO_MAP, ha="center", va="center", size=8, color="0.3")
         return
     values = plane(layer.map)
-    show(axes, colours(normalise(values)) if limit is None else signed_colours(values, limit))
+    show(axes, colors(normalize(values)) if limit is None else signed_colors(values, limit))
 
 
 def _share(axes: Axes, share: float) -> None:
