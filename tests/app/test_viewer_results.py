@@ -273,7 +273,7 @@ def test_a_report_made_in_memory_is_that_of_files(
 ) -> None:
     kept: list[Any] = []
 
-    def keep(name: str, record: dict[str, Any], files: dict[str, bytes]) -> Any:
+    def keep(name: str, record: Any, files: dict[str, bytes]) -> Any:
         kept.append((record, files))
         return report_of(name, record, files)
 
@@ -281,13 +281,19 @@ def test_a_report_made_in_memory_is_that_of_files(
     found = ask(small, PHOTOGRAPH, "/api/download/report").content.decode()
     ((record, files),) = kept
     assert sorted(files) == [".layers.npz", ".overlay.png", ".saliency.npy"]
-    (tmp_path / "a.json").write_text(json.dumps(record))
+    (tmp_path / "a.json").write_text(record.text())
     for suffix, content in files.items():
         (tmp_path / f"a{suffix}").write_bytes(content)
     assert report([tmp_path / "a.json"]).html == found
     made = report_of("a", record, {})
     assert "No overlay: a.overlay.png does not exist" in made.html
     assert "Layer by layer" not in made.html
+
+
+def test_a_model_without_a_split_still_has_a_report(small: Running) -> None:
+    call = ask(small, PHOTOGRAPH, "/api/download/report", model=4, method="grad_cam")
+    assert call.status == 200, call.content
+    assert "There is no split of the logit" in call.content.decode()
 
 
 def test_the_downloaded_picture_has_the_asked_opacity(small: Running) -> None:

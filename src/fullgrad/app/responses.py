@@ -8,6 +8,7 @@ import json
 import math
 import threading
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
@@ -26,8 +27,7 @@ from fullgrad.vision.layers import Layer
 from fullgrad.vision.models import LoadedModel
 from fullgrad.viz.images import MAP_SUFFIX, npy, pictures_of
 from fullgrad.viz.mixture import drawn, mixture
-from fullgrad.viz.overlay import HIGH, LOW, Array, png
-from fullgrad.viz.style import limit_of, number, plane
+from fullgrad.viz.style import HIGH, LOW, Array, limit_of, number, plane, png
 
 # Matplotlib's fonts are one for the process, and not made for several threads.
 _DRAWING = threading.Lock()
@@ -56,7 +56,7 @@ def result_of(query: Query, served: Served, found: ImageResult) -> dict[str, Any
         "options": {name: _plain(getattr(settings, name)) for name in names},
         "name": query.name,
         "target": found.target_info(found.name).model_dump(),
-        "top": [score._asdict() for score in found.top],
+        "top": [asdict(score) for score in found.top],
         "photograph": _picture_url(np.asarray(found.view.convert("RGB"))),
         "width": width,
         "height": height,
