@@ -105,6 +105,9 @@ def test_other_methods_are_refused_at_every_route(small: Running) -> None:
         for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"):
             call = ask(small, b"", path, method)
             assert (call.status == 405) == (method not in ways), (path, method)
+            if call.status == 405:
+                message = f"This address answers {' or '.join(ways)} only."
+                assert strict(call.content)["error"] == message
 
 
 def test_pages_are_those_of_the_table(small: Running) -> None:
@@ -173,6 +176,8 @@ def test_other_names_than_the_machines_are_refused(
     for method, path in (("GET", "/"), ("GET", "/api/about"), ("POST", "/api/explain")):
         call = ask(small, PHOTOGRAPH, path, method, {"host": host})
         assert call.status == (200 if welcome else 403)
+        if not welcome:
+            assert "answers to names of its own machine only" in strict(call.content)["error"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from fullgrad import methods
 
@@ -27,6 +29,8 @@ from app_server import (
     result,
     strict,
 )
+from fullgrad.app.models import Served, copies, serve
+from fullgrad.errors import ModelLoadError
 
 pytestmark = CAPTUM
 
@@ -239,3 +243,25 @@ def test_a_model_without_a_split_still_has_other_maps(small: Running) -> None:
     assert found["waterfall"] is None
     assert found["notes"][0].startswith("There is no split of the logit: ")
     assert "autograd" in found["notes"][0]
+
+
+def test_a_model_that_cannot_be_copied_is_named(small: Running) -> None:
+    class Alone(nn.Module):
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise TypeError("one of a kind")
+
+    model = replace(small.models[0], spec="net.py:alone", module=Alone())
+    message = r"net.py:alone cannot be copied .*TypeError: one of a kind.*: start with --workers 1"
+    with pytest.raises(ModelLoadError, match=message):
+        copies([Served(model, None, 5)], 2)
+
+
+def test_a_method_that_fails_on_a_trial_does_not_apply(
+    small: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> Any:
+        raise KeyError("x")
+
+    monkeypatch.setattr("fullgrad.app.models.methods.attribute", fail)
+    found = serve(small.models[0], None)
+    assert set(found.applies) == {"it failed on a trial: KeyError: 'x'"}

@@ -8,6 +8,7 @@ import struct
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,6 +183,17 @@ def test_hostile_uploads_get_a_clear_message(
     assert call.status == (400 if status == 200 else status)
     assert strict(call.content)["error"] == found[2]
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_color_mode_that_cannot_be_converted_is_reported(
+    small: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(image: Any) -> Any:
+        raise ValueError("conversion not supported")
+
+    monkeypatch.setattr("fullgrad.app.upload.to_rgb", fail)
+    message = "The image's color mode RGB cannot be converted to 8-bit RGB. Save it as an"
+    assert message in error(small, PHOTOGRAPH)[2]
 
 
 def test_the_service_is_unharmed_by_them(small: Running) -> None:
