@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fullgrad.methods.choice import MethodChoice as MethodChoice
+from fullgrad.methods.choice import MethodChoice as MethodChoice  # noqa: PLC0414
 
 FRACTIONS = (0.001, 0.00316, 0.01, 0.0316, 0.1)
 ORDERS = ("least", "most")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -42,11 +42,10 @@ Stage: TypeAlias = Literal["classes", "split", "map", "layers"]
 PACKAGES = ("torchvision", "timm", "numpy", "pillow", "matplotlib")
 
 
-@dataclass(frozen=True, slots=True)
-class ClassScore:
+class ClassScore(NamedTuple):
     """One of the most probable classes: its index, its name if that is known, its softmax."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuples have a method of that name
     name: str | None
     probability: float
 
@@ -210,7 +209,7 @@ class ImageResult:
         return schema.ImageRecord(
             image=self.image_info(),
             target=self.target_info(self.name),
-            top=tuple(schema.ClassInfo(**asdict(score)) for score in self.top),
+            top=tuple(schema.ClassInfo(**score._asdict()) for score in self.top),
             decomposition=None if self.split is None else _split_info(self.split, self.logit),
             saliency=schema.SaliencyInfo(
                 method=self.map.method.name,
