@@ -8,7 +8,6 @@ import json
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
@@ -56,7 +55,9 @@ def result_of(query: Query, served: Served, found: ImageResult) -> dict[str, Any
         "options": {name: _plain(getattr(settings, name)) for name in names},
         "name": query.name,
         "target": found.target_info(found.name).model_dump(),
-        "top": [asdict(score) for score in found.top],
+        "top": [
+            {"index": s.index, "name": s.name, "probability": s.probability} for s in found.top
+        ],
         "photograph": _picture_url(np.asarray(found.view.convert("RGB"))),
         "width": width,
         "height": height,
