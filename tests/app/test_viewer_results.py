@@ -16,6 +16,7 @@ from PIL import Image
 import fullgrad
 from fullgrad import methods
 from fullgrad.errors import LayoutError
+from fullgrad.vision.image_result import explain_images, provenance
 from fullgrad.vision.images import display_image
 from fullgrad.viz.overlay import colors, normalize
 from fullgrad.viz.style import limit_of, signed_colors
@@ -285,6 +286,11 @@ def test_a_report_made_in_memory_is_that_of_files(
     for suffix, content in files.items():
         (tmp_path / f"a{suffix}").write_bytes(content)
     assert report([tmp_path / "a.json"]).html == found
+    (tmp_path / "a.png").write_bytes(PHOTOGRAPH)
+    (own,) = explain_images(small.models[0], [tmp_path / "a.png"])  # as on the command line
+    wanted = own.record(provenance(small.models[0]))
+    for part in ("target", "top", "decomposition", "saliency"):
+        assert getattr(record, part) == getattr(wanted, part)
     made = report_of("a", record, {})
     assert "No overlay: a.overlay.png does not exist" in made.html
     assert "Layer by layer" not in made.html

@@ -25,6 +25,7 @@ def compute(
     worker: WorkerModels,
     steps: Steps,
     depth: int | None = None,
+    top: int = TOP,
 ) -> ImageResult:
     """Explain an uploaded image.
 
@@ -36,6 +37,7 @@ def compute(
         worker: the worker's copies of the models.
         steps: receives each stage of the work.
         depth: the components of a module path that make a stage; None for a few stages.
+        top: the number of the most probable classes.
 
     Raises:
         Refusal: the upload is not a photograph, or an option does not fit the model.
@@ -54,7 +56,7 @@ def compute(
             options=query.options,
             parts=PARTS[query.parts],
             depth=depth,
-            top=TOP,
+            top=top,
             on_stage=_reporter(query, steps),
         )
     except FullGradError:

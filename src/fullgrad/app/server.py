@@ -269,10 +269,10 @@ class _Download(_Upload):
         if what == "report" or (what == "picture" and query.method.name == "fullgrad"):
             parts = "all"
         needed = query.model_copy(update={"parts": parts})
-        depth = 1 if what == "report" else None  # as on the command line
+        how = {"depth": 1, "top": 5} if what == "report" else {}  # as on the command line
 
         def run(worker: WorkerModels, steps: Steps) -> Response:
-            found = compute(content, needed, served, limits, worker, steps, depth)
+            found = compute(content, needed, served, limits, worker, steps, **how)
             steps.stage("drawing", f"drawing the {what}")
             return DOWNLOADS[what](query, worker.models[query.model], found)
 
