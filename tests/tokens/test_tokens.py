@@ -239,7 +239,7 @@ def test_decoder_that_shares_the_embedding() -> None:
         r"it is not known at which token the numbers of \w+ in decoder\.block\.0", message
     )
     assert "'B U S C', without T, if they lie at no token of input_ids" in message
-    got = attribute_tokens(model, x, (1, 3), forward_kwargs=kwargs, places={"decoder": "B H S C"})
+    got = attribute_tokens(model, x, (1, 3), forward_kwargs=kwargs, activation_layouts={"decoder": "B H S C"})
     check_sum(got, 1e-5)
     assert (got.elsewhere != 0).all()
     # The decoder's tokens are looked up in the same embedding, and are constants.
@@ -270,10 +270,10 @@ def test_stated_layouts() -> None:
     assert "deberta.encoder.layer.0.attention.self" in str(caught.value)
     assert "'(B N) T C'" in str(caught.value)
     places = {"deberta.encoder.layer": "(B N) T S"}
-    got = attribute_tokens(model, x, 1, places=places)
+    got = attribute_tokens(model, x, 1, activation_layouts=places)
     check_sum(got)
     assert (got.bias_scores != 0).all()
-    assert token_saliency(model, x, 1, places=places).shape == x.shape
+    assert token_saliency(model, x, 1, activation_layouts=places).shape == x.shape
 
 
 # -- models of one's own ---------------------------------------------------------------------

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fullgrad.axes.algebra import Axes
-from fullgrad.axes.layouts import Layouts, StatedPlaces, input_layouts
+from fullgrad.axes.layouts import Layouts, StatedLayouts, input_layouts
 from fullgrad.engine.detached import Detached, tensors_in
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.tape import Entry, Step, Tape, itself
@@ -141,7 +141,7 @@ class Recorder(TorchDispatchMode):
         on_write: Callable[[Tensor], None],
         *,
         layouts: Layouts | None = None,
-        stated: StatedPlaces | None = None,
+        stated: StatedLayouts | None = None,
         keep_steps: bool = False,
         allow_detached: bool = False,
     ) -> None:
@@ -368,7 +368,7 @@ class Recorder(TorchDispatchMode):
             pending.operation.functional,
             Operation((*pending.args, *defaults), outputs, axes_of, self.tape.bindings, self._rank),
         )
-        if self._stated is not None and self._stated.places:
+        if self._stated is not None and self._stated.activations:
             followed = [
                 self._stated.axes_for(pending.module, out.shape) if a is None and n else a
                 for n, out, a in zip(nodes, outputs, followed, strict=True)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullgrad.methods.gradients import NoOptions
-from fullgrad.methods.registry import described
+from fullgrad.methods.registry import Method
 
 NOISE = ("random", "random_blobs")  # want another seed for other samples
 
@@ -125,7 +125,7 @@ def _kernel(rank: int, axis: int, like: Tensor) -> Tensor:
 
 
 METHODS = (
-    described(
+    Method(
         "random",
         random,
         options=RandomOptions,
@@ -133,7 +133,7 @@ METHODS = (
         direct=True,
         about="Uniform noise, the floor that every method must beat.",
     ),
-    described(
+    Method(
         "random_blobs",
         random_blobs,
         options=BlobsOptions,
@@ -141,7 +141,7 @@ METHODS = (
         direct=True,
         about="Noise as coarse as the maps of late layers, the floor for methods that mark areas.",
     ),
-    described(
+    Method(
         "sobel",
         sobel,
         options=NoOptions,

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fullgrad.errors import MethodError
 from fullgrad.methods.captum_adapter import Explained, captum, prepare_hooks, speaking_plainly
 from fullgrad.methods.gradients import NoOptions, baseline_like, check_baseline
-from fullgrad.methods.registry import described
+from fullgrad.methods.registry import Method
 
 _RELU = frozenset({"relu", "relu_", "threshold", "threshold_", "clamp_min", "clamp_min_"})
 _OTHER = frozenset(
@@ -195,7 +195,7 @@ def _prove_sum(explained: Explained, found: Tensor, inputs: Tensor, start: Tenso
 
 
 METHODS = (
-    described(
+    Method(
         "guided_backprop",
         guided_backprop,
         options=NoOptions,
@@ -203,7 +203,7 @@ METHODS = (
         reference="Springenberg, Dosovitskiy, Brox & Riedmiller 2015, Striving for Simplicity",
         package="captum.attr",
     ),
-    described(
+    Method(
         "deeplift",
         deeplift,
         options=DeepLiftOptions,

@@ -27,7 +27,7 @@ NEEDED = ("image", "target", "decomposition", "saliency")
 _OPTIONS = {
     "psi": "how terms are rescaled before they are summed; none: by layer",
     "terms": "which terms the map is made of",
-    "places": "where terms lie, if that was stated; none: it was followed",
+    "activation_layouts": "where terms lie, if that was stated; none: it was followed",
 }
 _SAME = 1e-4  # of the layers' sum to the record's, relative to the sizes: computed twice
 _CLOSE = 1e-5  # of a map's least and most to the record's, relative
