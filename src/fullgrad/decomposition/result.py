@@ -58,7 +58,7 @@ class BiasTerm:
         )
 
     def _repr_html_(self) -> str:
-        from fullgrad.report.display import term_html
+        from fullgrad.decomposition._display import term_html
 
         return term_html(self)
 
@@ -222,7 +222,7 @@ class Decomposition:
         )
 
     def _repr_html_(self) -> str:
-        from fullgrad.report.display import decomposition_html
+        from fullgrad.decomposition._display import decomposition_html
 
         return decomposition_html(self)
 

@@ -91,7 +91,7 @@ class FullGrad:
         additional_forward_args: Any = None,
         *,
         shape: Literal["input", "map"] = "input",
-        **options: Unpack[SaliencyOptions],
+        **options: Unpack[SaliencyOptions],  # type: ignore[misc]
     ) -> Any:
         """The FullGrad map.
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from fullgrad._files import printable
+from fullgrad._html import Html, tag
 from fullgrad.errors import InputError
-from fullgrad.report.markup import Builder, Html, details, facts, kind_of, tag
+from fullgrad.report.markup import Builder, details, facts, kind_of
 from fullgrad.report.provenance import again, made, model_facts, version_facts
 from fullgrad.report.values import ReportError, Values, read_bytes, shown
 from fullgrad.vision.images import OVERLAY_SUFFIX

@@ -95,7 +95,7 @@ class TokenScores:
         )
 
     def _repr_html_(self) -> str:
-        from fullgrad.report.display import token_scores_html
+        from fullgrad.tokens._display import token_scores_html
 
         return token_scores_html(self)
 
