@@ -141,6 +141,16 @@ def decompose(
         BlockedGradientError: the input reaches the output outside autograd.
         CompletenessError: the terms do not sum to the output; names where.
         LayoutError: a stated layout that does not fit.
+        OptionError: an option that there is not; a ``TypeError``.
+
+    Example:
+        >>> import torch, fullgrad
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.GELU())
+        >>> d = fullgrad.decompose(model, torch.ones(2, 4), target=1)
+        >>> [(t.module, t.kind) for t in d.bias_terms]
+        [('0', 'explicit'), ('1', 'implicit')]
+        >>> torch.allclose(d.output.double(), d.input_sums + d.bias_sums, atol=1e-5)
+        True
     """
     request = Request(
         model,

@@ -43,7 +43,6 @@ Result_co = TypeVar("Result_co", covariant=True)
 class ModelOptions(TypedDict, total=False):
     """Options of every call that explains a model, as :func:`fullgrad.decompose` documents them."""
 
-    additional_forward_args: Any
     forward_kwargs: Mapping[str, Any] | None
     mode: Mode
     per_sample: bool

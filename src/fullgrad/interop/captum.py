@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fullgrad._options import takes_options
 from fullgrad.errors import InputError
-from fullgrad.maps.saliency import METHODS, SaliencyOptions, saliency
+from fullgrad.maps.saliency import METHODS, MapOptions, saliency
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -81,9 +81,7 @@ class FullGrad:
         return False
 
     @_wrapped
-    @takes_options(
-        "interop.captum.FullGrad.attribute", SaliencyOptions, places="activation_layouts"
-    )
+    @takes_options("interop.captum.FullGrad.attribute", MapOptions, places="activation_layouts")
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -91,7 +89,7 @@ class FullGrad:
         additional_forward_args: Any = None,
         *,
         shape: Literal["input", "map"] = "input",
-        **options: Unpack[SaliencyOptions],  # type: ignore[misc]
+        **options: Unpack[MapOptions],
     ) -> Any:
         """The FullGrad map.
 

@@ -33,14 +33,20 @@ if TYPE_CHECKING:
 METHODS = ("fullgrad", "simple_fullgrad", "smooth_fullgrad")
 
 
-class SaliencyOptions(ModelOptions, total=False):
-    """The options of :func:`saliency`, as it documents them."""
+class MapOptions(ModelOptions, total=False):
+    """Options of every call that draws FullGrad maps, as :func:`saliency` documents them."""
 
     psi: Psi
     terms: Terms
     batch_size: BatchSize
     memory: int | None
     noise: Noise | None
+
+
+class SaliencyOptions(MapOptions, total=False):
+    """The options of :func:`saliency`."""
+
+    additional_forward_args: Any
 
 
 def _packed(maps: Maps, inputs: Inputs) -> Any:
@@ -99,6 +105,13 @@ def layer_maps(
     Raises:
         ValueError: depth is below 1, or psi unknown.
         LayoutError: where a term's numbers lie is not known.
+
+    Example:
+        >>> import torch, fullgrad
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten())
+        >>> d = fullgrad.decompose(model, torch.ones(1, 3, 8, 8), target=0)
+        >>> {name: tuple(m.shape) for name, m in fullgrad.layer_maps(d).items()}
+        {'0': (1, 1, 8, 8)}
     """
     if depth is not None and depth < 1:
         raise ValueError(f"depth must be at least 1, not {depth}")
@@ -241,6 +254,12 @@ def saliency(
         OptionError: an option that there is not, or that the method does not have; a ``TypeError``.
         LayoutError: where a term's numbers lie is not known.
         FullGradError: as :func:`fullgrad.decompose`.
+
+    Example:
+        >>> import torch, fullgrad
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten())
+        >>> fullgrad.saliency(model, torch.ones(1, 3, 8, 8), target=0, psi="channel").shape
+        torch.Size([1, 1, 8, 8])
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")

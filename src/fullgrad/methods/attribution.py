@@ -33,6 +33,7 @@ class FamilyOptions(ModelOptions, total=False):
     """The options of FullGrad and Simple FullGrad in :func:`attribute`."""
 
     signed: bool
+    additional_forward_args: Any
     batch_size: BatchSize
     memory: int | None
     psi: Psi | None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from fullgrad.axes.placement import Placement
 from fullgrad.engine import verification
 from fullgrad.engine.backward import product
 from fullgrad.engine.lending import as_tuple
-from fullgrad.engine.pipeline import Detached, Mode, ModelOptions, Request, Totals, Traced, explain
+from fullgrad.engine.pipeline import Detached, Mode, Request, Totals, Traced, explain
 from fullgrad.engine.tape import Entry
 from fullgrad.engine.targets import Target
 from fullgrad.engine.terms import Term
@@ -38,9 +38,6 @@ from fullgrad.maps.aggregation import (
 )
 from fullgrad.maps.selection import Selection, Terms, selection
 from fullgrad.tokens.embeddings import Embedded, embed, token_embedding
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,6 +141,21 @@ def attribute_tokens(
         LayoutError: it is not known at which token a term lies.
         CompletenessError: the terms do not sum to the output.
         FullGradError: as :func:`fullgrad.decompose`.
+
+    Example:
+        >>> import torch
+        >>> from fullgrad.tokens import attribute_tokens
+        >>> class Model(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.embed, self.head = torch.nn.Embedding(9, 4), torch.nn.Linear(4, 2)
+        ...     def forward(self, ids):
+        ...         return self.head(self.embed(ids).mean(1))
+        >>> scores = attribute_tokens(Model(), torch.tensor([[3, 1, 4]]), target=0)
+        >>> scores.total.shape
+        torch.Size([1, 3])
+        >>> torch.allclose(scores.sums, scores.output.double(), atol=1e-5)
+        True
     """
     request = _request(
         model,
@@ -225,11 +237,14 @@ def _request(
     *,
     embedding: nn.Embedding | str | None,
     additional_forward_args: Any,
-    **options: Unpack[ModelOptions],
+    forward_kwargs: Mapping[str, Any] | None,
+    mode: Mode,
+    detached: Detached,
+    tolerance: float | None,
+    activation_layouts: ActivationLayouts | None,
 ) -> Request:
     """The call of the model of embedded tokens."""
-    given = options.get("forward_kwargs") or {}
-    twice = [name for name in ("input_ids", "inputs_embeds") if name in given]
+    twice = [name for name in ("input_ids", "inputs_embeds") if name in (forward_kwargs or {})]
     if twice:
         raise InputError(
             f"forward_kwargs holds {twice[0]!r}, but the model is given input_ids already"
@@ -241,9 +256,13 @@ def _request(
         embed(chosen, input_ids),
         target,
         (input_ids, *as_tuple(additional_forward_args)),
+        forward_kwargs,
+        mode,
+        detached=detached,
+        tolerance=tolerance,
         layout="BTC",
+        activation_layouts=activation_layouts,
         takes_per_sample=False,
-        **options,
     )
 
 
