@@ -256,7 +256,7 @@ def test_which_embedding() -> None:
         attribute_tokens(model, ids(), 1)
     with pytest.raises(ModelError, match="has: none"):
         token_embedding(nn.Linear(2, 2), None)
-    with pytest.raises(ModelError, match=r"'out' is no nn.Embedding of the model; it has: 'tok"):
+    with pytest.raises(ModelError, match=r"'out' is not an nn.Embedding of the model; it has: 'tok"):
         attribute_tokens(model, ids(), 1, embedding="out")
     with pytest.raises(ModelError, match="the given embedding is no"):
         attribute_tokens(model, ids(), 1, embedding=nn.Embedding(2, 2))
@@ -265,7 +265,7 @@ def test_which_embedding() -> None:
         attribute_tokens(model, ids(), 1, embedding="tokens")
     model = reader("module")
     nn.utils.parametrizations.orthogonal(model.tokens)
-    with pytest.raises(ModelError, match="'tokens' is computed anew at every lookup"):
+    with pytest.raises(ModelError, match="'tokens' is computed again at every lookup"):
         attribute_tokens(model, ids(), 1, embedding="tokens")
 
 

@@ -75,8 +75,8 @@ def _decomposition(d: Any) -> Html:
         (title, "gradient × input, summed."),
         (
             "stages",
-            f"gradient × bias, summed over the operations with a bias in each module (so many as "
-            f"the second column says; {len(d)} in all). Red raises the output, blue lowers it; "
+            f"gradient × bias, summed over the operations with a bias in each module (the "
+            f"second column counts them; {len(d)} in all). Red raises the output, blue lowers it; "
             "bars of one column share a scale.",
         ),
         residual_note(d.relative_residual, d.tolerance),

@@ -166,7 +166,7 @@ class Decomposition:
         """A table of the terms for one sample.
 
         Args:
-            depth: group the terms by so many components of the module path; None: every term.
+            depth: group the terms by this many components of the module path; None: every term.
             sample: which sample of the batch.
 
         Returns:

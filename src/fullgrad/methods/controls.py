@@ -65,7 +65,7 @@ def random(model: nn.Module, inputs: Tensor, target: Any, *, seed: int, **call: 
     """Uniform numbers in [0, 1), shape (B, 1, *positions).
 
     A sample's numbers depend on the seed and on its place in the inputs alone, not on how many
-    samples follow, on the batch size or on the device. The next call starts anew: give another
+    samples follow, on the batch size or on the device. The next call starts again: give another
     seed for other samples.
     """
     return _noise(inputs, seed, inputs.shape[2:]).to(inputs.device, _dtype(inputs))

@@ -175,7 +175,7 @@ def deeplift(
 def _prove_sum(explained: Explained, found: Tensor, inputs: Tensor, start: Tensor) -> None:
     """Refuse numbers that do not sum to the difference of the outputs.
 
-    That is Captum's convergence delta; computed here, the outputs are at hand for its scale.
+    That is Captum's convergence delta; computed here, the outputs are available for its scale.
     """
     with torch.no_grad():
         output, before = explained(inputs), explained(start)
