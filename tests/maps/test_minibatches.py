@@ -58,7 +58,9 @@ def test_a_memory_budget_sets_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
     compute = lambda part: (seen.append(len(part.inputs)), (part.inputs,))[1]  # noqa: E731
     for memory, expected in ((2 * one, [2, 2, 1]), (one // 2, [1] * 5), (100 * one, [5])):
         seen.clear()
-        assert torch.equal(minibatches.in_minibatches(Request(model, X), compute, "auto", memory)[0], X)
+        assert torch.equal(
+            minibatches.in_minibatches(Request(model, X), compute, "auto", memory)[0], X
+        )
         assert seen == expected
     monkeypatch.setattr(minibatches, "free_bytes", lambda device: 6 * one)
     assert minibatches.largest_minibatch(Request(model, X), None) == 3

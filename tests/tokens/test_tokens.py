@@ -256,7 +256,9 @@ def test_which_embedding() -> None:
         attribute_tokens(model, ids(), 1)
     with pytest.raises(ModelError, match="has: none"):
         token_embedding(nn.Linear(2, 2), None)
-    with pytest.raises(ModelError, match=r"'out' is not an nn.Embedding of the model; it has: 'tok"):
+    with pytest.raises(
+        ModelError, match=r"'out' is not an nn.Embedding of the model; it has: 'tok"
+    ):
         attribute_tokens(model, ids(), 1, embedding="out")
     with pytest.raises(ModelError, match="the given embedding is no"):
         attribute_tokens(model, ids(), 1, embedding=nn.Embedding(2, 2))
