@@ -355,7 +355,7 @@ def test_a_recurrent_step_lies_at_the_input_it_reads(name: str) -> None:
     for term in d.bias_terms:
         coordinate = None if term.axes is None else term.axes.coordinates[0]
         if coordinate is not None and not coordinate.atoms and term.op in ("tanh", "tanh_"):
-            places.append(int(coordinate.values()))
+            places.append(int(coordinate.table[2]))
     steps = {"bidirectional": [0, 1, 2, 3, 3, 2, 1, 0]}.get(name, [0, 1, 2, 3])
     each = len(places) // len(steps)
     assert each >= 1

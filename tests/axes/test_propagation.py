@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fullgrad
-from fullgrad.axes.algebra import NOWHERE
+from fullgrad.axes.coordinates import NOWHERE
 from fullgrad.axes.placement import Placement, arranged, on_grid, placement_of
 from fullgrad.errors import LayoutError
 

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fullgrad.axes.algebra import Axes
+from fullgrad.axes.broadcasting import overwritten
+from fullgrad.axes.regions import region_of
 from fullgrad.axes.layouts import Layouts, StatedPlaces, input_layouts
 from fullgrad.engine.detached import Detached, tensors_in
 from fullgrad.engine.module_path import ModulePath
@@ -101,6 +103,28 @@ def _wrote_view(call: Call, output: Tensor) -> bool:
     """Whether the operation overwrote a view, whose history is then its base's."""
     base = output._base if call.in_place and output._is_view() else None
     return base is not None and base.requires_grad and base.grad_fn is not None
+
+
+def _after_writing(
+    before: Axes | None, base: Tensor, view: Tensor, written: Axes | None
+) -> Axes | None:
+    """The axes of a tensor of which a view was overwritten."""
+    found = region_of(
+        base.shape,
+        base.stride(),
+        view.shape,
+        view.stride(),
+        view.storage_offset() - base.storage_offset(),
+    )
+    if found is None:
+        return before if view.shape == base.shape else None
+    region, lacking = found
+    if written is not None:
+        groups = list(written.groups)
+        for d in lacking:
+            groups.insert(d, ())
+        written = replace(written, groups=tuple(groups))
+    return overwritten(before, base.shape, region, written)
 
 
 def _with_first(call: Call, first: Tensor) -> Call:
@@ -377,7 +401,8 @@ class Recorder(TorchDispatchMode):
             if node is None or axes is None:
                 continue
             if _wrote_view(pending.call, out):
-                whole = known.get(id(out._base)) if known is not None else None
+                base = out._base
+                whole = _after_writing(known.get(id(base)) if known else None, base, out, axes)
                 if whole is not None:
                     self._axes[node, 0] = whole
             else:

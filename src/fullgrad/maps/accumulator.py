@@ -95,8 +95,8 @@ class Canvas:
             maps: from :meth:`reduced`, one for each place.
             name: of the term.
         """
-        for (grid, _), m in zip(places, maps, strict=True):
-            self._aggregates[grid].add(m)
+        for (grid, placement), m in zip(places, maps, strict=True):
+            self._aggregates[grid].add(m, placement.cells)
 
     def finished(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The maps, at the inputs' sizes.
@@ -171,7 +171,7 @@ class Means:
             placement, positions, total = self._sums.pop(key)
             grid, sharing = key[:2]
             mean = total / (self._copies * sharing)
-            aggregates[grid].add(drawn(mean, positions, placement, psi, overwrite=True))
+            aggregates[grid].add(drawn(mean, positions, placement, psi, overwrite=True), placement.cells)
         return tuple(aggregate.map() for aggregate in aggregates)
 
 

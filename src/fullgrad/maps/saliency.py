@@ -63,7 +63,7 @@ def term_map(term: BiasTerm, decomposition: Decomposition, psi: Psi = "layer") -
     )
     for grid, placement in zip(grids, found, strict=True):
         if placement is not None:
-            return upsample(reduced(term.value, placement, psi), grid.sizes)
+            return upsample(reduced(term.value, placement, psi), grid.sizes, placement.cells)
     raise LayoutError(
         f"{term.op} in {term.module or 'the model'} (shape {tuple(term.shape)}) has no "
         "positions, so it has no map"

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fullgrad.axes.algebra import NOWHERE
+from fullgrad.axes.coordinates import NOWHERE
 from fullgrad.axes.broadcasting import resolved
 from fullgrad.axes.layouts import Places
 from fullgrad.axes.placement import Placement

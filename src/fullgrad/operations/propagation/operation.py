@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from fullgrad.axes.algebra import Axes, Group
+from fullgrad.axes.algebra import Axes
+from fullgrad.axes.coordinates import Group
 from fullgrad.axes.broadcasting import Bindings
 
 

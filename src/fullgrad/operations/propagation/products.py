@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fullgrad.axes.algebra import Axes, Group, fresh, neutral, with_groups
+from fullgrad.axes.algebra import Axes, fresh, neutral, with_groups
+from fullgrad.axes.coordinates import Group
 from fullgrad.operations.propagation.operation import Answer, Operation, dims_of, placed, rule
 
 

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fullgrad.axes.algebra import (
-    NOWHERE,
-    Axes,
-    fresh,
-    permuted,
-    regrouped,
-    selected,
-    taken,
-    with_groups,
-)
-from fullgrad.axes.broadcasting import joined, stacked
+from fullgrad.axes.algebra import Axes, fresh, permuted, regrouped, selected, taken, with_groups
+from fullgrad.axes.coordinates import NOWHERE
+from fullgrad.axes.broadcasting import combined, joined, stacked
 from fullgrad.operations.propagation.operation import Answer, Operation, dims_of, rule
 
 
@@ -83,7 +75,7 @@ def _slice(operation: Operation) -> Answer:
     _, dim, start, end, step = operation.args[:5]
     (dim,) = dims_of(dim or 0, len(axes.groups))
     index = np.arange(axes.shape[dim])[slice(start, end, step)]
-    return taken(axes, dim, index, coarser=(step or 1) > 1)
+    return taken(axes, dim, index)
 
 
 @rule("select")
@@ -204,3 +196,34 @@ def _cat(operation: Operation) -> Answer:
 def _stack(operation: Operation) -> Answer:
     (dim,) = dims_of(operation.arg(1) or 0, len(operation.shape))
     return stacked([operation.axes_of(t) for t in operation.args[0]], dim)
+
+
+@rule("rot90")
+def _rotated(operation: Operation) -> Answer:
+    """Quarter turns: rows become columns, and one of the two is turned round."""
+    axes, turns = operation.first(), operation.args[1] % 4
+    if axes is None:
+        return None
+    a, b = dims_of(operation.args[2], len(axes.groups))
+    for dim in {0: (), 1: (b,), 2: (a, b), 3: (a,)}[turns]:
+        flipped = taken(axes, dim, np.arange(axes.shape[dim])[::-1])
+        if flipped is None:
+            return None
+        axes = flipped
+    order = list(range(len(axes.groups)))
+    if turns % 2:
+        order[a], order[b] = b, a
+    return permuted(axes, order)
+
+
+@rule("glu")
+def _gated(operation: Operation) -> Answer:
+    """One half of an axis times the sigmoid of the other."""
+    axes = operation.first()
+    if axes is None:
+        return None
+    (dim,) = dims_of(operation.arg(1) if operation.arg(1) is not None else -1, len(axes.groups))
+    half = axes.shape[dim] // 2
+    parts = [taken(axes, dim, np.arange(s, s + half)) for s in (0, half)]
+    known = [p for p in parts if p is not None]
+    return combined(known, operation.shape, operation.bindings) if len(known) == 2 else None
