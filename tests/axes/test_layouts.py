@@ -213,7 +213,7 @@ def test_segmentation_targets() -> None:
 
 
 class Scrambled(nn.Module):
-    """Tokens are pooled along the flattened image, which cannot be followed."""
+    """Tokens are sorted before they are pooled, which loses their places."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ class Scrambled(nn.Module):
         self.norm = nn.BatchNorm1d(4)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.embed(x).flatten(2)
+        y = self.embed(x).flatten(2).sort(2).values
         return self.norm(self.pool(y)).tanh().mean(2)
 
 
@@ -236,14 +236,14 @@ def test_places_stated_by_hand() -> None:
     got = fullgrad.saliency(model, x, 1, places={"pool": "B C (H=4 W=2)"})
     plain = fullgrad.saliency(model, x, 1, places={"norm": ["B C (H=4 W=2)"]})
     torch.testing.assert_close(got, plain)
-    inferred = fullgrad.saliency(model, x, 1, places={"": "B C (H W)"})
+    inferred = fullgrad.saliency(model, x, 1, places={"pool": "B C (H W)"})
     torch.testing.assert_close(got, inferred)
     for places, message in (
         (
             {"head": "B C"},
             r"places are stated that nothing needs: 'B C' in 'head'\. No activation there",
         ),
-        ({"": "B C (H W=3)"}, r"the layout 'B C \(H W=3\)' does not fit the shape \(2, 4, 8\)"),
+        ({"": "B C (H W=3)"}, r"the layout 'B C \(H W=3\)' does not fit the shape \(2, 4, 32\)"),
         ({"": "B C (K L)"}, r"give sizes, like 'K=14'"),
         ({"": "B C C"}, r"the layout 'B C C' cannot be read"),
         ({"": "B C [H]"}, r"cannot be read"),

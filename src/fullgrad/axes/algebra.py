@@ -231,9 +231,7 @@ def windowed(axes: Axes, taps: Mapping[int, Taps]) -> Axes | None:
         old = single.groups[dim][0] if single.groups[dim] else None
         if after == 1 and old is not None:  # one place is left, of all that the window reads
             new = Atom(1)
-            read = (c and places.windowed(c, old, new, window) for c in single.coordinates)
-            one = tuple(c and places.chosen(c, new, 0) for c in read)
-            one = tuple(c and replace(c, pooled=c.pooled or c.whole) for c in one)
+            one = tuple(c and places.gathered(c, old, new, window) for c in single.coordinates)
             axes = Axes((*single.groups[:dim], (), *single.groups[dim + 1 :]), one)
             continue
         new = Atom(after)

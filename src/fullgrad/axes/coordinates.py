@@ -74,6 +74,14 @@ class Coordinate:
         low, high = self.table[LOW], self.table[HIGH]
         return self.anywhere and not bool((low > 0).any() or (high < self.size - 1).any())
 
+    @property
+    def shared(self) -> bool:
+        """Whether all numbers that read anything read the whole axis, around one center."""
+        if not self.whole:
+            return False
+        center = self.table[CENTER]
+        return bool(np.nanmax(center) - np.nanmin(center) < 1e-6)
+
     def axis(self, atom: Atom) -> int:
         """Where an atom runs in the table."""
         return 1 + self.atoms.index(atom)
@@ -164,7 +172,7 @@ def restricted(c: Coordinate, left: Collection[Atom]) -> Coordinate | None:
     found = replace(c, atoms=atoms, table=_hull(c.table, gone))
     if not atoms and (found.whole or not found.anywhere):
         return None
-    return simplified(replace(found, pooled=c.pooled or not atoms or found.whole))
+    return simplified(replace(found, pooled=c.pooled or not atoms or found.shared))
 
 
 def taken(c: Coordinate, old: Atom, new: Atom, index: Indices) -> Coordinate:
@@ -186,7 +194,7 @@ def chosen(c: Coordinate, atom: Atom, place: int) -> Coordinate:
     if atom not in c.atoms:
         return c
     atoms = tuple(a for a in c.atoms if a is not atom)
-    return replace(c, atoms=atoms, table=c.table.take(place, c.axis(atom)), pooled=False)
+    return replace(c, atoms=atoms, table=c.table.take(place, c.axis(atom)))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -220,6 +228,14 @@ def windowed(c: Coordinate, old: Atom, new: Atom, taps: Taps) -> Coordinate:
     hull[CENTER] = np.where(np.isnan(hull[LOW]), np.nan, _centers(table[CENTER], taps, hull))
     atoms = tuple(new if a is old else a for a in c.atoms)
     return simplified(replace(c, atoms=atoms, table=np.moveaxis(hull, 1, axis)))
+
+
+def gathered(c: Coordinate, old: Atom, new: Atom, taps: Taps) -> Coordinate:
+    """After a window that has a single place, whose atom vanishes."""
+    if old not in c.atoms:
+        return c
+    one = chosen(windowed(c, old, new, taps), new, 0)
+    return replace(one, pooled=c.pooled or one.whole)
 
 
 def _centers(before: Table, taps: Taps, hull: Table) -> Table:
