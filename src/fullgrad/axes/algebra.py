@@ -234,7 +234,7 @@ def windowed(axes: Axes, taps: Mapping[int, Taps]) -> Axes | None:
             one = tuple(c and places.gathered(c, old, new, window) for c in single.coordinates)
             axes = Axes((*single.groups[:dim], (), *single.groups[dim + 1 :]), one)
             continue
-        new = Atom(after)
+        new = old if old is not None and old.size == after else Atom(after)
         changed = single.coordinates
         if old is not None:
             owned = _owned(single, {old})

@@ -9,7 +9,7 @@ import numpy as np
 
 from fullgrad.axes import coordinates as places
 from fullgrad.axes.algebra import Axes, fresh, has_batch, merged, samples
-from fullgrad.axes.coordinates import Atom, Coordinate, Group, Table, count
+from fullgrad.axes.coordinates import HIGH, LOW, Atom, Coordinate, Group, Table, count
 
 
 @dataclass(eq=False, slots=True)
@@ -74,10 +74,27 @@ def _renamed(axes: Axes, twins: Mapping[Atom, Atom]) -> Axes:
     return Axes(
         tuple(tuple(twins.get(a, a) for a in g) for g in axes.groups),
         tuple(
-            c and replace(c, atoms=tuple(twins.get(a, a) for a in c.atoms))
-            for c in axes.coordinates
+            c and _with(c, twins) for c in axes.coordinates
         ),
     )
+
+
+def _with(c: Coordinate, twins: Mapping[Atom, Atom]) -> Coordinate:
+    if not any(a in twins for a in c.atoms):
+        return c
+    return c.now(tuple(twins.get(a, a) for a in c.atoms), c.table, c.pooled, c.line)
+
+
+def _lined(there: Sequence[Coordinate]) -> Coordinate | None:
+    """Places on the same line, together: the same centers, and intervals that hold all."""
+    first = there[0]
+    if first.line is None or any(c.line != first.line or c.atoms != first.atoms for c in there):
+        return None
+    table = first.table.copy()
+    for c in there[1:]:
+        np.minimum(table[LOW], c.table[LOW], out=table[LOW])
+        np.maximum(table[HIGH], c.table[HIGH], out=table[HIGH])
+    return first.now(first.atoms, table, None, first.line)
 
 
 def _union(there: Sequence[Coordinate], atoms: Iterable[Atom]) -> Coordinate:
@@ -86,9 +103,12 @@ def _union(there: Sequence[Coordinate], atoms: Iterable[Atom]) -> Coordinate:
     first = there[0]
     if len(there) == 1 or all(c is first for c in there[1:]):
         return first
+    lined = _lined(there)
+    if lined is not None:
+        return lined
     used = tuple(a for a in atoms if any(a in c.atoms for c in there))
     table = places.united([places.over(c, used) for c in there])
-    return places.simplified(replace(first, atoms=used, table=table))
+    return places.simplified(first.now(used, table, first.pooled))
 
 
 def combined(parts: Sequence[Axes], shape: Sequence[int], bindings: Bindings) -> Axes | None:
@@ -152,7 +172,7 @@ def _bind(placed: Axes, known: Group, other: Group, holder: Axes, bindings: Bind
     else:
         return
     found = tuple(
-        replace(c, atoms=tuple(twins[a] for a in c.atoms))
+        _with(c, twins)
         if c is not None and all(a in twins for a in c.atoms)
         else None
         for c in placed.coordinates
@@ -196,7 +216,9 @@ def joined(parts: Sequence[Axes | None], sizes: Sequence[int], dim: int) -> Axes
         if found is not None or any(samples(p.groups[dim]) > 1 for p in known):
             return found
     singles = [p and merged(p, dim) for p in parts]
-    singles = [s and _renamed(s, {a: Atom(a.size) for a in s.groups[dim]}) for s in singles]
+    if any(s is not None and s.depends(s.groups[dim]) for s in singles):
+        # One operand's axis may hold what another axis of another operand holds.
+        singles = [s and _renamed(s, {a: Atom(a.size) for a in s.groups[dim]}) for s in singles]
     reference = next((s for s in singles if s and s.placed), None) or next(s for s in singles if s)
     whole = Atom(sum(sizes))
     aligned = [s and _aligned(reference.groups, s, dim) for s in singles]
@@ -224,6 +246,11 @@ def _joined_along(
     if not all(c.pooled for c in found):
         there = [None if c is None or c.pooled else c for c in there]
         found = [c for c in there if c is not None]
+    spoken_for = all(c is not None or p is None or not _elsewhere(p, found[0].input)
+                     for p, c in zip(parts, there, strict=True))
+    lined = _lined(found) if spoken_for else None
+    if lined is not None and lined.atoms[0] in atoms:
+        return lined  # channels put side by side
     own = [() if p is None else p.groups[dim] for p in parts]
     along = any(g and g[0] in c.atoms for g, c in zip(own, there, strict=True) if c is not None)
     others = tuple(a for a in atoms if any(a in c.atoms for c in found))
@@ -239,7 +266,7 @@ def _joined_along(
             tables.append(None)  # without a place of its own it goes with the others
     spoken = [t for t in tables if t is not None]
     if not along and all(places.same(t[:, 0], spoken[0][:, 0]) for t in spoken):
-        return replace(found[0], atoms=others, table=spoken[0][:, 0])
+        return found[0].now(others, spoken[0][:, 0], found[0].pooled)
     filled = [
         np.broadcast_to(places.united([s[:, :1] for s in spoken]), (3, n, *spoken[0].shape[2:]))
         if t is None
@@ -247,7 +274,7 @@ def _joined_along(
         for t, n in zip(tables, sizes, strict=True)
     ]
     table = np.concatenate(filled, 1)
-    return places.simplified(replace(found[0], atoms=(whole, *others), table=table, pooled=False))
+    return places.simplified(found[0].now((whole, *others), table))
 
 
 def _elsewhere(axes: Axes, number: int) -> bool:
@@ -367,6 +394,6 @@ def overwritten(
             )
         table[(slice(None), *cut)] = part
         coordinates.append(
-            places.simplified(replace(found[0], atoms=used, table=table, pooled=False))
+            places.simplified(found[0].now(used, table))
         )
     return Axes(tuple(groups), tuple(coordinates))

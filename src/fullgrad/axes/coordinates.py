@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,14 +50,28 @@ class Coordinate:
         atoms: what the place depends on; none for a single place.
         table: shape (3, sizes of the atoms): the first and last place read and the center; NaN
             where nothing is read.
-        pooled: whether places were read together (a mean) so that no number has its own.
+        pooled: whether places were read together so that no number has its own: by a ``mean``,
+            or by a ``window`` that has one place only.
+        line: of one atom whose centers are even and whose intervals do not turn back, the first
+            center and the step; None otherwise, or where that is not known.
     """
 
     input: int
     size: int
     atoms: Group
     table: Table
-    pooled: bool = False
+    pooled: Literal["mean", "window"] | None = None
+    line: tuple[float, float] | None = None
+
+    def now(
+        self,
+        atoms: Group,
+        table: Table,
+        pooled: Literal["mean", "window"] | None = None,
+        line: tuple[float, float] | None = None,
+    ) -> Coordinate:
+        """The same axis of the same input, read otherwise."""
+        return Coordinate(self.input, self.size, atoms, table, pooled, line)
 
     @property
     def anywhere(self) -> bool:
@@ -89,14 +104,17 @@ class Coordinate:
 
 def identity(size: int, atom: Atom, input: int = 0) -> Coordinate:
     """Every place of the input reads itself."""
-    return Coordinate(input, size, (atom,), np.tile(np.arange(size, dtype=np.float64), (3, 1)))
+    table = np.tile(np.arange(size, dtype=np.float64), (3, 1))
+    return Coordinate(input, size, (atom,), table, line=(0.0, 1.0))
 
 
 def evenly(size: int, atom: Atom, input: int = 0) -> Coordinate:
     """Cells of equal length over an axis of the input, as a stated layout means them."""
     edges = np.arange(atom.size + 1) * (size / atom.size)
     low, high = np.floor(edges[:-1]), np.ceil(edges[1:]) - 1
-    return Coordinate(input, size, (atom,), np.stack([low, high, (edges[:-1] + edges[1:] - 1) / 2]))
+    centers = (edges[:-1] + edges[1:] - 1) / 2
+    line = (float(centers[0]), size / atom.size)
+    return Coordinate(input, size, (atom,), np.stack([low, high, centers]), line=line)
 
 
 def _hull(table: Table, over: tuple[int, ...]) -> Table:
@@ -123,14 +141,14 @@ def simplified(c: Coordinate) -> Coordinate:
             atoms[i].size == 1 or same(table, np.broadcast_to(table.take([0], i + 1), table.shape))
         ):
             atoms, table = atoms[:i] + atoms[i + 1 :], table.take(0, i + 1)
-    return c if atoms is c.atoms else replace(c, atoms=atoms, table=table)
+    return c if atoms is c.atoms else c.now(atoms, table, c.pooled)
 
 
 def where_read(c: Coordinate, other: Coordinate) -> Coordinate:
     """A coordinate that says nothing where another one of the same input says nothing."""
     atoms = tuple(dict.fromkeys((*c.atoms, *other.atoms)))
     table = np.where(np.isnan(over(other, atoms)[:1]), np.nan, over(c, atoms))
-    return simplified(replace(c, atoms=atoms, table=table))
+    return simplified(c.now(atoms, table, c.pooled))
 
 
 def split(c: Coordinate, atom: Atom, parts: Group) -> Coordinate:
@@ -138,7 +156,7 @@ def split(c: Coordinate, atom: Atom, parts: Group) -> Coordinate:
     if atom not in c.atoms:
         return c
     atoms = tuple(p for a in c.atoms for p in (parts if a is atom else (a,)))
-    return simplified(replace(c, atoms=atoms, table=c.table.reshape(3, *(a.size for a in atoms))))
+    return simplified(c.now(atoms, c.table.reshape(3, *(a.size for a in atoms)), c.pooled))
 
 
 def over(c: Coordinate, atoms: Group) -> Table:
@@ -156,7 +174,7 @@ def merged(c: Coordinate, group: Group, atom: Atom) -> Coordinate:
         return c
     others = tuple(a for a in c.atoms if a not in group)
     table = over(c, group).reshape(3, atom.size, *(a.size for a in others))
-    return simplified(replace(c, atoms=(atom, *others), table=table))
+    return simplified(c.now((atom, *others), table, c.pooled))
 
 
 def restricted(c: Coordinate, left: Collection[Atom]) -> Coordinate | None:
@@ -169,24 +187,29 @@ def restricted(c: Coordinate, left: Collection[Atom]) -> Coordinate | None:
     if not gone:
         return c
     atoms = tuple(a for a in c.atoms if a in left)
-    found = replace(c, atoms=atoms, table=_hull(c.table, gone))
+    found = c.now(atoms, _hull(c.table, gone), c.pooled)
     if not atoms and (found.whole or not found.anywhere):
         return None
-    return simplified(replace(found, pooled=c.pooled or not atoms or found.shared))
+    if not atoms or found.shared:
+        found = c.now(atoms, found.table, "mean")
+    return simplified(found)
 
 
 def taken(c: Coordinate, old: Atom, new: Atom, index: Indices) -> Coordinate:
     """After places of an atom were taken by number; ``NOWHERE`` puts in a place without one."""
     if old not in c.atoms:
         return c
+    if c.line is not None and len(index) > 1:
+        steps = np.diff(index)
+        if steps[0] > 0 and index[0] != NOWHERE and bool((steps == steps[0]).all()):
+            line = (c.line[0] + c.line[1] * int(index[0]), c.line[1] * int(steps[0]))
+            return c.now((new,), c.table[:, index], None, line)
     axis = c.axis(old)
     table = c.table.take(np.maximum(index, 0), axis)
     if (index == NOWHERE).any():
         missing = (index == NOWHERE).reshape([-1 if d == axis else 1 for d in range(table.ndim)])
         table = np.where(missing, np.nan, table)
-    return simplified(
-        replace(c, atoms=tuple(new if a is old else a for a in c.atoms), table=table)
-    )
+    return simplified(c.now(tuple(new if a is old else a for a in c.atoms), table, c.pooled))
 
 
 def chosen(c: Coordinate, atom: Atom, place: int) -> Coordinate:
@@ -194,10 +217,10 @@ def chosen(c: Coordinate, atom: Atom, place: int) -> Coordinate:
     if atom not in c.atoms:
         return c
     atoms = tuple(a for a in c.atoms if a is not atom)
-    return replace(c, atoms=atoms, table=c.table.take(place, c.axis(atom)))
+    return c.now(atoms, c.table.take(place, c.axis(atom)), c.pooled)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class Taps:
     """Which places of an axis each place after a sliding window reads.
 
@@ -209,17 +232,42 @@ class Taps:
     index: Indices
     middle: Table
 
-    @property
+    @cached_property
     def nothing_moves(self) -> bool:
         """Whether every place reads itself alone."""
         places = np.arange(len(self.index))
         return self.index.shape[1] == 1 and bool((self.index[:, 0] == places).all())
+
+    @cached_property
+    def ends(self) -> tuple[Indices, Indices] | None:
+        """The first and the last place that each window reads; None if one reads nothing."""
+        there = self.index != NOWHERE
+        if not bool(there.any(1).all()):
+            return None
+        first = np.where(there, self.index, np.iinfo(np.int64).max).min(1)
+        return first, self.index.max(1)
+
+    @cached_property
+    def line(self) -> tuple[float, float] | None:
+        """The middle of the first window and the step from one to the next, if that is even."""
+        steps = np.diff(self.middle)
+        if len(steps) and (steps[0] <= 0 or float(np.ptp(steps)) > 1e-9):
+            return None
+        return float(self.middle[0]), float(steps[0]) if len(steps) else 1.0
 
 
 def windowed(c: Coordinate, old: Atom, new: Atom, taps: Taps) -> Coordinate:
     """After a window slid along an atom."""
     if old not in c.atoms:
         return c
+    if c.line is not None and taps.line is not None and taps.ends is not None:
+        (start, step), (first, last) = c.line, taps.ends
+        line = (start + step * taps.line[0], step * taps.line[1])
+        even = np.empty((3, len(first)))
+        even[LOW], even[HIGH] = c.table[LOW, first], c.table[HIGH, last]
+        even[CENTER] = start + step * taps.middle
+        straight = bool((even[:CENTER, 1:] >= even[:CENTER, :-1]).all())
+        return c.now((new,), even, None, line if straight else None)
     axis = c.axis(old)
     table = np.moveaxis(c.table, axis, 1)
     read = table[:, np.maximum(taps.index, 0)]  # (3, places after, window, others)
@@ -227,7 +275,7 @@ def windowed(c: Coordinate, old: Atom, new: Atom, taps: Taps) -> Coordinate:
     hull = _hull(np.where(missing, np.nan, read), (2,))
     hull[CENTER] = np.where(np.isnan(hull[LOW]), np.nan, _centers(table[CENTER], taps, hull))
     atoms = tuple(new if a is old else a for a in c.atoms)
-    return simplified(replace(c, atoms=atoms, table=np.moveaxis(hull, 1, axis)))
+    return simplified(c.now(atoms, np.moveaxis(hull, 1, axis), c.pooled))
 
 
 def gathered(c: Coordinate, old: Atom, new: Atom, taps: Taps) -> Coordinate:
@@ -235,7 +283,7 @@ def gathered(c: Coordinate, old: Atom, new: Atom, taps: Taps) -> Coordinate:
     if old not in c.atoms:
         return c
     one = chosen(windowed(c, old, new, taps), new, 0)
-    return replace(one, pooled=c.pooled or one.whole)
+    return c.now(one.atoms, one.table, c.pooled or ("window" if one.whole else None))
 
 
 def _centers(before: Table, taps: Taps, hull: Table) -> Table:
@@ -273,7 +321,7 @@ def refined(c: Coordinate, cell: Atom, part: Atom) -> Coordinate:
     table = np.repeat(np.expand_dims(c.table, axis + 1), part.size, axis + 1)
     shift = ((np.arange(part.size) + 0.5) / part.size - 0.5) * step
     table[CENTER] += shift.reshape([-1 if d == axis else 1 for d in range(table.ndim - 1)])
-    return replace(c, atoms=(*c.atoms[:axis], part, *c.atoms[axis:]), table=table)
+    return c.now((*c.atoms[:axis], part, *c.atoms[axis:]), table)
 
 
 def united(tables: Sequence[Table]) -> Table:

@@ -82,7 +82,7 @@ def placement_of(axes: Axes, batch: int) -> Placement | None:
     known = [c for c in axes.coordinates if c is not None]
     if not known or not all(c.anywhere for c in known):
         return None
-    if all(c.pooled for c in known):
+    if all(c.pooled == "mean" for c in known):
         return None
     of_places = {a for c in known for a in c.atoms if not a.batch}
     positions = tuple(i for i, a in enumerate(atoms) if a in of_places)
@@ -99,6 +99,11 @@ def placement_of(axes: Axes, batch: int) -> Placement | None:
 
 def _along(c: Coordinate) -> tuple[Cells, Indices]:
     """The cells along one axis of the input, and each number's cell, shape (sizes of the atoms)."""
+    if c.line is not None:
+        count = c.atoms[0].size
+        centers = c.table[CENTER]
+        numbers = np.arange(count)
+        return Cells(count, None if _stretched(centers, c) else _weights(centers, c)), numbers
     centers = c.table[CENTER]
     there = ~np.isnan(centers)
     distinct, index = np.unique(np.round(centers[there], 6), return_inverse=True)
@@ -114,6 +119,9 @@ def _along(c: Coordinate) -> tuple[Cells, Indices]:
 
 def _stretched(centers: Table, c: Coordinate) -> bool:
     """Whether cells are even and leave less than one of them uncovered at the ends."""
+    if c.line is not None and len(centers) > 1:
+        step = c.line[1]
+        return bool(c.table[LOW, 0] < step and c.size - 1 - c.table[HIGH, -1] < step)
     low, high = np.nanmin(c.table[LOW]), np.nanmax(c.table[HIGH])
     steps = np.diff(centers)
     if len(steps) and float(np.ptp(steps)) > 1e-3 * float(steps.max()):
@@ -153,6 +161,9 @@ def _places(
     sample: Atom | None,
 ) -> Indices | None:
     """Each position's cell in the whole grid; None if the positions are the grid in order."""
+    known = [c for c in axes.coordinates if c is not None]
+    if all(c.line is not None for c in known) and [c.atoms[0] for c in known] == list(atoms):
+        return None
     sizes = [a.size for a in atoms]
     differ = sample is not None and any(c is not None and sample in c.atoms
                                         for c in axes.coordinates)

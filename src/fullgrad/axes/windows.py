@@ -6,6 +6,8 @@ stride 2 and padding 1 over 6 places, for example, reads ``[[-1, 0, 1], [1, 2, 3
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from fullgrad.axes.coordinates import NOWHERE, Indices, Taps
@@ -16,6 +18,7 @@ def _taps(index: Indices, size: int, middle: object) -> Taps:
     return Taps(clipped, np.asarray(middle, dtype=np.float64))
 
 
+@lru_cache(maxsize=4096)
 def sliding(
     size: int, after: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1
 ) -> Taps:
@@ -25,6 +28,7 @@ def sliding(
     return _taps(index, size, start + dilation * (kernel - 1) / 2)
 
 
+@lru_cache(maxsize=4096)
 def transposed(
     size: int, after: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1
 ) -> Taps:
@@ -35,6 +39,7 @@ def transposed(
     return _taps(index, size, middle)
 
 
+@lru_cache(maxsize=4096)
 def adaptive(size: int, after: int) -> Taps:
     """A pool to a given size, whose bins may overlap."""
     start = np.arange(after) * size // after
@@ -44,6 +49,7 @@ def adaptive(size: int, after: int) -> Taps:
     return _taps(index, size, (np.arange(after) + 0.5) * (size / after) - 0.5)
 
 
+@lru_cache(maxsize=4096)
 def resized(
     size: int,
     after: int,
