@@ -195,9 +195,7 @@ def _halves(draw: Draw, x: Tensor) -> Step | None:
     turned = bool(draw.integers(2))
 
     def run(t: list[Tensor]) -> Tensor:
-        parts = [
-            F.conv2d(p, weight, padding=1, groups=p.shape[1]) for p in t[-1].chunk(2, 3)
-        ]
+        parts = [F.conv2d(p, weight, padding=1, groups=p.shape[1]) for p in t[-1].chunk(2, 3)]
         return torch.cat(parts[::-1] if turned else parts, 3)
 
     return run
@@ -302,12 +300,32 @@ def _joined(draw: Draw, x: Tensor) -> Step | None:
 
 
 STEPS: dict[str, Callable[[Draw, Tensor], Step | None]] = {
-    "convolution": _conv, "transposed": _transposed, "causal": _causal, "pool": _pool,
-    "adaptive": _adaptive, "resized": _resized, "flip": _flip, "roll": _roll, "rot90": _rot90,
-    "slice": _slice, "pad": _pad, "permute": _permute, "swapped": _swapped, "tokens": _tokens,
-    "partition": _partition, "halves": _halves, "tiles": _tiles, "unbound": _unbound,
-    "indexed": _indexed, "written": _written, "shuffle": _shuffle, "unfolded": _unfolded,
-    "expanded": _expanded, "added": _added, "residual": _residual, "joined": _joined,
+    "convolution": _conv,
+    "transposed": _transposed,
+    "causal": _causal,
+    "pool": _pool,
+    "adaptive": _adaptive,
+    "resized": _resized,
+    "flip": _flip,
+    "roll": _roll,
+    "rot90": _rot90,
+    "slice": _slice,
+    "pad": _pad,
+    "permute": _permute,
+    "swapped": _swapped,
+    "tokens": _tokens,
+    "partition": _partition,
+    "halves": _halves,
+    "tiles": _tiles,
+    "unbound": _unbound,
+    "indexed": _indexed,
+    "written": _written,
+    "shuffle": _shuffle,
+    "unfolded": _unfolded,
+    "expanded": _expanded,
+    "added": _added,
+    "residual": _residual,
+    "joined": _joined,
 }
 
 
@@ -327,7 +345,11 @@ def program(seed: int, most: int = 6) -> Program:
     for _ in range(12 * wanted):
         if len(found.steps) == wanted:
             break
-        name = "joined" if len(shapes) > 1 and not found.steps else names[int(draw.integers(len(names)))]
+        name = (
+            "joined"
+            if len(shapes) > 1 and not found.steps
+            else names[int(draw.integers(len(names)))]
+        )
         step = STEPS[name](draw, tensors[-1])
         if step is None:
             continue
@@ -335,7 +357,12 @@ def program(seed: int, most: int = 6) -> Program:
             after = step(tensors)
         except (RuntimeError, ValueError):
             continue
-        if not 0 < after.numel() < 6000 or min(after.shape) == 0 or after.shape[0] != batch and name != "joined":
+        if (
+            not 0 < after.numel() < 6000
+            or min(after.shape) == 0
+            or after.shape[0] != batch
+            and name != "joined"
+        ):
             continue
         if after.shape[0] != batch and draw.random() < 0.5:
             continue
@@ -435,9 +462,10 @@ def faults(found: Program, axes: Any) -> list[str]:
             continue
         if not np.array_equal(np.isnan(table[0]), np.isnan(true[0])):
             wrong.append(f"axis {k}: who reads the input is wrong")
-        elif not (
-            (table[0] <= true[0]) | np.isnan(true[0])
-        ).all() or not ((table[1] >= true[1]) | np.isnan(true[0])).all():
+        elif (
+            not ((table[0] <= true[0]) | np.isnan(true[0])).all()
+            or not ((table[1] >= true[1]) | np.isnan(true[0])).all()
+        ):
             wrong.append(f"axis {k}: something outside the interval is read")
         elif "joined" not in found.names and not np.array_equal(
             table[:2], true[:2], equal_nan=True

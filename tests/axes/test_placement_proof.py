@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from placement_programs import STEPS, axes_of, faults, program
 
 from fullgrad.axes import algebra, broadcasting, coordinates, windows
-from fullgrad.operations.propagation import operation as rules
+from fullgrad.operations import registry
+from placement_programs import STEPS, axes_of, faults, program
 
 # ``make placement`` runs 5,000.
 COUNT = int(os.environ.get("FULLGRAD_PROGRAMS", "300"))
@@ -47,22 +48,24 @@ def test_random_programs(part: int) -> None:
 
 def _rule(name: str, change: Callable[[Any], Any]) -> Callable[[pytest.MonkeyPatch], None]:
     def put(patch: pytest.MonkeyPatch) -> None:
-        patch.setitem(rules.RULES, name, change(rules.RULES[name]))
+        entry = registry.entry_for(f"aten::{name}")
+        patch.setitem(registry._ENTRIES, entry.name, replace(entry, axes=change(entry.axes)))
+        registry._OVERLOADS.clear()
+        patch.setattr(registry, "_OVERLOADS", {})
 
     return put
 
 
-def _first(operation: Any) -> Any:
-    return operation.first()
+def _first(p: Any) -> Any:
+    return p.first()
 
 
 def _backwards(rule: Any) -> Any:
     """A roll the other way round."""
 
-    def wrong(operation: Any) -> Any:
-        args = (operation.args[0], [-s for s in operation.args[1]], *operation.args[2:])
-        return rule(rules.Operation(args, operation.outputs, operation.axes_of,
-                                    operation.bindings, operation.rank))
+    def wrong(p: Any) -> Any:
+        args = (p.call.args[0], [-s for s in p.call.args[1]], *p.call.args[2:])
+        return rule(replace(p, call=replace(p.call, args=args)))
 
     return wrong
 

@@ -73,9 +73,7 @@ def _renamed(axes: Axes, twins: Mapping[Atom, Atom]) -> Axes:
         return axes
     return Axes(
         tuple(tuple(twins.get(a, a) for a in g) for g in axes.groups),
-        tuple(
-            c and _with(c, twins) for c in axes.coordinates
-        ),
+        tuple(c and _with(c, twins) for c in axes.coordinates),
     )
 
 
@@ -172,9 +170,7 @@ def _bind(placed: Axes, known: Group, other: Group, holder: Axes, bindings: Bind
     else:
         return
     found = tuple(
-        _with(c, twins)
-        if c is not None and all(a in twins for a in c.atoms)
-        else None
+        _with(c, twins) if c is not None and all(a in twins for a in c.atoms) else None
         for c in placed.coordinates
     )
     if any(c is not None for c in found):
@@ -246,8 +242,10 @@ def _joined_along(
     if not all(c.pooled for c in found):
         there = [None if c is None or c.pooled else c for c in there]
         found = [c for c in there if c is not None]
-    spoken_for = all(c is not None or p is None or not _elsewhere(p, found[0].input)
-                     for p, c in zip(parts, there, strict=True))
+    spoken_for = all(
+        c is not None or p is None or not _elsewhere(p, found[0].input)
+        for p, c in zip(parts, there, strict=True)
+    )
     lined = _lined(found) if spoken_for else None
     if lined is not None and lined.atoms[0] in atoms:
         return lined  # channels put side by side
@@ -319,9 +317,7 @@ def _batches_joined(parts: Sequence[Axes | None], dim: int) -> Axes | None:
 
 def stacked(parts: Sequence[Axes | None], dim: int) -> Axes | None:
     """After stacking along a new axis, which may bring back what ``selected`` took apart."""
-    apart = [
-        p and Axes((*p.groups[:dim], (), *p.groups[dim:]), p.coordinates) for p in parts
-    ]
+    apart = [p and Axes((*p.groups[:dim], (), *p.groups[dim:]), p.coordinates) for p in parts]
     return joined(apart, [1] * len(parts), dim)
 
 
@@ -342,8 +338,11 @@ def overwritten(
     known = written if base is None else base
     if known is None:
         return None
-    partial = [d for d, (n, s) in enumerate(zip(shape, region, strict=True))
-               if len(range(*s.indices(n))) != n]
+    partial = [
+        d
+        for d, (n, s) in enumerate(zip(shape, region, strict=True))
+        if len(range(*s.indices(n))) != n
+    ]
     groups = []
     for d, n in enumerate(shape):
         group = known.groups[d]
@@ -358,8 +357,10 @@ def overwritten(
             assert single is not None
             base = single
             groups[d] = base.groups[d]
-    aligned = None if written is None else _aligned(
-        [() if d in partial else g for d, g in enumerate(groups)], written
+    aligned = (
+        None
+        if written is None
+        else _aligned([() if d in partial else g for d, g in enumerate(groups)], written)
     )
     coordinates: list[Coordinate | None] = []
     for k in range(len(known.coordinates)):
@@ -371,7 +372,9 @@ def overwritten(
             continue
         theirs = [] if aligned is None else [a for d in partial for a in aligned.groups[d]]
         used = tuple(
-            a for d, g in enumerate(groups) for a in g
+            a
+            for d, g in enumerate(groups)
+            for a in g
             if d in partial or any(a in c.atoms for c in found)
         )
         sizes = [a.size for a in used]
@@ -380,7 +383,8 @@ def overwritten(
             table = np.array(places.over(before, used))
         cut = tuple(
             region[next(d for d, g in enumerate(groups) if a in g)]
-            if any(a in groups[d] for d in partial) else slice(None)
+            if any(a in groups[d] for d in partial)
+            else slice(None)
             for a in used
         )
         part: Table | float = np.nan
@@ -393,7 +397,5 @@ def overwritten(
                 3, *(len(range(*s.indices(a.size))) for a, s in zip(used, cut, strict=True))
             )
         table[(slice(None), *cut)] = part
-        coordinates.append(
-            places.simplified(found[0].now(used, table))
-        )
+        coordinates.append(places.simplified(found[0].now(used, table)))
     return Axes(tuple(groups), tuple(coordinates))

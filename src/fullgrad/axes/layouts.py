@@ -131,9 +131,7 @@ def _of_input(shape: Sequence[int], letters: str, grid: Grid | None, total: int)
     coordinates: list[Coordinate | None] = [None] * total
     if grid is not None:
         along = [a for a, c in zip(atoms, letters, strict=True) if c not in "BC"]
-        coordinates[grid.start : grid.stop] = [
-            identity(a.size, a, grid.input) for a in along
-        ]
+        coordinates[grid.start : grid.stop] = [identity(a.size, a, grid.input) for a in along]
     return Axes(tuple((a,) for a in atoms), tuple(coordinates))
 
 

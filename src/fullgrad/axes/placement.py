@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fullgrad.axes import coordinates as places_of
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.coordinates import CENTER, HIGH, LOW, NOWHERE, Atom, Coordinate, Indices, Table
 
@@ -165,8 +164,9 @@ def _places(
     if all(c.line is not None for c in known) and [c.atoms[0] for c in known] == list(atoms):
         return None
     sizes = [a.size for a in atoms]
-    differ = sample is not None and any(c is not None and sample in c.atoms
-                                        for c in axes.coordinates)
+    differ = sample is not None and any(
+        c is not None and sample in c.atoms for c in axes.coordinates
+    )
     used = [sample, *atoms] if differ and sample is not None else list(atoms)
     shape = [a.size for a in used]
     total, nowhere = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
@@ -176,11 +176,11 @@ def _places(
             continue
         cells, numbers = found
         stride //= cells.count
-        order = sorted(range(len(c.atoms)), key=lambda i: used.index(c.atoms[i]) if c.atoms[i] in used else -1)
-        kept = [c.atoms[i] for i in order]
-        numbers = numbers.transpose(order).reshape(
-            [a.size if a in kept else 1 for a in used]
+        order = sorted(
+            range(len(c.atoms)), key=lambda i: used.index(c.atoms[i]) if c.atoms[i] in used else -1
         )
+        kept = [c.atoms[i] for i in order]
+        numbers = numbers.transpose(order).reshape([a.size if a in kept else 1 for a in used])
         total = total + numbers * stride
         nowhere = nowhere | (numbers == NOWHERE)
     places = np.where(nowhere, NOWHERE, total).reshape((shape[0], -1) if differ else (-1,))

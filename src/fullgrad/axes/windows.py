@@ -29,6 +29,13 @@ def sliding(
 
 
 @lru_cache(maxsize=4096)
+def anywhere(size: int, after: int) -> Taps:
+    """A window of which nothing is known but how many places it makes."""
+    index = np.tile(np.arange(size), (after, 1))
+    return _taps(index, size, (np.arange(after) + 0.5) * (size / after) - 0.5)
+
+
+@lru_cache(maxsize=4096)
 def transposed(
     size: int, after: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1
 ) -> Taps:

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fullgrad.axes.coordinates import NOWHERE
 from fullgrad.axes.broadcasting import resolved
+from fullgrad.axes.coordinates import NOWHERE
 from fullgrad.axes.layouts import Places
 from fullgrad.axes.placement import Placement
 from fullgrad.engine import backward

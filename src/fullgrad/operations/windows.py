@@ -1,0 +1,234 @@
+"""Sliding windows: convolutions, pooling, resampling, patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from fullgrad.axes import windows as taps
+from fullgrad.axes.algebra import permuted, refined, regrouped, taken, windowed
+from fullgrad.axes.coordinates import Taps
+from fullgrad.operations.call import NO_BIAS, Bias, Call, no_bias
+from fullgrad.operations.homogeneous import degree_one
+from fullgrad.operations.propagation import Answer, AxesRule, Propagation, each, slid
+from fullgrad.operations.registry import put
+
+_linear = partial(put, bias=no_bias, family="linear")
+
+
+# -- convolutions -----------------------------------------------------------------------------
+
+
+def _convolution_bias(call: Call) -> tuple[Bias, ...]:
+    """The shift; all but one copy of the product less, if weight and input both depend."""
+    u, weight, bias = call.get("input"), call.get("weight"), call.get("bias")
+    y = call.outputs[0]
+    factors = call.depends(u) + call.depends(weight)
+    free = bias is not None and not call.depends(bias)
+    shape = (-1,) + (1,) * (y.dim() - 2)
+    if factors == 1:
+        if not free:
+            return NO_BIAS
+        return (Bias("explicit", lambda b: b.view(shape), (bias.detach(),)),)
+    sign = 1 - factors
+    if bias is None:
+        return (Bias("implicit", lambda out: sign * out, (call.output,)),)
+    share = factors - (not free)
+    return (
+        Bias(
+            "both" if free else "implicit",
+            lambda out, b: sign * out + share * b.view(shape),
+            (call.output, bias.detach()),
+        ),
+    )
+
+
+def _convolution_axes(p: Propagation) -> Answer:
+    weight, dims = p.get("weight"), len(p.shape) - 2
+    stride, padding, dilation = (each(p.get(n), dims) for n in ("stride", "padding", "dilation"))
+    slide = taps.transposed if p.get("transposed") else taps.sliding
+
+    def window(i: int, before: int, after: int) -> Taps:
+        kernel = weight.shape[2 + i]
+        return slide(before, after, kernel, stride[i], padding[i], dilation[i])
+
+    return slid(p, dims, window, p.shape[1], p.get("groups"))
+
+
+put("convolution", _convolution_bias, _convolution_axes, family="affine")
+
+
+# -- pooling, padding with numbers of the image, resampling -----------------------------------
+
+
+def _pool(dims: int) -> AxesRule:
+    def rule(p: Propagation) -> Answer:
+        kernel = each(p.get("kernel_size"), dims)
+        stride = each(p.get("stride") or kernel, dims)
+        padding, dilation = each(p.get("padding"), dims), each(p.get("dilation", 1), dims)
+
+        def window(i: int, before: int, after: int) -> Taps:
+            return taps.sliding(before, after, kernel[i], stride[i], padding[i], dilation[i])
+
+        return [slid(p, dims, window)] * len(p.call.outputs)
+
+    return rule
+
+
+def _adaptive(dims: int) -> AxesRule:
+    return lambda p: [slid(p, dims, lambda i, n, m: taps.adaptive(n, m))] * len(p.call.outputs)
+
+
+def _padded(dims: int, *, edge: bool) -> AxesRule:
+    def rule(p: Propagation) -> Answer:
+        widths = p.get("padding")
+
+        def window(i: int, before: int, after: int) -> Taps:
+            at = 2 * (dims - 1 - i)
+            return taps.reflected(before, widths[at], widths[at + 1], edge=edge)
+
+        return slid(p, dims, window)
+
+    return rule
+
+
+def _resized(dims: int, reach: int, *, exact: bool = False, antialias: bool = False) -> AxesRule:
+    """Resampling between ``2 * reach`` neighbors, or with ``reach`` 0 from the nearest one."""
+
+    def rule(p: Propagation) -> Answer:
+        ends = ("",) if dims == 1 else ("_d", "_h", "_w")[-dims:]
+        scales = [p.get(f"scales{end}") for end in ends]
+
+        def window(i: int, before: int, after: int) -> Taps:
+            return taps.resized(
+                before,
+                after,
+                reach,
+                corners=bool(p.get("align_corners", False)),
+                scale=scales[i],
+                exact=exact,
+                antialias=antialias,
+            )
+
+        return slid(p, dims, window)
+
+    return rule
+
+
+for _d in (1, 2, 3):
+    _linear(f"reflection_pad{_d}d", axes=_padded(_d, edge=False))
+    _linear(f"replication_pad{_d}d", axes=_padded(_d, edge=True))
+    _linear(f"upsample_nearest{_d}d", axes=_resized(_d, 0))
+    _linear(f"_upsample_nearest_exact{_d}d", axes=_resized(_d, 0, exact=True))
+for _d in (2, 3):
+    _linear(f"avg_pool{_d}d", axes=_pool(_d))
+    _linear(f"_adaptive_avg_pool{_d}d", axes=_adaptive(_d))
+    put(f"max_pool{_d}d_with_indices", degree_one, _pool(_d), family="homogeneous")
+    put(f"adaptive_max_pool{_d}d", degree_one, _adaptive(_d), family="homogeneous")
+    put(f"fractional_max_pool{_d}d", degree_one, family="homogeneous")  # windows drawn at random
+_linear("upsample_linear1d", axes=_resized(1, 1))
+_linear("upsample_bilinear2d", axes=_resized(2, 1))
+_linear("_upsample_bilinear2d_aa", axes=_resized(2, 1, antialias=True))
+_linear("upsample_bicubic2d", axes=_resized(2, 2))
+_linear("_upsample_bicubic2d_aa", axes=_resized(2, 2, antialias=True))
+_linear("upsample_trilinear3d", axes=_resized(3, 1))
+put("vision::roi_pool", degree_one, family="homogeneous")
+
+
+# -- channels and places exchanged ------------------------------------------------------------
+
+
+def _shuffled(p: Propagation) -> Answer:
+    """Channels (C, r, r) go into rows and columns: (C, H, r, W, r)."""
+    axes, r = p.first(), p.get("upscale_factor")
+    if axes is None:
+        return None
+    *outer, channels, height, width = axes.shape
+    n = len(outer)
+    apart = regrouped(axes, [*outer, channels // r**2, r, r, height, width])
+    if apart is None:
+        return None
+    moved = permuted(apart, [*range(n + 1), n + 3, n + 1, n + 4, n + 2])
+    return regrouped(refined(moved, {n + 1: n + 2, n + 3: n + 4}), p.shape)
+
+
+_linear("pixel_shuffle", axes=_shuffled)
+
+
+def _unshuffled(p: Propagation) -> Answer:
+    axes, r = p.first(), p.get("downscale_factor")
+    if axes is None:
+        return None
+    *outer, channels, height, width = axes.shape
+    n = len(outer)
+    apart = regrouped(axes, [*outer, channels, height // r, r, width // r, r])
+    order = [*range(n + 1), n + 2, n + 4, n + 1, n + 3]
+    return apart and regrouped(permuted(apart, order), p.shape)
+
+
+_linear("pixel_unshuffle", axes=_unshuffled)
+
+
+def _channels_shuffled(p: Propagation) -> Answer:
+    axes, groups = p.first(), p.get("groups")
+    if axes is None:
+        return None
+    batch, channels, *places = axes.shape
+    apart = regrouped(axes, [batch, groups, channels // groups, *places])
+    return apart and regrouped(permuted(apart, [0, 2, 1, *range(3, 3 + len(places))]), axes.shape)
+
+
+_linear("channel_shuffle", axes=_channels_shuffled)
+
+
+# -- patches ----------------------------------------------------------------------------------
+
+
+def _patch_taps(p: Propagation, sizes: Sequence[int]) -> list[Taps]:
+    """Of rows and columns: which places each patch holds, shape (patches, kernel)."""
+    names = ("kernel_size", "dilation", "padding", "stride")
+    kernel, dilation, padding, stride = (each(p.get(n), 2) for n in names)
+
+    def along(i: int, n: int) -> Taps:
+        after = (n + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
+        return taps.sliding(n, after, kernel[i], stride[i], padding[i], dilation[i])
+
+    return [along(i, n) for i, n in enumerate(sizes)]
+
+
+def _patches(p: Propagation) -> Answer:
+    """Patches in the last axis; what is in a patch goes into channels (C, kernel, kernel)."""
+    axes = p.first()
+    if axes is None or len(axes.groups) != 4:
+        return None
+    found = _patch_taps(p, axes.shape[2:])
+    for i, t in enumerate(found):
+        moved = taken(axes, 2 + i, t.index.T.reshape(-1))
+        if moved is None:
+            return None
+        axes = moved
+    (rows, height), (columns, width) = (t.index.T.shape for t in found)
+    apart = regrouped(axes, [*axes.shape[:2], rows, height, columns, width])
+    return apart and regrouped(permuted(apart, [0, 1, 2, 4, 3, 5]), p.shape)
+
+
+_linear("im2col", axes=_patches)
+
+
+def _folded(p: Propagation) -> Answer:
+    """Patches put back: each place reads its number in all patches that hold it."""
+    axes, shape = p.first(), p.shape
+    if axes is None or len(shape) != 4:
+        return None
+    found = _patch_taps(p, shape[2:])
+    (height, rows), (width, columns) = (t.index.shape for t in found)
+    apart = regrouped(axes, [shape[0], shape[1], rows, columns, height, width])
+    together = apart and regrouped(
+        permuted(apart, [0, 1, 2, 4, 3, 5]), [*shape[:2], rows * height, columns * width]
+    )
+    return together and windowed(
+        together, {2 + i: taps.inverse(t, shape[2 + i]) for i, t in enumerate(found)}
+    )
+
+
+_linear("col2im", axes=_folded)
