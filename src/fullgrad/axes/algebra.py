@@ -256,3 +256,32 @@ def refined(axes: Axes, inside: Mapping[int, int]) -> Axes:
             changed = tuple(c and places.refined(c, cell, fine) for c in axes.coordinates)
             axes = replace(axes, coordinates=changed)
     return axes
+
+
+def read_at(axes: Axes, index: Sequence[Indices]) -> Axes | None:
+    """After the last two axes were read at places that differ by sample.
+
+    Args:
+        axes: before, samples first.
+        index: for rows and columns, the places that each number after reads: shape
+            (B, height, width, places), ``NOWHERE`` for none.
+
+    Returns:
+        None if the samples are not the first axis, or rows and columns are not told apart.
+    """
+    batch = axes.groups[0]
+    rows, columns = (merged(axes, d) for d in (2, 3))
+    if len(batch) != 1 or not batch[0].batch or rows is None or columns is None:
+        return None
+    axes = merged(rows, 3) or rows
+    height, width = Atom(index[0].shape[1]), Atom(index[0].shape[2])
+    found: list[Coordinate | None] = []
+    for c in axes.coordinates:
+        if c is None:
+            found.append(None)
+            continue
+        along = [d for d in (0, 1) if axes.groups[2 + d] and axes.groups[2 + d][0] in c.atoms]
+        if len(c.atoms) != 1 or len(along) != 1:
+            return None
+        found.append(places.read_at(c, (batch[0], height, width), index[along[0]]))
+    return Axes((*axes.groups[:2], (height,), (width,)), tuple(found))

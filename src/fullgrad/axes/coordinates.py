@@ -334,3 +334,16 @@ def united(tables: Sequence[Table]) -> Table:
 def count(atoms: Sequence[Atom]) -> int:
     """How many numbers atoms make."""
     return math.prod(a.size for a in atoms)
+
+
+def read_at(c: Coordinate, atoms: Group, index: Indices) -> Coordinate:
+    """After its only atom was read at given places, by numbers along other atoms.
+
+    Args:
+        c: before.
+        atoms: of the numbers after.
+        index: the places that each of them reads, shape (sizes of the atoms, places).
+    """
+    table = c.table[:, np.maximum(index, 0)]
+    table = np.where(index == NOWHERE, np.nan, table)
+    return simplified(c.now(atoms, _hull(table, (table.ndim - 1,))))

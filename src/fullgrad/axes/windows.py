@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from fullgrad.axes.coordinates import NOWHERE, Indices, Taps
+from fullgrad.axes.coordinates import NOWHERE, Indices, Table, Taps
 
 
 def _taps(index: Indices, size: int, middle: object) -> Taps:
@@ -119,3 +119,27 @@ def reflected(size: int, before: int, behind: int, *, edge: bool) -> Taps:
         index = np.abs(places) % period
         index = np.where(index >= size, period - index, index)
     return _taps(index[:, None], size, index)
+
+
+def sampled(grid: Table, size: int, reach: int, corners: bool, clipped: int) -> Indices:
+    """Which places ``grid_sample`` reads along one axis.
+
+    Args:
+        grid: places between -1 and 1, shape (B, height, width).
+        size: of the axis.
+        reach: 1 for both neighbors, 0 for the nearest place.
+        corners: whether -1 and 1 are the centers of the outer places, not their edges.
+        clipped: whether places outside are moved to the border.
+
+    Returns:
+        Shape (B, height, width, 1 + reach), ``NOWHERE`` for what is outside.
+    """
+    place = (grid + 1) / 2 * (size - 1) if corners else ((grid + 1) * size - 1) / 2
+    if clipped:
+        place = np.clip(place, 0, size - 1)
+    if reach == 0:
+        index = np.rint(place).astype(np.int64)[..., None]
+    else:
+        index = np.floor(place).astype(np.int64)[..., None] + np.arange(2)
+        index[..., 1] = np.where(index[..., 0] == place, NOWHERE, index[..., 1])
+    return np.where((index >= 0) & (index < size), index, NOWHERE)

@@ -246,5 +246,7 @@ _views("unfold", axes=_unfold)
 
 # -- numbers whose places are not followed ----------------------------------------------------
 
+# Sequences of several lengths put one behind the other: samples and steps mix in one axis.
+_moves(["_pack_padded_sequence"])
 _views("diagonal")
 _moves(["gather", "take", "masked_select", "diag_embed", "view_as_real", "view_as_complex"])

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from fullgrad._compat import grid_sampler_2d
 from fullgrad.axes import windows as taps
-from fullgrad.axes.algebra import permuted, refined, regrouped, taken, windowed
+from fullgrad.axes.algebra import permuted, read_at, refined, regrouped, taken, windowed
 from fullgrad.axes.coordinates import Taps
 from fullgrad.operations.call import NO_BIAS, Bias, Call, no_bias
 from fullgrad.operations.homogeneous import degree_one
@@ -232,3 +233,29 @@ def _folded(p: Propagation) -> Answer:
 
 
 _linear("col2im", axes=_folded)
+
+
+# -- numbers read at computed places -----------------------------------------------------------
+
+
+def _sampled_bias(call: Call) -> tuple[Bias, ...] | None:
+    """Linear in the image; where the places depend as well, the fallback answers."""
+    return None if call.depends(call.get("grid")) else NO_BIAS
+
+
+def _sampled_axes(p: Propagation) -> Answer:
+    """Each number lies where it was read, which differs by sample."""
+    axes, grid = p.first(), p.get("grid")
+    modes = {0: 1, 1: 0}  # bilinear reads both neighbors, nearest the next one
+    reach, padding = modes.get(p.get("interpolation_mode")), p.get("padding_mode")
+    if axes is None or reach is None or padding not in (0, 1):
+        return None
+    found = grid.detach().double().cpu().numpy()
+    read = [
+        taps.sampled(found[..., 1 - i], axes.shape[2 + i], reach, p.get("align_corners"), padding)
+        for i in range(2)
+    ]
+    return read_at(axes, read)
+
+
+put("grid_sampler_2d", _sampled_bias, _sampled_axes, family="affine", equivalent=grid_sampler_2d())
