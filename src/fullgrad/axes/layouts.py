@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from fullgrad.axes.algebra import Atom, Axes, Coordinate, Group
+from fullgrad.axes.algebra import Axes
+from fullgrad.axes.coordinates import Atom, Coordinate, Group, evenly, identity
 from fullgrad.errors import LayoutError
 
 InputLayout: TypeAlias = str | Sequence[str | None] | None
@@ -130,7 +131,7 @@ def _of_input(shape: Sequence[int], letters: str, grid: Grid | None, total: int)
     coordinates: list[Coordinate | None] = [None] * total
     if grid is not None:
         along = [a for a, c in zip(atoms, letters, strict=True) if c not in "BC"]
-        coordinates[grid.start : grid.stop] = [Coordinate(a.size, (a,)) for a in along]
+        coordinates[grid.start : grid.stop] = [identity(a.size, a, grid.input) for a in along]
     return Axes(tuple((a,) for a in atoms), tuple(coordinates))
 
 
@@ -241,6 +242,6 @@ def _axes(pattern: Pattern, shape: Sequence[int], layouts: Layouts, module: str,
             group.append(atom)
             if c in grids:
                 grid, k = grids[c]
-                coordinates[grid.start + k] = Coordinate(atom.size, (atom,))
+                coordinates[grid.start + k] = evenly(grid.sizes[k], atom, grid.input)
         groups.append(tuple(group))
     return Axes(tuple(groups), tuple(coordinates))

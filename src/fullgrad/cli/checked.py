@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fullgrad._files import printable
-from fullgrad.axes.algebra import NOWHERE
+from fullgrad.axes.coordinates import NOWHERE
 from fullgrad.decomposition.result import Decomposition
 from fullgrad.errors import InputError, LayoutError
 from fullgrad.maps.aggregation import placements_for

@@ -47,8 +47,8 @@ class MapAccumulator:
 
     def add(self, location: Location, maps: Sequence[Tensor]) -> None:
         """Count what was read of a term, all samples of it."""
-        for (grid, _), m in zip(location, maps, strict=True):
-            self._aggregates[grid].add(m)
+        for (grid, placement), m in zip(location, maps, strict=True):
+            self._aggregates[grid].add(m, placement.cells)
 
     def maps(self) -> Maps:
         """The maps at the inputs' sizes, each of shape (B, 1, *positions)."""
@@ -173,7 +173,8 @@ class TermAverage:
             placement, positions, total = self._sums.pop(key)
             grid, sharing = key[:2]
             mean = total / (self._copies * sharing)
-            aggregates[grid].add(drawn(mean, positions, placement, psi, overwrite=True))
+            part = drawn(mean, positions, placement, psi, overwrite=True)
+            aggregates[grid].add(part, placement.cells)
         return tuple(aggregate.map() for aggregate in aggregates)
 
 
