@@ -37,7 +37,7 @@ import fullgrad
 from fullgrad import methods
 from fullgrad.vision.images import preprocess, read_image
 from fullgrad.vision.models import DEFAULT_MODEL, LoadedModel, load_model
-from fullgrad.viz.overlay import colours, normalise
+from fullgrad.viz.overlay import colors, normalize
 
 COMPARED = (
     ("input_x_gradient", {}),
@@ -128,7 +128,7 @@ def cases_of(session: int, model: LoadedModel, folder: Path) -> dict[str, list[C
             query |= {} if method == "fullgrad" else {"parts": "map"}
             with io.BytesIO() as file:
                 np.save(file, heat)
-                shown = digest(colours(normalise(heat)))
+                shown = digest(colors(normalize(heat)))
                 case = Case(content, query, shown, chosen, file.getvalue())
             if method == "fullgrad":
                 case = replace(case, **sums_of(fullgrad.decompose(model.module, x, chosen)))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 # From the old name to the new one, both below ``fullgrad``.
 MOVED = {
@@ -91,3 +92,24 @@ def attribute(name: str) -> ModuleType:
     if name in MOVED:
         return importlib.import_module(_HOME + name)
     raise AttributeError(f"module 'fullgrad' has no attribute {name!r}")
+
+
+def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """A module's ``__getattr__`` that finds names under what they were called before.
+
+    Args:
+        module: its name.
+        names: from the old names to the new ones.
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(
+            f"{module}.{name} is now {names[name]}; the old name will be removed in version 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(sys.modules[module], names[name])
+
+    return __getattr__

@@ -26,8 +26,8 @@ import fullgrad
 from fullgrad import methods
 from fullgrad.errors import LayoutError
 from fullgrad.vision.images import display_image, preprocess, read_image
-from fullgrad.viz.overlay import colours, normalise
-from fullgrad.viz.style import limit_of, signed_colours
+from fullgrad.viz.overlay import colors, normalize
+from fullgrad.viz.style import limit_of, signed_colors
 
 pytest.importorskip("starlette")
 from app_server import WHITE, Call, Running, encoded, lines, pixels, running, strict
@@ -129,7 +129,7 @@ def test_a_result_is_what_the_library_says(small: Running, tmp_path: Path) -> No
     view = display_image(image, model.preprocessing)
     np.testing.assert_array_equal(image_of(found["photograph"]), np.asarray(view))
     heat = fullgrad.saliency(model.module, x, target)[0, 0]
-    np.testing.assert_array_equal(image_of(found["map"]["png"]), colours(normalise(heat)))
+    np.testing.assert_array_equal(image_of(found["map"]["png"]), colors(normalize(heat)))
     assert found["map"]["least"] == float(heat.min())
     assert found["map"]["most"] == float(heat.max())
     assert found["map"]["signed"] is False
@@ -157,7 +157,7 @@ def test_the_waterfall_closes_and_stages_are_layers_of_the_decomposition(
         assert s["sum"] == sums[s["name"]]
         assert s["share"] == pytest.approx(s["sum"] / shown["output"])
         if s["name"] in maps:
-            drawn = colours(normalise(maps[s["name"]]))
+            drawn = colors(normalize(maps[s["name"]]))
             np.testing.assert_array_equal(image_of(s["png"]), drawn)
         else:
             assert s["png"] is None
@@ -168,7 +168,7 @@ def test_signed_maps_have_one_scale(small: Running, tmp_path: Path) -> None:
     _, x = expected(small, PHOTOGRAPH, tmp_path)
     heat = fullgrad.saliency(small.models[0].module, x, 1, psi="signed")[0, 0].double().numpy()
     assert found["map"]["signed"] is True
-    drawn = signed_colours(heat, limit_of(heat))
+    drawn = signed_colors(heat, limit_of(heat))
     np.testing.assert_array_equal(image_of(found["map"]["png"]), drawn)
     d = fullgrad.decompose(small.models[0].module, x, 1)
     maps = {
@@ -178,7 +178,7 @@ def test_signed_maps_have_one_scale(small: Running, tmp_path: Path) -> None:
     limit = max(map(limit_of, maps.values()))
     for s in found["stages"]:
         if s["png"] is not None:
-            drawn = signed_colours(maps[s["name"]], limit)
+            drawn = signed_colors(maps[s["name"]], limit)
             np.testing.assert_array_equal(image_of(s["png"]), drawn)
     assert "red pixels raise" in found["map"]["says"]
 

@@ -21,7 +21,7 @@ from fullgrad import methods
 from fullgrad.errors import MethodError
 from fullgrad.vision.images import Preprocessing
 from fullgrad.vision.models import LoadedModel
-from fullgrad.viz import colours, png
+from fullgrad.viz import colors, png
 from small_models import FAMILIES, build, digest_of, trained
 from training import Data, MissingDataError, Settings, fit, image_folder, load
 
@@ -259,9 +259,9 @@ def random_map(seed: int, size: int = 8) -> np.ndarray:
 def test_a_grid_holds_its_cells_and_all_its_texts() -> None:
     long = "a very long name of a class that goes on " * 2
     lines = [
-        gallery.Line("short", "detail\nmore", (colours(random_map(0)), "does not apply")),
+        gallery.Line("short", "detail\nmore", (colors(random_map(0)), "does not apply")),
         gallery.Line(
-            long, long, (colours(random_map(1)), colours(random_map(2))), f"wrong: {long}", True
+            long, long, (colors(random_map(1)), colors(random_map(2))), f"wrong: {long}", True
         ),
     ]
     figure = gallery.grid(
@@ -272,7 +272,7 @@ def test_a_grid_holds_its_cells_and_all_its_texts() -> None:
     image = Image.open(io.BytesIO(png(figure)))
     assert image.size == tuple(round(float(v)) for v in figure.bbox.size)
     shown = [np.asarray(a.images[0].get_array()) for a in figure.axes if a.images]
-    assert np.array_equal(shown[0], colours(random_map(0)))
+    assert np.array_equal(shown[0], colors(random_map(0)))
     assert [t.get_text() for t in figure.axes[1].texts] == ["does not\napply"]
     red = [t.get_text() for t in figure.texts if t.get_color() == "#b00020"]
     assert len(red) == 1
@@ -283,7 +283,7 @@ def test_the_colours_of_maps_survive_the_palette() -> None:
     heat = gallery.small(random_map(0, 224), 125)
     assert len(np.unique(heat)) <= 64
     photograph = np.asarray(gallery.photograph("coffee").resize((125, 125)))
-    line = gallery.Line("a", "b", (photograph, colours(heat), "no"))
+    line = gallery.Line("a", "b", (photograph, colors(heat), "no"))
     figure = gallery.grid(("photograph", "map", "none"), [line] * 2, "rule", 1.25)
     before = png(figure)
     after = gallery.paletted(before)
@@ -293,7 +293,7 @@ def test_the_colours_of_maps_survive_the_palette() -> None:
     )
     frame = figure.axes[1].get_window_extent()
     top, left = round(old.shape[0] - frame.y1), round(frame.x0)
-    assert np.array_equal(new[top : top + 125, left : left + 125], colours(heat))
+    assert np.array_equal(new[top : top + 125, left : left + 125], colors(heat))
     assert (new[0] == 255).all()
     assert np.abs(old - new).mean() < 1
 

@@ -2,69 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from fullgrad import methods
+from fullgrad.methods.choice import MethodChoice as MethodChoice  # noqa: PLC0414
 
 FRACTIONS = (0.001, 0.00316, 0.01, 0.0316, 0.1)
 ORDERS = ("least", "most")
-
-
-@dataclass(frozen=True, slots=True)
-class MethodChoice:
-    """A method with its options.
-
-    Args:
-        name: in :mod:`fullgrad.methods`.
-        options: that differ from the defaults.
-
-    Raises:
-        ValueError: an unknown method or option.
-    """
-
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        methods.get(self.name).settings(self.options)
-
-    @property
-    def label(self) -> str:
-        """In tables and figures: ``fullgrad:terms=explicit``."""
-        given = ",".join(f"{k}={_written(v)}" for k, v in sorted(self.options.items()))
-        return f"{self.name}:{given}" if given else self.name
-
-    @classmethod
-    def parse(cls, text: str) -> MethodChoice:
-        """Read ``NAME`` or ``NAME:OPTION=VALUE,OPTION=VALUE``; ``+`` joins several values.
-
-        Raises:
-            ValueError: not of that form, or an unknown method or option.
-        """
-        name, _, rest = text.partition(":")
-        options: dict[str, Any] = {}
-        for part in rest.split(",") if rest else []:
-            key, equals, value = part.partition("=")
-            if not equals or not key.isidentifier():
-                raise ValueError(f"{text!r} is not METHOD or METHOD:OPTION=VALUE,...")
-            options[key] = tuple(value.split("+")) if "+" in value else _value(value)
-        return cls(name, options)
-
-
-def _written(value: Any) -> str:
-    return "+".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def digest_of(values: Mapping[str, Any]) -> str:

@@ -114,7 +114,7 @@ def section(builder: Builder, found: Experiment, problems: list[str]) -> Html:
         facts((k, shown(v), "") for k, v in plan),
         made(
             [
-                *version_facts(record),
+                *version_facts(dict(record.inside("versions").items())),
                 *((k.replace("_", " "), shown(v), _meaning(k)) for k, v in rest),
             ],
             "h3",

@@ -6,8 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from fullgrad._files import printable, write_together
-from fullgrad.cli.files import check_folder, make_folder
+from fullgrad._files import check_folder, make_folder, printable, write_together
 from fullgrad.cli.main import DONE
 from fullgrad.evaluation.agreement import Agreement, agreement
 

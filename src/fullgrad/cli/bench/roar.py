@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 
-from fullgrad._files import printable, write_together
+from fullgrad._files import check_folder, make_folder, printable, write_together
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
 from fullgrad.cli.bench.roar_text import company_text, duration, plan_text, ranking_text
-from fullgrad.cli.files import check_folder, make_folder
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.cli.progress import Progress
 from fullgrad.evaluation.plan import MethodChoice
