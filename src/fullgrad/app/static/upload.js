@@ -1,9 +1,9 @@
-/** The photograph: chosen, dropped or pasted, and checked against the server's limits. */
+/** Takes a photograph that is chosen, dropped or pasted, and checks it against the limits. */
 
 import { byId, show } from "./dom.js";
 import { megabytes, megapixels } from "./numbers.js";
 
-/** Width and height of a picture file, or null where this browser cannot show it. */
+/** Return a picture's width and height, or null where this browser cannot show it. */
 function sizeOf(address) {
   return new Promise((resolve) => {
     const image = new Image();
@@ -15,9 +15,9 @@ function sizeOf(address) {
 
 /**
  * Watch for photographs.
- * @param {{bytes: number, pixels: number}} limits
- * @param {function({blob: Blob, name: string})} taken
- * @param {function(string)} refused told why a file is not sent
+ * @param {{bytes: number, pixels: number}} limits the server's limits
+ * @param {function({blob: Blob, name: string})} taken receives a photograph
+ * @param {function(string)} refused receives the reason why a file is not sent
  */
 export function watchPhotographs(limits, taken, refused) {
   const drop = byId("drop");
