@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
+from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
@@ -105,3 +106,26 @@ def compiled_from(module: nn.Module) -> nn.Module | None:
 def compiles_itself(module: nn.Module) -> bool:
     """Whether ``module.compile()`` was called."""
     return module.__dict__.get("_compiled_call_impl") is not None
+
+
+def wraps(t: Tensor) -> bool:
+    """Whether a tensor's numbers are kept by a Python class of its own (nested, quantized)."""
+    return type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__
+
+
+def memory_of(t: Tensor) -> int | None:
+    """The address of a tensor's memory; None if it has none of its own (sparse, wrapped)."""
+    if t.layout is not torch.strided or wraps(t):
+        return None
+    return t.untyped_storage().data_ptr()
+
+
+def grid_sampler_2d() -> Callable[..., Tensor]:
+    """``grid_sampler_2d`` in operations that have a forward mode, as PyTorch itself writes it."""
+
+    def sampled(*arguments: Any) -> Tensor:
+        from torch._decomp.decompositions import grid_sampler_2d as written_out
+
+        return written_out(*arguments)  # type: ignore[no-any-return]
+
+    return sampled

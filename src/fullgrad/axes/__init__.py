@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from fullgrad._lazy import submodules
-from fullgrad.axes.algebra import NOWHERE, Atom, Axes, Coordinate
+from fullgrad.axes.algebra import Axes
+from fullgrad.axes.coordinates import NOWHERE, Atom, Coordinate
 
 __all__ = ["NOWHERE", "Atom", "Axes", "Coordinate"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fullgrad.errors import InputError
 
@@ -42,6 +42,12 @@ def _named(inputs: Any) -> tuple[list[tuple[str, Any]], bool]:
         f"inputs must be a tensor, a tuple of tensors or a dict of keyword tensors, "
         f"not {type(inputs).__name__}"
     )
+
+
+def explained_names(inputs: Inputs) -> list[str]:
+    """The names of the inputs that are explained: those of float or complex numbers."""
+    named, _ = _named(inputs)
+    return [name for name, x in named if x.is_floating_point() or x.is_complex()]
 
 
 def check(inputs: Any) -> None:
@@ -130,7 +136,12 @@ def prepare(
 
 
 def _usable(value: Any) -> Any:
-    """Inference tensors cannot take part in a recorded forward; their copies can."""
+    """Inference tensors cannot take part in a recorded forward; their copies can.
+
+    A subclass of ``Tensor`` (an image type, for example) is passed on as a plain tensor.
+    """
+    if isinstance(value, Tensor) and type(value) not in (Tensor, nn.Parameter):
+        value = value.as_subclass(Tensor)
     if isinstance(value, Tensor) and value.is_inference():
         with torch.inference_mode(False):
             return value.clone()

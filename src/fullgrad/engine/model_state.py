@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fullgrad._compat import fused_kernels, set_fused_kernels
+from fullgrad._compat import fused_kernels, memory_of, set_fused_kernels
 from fullgrad.errors import ModelError
 
 _changed = threading.Condition()
-_guards: list[_Guard] = []
+_guards: list[Guard] = []
 
 # How the content of a module's containers is kept; most are empty.
 _CONTAINERS: dict[type, Callable[[Any], Any]] = {
@@ -35,7 +35,7 @@ _CONTAINERS: dict[type, Callable[[Any], Any]] = {
 
 
 @dataclass(eq=False)
-class _Guard:
+class Guard:
     """One model under explanation: by which threads, in which mode, and what it was before."""
 
     model: nn.Module
@@ -57,6 +57,7 @@ class _Guard:
         return any(id(module) in held for module in model.modules())
 
     def take(self) -> None:
+        """Note everything that restoring needs."""
         for module in self.model.modules():
             state = dict(module.__dict__)
             inner: list[tuple[Any, Any]] = []
@@ -67,12 +68,14 @@ class _Guard:
                         inner.append((value, keep(value)))
                     else:
                         self.empty.append(value)
-                elif isinstance(value, Tensor):
-                    self.storages[value.untyped_storage().data_ptr()] = value.detach()
+                elif isinstance(value, Tensor) and (memory := memory_of(value)) is not None:
+                    self.storages[memory] = value.detach()
             self.modules.append((module, state, inner))
         for t in (*self.model.parameters(), *self.model.buffers()):
             alias = t.detach()
-            self.storages[t.untyped_storage().data_ptr()] = alias
+            memory = memory_of(t)
+            if memory is not None:
+                self.storages[memory] = alias
             self.tensors.append((t, alias, t.requires_grad, t.grad if t.is_leaf else None))
         if self.evaluate:
             for module, _, _ in self.modules:
@@ -81,9 +84,9 @@ class _Guard:
 
     def before_write(self, t: Tensor) -> None:
         """Remember a parameter's or buffer's values before the model overwrites them."""
-        key = t.untyped_storage().data_ptr()
-        owner = self.storages.get(key)
-        if owner is not None and key not in self.written:
+        key = memory_of(t)
+        owner = None if key is None else self.storages.get(key)
+        if key is not None and owner is not None and key not in self.written:
             whole = _whole_storage(owner)
             self.written[key] = (whole, whole.clone())
 
@@ -97,11 +100,12 @@ class _Guard:
         self.written.clear()
 
     def restore(self) -> None:
+        """Give the model back as it was."""
         self.rewind()
         for t, alias, requires_grad, grad in self.tensors:
             if t.grad_fn is not None and alias.grad_fn is None:
                 t.detach_()
-            if t.data_ptr() != alias.data_ptr() or t.shape != alias.shape:
+            if memory_of(t) != memory_of(alias) or t.shape != alias.shape:
                 t.data = alias
             if t.requires_grad != requires_grad:
                 t.requires_grad_(requires_grad)
@@ -164,6 +168,7 @@ class _Randomness:
         return cls(torch.get_rng_state(), cuda, np.random.get_state(), random.getstate())
 
     def restore(self) -> None:
+        """Give the model back as it was."""
         torch.set_rng_state(self.torch_cpu)
         if self.torch_cuda:
             torch.cuda.set_rng_state_all(self.torch_cuda)
@@ -177,7 +182,7 @@ _before_calls: _Randomness | None = None
 
 
 @contextmanager
-def guarded(model: nn.Module, *, evaluate: bool) -> Iterator[_Guard]:
+def guarded(model: nn.Module, *, evaluate: bool) -> Iterator[Guard]:
     """Lend the model for one call and give it back as it was.
 
     Restores training flags, attributes, parameters, buffers, ``requires_grad`` and ``.grad``, and
@@ -208,7 +213,7 @@ def guarded(model: nn.Module, *, evaluate: bool) -> Iterator[_Guard]:
             _before_calls = _Randomness.now()
         guard = next((g for g in _guards if g.model is model), None)
         if guard is None:
-            guard = _Guard(model, evaluate)
+            guard = Guard(model, evaluate)
             guard.take()
             _guards.append(guard)
         guard.owners.append(thread)

@@ -13,11 +13,21 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fullgrad._compat import DispatchMode, base_of, node_was_registered, saved_input, saves_plainly
+from fullgrad._compat import (
+    DispatchMode,
+    base_of,
+    memory_of,
+    node_was_registered,
+    saved_input,
+    saves_plainly,
+    wraps,
+)
 from fullgrad.axes.algebra import Axes
-from fullgrad.axes.layouts import Layouts, StatedPlaces, input_layouts
+from fullgrad.axes.broadcasting import overwritten
+from fullgrad.axes.layouts import Layouts, StatedLayouts, input_layouts
+from fullgrad.axes.regions import region_of
 from fullgrad.engine.detached import Detached, tensors_in
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.tape import (
@@ -30,7 +40,7 @@ from fullgrad.engine.tape import (
     overwritten_base,
     rest_of,
 )
-from fullgrad.errors import BlockedGradientError
+from fullgrad.errors import BlockedGradientError, ModelError
 from fullgrad.operations import Bias, Call
 from fullgrad.operations.fallback import GeneralCall
 from fullgrad.operations.propagation import Propagation, axes_after
@@ -48,6 +58,28 @@ class _Pending(NamedTuple):
     axes_before: dict[int, Axes | None] | None = None
     rest: Tensor | None = None
     saved: bool = False
+
+
+def _after_writing(
+    before: Axes | None, base: Tensor, view: Tensor, written: Axes | None
+) -> Axes | None:
+    """The axes of a tensor of which a view was overwritten."""
+    found = region_of(
+        base.shape,
+        base.stride(),
+        view.shape,
+        view.stride(),
+        view.storage_offset() - base.storage_offset(),
+    )
+    if found is None:
+        return before if view.shape == base.shape else None
+    region, lacking = found
+    if written is not None:
+        groups = list(written.groups)
+        for d in lacking:
+            groups.insert(d, ())
+        written = replace(written, groups=tuple(groups))
+    return overwritten(before, base.shape, region, written)
 
 
 def _with_first(call: Call, first: Tensor) -> Call:
@@ -78,7 +110,7 @@ class Recorder(DispatchMode):
         on_write: Callable[[Tensor], None],
         *,
         layouts: Layouts | None = None,
-        stated: StatedPlaces | None = None,
+        stated: StatedLayouts | None = None,
         keep_steps: bool = False,
         allow_detached: bool = False,
     ) -> None:
@@ -151,17 +183,24 @@ class Recorder(DispatchMode):
         if self._pending is not None or self._unproved:
             self.settle()
         operation = overload(func)
+        if types:
+            self._refuse_wrapped(operation, [*args, *kwargs.values()])
         depends = any(map(self.depends, args)) or (
             bool(kwargs) and any(map(self.depends, kwargs.values()))
         )
+        if depends:
+            self._refuse_sparse(operation, args)
+        unchanged: list[tuple[Tensor, Tensor]] = []
         if operation.writes:
             for i in operation.writes:
                 written = args[i] if i < len(args) else kwargs.get(operation.names[i])
-                self._before_write(written, operation, depends)
+                unchanged += self._before_write(written, operation, depends)
         if operation.statistics:
             self._before_statistics(operation, args)
         if not depends or operation.entry.detaches or not torch.is_grad_enabled():
             out = func(*args, **kwargs)
+            for written, before in unchanged:
+                self._refuse_changed(written, before, operation)
             if depends or self.detached:
                 self._after_cut(operation, depends, args, kwargs, out)
             if depends and operation.own_autograd:
@@ -326,7 +365,7 @@ class Recorder(DispatchMode):
         axes_of = self._axes_of if known is None else lambda v: known.get(id(v))
         p = Propagation(pending.call, axes_of, self.tape.bindings, self._rank)
         followed = axes_after(pending.operation.entry.axes, p)
-        if self._stated is not None and self._stated.places:
+        if self._stated is not None and self._stated.activations:
             followed = [
                 self._stated.axes_for(pending.module, out.shape) if a is None and n else a
                 for n, out, a in zip(nodes, outputs, followed, strict=True)
@@ -336,7 +375,7 @@ class Recorder(DispatchMode):
                 continue
             base = overwritten_base(pending.call, out)
             if base is not None:
-                whole = known.get(id(base)) if known is not None else None
+                whole = _after_writing(known.get(id(base)) if known else None, base, out, axes)
                 if whole is not None:
                     self._axes[node, 0] = whole
                 view = (node, *geometry(out))
@@ -381,14 +420,39 @@ class Recorder(DispatchMode):
 
     # -- writes and values outside the graph ------------------------------------------------
 
-    def _before_write(self, written: Any, operation: Overload, depends: bool) -> None:
+    def _refuse_wrapped(self, operation: Overload, values: Sequence[Any]) -> None:
+        """Refuse tensors whose numbers are kept by a Python class of their own."""
+        for t in tensors_in(values):
+            if type(t) not in (Tensor, nn.Parameter, nn.Buffer) and wraps(t):
+                raise ModelError(
+                    f"{self.path.current() or 'the model'} uses a {type(t).__name__} "
+                    f"({operation.label}), whose numbers are not in plain memory: they cannot be "
+                    "followed. Use plain tensors there (for nested ones: padded, with a mask)."
+                )
+
+    def _refuse_sparse(self, operation: Overload, args: tuple[Any, ...]) -> None:
+        for t in args:
+            if isinstance(t, Tensor) and t.layout is not torch.strided:
+                kind = str(t.layout).removeprefix("torch.")
+                raise ModelError(
+                    f"{self.path.current() or 'the model'} uses a sparse tensor ({kind}) in "
+                    f"{operation.label}: its numbers cannot be followed. Pass it dense "
+                    "(to_dense())."
+                )
+
+    def _before_write(
+        self, written: Any, operation: Overload, depends: bool
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Prepare for a write.
+
+        Returns:
+            Values of the graph that are written outside it, and copies of them: right only if
+            nothing changes (a clamp of what is within its limits).
+        """
+        unchanged = []
         for t in tensors_in([written]):
             if depends and not torch.is_grad_enabled() and t.requires_grad and self.depends(t):
-                raise BlockedGradientError(
-                    f"{self.path.current() or 'the model'} overwrites a value that depends on "
-                    f"the input under no_grad ({operation.label}): no gradient can be right. "
-                    "Remove the no_grad or the in-place operation."
-                )
+                unchanged.append((t, t.detach().clone()))
             if self.detached.aliases(t) and not self.depends(t):
                 raise BlockedGradientError(
                     f"{self.path.current() or 'the model'} overwrites a value that depends on the "
@@ -396,8 +460,19 @@ class Recorder(DispatchMode):
                     "right. Copy it first (detach().clone())."
                 )
             self._on_write(t)
-            for entry in self._readers.pop(t.untyped_storage().data_ptr(), ()):
-                entry.protect(t.untyped_storage().data_ptr())
+            memory = memory_of(t)
+            if memory is not None:
+                for entry in self._readers.pop(memory, ()):
+                    entry.protect(memory)
+        return unchanged
+
+    def _refuse_changed(self, written: Tensor, before: Tensor, operation: Overload) -> None:
+        if not torch.equal(written.detach(), before):
+            raise BlockedGradientError(
+                f"{self.path.current() or 'the model'} overwrites a value that depends on "
+                f"the input under no_grad ({operation.label}): no gradient can be right. "
+                "Remove the no_grad or the in-place operation."
+            )
 
     def _before_statistics(self, operation: Overload, args: tuple[Any, ...]) -> None:
         if args[operation.names.index("training")]:

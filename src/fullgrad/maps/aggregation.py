@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +17,24 @@ from torch import Tensor
 
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.layouts import Grid
-from fullgrad.axes.placement import Placement, arranged, on_grid, placement_of
+from fullgrad.axes.placement import Cells, Placement, arranged, on_grid, placement_of
 from fullgrad.errors import LayoutError
 
 Psi: TypeAlias = Literal["layer", "channel", "signed"]
 
-PSI = ("layer", "channel", "signed")
+PSI: tuple[str, ...] = get_args(Psi)
 _EPSILON = 1e-6  # in the authors' code, against layers of zeros
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def check_psi(psi: str) -> None:
+    """Refuse a rescaling that is unknown.
+
+    Raises:
+        ValueError: listing those there are.
+    """
+    if psi not in PSI:
+        raise ValueError(f"psi must be one of {', '.join(PSI)}, not {psi!r}")
 
 
 def rescaled_sum(
@@ -71,50 +81,86 @@ def rescaled_channel_sum(term: Tensor, psi: Psi = "layer") -> Tensor:
     return rescaled_sum(term, [1], psi).unsqueeze(1)
 
 
-def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Bring maps of shape (B, 1, *positions) to the input's size, linearly, corners aligned."""
-    if tuple(maps.shape[2:]) == tuple(size):
-        return maps
-    return F.interpolate(maps, size=tuple(size), mode=_MODES[len(size)], align_corners=True)
+def upsample(maps: Tensor, size: Sequence[int], cells: Sequence[Cells] = ()) -> Tensor:
+    """Bring maps of shape (B, 1, *cells) to the input's size, linearly.
+
+    Args:
+        maps: on a term's own grid.
+        size: of the input.
+        cells: where the grid's cells lie; left out, they are stretched over the input, corners
+            aligned.
+    """
+    if all(c.weights is None for c in cells):
+        if tuple(maps.shape[2:]) == tuple(size):
+            return maps
+        return F.interpolate(maps, size=tuple(size), mode=_MODES[len(size)], align_corners=True)
+    for d, (n, c) in enumerate(zip(size, cells, strict=True)):
+        if c.weights is None and c.count == n:
+            continue
+        weights = _aligned(n, c.count) if c.weights is None else torch.from_numpy(c.weights)
+        weights = weights.to(maps.device, maps.dtype)
+        maps = torch.tensordot(maps, weights, ([2 + d], [1])).movedim(-1, 2 + d)
+    return maps
+
+
+def _aligned(size: int, cells: int) -> Tensor:
+    """The weights of linear interpolation with aligned corners, shape (size, cells)."""
+    columns = torch.eye(cells, dtype=torch.float64).unsqueeze(1)
+    return F.interpolate(columns, size=size, mode="linear", align_corners=True)[:, 0].T
 
 
 class Aggregate:
-    """Sums of term maps, one per spatial resolution, upsampled once at the end."""
+    """Sums of term maps, one for each grid, upsampled once at the end."""
 
     def __init__(self, size: Sequence[int]) -> None:
         self._size = tuple(size)
-        self._sums: dict[tuple[int, ...], Tensor] = {}
+        self._sums: dict[Any, tuple[Tensor, tuple[Cells, ...]]] = {}
 
-    def add(self, reduced: Tensor) -> None:
-        """Count a term's map, shape (B, 1, *positions)."""
-        key = tuple(reduced.shape[2:])
+    def add(self, reduced: Tensor, cells: tuple[Cells, ...]) -> None:
+        """Count a term's map, shape (B, 1, *cells)."""
+        key = tuple(c.key for c in cells)
         known = self._sums.get(key)
-        if known is None or known.dtype != reduced.dtype:
-            self._sums[key] = reduced if known is None else known + reduced
+        if known is None:
+            self._sums[key] = (reduced, cells)
+        elif known[0].dtype != reduced.dtype:
+            self._sums[key] = (known[0] + reduced, cells)
         else:
-            known.add_(reduced)
+            known[0].add_(reduced)
 
     def map(self) -> Tensor:
         """Everything counted so far at the input's size, shape (B, 1, *positions)."""
         total: Tensor | None = None
-        for maps in self._sums.values():
-            upsampled = upsample(maps, self._size)
+        for maps, cells in self._sums.values():
+            upsampled = upsample(maps, self._size, cells)
             total = upsampled if total is None else total + upsampled
         if total is None:
             raise LayoutError("no term of 'bias' has positions, so there is no map")
         return total
 
 
-def _unknown(module: str, op: str, shape: Sequence[int]) -> LayoutError:
+def _unknown(module: str, op: str, shape: Sequence[int], decomposed: bool) -> LayoutError:
+    example = f"as in activation_layouts={{{module!r}: 'B (H W) C'}}"
+    advice = (
+        f"State it when you call fullgrad.decompose, {example}, or aggregate its terms yourself."
+        if decomposed
+        else f"State it, {example}, choose terms='input', or aggregate the terms of "
+        "fullgrad.decompose yourself."
+    )
     return LayoutError(
         f"it is not known where the numbers of {op} in {module or 'the model'} (shape "
-        f"{tuple(shape)}) lie in the input. State it, as in places={{{module!r}: 'B (H W) C'}}, "
-        "choose terms='input', or aggregate the terms of fullgrad.decompose yourself."
+        f"{tuple(shape)}) lie in the input. {advice}"
     )
 
 
 def placements_for(
-    axes: Axes | None, module: str, op: str, shape: Sequence[int], batch: int, grids: Sequence[Grid]
+    axes: Axes | None,
+    module: str,
+    op: str,
+    shape: Sequence[int],
+    batch: int,
+    grids: Sequence[Grid],
+    *,
+    decomposed: bool = False,
 ) -> list[Placement | None]:
     """How a term is to be read on each grid; None where it has no positions.
 
@@ -125,6 +171,7 @@ def placements_for(
         shape: of the term.
         batch: number of samples.
         grids: of the explained inputs.
+        decomposed: whether the term is one of a decomposition, for messages.
 
     Raises:
         LayoutError: where its numbers lie is not known.
@@ -133,14 +180,14 @@ def placements_for(
         flat = 0 < len(shape) <= 2 and shape[0] == batch
         if flat and all(len(g.sizes) > 1 for g in grids):
             return [None] * len(grids)  # a dense layer's
-        raise _unknown(module, op, shape)
+        raise _unknown(module, op, shape, decomposed)
     try:
         return [
             placement_of(replace(axes, coordinates=axes.coordinates[g.start : g.stop]), batch)
             for g in grids
         ]
     except ValueError:
-        raise _unknown(module, op, shape) from None
+        raise _unknown(module, op, shape, decomposed) from None
 
 
 def reduced(value: Tensor, placement: Placement, psi: Psi, *, overwrite: bool = False) -> Tensor:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fullgrad._files import printable
-from fullgrad.report.markup import Builder, Html, details, joined, kind_of, tag
+from fullgrad._html import Html, joined, tag
+from fullgrad.report.markup import Builder, details, kind_of
 from fullgrad.report.provenance import again, made, model_facts, version_facts
 from fullgrad.report.values import ReportError, read_bytes, shown
 from fullgrad.vision.schema import ComparisonRecord, FailureInfo, MethodInfo, RowInfo

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fullgrad.report.markup import Html, facts, joined, tag
+from fullgrad._html import Html, joined, tag
+from fullgrad.report.markup import facts
 from fullgrad.report.values import shown
 from fullgrad.vision.schema import ModelInfo
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fullgrad._files import AnyPath, printable
-from fullgrad.axes.algebra import NOWHERE
+from fullgrad.axes.coordinates import NOWHERE
 from fullgrad.decomposition import Decomposition, decompose
 from fullgrad.engine.targets import Target
 from fullgrad.errors import FullGradError, InputError, LayoutError, UsageError
