@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,19 +25,10 @@ import torch
 import torchvision
 from torch import nn
 
-from fullgrad._files import sha256_of
+from fullgrad._files import sha256_of, write_whole
+from fullgrad.evaluation.datasets import Dataset
 from fullgrad.vision.checkpoints import load_state, read_checkpoint
-from training import (
-    CLASSES,
-    Data,
-    MissingDataError,
-    Settings,
-    accuracy,
-    fit,
-    image_folder,
-    load,
-    seeded,
-)
+from training import CLASSES, MissingDataError, Settings, accuracy, fit, image_folder, load, seeded
 
 CACHE = Path("~/.cache/fullgrad/small-models").expanduser()
 _FORMAT = 1  # of the cache: raised when training.py changes what comes out
@@ -242,7 +233,7 @@ def _vgg(classes: int, cfg: list[int | str]) -> nn.Module:
     return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
 
 
-def digest_of(name: str, data: Data, settings: Settings) -> str:
+def digest_of(name: str, data: Dataset, settings: Settings) -> str:
     """What a trained network depends on, in 12 hexadecimal digits (versions are in the record)."""
     family = FAMILIES[name]
     parts = {
@@ -250,14 +241,14 @@ def digest_of(name: str, data: Data, settings: Settings) -> str:
         "constructor": family.constructor,
         "options": dict(family.options),
         "settings": asdict(settings),
-        "data": data.digest(),
+        "data": data.digest(64),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def trained(
     name: str,
-    data: Data,
+    data: Dataset,
     cache_dir: Path = CACHE,
     settings: Settings | None = None,
     say: Callable[[str], None] = print,
@@ -294,7 +285,9 @@ def trained(
     seconds = fit(model, data, settings, say)
     score = accuracy(model, data.test, data.test_labels, settings.size)
     cache_dir.mkdir(parents=True, exist_ok=True)
-    _replace(checkpoint, lambda path: torch.save(model.state_dict(), path))
+    with io.BytesIO() as file:
+        torch.save(model.state_dict(), file)
+        write_whole(checkpoint, file.getvalue())
     record = Record(
         name=name,
         accuracy=score,
@@ -312,7 +305,7 @@ def trained(
     )
     # The record last: a network with a record is a finished one.
     text = json.dumps(asdict(record), indent=1)
-    _replace(note, lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(note, text.encode())
     say(f"{name}: {score:.1%} of the test images, {seconds:.0f} s")
     return model, record
 
@@ -320,16 +313,6 @@ def trained(
 def _read(note: Path) -> Record:
     fields = json.loads(note.read_text(encoding="utf-8"))
     return Record(**{**fields, "classes": tuple(fields["classes"])})
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file so that nobody ever sees half of it."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(scratch)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def main(argv: list[str] | None = None) -> int:

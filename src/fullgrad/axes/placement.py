@@ -130,7 +130,7 @@ def placements_on(axes: Axes, grids: Sequence[slice], batch: int) -> list[Placem
         return found
     on = [_on(part) if p is not None else None for part, p in zip(parts, found, strict=True)]
     return [
-        None if p is None or own is None else replace(p, shares=_shares(axes, own, on, batch))
+        None if p is None or own is None else replace(p, shares=_shares(axes, own, on))
         for p, own in zip(found, on, strict=True)
     ]
 
@@ -148,14 +148,14 @@ def _on(axes: Axes) -> _On:
     return atoms, there
 
 
-def _shares(axes: Axes, own: _On, others: Sequence[_On | None], batch: int) -> Table | None:
+def _shares(axes: Axes, own: _On, others: Sequence[_On | None]) -> Table | None:
     positions = [a for g in axes.groups for a in g if a in own[0] and not a.batch and a.size > 1]
     total = np.zeros([a.size for a in positions])
     for other in others:
         if other is None:
             continue
         atoms, there = other
-        there = there.any(tuple(i for i, a in enumerate(atoms) if a not in positions))
+        there = np.asarray(there.any(tuple(i for i, a in enumerate(atoms) if a not in positions)))
         left = [a for a in atoms if a in positions]
         order = sorted(range(len(left)), key=lambda i: positions.index(left[i]))
         shape = [a.size if a in left else 1 for a in positions]
