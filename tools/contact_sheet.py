@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fullgrad.viz import colors
-from fullgrad.viz.overlay import COLORMAP, Array, show, wrapped
+from fullgrad.viz.overlay import Array, show, wrapped
+from fullgrad.viz.style import COLORMAP
 
 NOT_APPLICABLE = "does not apply"
 DPI = 100
@@ -137,7 +138,8 @@ def small(heat: Array, pixels: int) -> Array:
     """A map at the size at which it is drawn, in as many steps as :func:`paletted` keeps."""
     size = (pixels, pixels)
     shrunk = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BOX)
-    return np.rint(np.asarray(shrunk) * (_STEPS - 1)) / (_STEPS - 1)
+    levels: Array = np.rint(np.asarray(shrunk) * (_STEPS - 1)) / (_STEPS - 1)
+    return levels
 
 
 def paletted(content: bytes) -> bytes:

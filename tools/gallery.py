@@ -192,7 +192,9 @@ def methods_grid(
     from fullgrad import methods
 
     assert loaded.class_names is not None
-    lines, rows, reasons = [], {}, {}
+    lines: list[Line] = []
+    rows: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
     seconds = dict.fromkeys(names, 0.0)
     pixels = round(CELL * DPI)
     for name in photographs:

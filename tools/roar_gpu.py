@@ -30,7 +30,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fullgrad._files import write_whole
 from fullgrad.cli.main import main as fullgrad
 from fullgrad.evaluation.datasets import Colors, Dataset, open_dataset
 from fullgrad.evaluation.training.loop import Settings
@@ -206,8 +205,8 @@ def report(out: Path, plain: dict[str, float], device: str) -> dict[str, Any]:
             for _, r in ranking.iterrows()
         ),
     ]
-    write_whole(out / "report.md", ("\n".join(lines) + "\n").encode())
-    write_whole(out / "report.json", (json.dumps(found, indent=1) + "\n").encode())
+    (out / "report.md").write_bytes(("\n".join(lines) + "\n").encode())
+    (out / "report.json").write_bytes((json.dumps(found, indent=1) + "\n").encode())
     return found
 
 
@@ -257,7 +256,7 @@ def main(argv: list[str] | None = None) -> int:
             data, network, settings, args.device, args.plain_steps, args.plain_workers
         )
         known = {"asked": asked, "found": found}
-        write_whole(kept, (json.dumps(known, indent=1) + "\n").encode())
+        kept.write_bytes((json.dumps(known, indent=1) + "\n").encode())
     found = report(args.out, known["found"], args.device)
     print(
         f"{found['seconds_a_network']:.3g} s a network; a plain loop takes {found['factor']:.2f} "

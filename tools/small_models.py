@@ -25,7 +25,6 @@ import torch
 import torchvision
 from torch import nn
 
-from fullgrad._files import sha256_of, write_whole
 from fullgrad.evaluation.datasets import Dataset
 from fullgrad.vision.checkpoints import load_state, read_checkpoint
 from training import CLASSES, MissingDataError, Settings, accuracy, fit, image_folder, load, seeded
@@ -228,6 +227,7 @@ def _vgg(classes: int, cfg: list[int | str]) -> nn.Module:
     for module in features.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            assert module.bias is not None
             nn.init.zeros_(module.bias)
     width = [c for c in cfg if isinstance(c, int)][-1]
     return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
@@ -276,7 +276,10 @@ def trained(
     note = cache_dir / f"{name}-{digest}.json"
     if note.is_file():
         record = _read(note)
-        if checkpoint.is_file() and sha256_of(checkpoint) == record.sha256:
+        if (
+            checkpoint.is_file()
+            and hashlib.sha256(checkpoint.read_bytes()).hexdigest() == record.sha256
+        ):
             load_state(model, read_checkpoint(checkpoint), str(checkpoint))
             return model.eval(), record
         say(f"{name}: {checkpoint} is missing or damaged; training again")
@@ -287,7 +290,7 @@ def trained(
     cache_dir.mkdir(parents=True, exist_ok=True)
     with io.BytesIO() as file:
         torch.save(model.state_dict(), file)
-        write_whole(checkpoint, file.getvalue())
+        checkpoint.write_bytes(file.getvalue())
     record = Record(
         name=name,
         accuracy=score,
@@ -301,11 +304,11 @@ def trained(
         torch=torch.__version__,
         timm=timm.__version__,
         digest=digest,
-        sha256=sha256_of(checkpoint),
+        sha256=hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
     )
     # The record last: a network with a record is a finished one.
     text = json.dumps(asdict(record), indent=1)
-    write_whole(note, text.encode())
+    note.write_bytes(text.encode())
     say(f"{name}: {score:.1%} of the test images, {seconds:.0f} s")
     return model, record
 

@@ -23,7 +23,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fullgrad.evaluation import datasets
-from fullgrad.evaluation.datasets import DataError, Dataset
+from fullgrad.evaluation.datasets import Dataset
+from fullgrad.evaluation.sources import DataError
 from fullgrad.evaluation.training import loop
 from fullgrad.evaluation.training.stacked import Networks
 

@@ -95,26 +95,20 @@ def install() -> None:
         sys.meta_path.insert(0, _MovedModules())
 
 
-def attribute(name: str) -> ModuleType:
-    """The module that ``fullgrad.NAME`` used to be.
-
-    Raises:
-        AttributeError: there was none.
-    """
-    if name in MOVED:
-        return importlib.import_module(_HOME + name)
-    raise AttributeError(f"module 'fullgrad' has no attribute {name!r}")
-
-
-def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+def renamed(
+    module: str, names: Mapping[str, str], otherwise: Callable[[str], Any] | None = None
+) -> Callable[[str], Any]:
     """A module's ``__getattr__`` that finds names under what they were called before.
 
     Args:
         module: its name.
         names: from the old names to the new ones.
+        otherwise: asked for any other name.
     """
 
     def __getattr__(name: str) -> Any:
+        if name not in names and otherwise is not None:
+            return otherwise(name)
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         warnings.warn(

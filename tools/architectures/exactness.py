@@ -1,21 +1,20 @@
 """The README's table: eight architectures, residual in float64 and in float32.
 
-python tools/exactness.py     # rewrites the table between the README's markers
+python tools/architectures/exactness.py     # rewrites the table between the README's markers
 """
 
 from __future__ import annotations
 
 import sys
 from functools import partial
-from pathlib import Path
 
 import torch
 import torchvision
 
 import fullgrad
-from sweep import calibrate, noise, randomise
+from swept_models import ROOT, calibrate, noise, randomise
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = ROOT / "README.md"
 START, END = "<!-- exactness: start -->", "<!-- exactness: end -->"
 NAMES = (
     "resnet18",
@@ -48,7 +47,7 @@ def row(name: str) -> str:
 def main() -> int:
     lines = [
         "| model | bias terms | \\|input term\\| / \\|output\\| | residual, float64 | "
-        "residual, float32 | on the general path |",
+        "residual, float32 | by the fallback |",
         "|---|---:|---:|---:|---:|---|",
     ]
     for name in NAMES:
