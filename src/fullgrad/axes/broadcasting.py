@@ -43,7 +43,7 @@ class Bindings:
 # -- the same axes under other atoms ----------------------------------------------------------
 
 
-def _aligned(groups: Sequence[Group], part: Axes, without: int | None = None) -> Axes:
+def aligned_with(groups: Sequence[Group], part: Axes, without: int | None = None) -> Axes:
     """An operand whose axes hold the atoms of the result, where their sizes agree.
 
     Args:
@@ -132,14 +132,15 @@ def combined(parts: Sequence[Axes], shape: Sequence[int], bindings: Bindings) ->
                 _bind(candidates[0], chosen, group, p, bindings)
         groups.append(fresh(size) if chosen is None else chosen)
     left = [a for g in groups for a in g]
-    aligned = [_aligned(groups, p) for p in candidates]
+    aligned = [aligned_with(groups, p) for p in candidates]
     coordinates: list[Coordinate | None] = []
     for k in range(max(len(p.coordinates) for p in parts)):
         there = [c for c in (p.coordinates[k] for p in aligned) if c is not None]
         there = [c for c in there if all(a in left for a in c.atoms)]
         single = [c for c in there if not c.atoms]
         if single and len(single) == len(there) > 1:
-            there = [bindings.newest([p.coordinates[k] for p in candidates if p.coordinates[k]])]
+            own = [c for p in candidates if (c := p.coordinates[k]) is not None]
+            there = [bindings.newest(own)]
         coordinates.append(_union(there, left) if there else None)
     return Axes(tuple(groups), tuple(coordinates))
 
@@ -217,7 +218,7 @@ def joined(parts: Sequence[Axes | None], sizes: Sequence[int], dim: int) -> Axes
         singles = [s and _renamed(s, {a: Atom(a.size) for a in s.groups[dim]}) for s in singles]
     reference = next((s for s in singles if s and s.placed), None) or next(s for s in singles if s)
     whole = Atom(sum(sizes))
-    aligned = [s and _aligned(reference.groups, s, dim) for s in singles]
+    aligned = [s and aligned_with(reference.groups, s, dim) for s in singles]
     atoms = [a for d, g in enumerate(reference.groups) if d != dim for a in g]
     coordinates = []
     for k in range(len(reference.coordinates)):
@@ -319,83 +320,3 @@ def stacked(parts: Sequence[Axes | None], dim: int) -> Axes | None:
     """After stacking along a new axis, which may bring back what ``selected`` took apart."""
     apart = [p and Axes((*p.groups[:dim], (), *p.groups[dim:]), p.coordinates) for p in parts]
     return joined(apart, [1] * len(parts), dim)
-
-
-def overwritten(
-    base: Axes | None, shape: Sequence[int], region: Sequence[slice], written: Axes | None
-) -> Axes | None:
-    """After a part of an activation was overwritten.
-
-    Args:
-        base: the activation before; None for a constant.
-        shape: of it.
-        region: the part, a slice for each of its axes.
-        written: what was put there, an axis for each of the base's; None for a constant.
-
-    Returns:
-        None if the samples cannot be told.
-    """
-    known = written if base is None else base
-    if known is None:
-        return None
-    partial = [
-        d
-        for d, (n, s) in enumerate(zip(shape, region, strict=True))
-        if len(range(*s.indices(n))) != n
-    ]
-    groups = []
-    for d, n in enumerate(shape):
-        group = known.groups[d]
-        if d in partial and (count(group) != n or len(group) != 1):
-            group = fresh(n)
-        groups.append(group)
-    if any(has_batch(known.groups[d]) for d in partial):
-        return None
-    if base is not None:
-        for d in partial:
-            single = merged(base, d)
-            assert single is not None
-            base = single
-            groups[d] = base.groups[d]
-    aligned = (
-        None
-        if written is None
-        else _aligned([() if d in partial else g for d, g in enumerate(groups)], written)
-    )
-    coordinates: list[Coordinate | None] = []
-    for k in range(len(known.coordinates)):
-        before = None if base is None else base.coordinates[k]
-        new = None if aligned is None else aligned.coordinates[k]
-        found = [c for c in (before, new) if c is not None]
-        if not found:
-            coordinates.append(None)
-            continue
-        theirs = [] if aligned is None else [a for d in partial for a in aligned.groups[d]]
-        used = tuple(
-            a
-            for d, g in enumerate(groups)
-            for a in g
-            if d in partial or any(a in c.atoms for c in found)
-        )
-        sizes = [a.size for a in used]
-        table = np.full((3, *sizes), np.nan)
-        if before is not None:
-            table = np.array(places.over(before, used))
-        cut = tuple(
-            region[next(d for d, g in enumerate(groups) if a in g)]
-            if any(a in groups[d] for d in partial)
-            else slice(None)
-            for a in used
-        )
-        part: Table | float = np.nan
-        if new is not None and aligned is not None:
-            renamed = []
-            for d, g in enumerate(groups):
-                renamed += list(aligned.groups[d]) if d in partial else list(g)
-            order = tuple(a for a in renamed if a in theirs or a in used)
-            part = places.over(new, order).reshape(
-                3, *(len(range(*s.indices(a.size))) for a, s in zip(used, cut, strict=True))
-            )
-        table[(slice(None), *cut)] = part
-        coordinates.append(places.simplified(found[0].now(used, table)))
-    return Axes(tuple(groups), tuple(coordinates))

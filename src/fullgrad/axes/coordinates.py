@@ -119,11 +119,10 @@ def evenly(size: int, atom: Atom, input: int = 0) -> Coordinate:
 
 def _hull(table: Table, over: tuple[int, ...]) -> Table:
     """The smallest interval that holds all along some axes of a table, and the mean center."""
-    low = np.fmin.reduce(table[LOW], axis=tuple(d - 1 for d in over))
-    high = np.fmax.reduce(table[HIGH], axis=tuple(d - 1 for d in over))
+    along = tuple(d - 1 for d in over)
+    low, high = np.fmin.reduce(table[LOW], axis=along), np.fmax.reduce(table[HIGH], axis=along)
     there = ~np.isnan(table[CENTER])
-    total = np.where(there, table[CENTER], 0.0).sum(axis=tuple(d - 1 for d in over))
-    count = there.sum(axis=tuple(d - 1 for d in over))
+    total, count = np.where(there, table[CENTER], 0.0).sum(axis=along), there.sum(axis=along)
     center = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     return np.stack([low, high, center])
 
@@ -135,12 +134,13 @@ def same(first: Table, second: Table) -> bool:
 
 def simplified(c: Coordinate) -> Coordinate:
     """Without atoms that the places do not depend on; one is left."""
-    atoms, table = c.atoms, c.table
+    atoms: Group = c.atoms
+    table: Table = c.table
     for i in reversed(range(len(atoms))):
         if len(atoms) > 1 and (
             atoms[i].size == 1 or same(table, np.broadcast_to(table.take([0], i + 1), table.shape))
         ):
-            atoms, table = atoms[:i] + atoms[i + 1 :], table.take(0, i + 1)
+            atoms, table = atoms[:i] + atoms[i + 1 :], np.asarray(table.take(0, i + 1))
     return c if atoms is c.atoms else c.now(atoms, table, c.pooled)
 
 
@@ -217,7 +217,7 @@ def chosen(c: Coordinate, atom: Atom, place: int) -> Coordinate:
     if atom not in c.atoms:
         return c
     atoms = tuple(a for a in c.atoms if a is not atom)
-    return c.now(atoms, c.table.take(place, c.axis(atom)), c.pooled)
+    return c.now(atoms, np.asarray(c.table.take(place, c.axis(atom))), c.pooled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,7 +296,7 @@ def _centers(before: Table, taps: Taps, hull: Table) -> Table:
     """
     places = len(before)
     if places < 2:
-        return hull[CENTER]
+        return np.asarray(hull[CENTER])
     there = ~np.isnan(before)
     first = there.argmax(0)
     last = places - 1 - there[::-1].argmax(0)
@@ -309,7 +309,7 @@ def _centers(before: Table, taps: Taps, hull: Table) -> Table:
     even = (there & (np.abs(before - line) < 1e-6)) | ~there
     straight = even.all(0) & (last > first)
     middle = taps.middle.reshape(-1, *[1] * len(others))
-    return np.where(straight, start + slope * (middle - first), hull[CENTER])
+    return np.asarray(np.where(straight, start + slope * (middle - first), hull[CENTER]))
 
 
 def refined(c: Coordinate, cell: Atom, part: Atom) -> Coordinate:

@@ -245,3 +245,35 @@ def _axes(pattern: Pattern, shape: Sequence[int], layouts: Layouts, module: str,
                 coordinates[grid.start + k] = evenly(grid.sizes[k], atom, grid.input)
         groups.append(tuple(group))
     return Axes(tuple(groups), tuple(coordinates))
+
+
+def example_layout(shape: Sequence[int], batch: int, grids: Sequence[Grid]) -> str:
+    """A layout that an activation of a shape may have, for messages: one that can be stated.
+
+    Args:
+        shape: of the activation.
+        batch: number of samples.
+        grids: of the inputs.
+    """
+    letters, sizes = grids[0].letters, grids[0].sizes
+    first = "B"
+    if shape and shape[0] != batch and shape[0] % batch == 0:
+        first = f"(B N={shape[0] // batch})"
+    others = [c for c in "NSUVXYZ" if c not in letters and c not in first]
+    rank = len(shape)
+    if rank == len(letters) + 2:
+        return " ".join((first, "C", *letters))
+    if rank < 3:
+        return " ".join((first, "C")[:rank])
+    places = shape[-2]
+    fitted = [*letters]
+    if len(letters) == 2:
+        wide, high = sizes[1], sizes[0]
+        height = math.isqrt(places * high // wide)
+        if not height or height * height * wide != places * high:
+            height = next(n for n in range(math.isqrt(places), 0, -1) if places % n == 0)
+        fitted = [f"{letters[0]}={height}", f"{letters[1]}={places // height}"]
+    elif len(letters) == 3:
+        fitted = [f"{letters[0]}={places}", f"{letters[1]}=1", f"{letters[2]}=1"]
+    middle = fitted[0] if len(fitted) == 1 else f"({' '.join(fitted)})"
+    return " ".join((first, *others[: rank - 3], middle, "C"))

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fullgrad.axes.algebra import Axes
-from fullgrad.axes.coordinates import CENTER, HIGH, LOW, NOWHERE, Atom, Coordinate, Indices, Table
+from fullgrad.axes.coordinates import (
+    CENTER,
+    HIGH,
+    LOW,
+    NOWHERE,
+    Atom,
+    Coordinate,
+    Indices,
+    Table,
+    over,
+)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -45,6 +57,8 @@ class Placement:
         cells: of the grid that the positions make, one for each axis of the input's.
         places: of each position, row-major, its cell, or ``NOWHERE``; a row for each sample where
             they differ; None if they are the grid already.
+        shares: of each position, how much of its number belongs to this grid, should it lie on
+            several inputs' grids; None for all of it.
     """
 
     sizes: tuple[int, ...]
@@ -52,6 +66,7 @@ class Placement:
     positions: tuple[int, ...]
     cells: tuple[Cells, ...]
     places: Indices | None
+    shares: Table | None = None
 
     @property
     def extents(self) -> tuple[int, ...]:
@@ -94,6 +109,58 @@ def placement_of(axes: Axes, batch: int) -> Placement | None:
     return Placement(
         tuple(a.size for a in atoms), batches[0] if batches else None, positions, cells, places
     )
+
+
+def placements_on(axes: Axes, grids: Sequence[slice], batch: int) -> list[Placement | None]:
+    """How the terms of an activation are to be read on the grids of several inputs.
+
+    A number that lies on several grids is shared equally among them.
+
+    Args:
+        axes: of the activation.
+        grids: which of its coordinates belong to each grid.
+        batch: number of samples.
+
+    Raises:
+        ValueError: the samples are not one axis.
+    """
+    parts = [replace(axes, coordinates=axes.coordinates[g]) for g in grids]
+    found = [placement_of(part, batch) for part in parts]
+    if sum(p is not None for p in found) < 2:
+        return found
+    on = [_on(part) if p is not None else None for part, p in zip(parts, found, strict=True)]
+    return [
+        None if p is None or own is None else replace(p, shares=_shares(axes, own, on))
+        for p, own in zip(found, on, strict=True)
+    ]
+
+
+# The atoms that decide which numbers lie on a grid, and whether they do.
+_On: TypeAlias = tuple[tuple[Atom, ...], NDArray[np.bool_]]
+
+
+def _on(axes: Axes) -> _On:
+    known = [c for c in axes.coordinates if c is not None]
+    atoms = tuple(dict.fromkeys(a for c in known for a in c.atoms))
+    there = np.ones([a.size for a in atoms], dtype=bool)
+    for c in known:
+        there &= ~np.isnan(over(c, atoms)[LOW])
+    return atoms, there
+
+
+def _shares(axes: Axes, own: _On, others: Sequence[_On | None]) -> Table | None:
+    positions = [a for g in axes.groups for a in g if a in own[0] and not a.batch and a.size > 1]
+    total = np.zeros([a.size for a in positions])
+    for other in others:
+        if other is None:
+            continue
+        atoms, there = other
+        there = np.asarray(there.any(tuple(i for i, a in enumerate(atoms) if a not in positions)))
+        left = [a for a in atoms if a in positions]
+        order = sorted(range(len(left)), key=lambda i: positions.index(left[i]))
+        shape = [a.size if a in left else 1 for a in positions]
+        total += there.transpose(order).reshape(shape)
+    return None if (total <= 1).all() else np.asarray(1 / np.maximum(total, 1)).reshape(-1)
 
 
 def _along(c: Coordinate) -> tuple[Cells, Indices]:
@@ -236,9 +303,12 @@ def on_grid(maps: Tensor, placement: Placement) -> Tensor:
     Returns:
         Shape (samples, 1, *extents); positions that share a place are summed.
     """
-    samples = maps.shape[0]
+    samples, there = maps.shape[0], _there(placement)
+    if placement.shares is not None:
+        shares = placement.shares if there is None else placement.shares[there]
+        weights = torch.from_numpy(shares).to(maps.device, maps.dtype)
+        maps = (maps.reshape(samples, -1) * weights).reshape(maps.shape)
     if placement.places is not None:
-        there = _there(placement)
         places = placement.places if there is None else placement.places[..., there]
         size = math.prod(placement.extents)
         flat = maps.reshape(samples, -1)

@@ -1,8 +1,117 @@
-"""Which part of a tensor a view of it is, read off sizes and strides."""
+"""Writing into a part of a tensor: which part a view is, and what the whole holds afterwards."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from fullgrad.axes import coordinates as places
+from fullgrad.axes.algebra import Axes, fresh, has_batch, merged
+from fullgrad.axes.broadcasting import aligned_with
+from fullgrad.axes.coordinates import Atom, Coordinate, Group, Table, count
+
+
+def after_writing(
+    before: Axes | None, base: Tensor, view: Tensor, written: Axes | None
+) -> Axes | None:
+    """The axes of a tensor of which a view was overwritten.
+
+    Args:
+        before: axes of the tensor; None for a constant.
+        base: the tensor.
+        view: the view of it.
+        written: axes of what was written, in the view's shape; None for a constant.
+
+    Returns:
+        None if it is not known where the numbers are now.
+    """
+    offset = int(view.storage_offset()) - int(base.storage_offset())
+    found = region_of(base.shape, base.stride(), view.shape, view.stride(), offset)
+    if found is None:
+        return before if view.shape == base.shape else None
+    region, lacking = found
+    if written is not None:
+        groups = list(written.groups)
+        for d in lacking:
+            groups.insert(d, ())
+        written = replace(written, groups=tuple(groups))
+    return overwritten(before, base.shape, region, written)
+
+
+def overwritten(
+    base: Axes | None, shape: Sequence[int], region: Sequence[slice], written: Axes | None
+) -> Axes | None:
+    """The axes of an activation after a part of it was overwritten.
+
+    Args:
+        base: the activation before; None for a constant.
+        shape: of it.
+        region: the part, a slice for each of its axes.
+        written: what was put there, an axis for each of the base's; None for a constant.
+
+    Returns:
+        None if samples were written apart.
+    """
+    known = written if base is None else base
+    if known is None:
+        return None
+    partial = [d for d, s in enumerate(region) if len(range(shape[d])[s]) != shape[d]]
+    if any(has_batch(known.groups[d]) for d in partial):
+        return None
+    groups = [fresh(n) if d in partial else known.groups[d] for d, n in enumerate(shape)]
+    if base is not None:
+        for d in partial:
+            base = merged(base, d) or base
+            groups[d] = base.groups[d]
+    if written is not None:
+        written = aligned_with([() if d in partial else g for d, g in enumerate(groups)], written)
+    cut: dict[Atom, tuple[slice, Group]] = {
+        groups[d][0]: (region[d], () if written is None else written.groups[d])
+        for d in partial
+        if groups[d]
+    }
+    pairs = [
+        (
+            None if base is None else base.coordinates[k],
+            None if written is None else written.coordinates[k],
+        )
+        for k in range(len(known.coordinates))
+    ]
+    return Axes(tuple(groups), tuple(_put_in(old, new, groups, cut) for old, new in pairs))
+
+
+def _put_in(
+    before: Coordinate | None,
+    new: Coordinate | None,
+    groups: Sequence[Group],
+    cut: dict[Atom, tuple[slice, Group]],
+) -> Coordinate | None:
+    """Places along one axis of an input after others were written over a part of them.
+
+    Args:
+        before: of the whole; None if it has none.
+        new: of what is written; None if it has none.
+        groups: of the whole.
+        cut: for each atom that is written in part, which part, and the atoms of what is written.
+    """
+    found = [c for c in (before, new) if c is not None]
+    if not found:
+        return None
+    used = [a for g in groups for a in g if a in cut or any(a in c.atoms for c in found)]
+    table = np.full((3, *(a.size for a in used)), np.nan)
+    if before is not None:
+        table[:] = places.over(before, tuple(used))
+    part: Table | float = np.nan
+    if new is not None:
+        order = tuple(b for a in used for b in (cut[a][1] if a in cut else (a,)))
+        sizes = [count(cut[a][1]) if a in cut else a.size for a in used]
+        part = places.over(new, order).reshape(3, *sizes)
+    where = (slice(None), *(cut[a][0] if a in cut else slice(None) for a in used))
+    table[where] = part
+    return places.simplified(found[0].now(tuple(used), table))
 
 
 def region_of(

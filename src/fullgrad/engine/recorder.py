@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fullgrad._compat import (
     DispatchMode,
@@ -22,13 +22,12 @@ from fullgrad._compat import (
     node_was_registered,
     saved_input,
     saves_plainly,
-    wraps,
 )
 from fullgrad.axes.algebra import Axes
-from fullgrad.axes.broadcasting import overwritten
 from fullgrad.axes.layouts import Layouts, StatedLayouts, input_layouts
-from fullgrad.axes.regions import region_of
-from fullgrad.engine.detached import Detached, tensors_in
+from fullgrad.axes.regions import after_writing
+from fullgrad.engine import refusals
+from fullgrad.engine.detached import Dependence, Detached, tensors_in
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.tape import (
     Entry,
@@ -40,7 +39,6 @@ from fullgrad.engine.tape import (
     overwritten_base,
     rest_of,
 )
-from fullgrad.errors import BlockedGradientError, ModelError
 from fullgrad.operations import Bias, Call
 from fullgrad.operations.fallback import GeneralCall
 from fullgrad.operations.propagation import Propagation, axes_after
@@ -58,28 +56,6 @@ class _Pending(NamedTuple):
     axes_before: dict[int, Axes | None] | None = None
     rest: Tensor | None = None
     saved: bool = False
-
-
-def _after_writing(
-    before: Axes | None, base: Tensor, view: Tensor, written: Axes | None
-) -> Axes | None:
-    """The axes of a tensor of which a view was overwritten."""
-    found = region_of(
-        base.shape,
-        base.stride(),
-        view.shape,
-        view.stride(),
-        view.storage_offset() - base.storage_offset(),
-    )
-    if found is None:
-        return before if view.shape == base.shape else None
-    region, lacking = found
-    if written is not None:
-        groups = list(written.groups)
-        for d in lacking:
-            groups.insert(d, ())
-        written = replace(written, groups=tuple(groups))
-    return overwritten(before, base.shape, region, written)
 
 
 def _with_first(call: Call, first: Tensor) -> Call:
@@ -121,11 +97,12 @@ class Recorder(DispatchMode):
         self._on_write = on_write
         self._keep_steps = keep_steps
         self._allow_detached = allow_detached
-        self._depends_on_input: dict[Any, bool] = dict.fromkeys(self.roots, True)
+        self.dependence = Dependence(self.roots)
+        self.depends = self.dependence.of
         self._pending: _Pending | None = None
         self._unproved: list[_Pending] = []
         self._readers: dict[int, list[Entry]] = {}
-        self.detached = Detached(self.depends)
+        self.detached = Detached(self.dependence)
         if layouts is None:
             shapes = [root.next_functions[0][0].variable.shape for root in roots]
             layouts = input_layouts(shapes, [""] * len(shapes), None)
@@ -135,35 +112,6 @@ class Recorder(DispatchMode):
         }
         self._rank = layouts.rank
         self._stated = stated
-
-    # -- dependence -------------------------------------------------------------------------
-
-    def depends(self, value: Any) -> bool:
-        """Whether a value depends on the input through autograd."""
-        if not isinstance(value, Tensor):
-            return isinstance(value, (list, tuple)) and any(map(self.depends, value))
-        if not value.requires_grad:
-            return False
-        node = value.grad_fn
-        return node is not None and self.node_depends(node)
-
-    def node_depends(self, node: Any) -> bool:
-        """Whether what an autograd node made depends on the input."""
-        known = self._depends_on_input
-        found = known.get(node)
-        if found is not None:
-            return found
-        stack = [node]
-        while stack:
-            top = stack[-1]
-            before = [n for n, _ in top.next_functions if n is not None]
-            unknown = [n for n in before if n not in known]
-            if unknown and not any(known.get(n) for n in before):
-                stack.extend(unknown)
-                continue
-            known[top] = any(known.get(n, False) for n in before)
-            stack.pop()
-        return known[node]
 
     def _axes_of(self, value: Any) -> Axes | None:
         if not isinstance(value, Tensor) or not value.requires_grad:
@@ -184,12 +132,12 @@ class Recorder(DispatchMode):
             self.settle()
         operation = overload(func)
         if types:
-            self._refuse_wrapped(operation, [*args, *kwargs.values()])
+            refusals.refuse_wrapped([*args, *kwargs.values()], self.path, operation.label)
         depends = any(map(self.depends, args)) or (
             bool(kwargs) and any(map(self.depends, kwargs.values()))
         )
         if depends:
-            self._refuse_sparse(operation, args)
+            refusals.refuse_sparse(args, self.path, operation.label)
         unchanged: list[tuple[Tensor, Tensor]] = []
         if operation.writes:
             for i in operation.writes:
@@ -200,7 +148,8 @@ class Recorder(DispatchMode):
         if not depends or operation.entry.detaches or not torch.is_grad_enabled():
             out = func(*args, **kwargs)
             for written, before in unchanged:
-                self._refuse_changed(written, before, operation)
+                if not torch.equal(written.detach(), before):
+                    raise refusals.outside_the_graph(self.path.current(), operation.label)
             if depends or self.detached:
                 self._after_cut(operation, depends, args, kwargs, out)
             if depends and operation.own_autograd:
@@ -319,7 +268,7 @@ class Recorder(DispatchMode):
                 # Asking an overwritten view for its node would wait for autograd, which waits here.
                 base = overwritten_base(call, o)
                 node = o.grad_fn if base is None else base.grad_fn
-                self._depends_on_input[node] = True
+                self.dependence.add(node)
                 tape.nodes[node] = module
                 tape.dtypes.add(o.dtype)
             nodes.append(node)
@@ -375,7 +324,7 @@ class Recorder(DispatchMode):
                 continue
             base = overwritten_base(pending.call, out)
             if base is not None:
-                whole = _after_writing(known.get(id(base)) if known else None, base, out, axes)
+                whole = after_writing(known.get(id(base)) if known else None, base, out, axes)
                 if whole is not None:
                     self._axes[node, 0] = whole
                 view = (node, *geometry(out))
@@ -420,26 +369,6 @@ class Recorder(DispatchMode):
 
     # -- writes and values outside the graph ------------------------------------------------
 
-    def _refuse_wrapped(self, operation: Overload, values: Sequence[Any]) -> None:
-        """Refuse tensors whose numbers are kept by a Python class of their own."""
-        for t in tensors_in(values):
-            if type(t) not in (Tensor, nn.Parameter, nn.Buffer) and wraps(t):
-                raise ModelError(
-                    f"{self.path.current() or 'the model'} uses a {type(t).__name__} "
-                    f"({operation.label}), whose numbers are not in plain memory: they cannot be "
-                    "followed. Use plain tensors there (for nested ones: padded, with a mask)."
-                )
-
-    def _refuse_sparse(self, operation: Overload, args: tuple[Any, ...]) -> None:
-        for t in args:
-            if isinstance(t, Tensor) and t.layout is not torch.strided:
-                kind = str(t.layout).removeprefix("torch.")
-                raise ModelError(
-                    f"{self.path.current() or 'the model'} uses a sparse tensor ({kind}) in "
-                    f"{operation.label}: its numbers cannot be followed. Pass it dense "
-                    "(to_dense())."
-                )
-
     def _before_write(
         self, written: Any, operation: Overload, depends: bool
     ) -> list[tuple[Tensor, Tensor]]:
@@ -454,25 +383,13 @@ class Recorder(DispatchMode):
             if depends and not torch.is_grad_enabled() and t.requires_grad and self.depends(t):
                 unchanged.append((t, t.detach().clone()))
             if self.detached.aliases(t) and not self.depends(t):
-                raise BlockedGradientError(
-                    f"{self.path.current() or 'the model'} overwrites a value that depends on the "
-                    f"input through a detached view of it ({operation.label}): no gradient can be "
-                    "right. Copy it first (detach().clone())."
-                )
+                raise refusals.through_a_view(self.path.current(), operation.label)
             self._on_write(t)
             memory = memory_of(t)
             if memory is not None:
                 for entry in self._readers.pop(memory, ()):
                     entry.protect(memory)
         return unchanged
-
-    def _refuse_changed(self, written: Tensor, before: Tensor, operation: Overload) -> None:
-        if not torch.equal(written.detach(), before):
-            raise BlockedGradientError(
-                f"{self.path.current() or 'the model'} overwrites a value that depends on "
-                f"the input under no_grad ({operation.label}): no gradient can be right. "
-                "Remove the no_grad or the in-place operation."
-            )
 
     def _before_statistics(self, operation: Overload, args: tuple[Any, ...]) -> None:
         if args[operation.names.index("training")]:

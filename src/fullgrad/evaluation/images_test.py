@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -106,7 +106,7 @@ class ImagesTest(Test):
     plan_type: ClassVar[type[ImagesPlan]] = ImagesPlan
     for_model = True
     counted = "batches of images"
-    options = (
+    options: ClassVar[Sequence[Option]] = (
         Option(
             "--images",
             "folder, CSV with a column 'file', or torchvision:NAME:ROOT[:SPLIT]",

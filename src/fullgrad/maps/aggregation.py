@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -16,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fullgrad.axes.algebra import Axes
-from fullgrad.axes.layouts import Grid
-from fullgrad.axes.placement import Cells, Placement, arranged, on_grid, placement_of
+from fullgrad.axes.layouts import Grid, example_layout
+from fullgrad.axes.placement import Cells, Placement, arranged, on_grid, placements_on
 from fullgrad.errors import LayoutError
 
 Psi: TypeAlias = Literal["layer", "channel", "signed"]
@@ -127,19 +126,36 @@ class Aggregate:
         else:
             known[0].add_(reduced)
 
-    def map(self) -> Tensor:
-        """Everything counted so far at the input's size, shape (B, 1, *positions)."""
+    def map(self) -> Tensor | None:
+        """Everything counted so far at the input's size, shape (B, 1, *positions); None if none."""
         total: Tensor | None = None
         for maps, cells in self._sums.values():
             upsampled = upsample(maps, self._size, cells)
             total = upsampled if total is None else total + upsampled
-        if total is None:
-            raise LayoutError("no term of 'bias' has positions, so there is no map")
         return total
 
+    @staticmethod
+    def maps_of(aggregates: Sequence[Aggregate]) -> tuple[Tensor, ...]:
+        """The maps of all inputs: zero for one that no term lies on.
 
-def _unknown(module: str, op: str, shape: Sequence[int], decomposed: bool) -> LayoutError:
-    example = f"as in activation_layouts={{{module!r}: 'B (H W) C'}}"
+        Raises:
+            LayoutError: no term lies on any of them.
+        """
+        found = [a.map() for a in aggregates]
+        some = next((m for m in found if m is not None), None)
+        if some is None:
+            raise LayoutError("no term of 'bias' has positions, so there is no map")
+        return tuple(
+            some.new_zeros(len(some), 1, *a._size) if m is None else m
+            for a, m in zip(aggregates, found, strict=True)
+        )
+
+
+def _unknown(
+    module: str, op: str, shape: Sequence[int], batch: int, grids: Sequence[Grid], decomposed: bool
+) -> LayoutError:
+    fits = example_layout(shape, batch, grids)
+    example = f"as in activation_layouts={{{module!r}: {fits!r}}}"
     advice = (
         f"State it when you call fullgrad.decompose, {example}, or aggregate its terms yourself."
         if decomposed
@@ -180,14 +196,11 @@ def placements_for(
         flat = 0 < len(shape) <= 2 and shape[0] == batch
         if flat and all(len(g.sizes) > 1 for g in grids):
             return [None] * len(grids)  # a dense layer's
-        raise _unknown(module, op, shape, decomposed)
+        raise _unknown(module, op, shape, batch, grids, decomposed)
     try:
-        return [
-            placement_of(replace(axes, coordinates=axes.coordinates[g.start : g.stop]), batch)
-            for g in grids
-        ]
+        return placements_on(axes, [slice(g.start, g.stop) for g in grids], batch)
     except ValueError:
-        raise _unknown(module, op, shape, decomposed) from None
+        raise _unknown(module, op, shape, batch, grids, decomposed) from None
 
 
 def reduced(value: Tensor, placement: Placement, psi: Psi, *, overwrite: bool = False) -> Tensor:

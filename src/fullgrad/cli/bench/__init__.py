@@ -94,8 +94,8 @@ def _declare(parser: argparse.ArgumentParser, option: Option) -> None:
     parser.add_argument(option.flag, **settings)
     if option.old is not None:
         hidden = argparse.SUPPRESS
-        old = {"dest": option.name, "action": _Renamed, "default": hidden, "help": hidden}
-        parser.add_argument(option.old, **old)
+        old: dict[str, Any] = {"dest": option.name, "action": _Renamed}
+        parser.add_argument(option.old, default=hidden, help=hidden, **old)
 
 
 def run(args: argparse.Namespace) -> int:
