@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fullgrad.evaluation.datasets import Dataset
 from fullgrad.evaluation.executors import InProcess
-from fullgrad.evaluation.experiment import Silent
+from fullgrad.evaluation.options import Silent
 from fullgrad.evaluation.plan import MethodChoice
 from fullgrad.evaluation.store import Store
 from fullgrad.evaluation.tests.remove_and_retrain.plan import RetrainPlan

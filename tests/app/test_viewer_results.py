@@ -16,8 +16,9 @@ from PIL import Image
 import fullgrad
 from fullgrad import methods
 from fullgrad.errors import LayoutError
-from fullgrad.vision.image_result import explain_images, provenance
+from fullgrad.vision.image_result import explain_images
 from fullgrad.vision.images import display_image
+from fullgrad.vision.provenance import provenance
 from fullgrad.viz.overlay import colors, normalize
 from fullgrad.viz.style import limit_of, signed_colors
 

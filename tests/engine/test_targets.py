@@ -173,7 +173,7 @@ Pair = namedtuple("Pair", ["logits", "features"])
         (lambda y: y, "output"),
         (lambda y: (y, y * 2), "output[0]"),
         (lambda y: [y, None], "output[0]"),
-        (lambda y: Pair(y, y * 2), "output[0]"),
+        (lambda y: Pair(y, y * 2), "output['logits']"),
         (lambda y: {"logits": y, "aux": y * 2}, "output['logits']"),
         (lambda y: OrderedDict(out=y, aux=y * 2), "output['out']"),
         (lambda y: {"anything": y, "count": 3}, "output['anything']"),

@@ -23,10 +23,9 @@ from fullgrad.evaluation.tests.digit_flipping import (
     DigitFlipping,
     FlippingPlan,
     erased,
-    network,
     ranked,
-    trained,
 )
+from fullgrad.evaluation.tests.digit_network import network, trained
 from fullgrad.evaluation.training.loop import Trained
 
 

@@ -7,10 +7,8 @@ import timm
 import torch
 
 import fullgrad
-from fullgrad.errors import LayoutError
 from sweep import (
     BAR,
-    PLACES,
     Case,
     measure,
     sequence_cases,
@@ -40,13 +38,10 @@ def test_sum_closes(case: Case) -> None:
     assert result.input_share > 1e-4
 
 
-def test_a_refused_map_is_drawn_once_its_layout_is_stated() -> None:
-    for name, places in PLACES.items():
-        torch.manual_seed(0)
-        model = timm.create_model(name, pretrained=False).eval()
-        x = torch.randn(1, 3, 96, 96)
-        with pytest.raises(LayoutError, match="State it, as in activation_layouts="):
-            fullgrad.saliency(model, x, 0)
-        found = fullgrad.saliency(model, x, 0, activation_layouts=places)
-        assert found.shape == (1, 1, 96, 96)
-        assert float(found.std()) > 0
+def test_tokens_pooled_along_rows_have_their_places() -> None:
+    """NextViT pools keys along the flattened image: each lies where its tokens do."""
+    torch.manual_seed(0)
+    model = timm.create_model("nextvit_small", pretrained=False).eval()
+    found = fullgrad.saliency(model, torch.randn(1, 3, 96, 96), 0)
+    assert found.shape == (1, 1, 96, 96)
+    assert float(found.std()) > 0

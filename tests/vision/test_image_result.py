@@ -16,10 +16,11 @@ from fullgrad import methods
 from fullgrad.errors import BlockedGradientError, OutputError
 from fullgrad.methods.choice import MethodChoice
 from fullgrad.vision.check import check
-from fullgrad.vision.image_result import ImageResult, explain_images, provenance
+from fullgrad.vision.image_result import ImageResult, explain_images
 from fullgrad.vision.images import Photograph, Preprocessing, preprocess
 from fullgrad.vision.layers import fitting_depth
 from fullgrad.vision.models import LoadedModel
+from fullgrad.vision.provenance import provenance
 from fullgrad.vision.schema import RecordError, read_record
 from fullgrad.viz.comparison import compare
 from fullgrad.viz.images import write_files

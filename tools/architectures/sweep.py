@@ -39,8 +39,6 @@ from swept_models import (
 RESULTS = ROOT / "docs" / "data" / "architectures.jsonl"
 PAGE = ROOT / "docs" / "architectures.md"
 BAR = 1e-10
-# What to specify for models whose axes get lost.
-PLACES = {"nextvit_small": {"stages": "B C (H W)"}}
 
 
 @dataclass(frozen=True)
@@ -193,15 +191,9 @@ def page(results: list[Result]) -> str:
     if refused:
         lines += ["", "## Refused or not measured", ""]
         lines += [f"- `{r.name}` ({r.source}): {r.refusal}" for r in refused]
-    stated = {n: p for n, p in PLACES.items() if any(r.name == n for r in no_maps)}
     if no_maps:
         lines += ["", "## Maps refused", ""]
         lines += [f"- `{r.name}` ({r.source}): {r.saliency[len('refused: ') :]}" for r in no_maps]
-    for name, places in stated.items():
-        lines += [
-            "",
-            f"With `activation_layouts={places}`, `{name}` has a map (`tests/tools/test_architectures.py`).",
-        ]
     return "\n".join(lines) + "\n"
 
 

@@ -14,7 +14,7 @@ from fullgrad import methods
 from fullgrad.app.refusal import public
 from fullgrad.errors import FullGradError, ModelLoadError
 from fullgrad.methods import Method
-from fullgrad.vision.image_result import number_of_classes
+from fullgrad.vision.classification import number_of_classes
 from fullgrad.vision.models import LoadedModel
 
 # One pass is enough to see whether a method applies.

@@ -20,10 +20,11 @@ from fullgrad.app.options import offered_options
 from fullgrad.app.query import Query
 from fullgrad.app.refusal import public
 from fullgrad.report import report_of
-from fullgrad.vision.image_result import ImageResult, Split, provenance
+from fullgrad.vision.image_result import ImageResult, Split
 from fullgrad.vision.images import OVERLAY_SUFFIX
 from fullgrad.vision.layers import Layer
 from fullgrad.vision.models import LoadedModel
+from fullgrad.vision.provenance import provenance
 from fullgrad.viz.images import MAP_SUFFIX, npy, pictures_of
 from fullgrad.viz.mixture import drawn, mixture
 from fullgrad.viz.style import HIGH, LOW, Array, limit_of, number, plane, png

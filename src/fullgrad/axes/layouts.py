@@ -248,7 +248,7 @@ def _axes(pattern: Pattern, shape: Sequence[int], layouts: Layouts, module: str,
 
 
 def example_layout(shape: Sequence[int], batch: int, grids: Sequence[Grid]) -> str:
-    """A layout that an activation of a shape may have, for messages: one that can be stated.
+    """A layout that an activation of a shape may have, for messages: it can be stated as it is.
 
     Args:
         shape: of the activation.
@@ -256,24 +256,26 @@ def example_layout(shape: Sequence[int], batch: int, grids: Sequence[Grid]) -> s
         grids: of the inputs.
     """
     letters, sizes = grids[0].letters, grids[0].sizes
-    first = "B"
-    if shape and shape[0] != batch and shape[0] % batch == 0:
-        first = f"(B N={shape[0] // batch})"
-    others = [c for c in "NSUVXYZ" if c not in letters and c not in first]
-    rank = len(shape)
-    if rank == len(letters) + 2:
-        return " ".join((first, "C", *letters))
-    if rank < 3:
-        return " ".join((first, "C")[:rank])
-    places = shape[-2]
-    fitted = [*letters]
-    if len(letters) == 2:
-        wide, high = sizes[1], sizes[0]
-        height = math.isqrt(places * high // wide)
-        if not height or height * height * wide != places * high:
-            height = next(n for n in range(math.isqrt(places), 0, -1) if places % n == 0)
-        fitted = [f"{letters[0]}={height}", f"{letters[1]}={places // height}"]
-    elif len(letters) == 3:
-        fitted = [f"{letters[0]}={places}", f"{letters[1]}=1", f"{letters[2]}=1"]
-    middle = fitted[0] if len(fitted) == 1 else f"({' '.join(fitted)})"
-    return " ".join((first, *others[: rank - 3], middle, "C"))
+    folded = shape[0] // batch if shape and shape[0] % batch == 0 else 1
+    if len(shape) == len(letters) + 2:
+        return " ".join((f"(B N={folded})" if folded > 1 else "B", "C", *letters))
+    if len(shape) == 2 and folded > 1:
+        return f"(B {' '.join(_places(folded, letters, sizes))}) C"
+    if len(shape) < 3:
+        return " ".join("BC"[: len(shape)])
+    places = _places(shape[-2], letters, sizes)
+    middle = places[0] if len(places) == 1 else f"({' '.join(places)})"
+    others = [c for c in "SUVXYZ" if c not in letters][: len(shape) - 3]
+    return " ".join((f"(B N={folded})" if folded > 1 else "B", *others, middle, "C"))
+
+
+def _places(count: int, letters: Sequence[str], sizes: Sequence[int]) -> list[str]:
+    """So many places on a grid, in its proportions if that can be, with their numbers."""
+    if len(letters) != 2:
+        return [f"{c}={count if i == 0 else 1}" for i, c in enumerate(letters)]
+    height, width = sizes
+    high = math.isqrt(count * height // width)
+    if not high or high * high * width != count * height or count % high:
+        high = next(n for n in range(math.isqrt(count), 0, -1) if count % n == 0)
+        high = count // high if height > width else high
+    return [f"{letters[0]}={high}", f"{letters[1]}={count // high}"]

@@ -24,7 +24,7 @@ from fullgrad.app.server import build
 from fullgrad.app.upload import Limits, pillow_limit
 from fullgrad.cli import UsageError
 from fullgrad.cli.explain import class_names
-from fullgrad.vision.image_result import number_of_classes
+from fullgrad.vision.classification import number_of_classes
 from fullgrad.vision.models import DEFAULT_MODEL, load_model
 
 _DESCRIPTION = """\

@@ -10,8 +10,8 @@ from fullgrad.cli import UsageError
 from fullgrad.cli.explain import note_random_weights, options_of
 from fullgrad.cli.main import DONE
 from fullgrad.vision.check import ROWS, check
-from fullgrad.vision.image_result import provenance
 from fullgrad.vision.models import DEFAULT_MODEL, load_model
+from fullgrad.vision.provenance import provenance
 
 _DESCRIPTION = """\
 Splits a model's output into its terms, and shows where it comes from: the input and each stage,

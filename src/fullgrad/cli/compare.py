@@ -13,9 +13,10 @@ from fullgrad.cli import UsageError
 from fullgrad.cli.explain import add_model_arguments, classes_of, note_random_weights, options_of
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.cli.progress import Progress
-from fullgrad.vision.image_result import ImageResult, provenance
+from fullgrad.vision.image_result import ImageResult
 from fullgrad.vision.images import find_images
 from fullgrad.vision.models import LoadedModel, load_model
+from fullgrad.vision.provenance import provenance
 from fullgrad.viz.compare import RULES, most_rows
 from fullgrad.viz.comparison import Comparison, compare, parse_choices, word
 from fullgrad.viz.style import FORMATS, saved

@@ -18,16 +18,12 @@ from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.errors import FullGradError, ImageError, LayoutError, MethodError, ModelError
 from fullgrad.maps.selection import NAMED
 from fullgrad.methods import Method
-from fullgrad.vision.image_result import (
-    ImageResult,
-    explain_images,
-    number_of_classes,
-    one_line,
-    provenance,
-)
+from fullgrad.vision.classification import number_of_classes, one_line
+from fullgrad.vision.image_result import ImageResult, explain_images
 from fullgrad.vision.images import Photograph, find_images, read_photograph
 from fullgrad.vision.labels import class_index, imagenet_names, read_labels
 from fullgrad.vision.models import DEFAULT_MODEL, LoadedModel, load_model
+from fullgrad.vision.provenance import provenance
 from fullgrad.viz.images import write_files
 
 if TYPE_CHECKING:

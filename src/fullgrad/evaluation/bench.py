@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fullgrad.evaluation.experiment import Meter, Result, Silent, Test, run
+from fullgrad.evaluation.experiment import Result, Test, run
+from fullgrad.evaluation.options import Meter, Silent
 from fullgrad.evaluation.store import STAGES, Store
 from fullgrad.evaluation.tests.digit_flipping import DigitFlipping
 from fullgrad.evaluation.tests.pixel_perturbation import PixelPerturbation

@@ -14,12 +14,13 @@ from fullgrad import methods
 from fullgrad._files import printable
 from fullgrad.engine.model_state import guarded
 from fullgrad.engine.targets import main_tensor
-from fullgrad.evaluation.experiment import Option, Test
+from fullgrad.evaluation.experiment import Test
+from fullgrad.evaluation.options import Option
 from fullgrad.evaluation.plan import MethodChoice, Plan
 from fullgrad.evaluation.sources import Source, open_source
 from fullgrad.evaluation.store import Store
 from fullgrad.methods.controls import NOISE
-from fullgrad.vision.image_result import number_of_classes
+from fullgrad.vision.classification import number_of_classes
 from fullgrad.vision.images import preprocess
 from fullgrad.vision.models import DEFAULT_MODEL, LoadedModel, load_model
 

@@ -14,7 +14,7 @@ from typing import Any
 from fullgrad._files import printable
 from fullgrad._html import Html, joined, tag
 from fullgrad.evaluation.bench import kinds
-from fullgrad.evaluation.experiment import MEANINGS
+from fullgrad.evaluation.options import MEANINGS
 from fullgrad.evaluation.store import OLD_PLAN, RECORD, STAGES, TABLE
 from fullgrad.report.markup import Builder, details, facts, kind_of
 from fullgrad.report.provenance import again, made, version_facts

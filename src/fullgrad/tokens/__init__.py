@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from fullgrad._lazy import submodules
-from fullgrad.tokens.attribution import TokenScores, attribute_tokens, token_saliency
+from fullgrad.tokens.attribution import attribute_tokens, token_saliency
+from fullgrad.tokens.sinks import TokenScores
 
 __all__ = ["TokenScores", "attribute_tokens", "token_saliency"]
 

@@ -7,94 +7,23 @@ after the lookup (position and token type embeddings, layer-norm and other layer
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fullgrad._options import takes_options
-from fullgrad.axes.coordinates import NOWHERE
 from fullgrad.axes.layouts import ActivationLayouts
-from fullgrad.axes.placement import Placement
-from fullgrad.engine import verification
-from fullgrad.engine.backward import product
 from fullgrad.engine.lending import as_tuple
-from fullgrad.engine.pipeline import Detached, Mode, Request, Totals, Traced, explain
-from fullgrad.engine.tape import Entry
+from fullgrad.engine.pipeline import Detached, Mode, Request, explain
 from fullgrad.engine.targets import Target
-from fullgrad.engine.terms import Term
 from fullgrad.engine.wrappers import unwrap
-from fullgrad.errors import CompletenessError, InputError, LayoutError
-from fullgrad.maps.aggregation import (
-    Psi,
-    check_psi,
-    placements_for,
-    reduced,
-    rescaled_sum,
-    upsample,
-)
-from fullgrad.maps.selection import Selection, Terms, selection
+from fullgrad.errors import InputError
+from fullgrad.maps.aggregation import Psi, check_psi
+from fullgrad.maps.selection import Terms, selection
 from fullgrad.tokens.embeddings import Embedded, embed, token_embedding
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TokenScores:
-    """An output as a sum over tokens.
-
-    ``scores.sum(1) + bias_scores.sum(1) + elsewhere + residual == output``.
-
-    Args:
-        scores: the input term: gradient times embedding, summed over channels; (B, T), float64.
-        bias_scores: the bias terms that lie at each token's position, summed; (B, T), float64.
-            Positions inside the network mix tokens: this says where in the sequence, not from
-            which word.
-        elsewhere: the bias terms that lie at no token: what is computed from pooled tokens, from
-            one that was picked (a classifier on ``[CLS]``), or step by step in a recurrent layer;
-            (B,), float64.
-        output: the explained scalars, shape (B,).
-        residual: output minus all the terms, shape (B,), float64; proved to be rounding.
-        scale: what the residual is relative to: |output| plus the absolute sums of all terms.
-        target: class index of each sample, shape (B,), if the target was one.
-        tolerance: largest accepted relative residual.
-    """
-
-    scores: Tensor
-    bias_scores: Tensor
-    elsewhere: Tensor
-    output: Tensor
-    residual: Tensor
-    scale: Tensor
-    target: Tensor | None
-    tolerance: float
-
-    @property
-    def total(self) -> Tensor:
-        """Input and bias terms at each token's position together, shape (B, T)."""
-        return self.scores + self.bias_scores
-
-    @property
-    def sums(self) -> Tensor:
-        """The sum of all terms, shape (B,): the output less the residual."""
-        return self.total.sum(1) + self.elsewhere
-
-    @property
-    def relative_residual(self) -> Tensor:
-        """|residual| / scale, shape (B,)."""
-        return self.residual.abs() / self.scale
-
-    def __repr__(self) -> str:
-        return (
-            f"TokenScores(batch={len(self.output)}, tokens={self.scores.shape[1]}, "
-            f"relative_residual={float(self.relative_residual.max()):.1e})"
-        )
-
-    def _repr_html_(self) -> str:
-        from fullgrad.tokens._display import token_scores_html
-
-        return token_scores_html(self)
+from fullgrad.tokens.sinks import DrawTokens, SumTokens, TokenScores
 
 
 @takes_options("attribute_tokens", places="activation_layouts")
@@ -264,175 +193,3 @@ def _request(
         activation_layouts=activation_layouts,
         takes_per_sample=False,
     )
-
-
-class _AtTokens:
-    """Sums each term at the tokens where it lies, and lets the term go.
-
-    Args:
-        traced: the recorded forward.
-        psi: what is summed of a term.
-        chosen: the terms that count.
-    """
-
-    def __init__(self, traced: Traced, psi: Psi, chosen: Selection) -> None:
-        self._traced, self._grids = traced, traced.layouts.grids
-        self._batch, self._tokens = len(traced.output), self._grids[0].sizes[0]
-        self._psi, self._chosen = psi, chosen
-        zeros = partial(torch.zeros, dtype=torch.float64, device=traced.output.device)
-        self._at_tokens, self._elsewhere = zeros(self._batch, self._tokens), zeros(self._batch)
-        self._unknown = ""
-
-    def term(self, term: Term) -> Tensor:
-        entry = term.entry
-        counts = self._chosen.wants(entry.bias.kind, entry.module)
-        place = self._place(entry) if counts else None
-        sums, maps = [], []
-        for gradient, bias, samples, _ in term.parts():
-            value = product(_wide(gradient), _wide(bias), term.may_be_infinite)
-            sums.append(term.sums(value, samples))
-            if place is not None:
-                maps.append(reduced(value, place, self._psi).squeeze(1))
-        total = torch.cat(sums).to(self._elsewhere.device)
-        if place is None:
-            self._elsewhere += total
-            return total
-        at = torch.cat(maps).to(self._elsewhere.device)
-        if place.places is not None and bool((place.places == NOWHERE).any()):
-            self._elsewhere += total - at.sum(1)
-        if self._psi == "signed":
-            self._at_tokens += spread(at, self._tokens)
-        else:
-            self._at_tokens += upsample(at.unsqueeze(1), (self._tokens,)).squeeze(1)
-        return total
-
-    def _place(self, entry: Entry) -> Placement | None:
-        """How to read a term token by token; None if it lies at none."""
-        axes = self._traced.axes_of(entry)
-        try:
-            place = placements_for(
-                axes, entry.module, entry.op, entry.shape, self._batch, self._grids
-            )[0]
-        except LayoutError:  # terms come last to first: the first is where it was lost
-            with_tokens, without = _examples(entry.shape, self._batch)
-            self._unknown = (
-                f"it is not known at which token the numbers of {entry.op} in "
-                f"{entry.module or 'the model'} (shape {tuple(entry.shape)}) lie. State what its "
-                f"axes hold, as in activation_layouts={{{entry.module!r}: {with_tokens!r}}}, or "
-                f"{without!r}, without T, if they lie at no token of input_ids"
-            )
-            return None
-        return None if place is None or self._single(place) else place
-
-    def _single(self, place: Placement) -> bool:
-        """Whether a term is of one place for several tokens.
-
-        It is computed from what was pooled, picked, or carried from step to step by a recurrent
-        layer: from all tokens, or from one that stands for all.
-        """
-        if self._tokens == 1:
-            return False
-        if place.places is None:
-            return place.extents[0] == 1
-        return len(set(place.places[place.places != NOWHERE].tolist())) == 1
-
-    def _input_term(self, totals: Totals) -> Tensor:
-        """Gradient times embedding, shape (B, T, C), its samples' sums proved."""
-        gradient, leaf = totals.input_gradients[0], self._traced.prepared.leaves[0].detach()
-        value = product(_wide(gradient), _wide(leaf), False).to(self._elsewhere.device)
-        _prove(totals.input_sums - value.sum((1, 2)), totals)
-        return value
-
-    def _check(self) -> None:
-        """Refuse terms of which it is not known where they lie.
-
-        Raises:
-            LayoutError: naming the first.
-        """
-        if self._unknown:
-            raise LayoutError(self._unknown)
-
-
-class SumTokens(_AtTokens):
-    """Sums the terms themselves: they add up to the output.
-
-    Args:
-        traced: the recorded forward.
-    """
-
-    def __init__(self, traced: Traced) -> None:
-        super().__init__(traced, "signed", selection("all"))
-
-    def result(self, totals: Totals) -> TokenScores:
-        """The scores, their sum for each sample proved."""
-        scores = self._input_term(totals).sum(2)
-        output = self._traced.output.detach()
-        terms = [scores.sum(1), self._at_tokens.sum(1), self._elsewhere]
-        residual, _ = verification.balance(output, terms)
-        _prove(residual, totals)
-        self._check()
-        return TokenScores(
-            scores=scores,
-            bias_scores=self._at_tokens,
-            elsewhere=self._elsewhere,
-            output=output,
-            residual=residual,
-            scale=totals.scale,
-            target=self._traced.selected.index,
-            tolerance=totals.tolerance,
-        )
-
-
-class DrawTokens(_AtTokens):
-    """Sums the rescaled sizes of the chosen terms; its arguments are those of the base."""
-
-    def result(self, totals: Totals) -> Tensor:
-        """The saliency of each token, shape (B, T)."""
-        self._check()
-        if self._chosen.input:
-            self._at_tokens += rescaled_sum(self._input_term(totals), [2], self._psi)
-        return self._at_tokens
-
-
-def _prove(residual: Tensor, totals: Totals) -> None:
-    """Refuse numbers that do not add up sample by sample."""
-    if not verification.holds(residual, totals.scale, totals.tolerance):
-        raise CompletenessError(
-            "the terms sum to the output, but not those that lie at each sample's tokens "
-            f"(relative residual {float((residual.abs() / totals.scale).max()):.1e}): the model "
-            "reads the ids of one sample as another's. Explain one sample at a time."
-        )
-
-
-def _wide(t: Tensor) -> Tensor:
-    return t.to(torch.complex128 if t.is_complex() else torch.float64)
-
-
-def _examples(shape: Sequence[int], batch: int) -> tuple[str, str]:
-    """Layouts that an activation may have: with an axis of tokens, and without."""
-    if len(shape) < 3:
-        return "(B T) C", "B C"
-    first = "B" if shape[0] == batch else "(B N)"
-    between = [*"UVWXYZ"[: len(shape) - 3]]
-    return " ".join([first, *between, "T", "C"]), " ".join([first, *between, "S", "C"])
-
-
-def spread(values: Tensor, tokens: int) -> Tensor:
-    """Numbers on a coarser or finer sequence, brought to the tokens with their sum kept.
-
-    Args:
-        values: shape (B, positions), first and last at the first and last token.
-        tokens: how many there are.
-
-    Returns:
-        Shape (B, tokens). A position's number is shared linearly among the tokens around it.
-    """
-    positions = values.shape[1]
-    if positions == tokens:
-        return values
-    few, many = min(positions, tokens), max(positions, tokens)
-    unit = torch.eye(few, dtype=values.dtype, device=values.device)
-    weights = upsample(unit.unsqueeze(1), (many,)).squeeze(1)  # (few, many)
-    if positions > tokens:
-        return values @ weights.t()
-    return values @ (weights / weights.sum(1, keepdim=True))

@@ -136,7 +136,7 @@ class CheckSummary:
         """Return every stage of every sample, and how the numbers were made.
 
         Args:
-            provenance: see :func:`fullgrad.vision.image_result.provenance`.
+            provenance: see :func:`fullgrad.vision.provenance.provenance`.
         """
         found = self.statistics
         return CheckRecord(

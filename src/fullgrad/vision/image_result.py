@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import platform
-import shlex
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
@@ -15,31 +12,23 @@ from torch import Tensor
 
 from fullgrad import methods
 from fullgrad._files import AnyPath, printable
-from fullgrad._version import __version__
 from fullgrad.decomposition import Decomposition, decompose
-from fullgrad.engine.targets import main_tensor
-from fullgrad.errors import (
-    FullGradError,
-    LayoutError,
-    MethodError,
-    ModelError,
-    ModelLoadError,
-    OutputError,
-)
+from fullgrad.errors import FullGradError, LayoutError, MethodError, ModelError, OutputError
 from fullgrad.maps.saliency import saliency_from_decomposition
 from fullgrad.methods import Method
 from fullgrad.methods.choice import MethodChoice
+from fullgrad.vision.classification import logits_of, one_line
 from fullgrad.vision.images import Photograph, display_image, preprocess, read_photograph
 from fullgrad.vision.layers import MODEL, Array, Layer, fitting_depth, layers_of
 from fullgrad.vision.models import LoadedModel
+from fullgrad.vision.provenance import _plain
 
 if TYPE_CHECKING:
-    from fullgrad.vision.schema import ImageInfo, ImageRecord, ModelInfo, Provenance, TargetInfo
+    from fullgrad.vision.schema import ImageInfo, ImageRecord, Provenance, TargetInfo
 
 INPUT = "input"  # the name of the input's share
 Part: TypeAlias = Literal["map", "split", "layers"]
 Stage: TypeAlias = Literal["classes", "split", "map", "layers"]
-PACKAGES = ("torchvision", "timm", "numpy", "pillow", "matplotlib")
 
 
 class ClassScore(NamedTuple):
@@ -430,101 +419,3 @@ def _split_info(split: Split, logit: float) -> Any:
             for name, value in split.shares
         ),
     )
-
-
-def one_line(error: BaseException) -> str:
-    """Return what went wrong, on one line."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return "out of memory"
-    text = str(error) if isinstance(error, FullGradError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
-
-
-def logits_of(model: LoadedModel, batch: Tensor) -> Tensor:
-    """Return the model's output for each class, shape (batch, classes).
-
-    Raises:
-        ModelLoadError: the model fails, or its output is not of that shape.
-    """
-    try:
-        with torch.no_grad():
-            output, _ = main_tensor(model.module(batch))
-    except FullGradError as error:
-        raise ModelLoadError(f"{model.spec} is not an image classifier: {error}") from error
-    except Exception as error:
-        size = "x".join(map(str, batch.shape))
-        raise ModelLoadError(
-            f"{model.spec} fails on an input of shape {size}: {type(error).__name__}: {error}"
-        ) from error
-    if output.dim() != 2 or output.shape[0] != batch.shape[0]:
-        raise ModelLoadError(
-            f"{model.spec} is not an image classifier: its output has shape "
-            f"{tuple(output.shape)}, not ({batch.shape[0]}, classes)"
-        )
-    return output
-
-
-def number_of_classes(model: LoadedModel) -> int:
-    """Return how many classes the model tells apart, by trying it on a black image.
-
-    Raises:
-        ModelLoadError: it does not work as an image classifier.
-    """
-    height, width = model.preprocessing.crop
-    return logits_of(model, torch.zeros(1, 3, height, width, device=model.device)).shape[1]
-
-
-def versions() -> dict[str, str | None]:
-    """Return the versions of Python, fullgrad and the packages that have a part in the result."""
-    found: dict[str, str | None] = {"fullgrad": __version__}
-    found["python"] = platform.python_version()
-    found["torch"] = torch.__version__  # with its build: "+cu132", which metadata leaves out
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
-
-
-def model_info(model: LoadedModel) -> ModelInfo:
-    """Return which model it was, for records."""
-    from fullgrad.vision.schema import ModelInfo
-
-    return ModelInfo(
-        spec=printable(model.spec),
-        weights=model.weights,
-        trained=model.trained,
-        checkpoint=printable(model.checkpoint) if model.checkpoint else None,
-        sha256=model.sha256,
-        device=str(model.device),
-        preprocessing={k: _plain(v) for k, v in asdict(model.preprocessing).items()},
-    )
-
-
-def provenance(
-    model: LoadedModel, command: Sequence[str] = (), options: Mapping[str, Any] | None = None
-) -> Provenance:
-    """Return how results are made: model, versions, command line and its options.
-
-    Args:
-        model: that was explained.
-        command: words of the command line; empty where there was none.
-        options: of the command, defaults filled in.
-    """
-    from fullgrad.vision.schema import Provenance
-
-    return Provenance(
-        model=model_info(model),
-        versions=versions(),
-        command=shlex.join(map(printable, command)),
-        options={k: _plain(v) for k, v in (options or {}).items()},
-    )
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON can hold it."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    known = isinstance(value, (str, int, float, bool, type(None)))
-    return value if known else printable(str(value))

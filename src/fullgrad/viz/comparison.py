@@ -14,14 +14,8 @@ from fullgrad._optional import require
 from fullgrad.errors import FullGradError, ImageError
 from fullgrad.methods.attribution import EXTRA
 from fullgrad.methods.choice import MethodChoice
-from fullgrad.vision.image_result import (
-    ImageResult,
-    MethodMap,
-    Part,
-    Stage,
-    explain_images,
-    one_line,
-)
+from fullgrad.vision.classification import one_line
+from fullgrad.vision.image_result import ImageResult, MethodMap, Part, Stage, explain_images
 from fullgrad.vision.images import Photograph, read_photograph
 from fullgrad.vision.models import LoadedModel
 from fullgrad.viz.compare import NOT_APPLICABLE, RULES, Compared, Scale, comparison
@@ -118,7 +112,7 @@ class Comparison:
         """Return all that is needed to trust and to repeat the sheet.
 
         Args:
-            provenance: of :func:`fullgrad.vision.image_result.provenance`.
+            provenance: of :func:`fullgrad.vision.provenance.provenance`.
             name: of the sheet's file.
             sheet: content of that file.
         """

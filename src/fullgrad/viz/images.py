@@ -71,7 +71,7 @@ def write_files(result: ImageResult, folder: Path, stem: str, provenance: Proven
         result: of :func:`fullgrad.vision.image_result.explain_images`.
         folder: must exist.
         stem: what the names of the files begin with.
-        provenance: of :func:`fullgrad.vision.image_result.provenance`.
+        provenance: of :func:`fullgrad.vision.provenance.provenance`.
 
     Returns:
         The files. Either all of them are written or none.

@@ -16,7 +16,8 @@ from fullgrad.cli.progress import Progress
 from fullgrad.errors import FullGradError
 from fullgrad.evaluation import bench
 from fullgrad.evaluation.agreement import agreement
-from fullgrad.evaluation.experiment import Option, Test
+from fullgrad.evaluation.experiment import Test
+from fullgrad.evaluation.options import Option
 from fullgrad.evaluation.store import RECORD
 
 _AGREEMENT = "agreement"

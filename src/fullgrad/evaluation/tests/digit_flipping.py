@@ -18,12 +18,13 @@ from fullgrad import methods
 from fullgrad.engine.model_state import guarded
 from fullgrad.errors import FullGradError
 from fullgrad.evaluation import statistics
-from fullgrad.evaluation.datasets import DIGITS, SIDE, Colors, Labelled, open_digits
-from fullgrad.evaluation.experiment import Meter, Option, Test
+from fullgrad.evaluation.datasets import DIGITS, SIDE, Labelled, open_digits
+from fullgrad.evaluation.experiment import Test
+from fullgrad.evaluation.options import Meter, Option
 from fullgrad.evaluation.plan import MethodChoice, Plan, check_least, digest_of
 from fullgrad.evaluation.statistics import Table
 from fullgrad.evaluation.store import Content, Store
-from fullgrad.evaluation.training.loop import Settings, Task, Trained, train
+from fullgrad.evaluation.tests.digit_network import network, trained
 from fullgrad.evaluation.training.state import Checkpoint
 from fullgrad.methods.controls import NOISE
 from fullgrad.viz.digits import Example, flipping_curves, flipping_examples
@@ -124,59 +125,6 @@ class FlippingPlan(Plan):
         check_least(self, count=1, epochs=1)
         if not 0 < self.test_share < 1:
             raise ValueError(f"test_share must lie between 0 and 1, not {self.test_share}")
-
-
-def network(seed: int = 0) -> nn.Sequential:
-    """Return two convolutions and two dense layers with ReLU and max-pool, for 28 x 28 pixels."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(16, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Linear(32 * 49, 64),
-            nn.ReLU(),
-            nn.Linear(64, DIGITS),
-        )
-
-
-def trained(
-    learn: Labelled,
-    test: Labelled,
-    epochs: int,
-    seed: int,
-    tick: Callable[[], None] = lambda: None,
-    checkpoint: Checkpoint | None = None,
-) -> Trained:
-    """Train the network; the same for equal seeds, on one machine.
-
-    Args:
-        learn: digits to learn from.
-        test: digits for its accuracy.
-        epochs: passes over the digits.
-        seed: of the initial weights and the order.
-        tick: called after each epoch.
-        checkpoint: where training states are kept.
-    """
-    settings = Settings(
-        epochs=epochs,
-        batch=64,
-        rate=2e-3,
-        optimizer="adamw",
-        decay=1e-2,
-        smoothing=0.0,
-        warmup=0.3,
-        shift=0,
-        mirror=False,
-    )
-    task = Task(learn.images, learn.labels, test.images, test.labels, seed, (0,))
-    unit = Colors((0.0,), (255.0,))  # inputs from 0 to 1, the background 0
-    cpu = torch.device("cpu")
-    return train(network, [task], settings, unit, cpu, tick, checkpoint)[0]
 
 
 def ranked(difference: Tensor) -> tuple[Tensor, Tensor]:

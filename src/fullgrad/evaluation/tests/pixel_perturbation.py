@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fullgrad.engine.model_state import guarded
 from fullgrad.evaluation import statistics
-from fullgrad.evaluation.experiment import Option
 from fullgrad.evaluation.images_test import APART, Batch, ImagesPlan, ImagesTest
+from fullgrad.evaluation.options import Option
 from fullgrad.evaluation.perturbation import compared, logits_of
 from fullgrad.evaluation.plan import FRACTIONS, ORDERS, check_fractions, check_order
 from fullgrad.evaluation.removal import FILLS, count_of, fill_named, order_of

@@ -10,7 +10,7 @@ from typing import Any
 from fullgrad._files import printable
 from fullgrad.evaluation.theory.linear_regions import EXTENT
 from fullgrad.evaluation.theory.properties import Measured, Represented, Theory
-from fullgrad.vision.image_result import versions
+from fullgrad.vision.provenance import versions
 
 
 def table(result: Theory) -> str:

@@ -13,7 +13,8 @@ import torch
 from fullgrad.evaluation import statistics
 from fullgrad.evaluation.datasets import FORMS, Dataset, open_dataset
 from fullgrad.evaluation.executors import EXECUTORS, InProcess, OnRay
-from fullgrad.evaluation.experiment import Meter, Option, Silent, Test
+from fullgrad.evaluation.experiment import Test
+from fullgrad.evaluation.options import Meter, Option, Silent
 from fullgrad.evaluation.plan import ORDERS, MethodChoice, digest_of
 from fullgrad.evaluation.removal import IMAGE_FILLS
 from fullgrad.evaluation.statistics import Table

@@ -12,7 +12,7 @@ import numpy as np
 from fullgrad.errors import InputError
 from fullgrad.evaluation.datasets import Colors, Dataset
 from fullgrad.evaluation.executors import Call, Executor
-from fullgrad.evaluation.experiment import Meter
+from fullgrad.evaluation.options import Meter
 from fullgrad.evaluation.plan import MethodChoice
 from fullgrad.evaluation.removal import ROAD, count_of
 from fullgrad.evaluation.store import Array, Content, Store
