@@ -23,10 +23,14 @@ NOWHERE = -1  # padding, class tokens: a place that is not on the grid
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Atom:
-    """A factor of an axis. Two axes hold the same thing if they hold the same atom."""
+    """A factor of an axis. Two axes hold the same thing if they hold the same atom.
+
+    ``step`` says that it counts the steps of a recurrent layer, each a term of its own to a map.
+    """
 
     size: int
     batch: bool = False
+    step: bool = False
 
 
 Group: TypeAlias = tuple[Atom, ...]
@@ -102,6 +106,20 @@ def neutral(group: Group) -> Group:
 def fresh(size: int) -> Group:
     """An axis about which nothing is known."""
     return (Atom(size),) if size > 1 else ()
+
+
+def as_steps(axes: Axes, dim: int) -> Axes:
+    """The same axes, one of which counts the steps of a recurrent layer."""
+    twins = {a: Atom(a.size, step=True) for a in axes.groups[dim]}
+    groups = [*axes.groups]
+    groups[dim] = tuple(twins.values())
+    return Axes(
+        tuple(groups),
+        tuple(
+            None if c is None else replace(c, atoms=tuple(twins.get(a, a) for a in c.atoms))
+            for c in axes.coordinates
+        ),
+    )
 
 
 # -- coordinates ------------------------------------------------------------------------------

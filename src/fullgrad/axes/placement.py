@@ -24,6 +24,7 @@ class Placement:
         extents: of the grid that the positions make, one for each axis of the input's.
         places: of each position, row-major, its place on the grid, or ``NOWHERE``; None if they
             are the grid already.
+        steps: which positions count the steps of a recurrent layer, each a term of its own.
     """
 
     sizes: tuple[int, ...]
@@ -31,6 +32,7 @@ class Placement:
     positions: tuple[int, ...]
     extents: tuple[int, ...]
     places: Indices | None
+    steps: tuple[int, ...] = ()
 
 
 def placement_of(axes: Axes, batch: int) -> Placement | None:
@@ -60,9 +62,9 @@ def placement_of(axes: Axes, batch: int) -> Placement | None:
         return None
     if not positions and math.prod(extents) > 1 and places is None:
         raise ValueError("positions without an axis")
-    return Placement(
-        tuple(a.size for a in atoms), batches[0] if batches else None, positions, extents, places
-    )
+    sizes = tuple(a.size for a in atoms)
+    steps = tuple(i for i in positions if atoms[i].step)
+    return Placement(sizes, batches[0] if batches else None, positions, extents, places, steps)
 
 
 def _places(axes: Axes, atoms: Sequence[Atom], extents: Sequence[int]) -> Indices | None:

@@ -7,7 +7,7 @@ consumer while the sums are kept; then prove the sum.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -23,6 +23,7 @@ from fullgrad.engine.inputs import Inputs, Prepared, check, prepare
 from fullgrad.engine.model_state import eager, guarded, plain_recurrence, redraw
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.recorder import Recorder, recording
+from fullgrad.engine.recurrence import Recurrence
 from fullgrad.engine.tape import Entry, Tape, resolve_general
 from fullgrad.engine.targets import Selected, Target, select
 from fullgrad.engine.terms import Term
@@ -113,7 +114,8 @@ def _trace(request: Request, model: nn.Module, on_write: Any, keep_steps: bool =
         layouts=layouts,
         stated=stated,
     )
-    with recording(recorder):
+    recurrence = Recurrence(recorder) if recurrent(model) else nullcontext()
+    with recording(recorder), recurrence:
         result = model(*prepared.args, **prepared.kwargs)
         refuse_blocked(recorder, result, allow)
         selected = select(result, request.target)

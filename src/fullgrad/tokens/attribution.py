@@ -351,6 +351,8 @@ class _Tokens:
         """
         if self._tokens == 1:
             return False
+        if place.steps:
+            return True
         if place.places is None:
             return place.extents[0] == 1
         return len(set(place.places[place.places != NOWHERE].tolist())) == 1

@@ -1,0 +1,279 @@
+"""Recurrent layers, all steps of a direction at once.
+
+Unrolled by PyTorch, every step of an LSTM is ten recorded operations. Here one function runs the
+steps in a tight loop beside the recorder and back through time by hand. What its inner operations
+leave over depends on values that are known after the loop, so each bias is computed for all steps
+together. It enters as an addend: a tensor of zeros, added to what the inner operation makes. The
+gradient of an addend is the gradient of the inner value, and its node is where the term is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+from fullgrad._compat import ordinary, outside_modes
+from fullgrad.axes.algebra import Axes, as_steps, fresh, with_groups
+from fullgrad.engine.recorder import Recorder, _saves_plainly
+from fullgrad.engine.tape import Entry, itself
+from fullgrad.operations import Bias
+from fullgrad.operations.cells import CELLS, Cell, Course, Inner, Weights
+
+_VF: Any = torch._VF  # type: ignore[attr-defined]
+
+
+class _Addends(torch.autograd.Function):
+    """Zeros that are added to inner values; what reaches them goes no further."""
+
+    @staticmethod
+    def forward(ctx: Any, inner: Sequence[Inner], source: Tensor) -> tuple[Tensor, ...]:
+        return tuple(source.new_zeros(()).expand(i.bias.shape) for i in inner)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[None, None]:
+        return None, None
+
+
+class _Through(torch.autograd.Function):
+    """The outputs of a cell that has run, and its way back through time."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, cell: Cell, outputs: tuple[Tensor, ...], kept: list[int], *sources: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.cell, ctx.kept = cell, kept
+        ctx.save_for_backward(*cell.weights.listed())  # autograd refuses them if overwritten
+        ctx.set_materialize_grads(False)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        sources, inner = ctx.cell.back(ctx.saved_tensors, *gradients)
+        return None, None, None, *sources, *(inner[k] for k in ctx.kept)
+
+
+@dataclass(frozen=True, slots=True)
+class _Packing:
+    """Sequences of several lengths, longest first, in one block of (T, B, ...).
+
+    Args:
+        sizes: of how many samples each step is.
+        index: of each packed row, its place in the flattened block.
+        last: of each sample, the place of its last step.
+    """
+
+    sizes: tuple[int, ...]
+    index: Tensor
+    last: Tensor
+
+    @classmethod
+    def of(cls, batch_sizes: Tensor, device: torch.device) -> _Packing:
+        sizes = tuple(batch_sizes.tolist())
+        batch = sizes[0]
+        there = torch.arange(batch) < batch_sizes.unsqueeze(1)
+        lengths = there.sum(0)
+        index = there.flatten().nonzero().squeeze(1)
+        last = (lengths - 1) * batch + torch.arange(batch)
+        return cls(sizes, index.to(device), last.to(device))
+
+    def block(self, data: Tensor) -> Tensor:
+        """Packed rows as a block; what is past a sequence's end holds anything."""
+        steps, batch = len(self.sizes), self.sizes[0]
+        rows = torch.zeros(steps * batch, dtype=torch.long, device=data.device)
+        rows[self.index] = torch.arange(len(data), device=data.device)
+        return data.index_select(0, rows).unflatten(0, (steps, batch))
+
+    def packed(self, block: Tensor) -> Tensor:
+        """The rows of a block that count."""
+        return block.flatten(0, 1).index_select(0, self.index)
+
+
+class Recurrence(TorchFunctionMode):
+    """Runs recurrent layers as one function for each layer and direction, while it is active.
+
+    Unrolled by PyTorch as before: layers on a sequence that does not depend on the input, with
+    dropout, with weights that depend on the input or are not plain tensors, in half precision,
+    under autocast, checkpointing or function transforms.
+
+    Args:
+        recorder: of the forward in progress.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+        self._blocks: dict[Any, tuple[Tensor, _Packing]] = {}  # by the node of the packed rows
+        self._calls: dict[Any, Callable[..., Any]] = {
+            _VF._pack_padded_sequence: self._pack,
+            _VF._pad_packed_sequence: self._unpack,
+            **{getattr(_VF, name): partial(self._layer, cell) for name, cell in CELLS.items()},
+        }
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run a recurrent layer, or anything else as it is."""
+        ours = None if kwargs else self._calls.get(func)
+        if ours is not None and torch.is_grad_enabled() and self._recorder.depends(args[0]):
+            self._recorder.settle()
+            answer = ours(*args)
+            if answer is not NotImplemented:
+                return answer
+        return func(*args, **(kwargs or {}))
+
+    # -- packing, a mere rearrangement --------------------------------------------------------
+
+    def _pack(self, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
+        shape = x.shape[:2]
+        sizes = _VF._pack_padded_sequence(torch.zeros(shape), lengths, batch_first)[1]
+        packing = _Packing.of(sizes, x.device)
+        block = x.transpose(0, 1) if batch_first else x
+        return self._remember(block[: len(packing.sizes)], packing), sizes
+
+    def _unpack(
+        self, data: Tensor, sizes: Tensor, batch_first: bool, padding: float, total: int
+    ) -> Any:
+        block, _ = self._block_of(data, sizes)
+        steps, batch = block.shape[:2]
+        _, lengths = _VF._pad_packed_sequence(
+            torch.zeros(len(data)), sizes, batch_first, 0.0, total
+        )
+        there = torch.arange(steps, device=data.device).unsqueeze(1) < lengths.to(data.device)
+        there = there.view(steps, batch, *[1] * (block.dim() - 2))
+        whole = torch.where(there, block, padding)
+        if total > steps:
+            whole = F.pad(whole, [0, 0] * (block.dim() - 1) + [0, total - steps], value=padding)
+        return whole.transpose(0, 1) if batch_first else whole, lengths
+
+    def _remember(self, block: Tensor, packing: _Packing) -> Tensor:
+        data = packing.packed(block)
+        self._blocks[data.grad_fn] = block, packing
+        return data
+
+    def _block_of(self, data: Tensor, sizes: Tensor) -> tuple[Tensor, _Packing]:
+        known = self._blocks.get(data.grad_fn)
+        if known is not None:
+            return known
+        packing = _Packing.of(sizes, data.device)
+        return packing.block(data), packing
+
+    # -- layers -------------------------------------------------------------------------------
+
+    def _layer(self, cell: type[Cell], *args: Any) -> Any:
+        """A layer's call: ``(input, state, weights, ...)``, packed with ``batch_sizes`` second."""
+        packed = isinstance(args[3], (tuple, list))
+        x, (state, weights, biases, layers, dropout, train, bidirectional, *first) = (
+            args[0],
+            args[1 + packed :],
+        )
+        states = tuple(state) if isinstance(state, (tuple, list)) else (state,)
+        if (dropout and train) or not self._understands(x, states, weights):
+            return NotImplemented
+        packing, batch_first = None, bool(first and first[0])
+        if packed:
+            x, packing = self._block_of(x, args[1])
+        elif batch_first:
+            x = x.transpose(0, 1)
+        directions = 1 + bidirectional
+        each = len(weights) // (layers * directions)
+        last: list[list[Tensor]] = []
+        for layer in range(layers):
+            outputs = []
+            for direction in range(directions):
+                k = layer * directions + direction
+                own = weights[k * each : (k + 1) * each]
+                start = tuple(s[k] for s in states)
+                y, ends = self._direction(cell, x, start, own, biases, bool(direction), packing)
+                outputs.append(y)
+                last.append(ends)
+            x = torch.cat(outputs, 2) if bidirectional else outputs[0]
+        ends = [torch.stack(e) for e in zip(*last, strict=True)]
+        if packing is not None:
+            return self._remember(x, packing), *ends
+        return x.transpose(0, 1) if batch_first else x, *ends
+
+    def _understands(self, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+        return (
+            x.dtype in (torch.float32, torch.float64)
+            and all(ordinary(t) and t.dtype == x.dtype for t in (x, *states, *weights))
+            and not any(map(self._recorder.depends, weights))
+            and not torch.is_autocast_enabled(x.device.type)
+            and _saves_plainly()
+            and x.numel() > 0
+        )
+
+    def _direction(
+        self,
+        cell: type[Cell],
+        x: Tensor,
+        start: tuple[Tensor, ...],
+        weights: Sequence[Tensor],
+        biases: bool,
+        reverse: bool,
+        packing: _Packing | None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """One layer in one direction: its output, and the states that it ends in."""
+        recorder, (steps, batch) = self._recorder, x.shape[:2]
+        projected = F.linear(x, weights[0], weights[2] if biases else None)
+        recorder.meet([*start, *weights])
+        plain = [w.detach() for w in weights[1:]]
+        rest = plain[1 + 2 * biases :]
+        course = Course(steps, batch, reverse, packing and packing.sizes, x.device)
+        own = Weights(plain[0], plain[2] if biases else None, rest[0] if rest else None)
+        constant = tuple(not recorder.depends(s) for s in start)
+        with outside_modes():
+            ran = cell(projected.detach(), tuple(s.detach() for s in start), constant, own, course)
+            states, inner = ran.run()
+            kept = [k for k, i in enumerate(inner) if bool(i.bias.any())]
+            inner = tuple(inner[k] for k in kept)
+            addends = _Addends.apply(inner, projected)  # type: ignore[no-untyped-call]
+            outputs = _Through.apply(ran, states, kept, projected, *start, *addends)  # type: ignore[no-untyped-call]
+        self._put(inner, addends, projected)
+        sources = [(t, t.detach()) for t in (projected, *start)]
+        sources += [(a, i.bias) for a, i in zip(addends, inner, strict=True)]
+        axes = [self._axes(projected, o.shape[2]) for o in outputs]
+        recorder.adopt(cell.__name__.lower(), outputs, axes, sources)
+        return outputs[0], [self._end(o, reverse, packing) for o in outputs]
+
+    def _put(self, inner: Sequence[Inner], addends: Sequence[Tensor], like: Tensor) -> None:
+        """Put the biases of inner values on the tape, each of all steps."""
+        recorder = self._recorder
+        module = recorder.adopt("add", addends)
+        for slot, (i, addend) in enumerate(zip(inner, addends, strict=True)):
+            axes = self._axes(like, addend.shape[2])
+            recorder.tape.entries.append(
+                Entry(
+                    module,
+                    i.op,
+                    addend.grad_fn,
+                    slot,
+                    slot,
+                    addend.shape,
+                    Bias(i.kind, itself, (i.bias,)),
+                    (i.bias,),
+                    None if axes is None else as_steps(axes, 0),
+                )
+            )
+
+    def _axes(self, like: Tensor, width: int) -> Axes | None:
+        """The axes of a block with that many units, given those of what the steps are given."""
+        axes = self._recorder.axes_of(like)
+        if axes is None or any(a.batch for a in axes.groups[0]):
+            return None
+        return with_groups(axes, [*axes.groups[:2], fresh(width)])
+
+    def _end(self, states: Tensor, reverse: bool, packing: _Packing | None) -> Tensor:
+        """What the last step leaves: of each sample its own."""
+        if reverse or packing is None:
+            return states[0 if reverse else -1]
+        return states.flatten(0, 1).index_select(0, packing.last)
