@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from fullgrad._compat import ordinary, outside_modes
-from fullgrad.axes.algebra import Axes, as_steps, fresh, with_groups
+from fullgrad.axes.algebra import NOWHERE, Axes, as_steps, fresh, with_groups
 from fullgrad.engine.recorder import Recorder, _saves_plainly
 from fullgrad.engine.tape import Entry, itself
 from fullgrad.operations import Bias
@@ -102,7 +102,7 @@ class Recurrence(TorchFunctionMode):
     """Runs recurrent layers as one function for each layer and direction, while it is active.
 
     Unrolled by PyTorch as before: layers on a sequence that does not depend on the input, with
-    dropout, with weights that depend on the input or are not plain tensors, in half precision,
+    dropout, over padded positions beside others, with weights that depend on the input or are not plain tensors, in half precision,
     under autocast, checkpointing or function transforms.
 
     Args:
@@ -184,6 +184,8 @@ class Recurrence(TorchFunctionMode):
             x, packing = self._block_of(x, args[1])
         elif batch_first:
             x = x.transpose(0, 1)
+        if self._has_gaps_beside_steps(x):
+            return NotImplemented
         directions = 1 + bidirectional
         each = len(weights) // (layers * directions)
         last: list[list[Tensor]] = []
@@ -212,6 +214,13 @@ class Recurrence(TorchFunctionMode):
             and x.numel() > 0
         )
 
+    def _has_gaps_beside_steps(self, x: Tensor) -> bool:
+        """Whether padding and positions of other axes make it impossible to tell steps apart."""
+        axes = self._recorder.axes_of(x)
+        there = [] if axes is None else [c for c in axes.coordinates if c is not None]
+        gaps = any(c.places is not None and bool((c.places == NOWHERE).any()) for c in there)
+        return gaps and any(a not in axes.groups[0] for c in there for a in c.atoms)
+
     def _direction(
         self,
         cell: type[Cell],
@@ -236,9 +245,10 @@ class Recurrence(TorchFunctionMode):
             states, inner = ran.run()
             kept = [k for k, i in enumerate(inner) if bool(i.bias.any())]
             inner = tuple(inner[k] for k in kept)
-            addends = _Addends.apply(inner, projected)  # type: ignore[no-untyped-call]
+            addends = _Addends.apply(inner, projected) if inner else ()  # type: ignore[no-untyped-call]
             outputs = _Through.apply(ran, states, kept, projected, *start, *addends)  # type: ignore[no-untyped-call]
-        self._put(inner, addends, projected)
+        if inner:
+            self._put(inner, addends, projected)
         sources = [(t, t.detach()) for t in (projected, *start)]
         sources += [(a, i.bias) for a, i in zip(addends, inner, strict=True)]
         axes = [self._axes(projected, o.shape[2]) for o in outputs]
