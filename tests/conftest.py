@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fullgrad.operations.fallback import _load_forward_mode
+from fullgrad._compat import load_forward_mode
 
 # torch.func.jvp, the tests' oracle, loads the same module, which warns on newer versions.
-_load_forward_mode()
+load_forward_mode()
 torch.set_num_threads(1 if os.environ.get("PYTEST_XDIST_WORKER") else torch.get_num_threads())
 
 

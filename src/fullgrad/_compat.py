@@ -1,18 +1,122 @@
-"""The only module that touches private parts of PyTorch."""
+"""The only module that touches private parts of PyTorch.
+
+Each function says which part, so that a new version of PyTorch has one place to break.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib
+import warnings
 from contextlib import AbstractContextManager
+from types import CodeType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.utils import _python_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
+
+__all__ = ["DispatchMode"]
+
+# The code of ``nn.Module``'s call, which stands on the stack for each module under execution.
+MODULE_CALL: CodeType = nn.Module._call_impl.__code__
+
+
+def schema_of(func: Any) -> Any:
+    """The schema of an operation that a dispatch mode is given."""
+    return func._schema
+
+
+def own_autograd(func: Any) -> bool:
+    """Whether an operation's gradient was registered by others than PyTorch.
+
+    Autograd then runs the operation inside a function of its own, with gradients off.
+    """
+    return func.namespace not in {"aten", "prim", "prims"} and (
+        torch._C._dispatch_has_kernel_for_dispatch_key(func._schema.name, "Autograd")
+        or torch._C._dispatch_has_kernel_for_dispatch_key(func._schema.name, "AutogradCPU")
+        or torch._C._dispatch_has_kernel_for_dispatch_key(func._schema.name, "AutogradCUDA")
+    )
+
+
+def is_python_function(node: Any) -> bool:
+    """Whether an autograd node belongs to a ``torch.autograd.Function``."""
+    return isinstance(node, BackwardCFunction)
+
+
+def node_was_registered(node: Any, func: Any) -> bool:
+    """Whether an autograd node belongs to the gradient that was registered for an operation.
+
+    ``torch.library`` makes a ``torch.autograd.Function`` of a fixed name; C++ makes nodes that
+    are no Python functions.
+    """
+    if not isinstance(node, BackwardCFunction):
+        return True
+    made = f"GeneratedBackwardFor_{func._namespace}_{func._opname}_{func._overloadname}"
+    return type(node).__name__ == f"{made}Backward"
+
+
+def saves_plainly() -> bool:
+    """Whether autograd keeps tensors as they are, not packed by hooks (checkpointing)."""
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return top is not None and top(False) is None
+
+
+def saved_input(node: Any) -> Tensor:
+    """The first argument as autograd keeps it at an operation's node."""
+    return node._saved_self.detach()  # type: ignore[no-any-return]
+
+
+def base_of(t: Tensor) -> Tensor | None:
+    """The tensor that a view is a view of; None if it is not a view."""
+    return t._base if t._is_view() else None
+
+
+def storage_id(t: Tensor) -> int:
+    """A number that a tensor shares with all tensors in the same memory."""
+    return int(t.untyped_storage()._cdata)
+
+
+@functools.cache
+def load_forward_mode() -> None:
+    """Load what PyTorch loads at the first dual tensor, without its deprecation warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("torch._decomp.decompositions_for_jvp")
+
+
+def fused_kernels() -> tuple[bool, bool]:
+    """Whether oneDNN's and cuDNN's kernels are used."""
+    return torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
+
+
+def set_fused_kernels(mkldnn: bool, cudnn: bool) -> None:
+    """Use oneDNN's and cuDNN's kernels, or do not."""
+    torch._C._set_mkldnn_enabled(mkldnn)
+    torch._C._set_cudnn_enabled(cudnn)
+
+
+def compiled_from(module: nn.Module) -> nn.Module | None:
+    """The module that ``torch.compile`` wrapped; None if it wrapped none."""
+    inner = getattr(module, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else None
+
+
+def compiles_itself(module: nn.Module) -> bool:
+    """Whether ``module.compile()`` was called."""
+    return module.__dict__.get("_compiled_call_impl") is not None
+
+
+def recurrent_function(name: str) -> Any:
+    """A function that modules of recurrent layers call (``lstm``, ``_pack_padded_sequence``)."""
+    return getattr(torch._VF, name)  # type: ignore[attr-defined]
 
 
 def outside_modes() -> AbstractContextManager[Any]:
     """No dispatch mode sees what runs inside."""
-    return _python_dispatch._disable_current_modes()
+    return _python_dispatch._disable_current_modes()  # type: ignore[no-any-return]
 
 
 def ordinary(t: Any) -> bool:

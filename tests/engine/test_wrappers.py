@@ -153,7 +153,8 @@ def test_custom_functions_are_refused(function: type[torch.autograd.Function]) -
 
 
 def test_a_rule_registered_after_the_failure_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules.registry, "_RULES", dict(rules.registry.registered()))
+    monkeypatch.setattr(rules.registry, "_ENTRIES", rules.registry.registered())
+    monkeypatch.setattr(rules.registry, "_OVERLOADS", {})
     model = Snippet(lambda m, x: torch.cdist(x, m.fc.weight, p=3.0))
     with pytest.raises(UnsupportedOperationError, match="_cdist_forward in the model"):
         fullgrad.decompose(model, X, 1)

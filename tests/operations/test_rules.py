@@ -2,57 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from fullgrad.engine.backward import bias_of
-from fullgrad.engine.module_path import ModulePath
-from fullgrad.engine.recorder import Recorder, recording
-from fullgrad.engine.tape import resolve_general
 from fullgrad.operations.registry import register, registered
+from rule_cases import Case, Make, cplx, defined_biases, n, pos, recorded_biases, subsets
 
 A = torch.ops.aten
 S = (2, 6, 4, 4)
-Make = Callable[[torch.Generator], Tensor]
-
-
-def n(*shape: int, scale: float = 2.0) -> Make:
-    return lambda g: scale * torch.randn(shape, generator=g, dtype=torch.float64)
-
-
-def pos(*shape: int) -> Make:
-    return lambda g: 0.3 + torch.rand(shape, generator=g, dtype=torch.float64)
-
-
-def cplx(*shape: int) -> Make:
-    return lambda g: torch.randn(shape, generator=g, dtype=torch.complex128)
-
-
 IDX = torch.tensor([[0, 2], [1, 0]])
 MASK = torch.arange(2 * 6).view(2, 6) % 3 == 0
-
-
-class Case:
-    """An operation, its float arguments, and which of them may depend on the input."""
-
-    def __init__(
-        self,
-        op: Callable[..., Any],
-        *args: Make,
-        vary: tuple[int, ...] | None = None,
-        note: str = "",
-    ) -> None:
-        self.op = op
-        self.args = args
-        self.vary = tuple(range(len(args))) if vary is None else vary
-        self.note = note
 
 
 def one(name: str, *rest: Any, arg: Make | None = None, overload: str = "default") -> Case:
@@ -412,54 +374,6 @@ class _Spy(torch.utils._python_dispatch.TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def outputs_of(value: Any) -> tuple[Tensor, ...]:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
-
-
-def recorded_biases(case: Case, values: list[Tensor], depend: tuple[int, ...]) -> list[Tensor]:
-    """The recorded bias of each output, where operations before the last have none."""
-    leaves = [
-        v.clone().requires_grad_() if i in depend else v.clone() for i, v in enumerate(values)
-    ]
-    given = [v.clone() if v.requires_grad else v for v in leaves]
-    roots = [v.grad_fn for v in given if v.grad_fn is not None]
-    recorder = Recorder(roots, ModulePath(nn.Module()), lambda t: None)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        with recording(recorder):
-            result = outputs_of(case.op(*given))
-    resolve_general(recorder.tape)
-    places = {(id(o.grad_fn), o.output_nr): i for i, o in enumerate(result) if o.requires_grad}
-    biases = [torch.zeros_like(o) for o in result]
-    for entry in recorder.tape.entries:
-        place = places.get((id(entry.node), entry.slot))
-        if place is None:
-            assert entry.slot > 0, f"{entry.op} is not the last operation"
-            continue
-        biases[place] = biases[place] + bias_of(entry).expand(entry.shape)
-    return biases
-
-
-def defined_biases(case: Case, values: list[Tensor], depend: tuple[int, ...]) -> list[Tensor]:
-    """y - jvp(op, u, u) for the arguments that depend."""
-
-    def of_dependent(*u: Tensor) -> tuple[Tensor, ...]:
-        given = [v.clone() for v in values]
-        for place, value in zip(depend, u, strict=True):
-            given[place] = value
-        return outputs_of(case.op(*given))
-
-    u = tuple(values[i] for i in depend)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        ys, tangents = torch.func.jvp(of_dependent, u, u)
-    return [y - t for y, t in zip(ys, tangents, strict=True)]
-
-
-def subsets(vary: tuple[int, ...]) -> list[tuple[int, ...]]:
-    return [s for k in range(1, len(vary) + 1) for s in itertools.combinations(vary, k)]
-
-
 RUNS = [
     pytest.param(case, depend, id=f"{i}-{case.note or 'op'}-{depend}")
     for i, case in enumerate(ALL)
@@ -486,66 +400,14 @@ def test_every_rule_is_in_the_table() -> None:
         generator = torch.Generator().manual_seed(3)
         with _Spy():
             case.op(*[make(generator) for make in case.args])
-    names = {name.split("::")[-1] for name in registered()}
+    names = {name.split("::")[-1] for name, entry in registered().items() if entry.bias}
     left = names - _seen - GPU_ONLY - ATTENTION_ELSEWHERE
-    assert left == {"_scaled_dot_product_flash_attention_for_cpu"}
-
-
-def plain_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None
-) -> Tensor:
-    repeats = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
-    logits = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
-    if causal:
-        future = torch.ones(logits.shape[-2:], dtype=torch.bool).triu(1)
-        logits = logits.masked_fill(future, -math.inf)
-    if mask is not None:
-        logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
-    return torch.softmax(logits, -1) @ v
-
-
-@pytest.mark.parametrize("depend", subsets((0, 1, 2)))
-@pytest.mark.parametrize("mask", ["none", "bool", "float", "infinite", "causal", "grouped"])
-def test_attention(depend: tuple[int, ...], mask: str) -> None:
-    generator = torch.Generator().manual_seed(0)
-    heads = 1 if mask == "grouped" else 2
-    values = [n(2, 2, 5, 4)(generator), n(2, heads, 5, 4)(generator), n(2, heads, 5, 4)(generator)]
-    shown = torch.rand((5, 5), generator=generator) > 0.4
-    shown |= torch.eye(5, dtype=torch.bool)
-    added = {
-        "bool": shown,
-        "float": n(5, 5)(generator),
-        "infinite": torch.zeros(5, 5).double().masked_fill(~shown, -math.inf),
-    }.get(mask)
-    causal = mask == "causal"
-    fused = Case(
-        lambda q, k, v: F.scaled_dot_product_attention(
-            q, k, v, added, is_causal=causal, scale=0.6, enable_gqa=mask == "grouped"
-        ),
-        *[lambda g: values[0]] * 3,
-    )
-    plain = Case(lambda q, k, v: plain_attention(q, k, v, added, causal, 0.6))
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
-        (got,) = recorded_biases(fused, values, depend)
-    (expected,) = defined_biases(plain, values, depend)
-    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("kind", ["lstm", "gru"])
-def test_equivalents_of_the_fused_cells(kind: str) -> None:
-    from fullgrad.operations.fallback import EQUIVALENTS
-
-    torch.manual_seed(0)
-    cell = (nn.LSTMCell if kind == "lstm" else nn.GRUCell)(3, 4).double()
-    x, h, c = torch.randn(2, 3).double(), torch.randn(2, 4).double(), torch.randn(2, 4).double()
-    igates, hgates = x @ cell.weight_ih.T, h @ cell.weight_hh.T
-    state = c if kind == "lstm" else h
-    function = EQUIVALENTS[f"aten::_thnn_fused_{kind}_cell"]
-    got = function(igates, hgates, state, cell.bias_ih, cell.bias_hh)
-    expected = outputs_of(cell(x, (h, c) if kind == "lstm" else h))
-    for g, e in zip(got, expected, strict=True):
-        torch.testing.assert_close(g, e)
+    assert left == {
+        "roi_align",
+        "ps_roi_align",
+        "roi_pool",
+        "_scaled_dot_product_flash_attention_for_cpu",
+    }
 
 
 def test_a_second_rule_for_an_operation_is_refused() -> None:

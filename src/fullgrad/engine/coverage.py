@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction
 
+from fullgrad._compat import is_python_function
 from fullgrad.engine.recorder import Recorder
 from fullgrad.engine.tape import Tape
 from fullgrad.errors import BlockedGradientError, ModelError
+from fullgrad.operations.registry import registered
 
 
 def refuse_blocked(recorder: Recorder, output: Any, allow_detached: bool) -> None:
@@ -51,27 +53,11 @@ def unrecorded_nodes(tape: Tape, recorder: Recorder, output: Tensor) -> list[str
     return list(missing)
 
 
-_VIEW_REPLAYS = [
-    "AsStrided",
-    "View",
-    "Slice",
-    "Select",
-    "Transpose",
-    "Permute",
-    "Expand",
-    "Squeeze",
-    "Unsqueeze",
-    "T",
-    "Alias",
-    "Split",
-    "SplitWithSizes",
-    "Unbind",
-    "Narrow",
-    "Diagonal",
-    "Unfold",
-    "ReshapeAlias",
-    "UnsafeView",
-]
+@functools.cache
+def _view_nodes() -> frozenset[str]:
+    """The names of the nodes of views: ``slice`` makes SliceBackward."""
+    views = [e.label for e in registered().values() if e.view]
+    return frozenset("".join(w.capitalize() for w in v.split("_")) + "Backward" for v in views)
 
 
 def _is_identity(node: Any, name: str) -> bool:
@@ -80,9 +66,9 @@ def _is_identity(node: Any, name: str) -> bool:
     Autograd makes a view's node anew when its base has been modified; views are linear. A module's
     full backward hooks pass through a function of PyTorch's that changes nothing.
     """
-    if isinstance(node, BackwardCFunction):
+    if is_python_function(node):
         return name == "BackwardHookFunctionBackward"
-    return name.rstrip("0123456789").removesuffix("Backward") in _VIEW_REPLAYS
+    return name.rstrip("0123456789") in _view_nodes()
 
 
 def model_error_for(missing: list[str]) -> ModelError:
@@ -91,5 +77,6 @@ def model_error_for(missing: list[str]) -> ModelError:
         f"custom autograd functions cannot be explained: {', '.join(missing)}. Their forward "
         "runs outside autograd, so their bias is unknown. Use the plain PyTorch operations "
         "instead (for activation checkpointing: use_reentrant=False; for scripted functions: "
-        "the Python original)."
+        "the Python original), or make an operator with torch.library and give its bias with "
+        "fullgrad.operations.register."
     )

@@ -9,6 +9,8 @@ from weakref import WeakMethod
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from fullgrad._compat import base_of, storage_id
+
 # A tensor by its storage and its geometry: autograd itself makes aliases of what it saves.
 _Place: TypeAlias = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
@@ -26,7 +28,7 @@ class _Cut(NamedTuple):
 
 
 def _place(t: Tensor) -> _Place:
-    storage = t.untyped_storage()._cdata
+    storage = storage_id(t)
     return (storage, int(t.storage_offset()), tuple(t.shape), t.stride())
 
 
@@ -64,7 +66,7 @@ class Detached:
     def where(self, value: Any) -> str | None:
         """Where a value, or one inside it, left the graph; None if it did not."""
         if isinstance(value, Tensor):
-            if value.untyped_storage()._cdata not in self._storages:
+            if storage_id(value) not in self._storages:
                 return None
             cut = self._cuts.get(_place(value))
             return cut.where if cut is not None and not self._depends(value) else None
@@ -78,7 +80,7 @@ class Detached:
 
     def aliases(self, t: Tensor) -> bool:
         """Whether a detached value shares its memory with values inside the graph."""
-        if t.untyped_storage()._cdata not in self._storages:
+        if storage_id(t) not in self._storages:
             return False
         cut = self._cuts.get(_place(t))
         return cut is not None and cut.aliases
@@ -87,18 +89,18 @@ class Detached:
         """A value leaves the graph."""
         kept = aliases or self.aliases(t)
         self._cuts[_place(t)] = _Cut(StorageWeakRef(t.untyped_storage()), where, kept)
-        self._storages.add(t.untyped_storage()._cdata)
+        self._storages.add(storage_id(t))
 
     def follow(self, where: str, args: Iterable[Any], out: Any, writes: bool) -> None:
         """An operation outside the graph passes on what it read."""
         read = list(tensors_in(args))
         for t in tensors_in([out]):
             if t.is_floating_point() or t.is_complex():
-                storage = t.untyped_storage()._cdata
+                storage = storage_id(t)
                 shares = any(
-                    a.untyped_storage()._cdata == storage and (self._depends(a) or self.aliases(a))
-                    for a in read
+                    storage_id(a) == storage and (self._depends(a) or self.aliases(a)) for a in read
                 )
                 self.mark(t, where, shares)
-                if writes and t._is_view() and t._base is not None:
-                    self.mark(t._base, where)
+                base = base_of(t) if writes else None
+                if base is not None:
+                    self.mark(base, where)

@@ -8,16 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from fullgrad._compat import DispatchMode
+from fullgrad.engine.detached import tensors_in
 from fullgrad.engine.model_state import eager, guarded
 from fullgrad.engine.wrappers import compiled
-
-# Normalisations that write their running statistics without saying so in their schema.
-_STATISTICS = ("running_mean", "running_var")
+from fullgrad.operations.registry import overload
 
 
-class _Watching(TorchDispatchMode):
+class _Watching(DispatchMode):
     """Tells of every tensor that is about to be overwritten."""
 
     def __init__(self, on_write: Callable[[Tensor], None]) -> None:
@@ -28,14 +27,11 @@ class _Watching(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        norm = "batch_norm" in func._schema.name
-        for i, argument in enumerate(func._schema.arguments):
-            written = argument.alias_info is not None and argument.alias_info.is_write
-            if written or (norm and argument.name in _STATISTICS):
-                value = args[i] if i < len(args) else kwargs.get(argument.name)
-                for t in value if isinstance(value, (list, tuple)) else (value,):
-                    if isinstance(t, Tensor):
-                        self._on_write(t)
+        operation = overload(func)
+        for i in (*operation.writes, *operation.statistics):
+            value = args[i] if i < len(args) else kwargs.get(operation.names[i])
+            for t in tensors_in([value]):
+                self._on_write(t)
         return func(*args, **kwargs)
 
 

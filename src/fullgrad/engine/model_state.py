@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fullgrad._compat import fused_kernels, set_fused_kernels
 from fullgrad.errors import ModelError
 
 _changed = threading.Condition()
@@ -266,14 +267,9 @@ class Switch:
 
 
 def _plain_kernels() -> Callable[[], None]:
-    kept = (torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled())
-
-    def set_kernels(mkldnn: bool, cudnn: bool) -> None:
-        torch._C._set_mkldnn_enabled(mkldnn)
-        torch._C._set_cudnn_enabled(cudnn)
-
-    set_kernels(False, False)
-    return lambda: set_kernels(*kept)
+    kept = fused_kernels()
+    set_fused_kernels(False, False)
+    return lambda: set_fused_kernels(*kept)
 
 
 def _eager_stance() -> Callable[[], None]:

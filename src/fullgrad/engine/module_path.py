@@ -10,7 +10,7 @@ import sys
 
 from torch import nn
 
-_CALL = nn.Module._call_impl.__code__
+from fullgrad._compat import MODULE_CALL
 
 
 class ModulePath:
@@ -32,7 +32,7 @@ class ModulePath:
         foreign: list[str] = []
         frame = sys._getframe(1)
         while frame is not None:
-            if frame.f_code is _CALL:
+            if frame.f_code is MODULE_CALL:
                 module = frame.f_locals["self"]
                 name = self._names.get(id(module))
                 if name is not None:

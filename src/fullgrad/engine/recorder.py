@@ -9,79 +9,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from fullgrad._compat import DispatchMode, base_of, node_was_registered, saved_input, saves_plainly
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.layouts import Layouts, StatedPlaces, input_layouts
 from fullgrad.engine.detached import Detached, tensors_in
 from fullgrad.engine.module_path import ModulePath
-from fullgrad.engine.tape import Entry, Step, Tape, itself
+from fullgrad.engine.tape import (
+    Entry,
+    Step,
+    Tape,
+    geometry,
+    itself,
+    memory_layout,
+    overwritten_base,
+    rest_of,
+)
 from fullgrad.errors import BlockedGradientError
-from fullgrad.operations import Bias, Call, Rule, rule_for
+from fullgrad.operations import Bias, Call
 from fullgrad.operations.fallback import GeneralCall
-from fullgrad.operations.propagation import Operation, axes_after
-from fullgrad.operations.registry import on_change
-
-# Factories read a tensor's shape and type, not its values.
-_FACTORIES = ("_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided")
-# Their float outputs have no gradient because it is zero wherever it exists.
-_PIECEWISE_CONSTANT = frozenset({"bernoulli", "heaviside", "nextafter"})
-# Normalisations that write their running statistics without saying so in their schema.
-_WRITES_STATISTICS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
-
-
-@dataclass(frozen=True, slots=True)
-class _Described:
-    """What the recorder needs to know of an operation, looked up once."""
-
-    name: str
-    functional: str
-    names: tuple[str, ...]
-    defaults: tuple[Any, ...]
-    rule: Rule | None
-    writes: tuple[int, ...]
-    factory: bool
-    batch_norm: bool
-    constant: bool
-
-
-_OPERATIONS: dict[Any, _Described] = {}
-
-
-on_change.append(_OPERATIONS.clear)
-
-
-def _describe(func: Any) -> _Described:
-    schema = func._schema
-    name = schema.name.split("::")[-1]
-    operation = _Described(
-        name=name,
-        functional=name.removesuffix("_"),
-        names=tuple(a.name for a in schema.arguments),
-        defaults=tuple(a.default_value for a in schema.arguments),
-        rule=rule_for(schema.name),
-        writes=tuple(
-            i
-            for i, a in enumerate(schema.arguments)
-            if a.alias_info is not None and a.alias_info.is_write
-        ),
-        factory=name.endswith(_FACTORIES),
-        batch_norm="batch_norm" in name,
-        constant=name in {"detach", "detach_"},
-    )
-    _OPERATIONS[func] = operation
-    return operation
+from fullgrad.operations.propagation import Propagation, axes_after
+from fullgrad.operations.registry import Overload, overload
 
 
 class _Pending(NamedTuple):
     """An operation that ran; autograd gives it its node after the dispatch mode returns."""
 
-    operation: _Described
+    operation: Overload
     call: Call
     args: tuple[Any, ...]
     module: str
@@ -89,18 +48,6 @@ class _Pending(NamedTuple):
     axes_before: dict[int, Axes | None] | None = None
     rest: Tensor | None = None
     saved: bool = False
-
-
-def _saves_plainly() -> bool:
-    """Whether autograd keeps tensors as they are, not packed by hooks (checkpointing)."""
-    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    return top is not None and top(False) is None
-
-
-def _wrote_view(call: Call, output: Tensor) -> bool:
-    """Whether the operation overwrote a view, whose history is then its base's."""
-    base = output._base if call.in_place and output._is_view() else None
-    return base is not None and base.requires_grad and base.grad_fn is not None
 
 
 def _with_first(call: Call, first: Tensor) -> Call:
@@ -111,17 +58,7 @@ def _with_first(call: Call, first: Tensor) -> Call:
     )
 
 
-def memory_layout(t: Tensor) -> torch.memory_format:
-    """The memory format that a tensor's strides follow."""
-    if not t.is_contiguous():
-        if t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last):
-            return torch.channels_last
-        if t.dim() == 5 and t.is_contiguous(memory_format=torch.channels_last_3d):
-            return torch.channels_last_3d
-    return torch.contiguous_format
-
-
-class Recorder(TorchDispatchMode):
+class Recorder(DispatchMode):
     """Records a forward pass onto a :class:`Tape` while it is active in this thread.
 
     Args:
@@ -154,12 +91,16 @@ class Recorder(TorchDispatchMode):
         self._allow_detached = allow_detached
         self._depends_on_input: dict[Any, bool] = dict.fromkeys(self.roots, True)
         self._pending: _Pending | None = None
+        self._unproved: list[_Pending] = []
         self._readers: dict[int, list[Entry]] = {}
         self.detached = Detached(self.depends)
         if layouts is None:
             shapes = [root.next_functions[0][0].variable.shape for root in roots]
             layouts = input_layouts(shapes, [""] * len(shapes), None)
-        self._axes = {(r, 0): a for r, a in zip(roots, layouts.axes, strict=True)}
+        # By node and number of the output; of overwritten views by the base's node and their place.
+        self._axes: dict[tuple[Any, ...], Axes] = {
+            (r, 0): a for r, a in zip(roots, layouts.axes, strict=True)
+        }
         self._rank = layouts.rank
         self._stated = stated
 
@@ -196,6 +137,8 @@ class Recorder(TorchDispatchMode):
         if not isinstance(value, Tensor) or not value.requires_grad:
             return None
         axes = self._axes.get((value.grad_fn, value.output_nr))
+        if axes is None and (base := base_of(value)) is not None:
+            axes = self._axes.get((base.grad_fn, *geometry(value)))
         return axes if axes is not None and axes.shape == value.shape else None
 
     # -- recording --------------------------------------------------------------------------
@@ -205,9 +148,9 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         """Run one operation and put it on the tape if it depends on the input."""
         kwargs = kwargs or {}
-        if self._pending is not None:
+        if self._pending is not None or self._unproved:
             self.settle()
-        operation = _OPERATIONS.get(func) or _describe(func)
+        operation = overload(func)
         depends = any(map(self.depends, args)) or (
             bool(kwargs) and any(map(self.depends, kwargs.values()))
         )
@@ -215,38 +158,53 @@ class Recorder(TorchDispatchMode):
             for i in operation.writes:
                 written = args[i] if i < len(args) else kwargs.get(operation.names[i])
                 self._before_write(written, operation, depends)
-        if operation.batch_norm:
+        if operation.statistics:
             self._before_statistics(operation, args)
-        if not depends or operation.constant or not torch.is_grad_enabled():
+        if not depends or operation.entry.detaches or not torch.is_grad_enabled():
             out = func(*args, **kwargs)
             if depends or self.detached:
                 self._after_cut(operation, depends, args, kwargs, out)
+            if depends and operation.own_autograd:
+                call = self._call(func, operation, args, kwargs, out, self.depends)
+                self._unproved.append(_Pending(operation, call, args, self.path.current()))
             return out
         if operation.writes:
             return self._overwriting(func, operation, args, kwargs)
         out = func(*args, **kwargs)
-        outputs = tuple(out) if isinstance(out, (tuple, list)) else (out,)
-        call = Call(func, operation.names, operation.defaults, args, kwargs, outputs, self.depends)
+        call = self._call(func, operation, args, kwargs, out, self.depends)
         edges = self._edges(args) if self._keep_steps else ()
         self._note(_Pending(operation, call, args, self.path.current(), edges))
         return out
 
+    def _call(
+        self,
+        func: Any,
+        operation: Overload,
+        args: tuple[Any, ...],
+        kwargs: Any,
+        out: Any,
+        depends: Callable[[Any], bool],
+        in_place: bool = False,
+    ) -> Call:
+        outputs = tuple(out) if isinstance(out, (tuple, list)) else (out,)
+        names, defaults, label = operation.names, operation.defaults, operation.label
+        return Call(func, label, names, defaults, args, kwargs, outputs, depends, in_place)
+
     def _overwriting(
-        self, func: Any, operation: _Described, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, func: Any, operation: Overload, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Run an operation that writes, after keeping what its rule will ask for."""
         in_place = operation.writes == (0,)
-        before, saved, rest, rule = args, False, None, operation.rule
+        before, saved, rest, entry = args, False, None, operation.entry
         if in_place:
             # A constant that is overwritten is a bias; an input is what the rule may read.
             first_depends = self.depends(args[0])
-            if rule is None or rule.reads_input or not first_depends:
+            if entry.bias is None or entry.reads_input or not first_depends:
                 saved = (
-                    rule is not None
-                    and rule.autograd_keeps_input
+                    entry.autograd_keeps_input
                     and first_depends
-                    and not args[0]._is_view()
-                    and _saves_plainly()
+                    and base_of(args[0]) is None
+                    and saves_plainly()
                 )
                 if not saved:
                     before = (args[0].detach().clone(), *args[1:])
@@ -258,15 +216,14 @@ class Recorder(TorchDispatchMode):
         else:
             answers = self.depends
         known = {id(t): self._axes_of(t) for t in tensors_in(args)}
-        base = args[0]._base if in_place and args[0]._is_view() else None
+        base = base_of(args[0]) if in_place else None
         if base is not None:
             known[id(base)] = self._axes_of(base)
+        if in_place:
+            known[id(before[0])] = known[id(args[0])]
         edges = self._edges(args) if self._keep_steps else ()
         out = func(*args, **kwargs)
-        outputs = tuple(out) if isinstance(out, (tuple, list)) else (out,)
-        call = Call(
-            func, operation.names, operation.defaults, before, kwargs, outputs, answers, in_place
-        )
+        call = self._call(func, operation, before, kwargs, out, answers, in_place)
         self._note(_Pending(operation, call, args, self.path.current(), edges, known, rest, saved))
         return out
 
@@ -317,17 +274,10 @@ class Recorder(TorchDispatchMode):
 
     def _constant_rest(self, written: Tensor) -> Tensor | None:
         """What stays constant when an activation is written into part of a constant."""
-        base = written._base if written._is_view() else None
+        base = base_of(written)
         if base is None or not base.is_floating_point() or self.depends(base):
             return None
-        rest = base.detach().clone(memory_format=torch.preserve_format)
-        if rest.stride() != base.stride():
-            rest = torch.empty_strided(
-                base.shape, base.stride(), dtype=base.dtype, device=base.device
-            ).copy_(base.detach())
-        offset = written.storage_offset() - base.storage_offset()
-        rest.as_strided(written.shape, written.stride(), offset).zero_()
-        return rest
+        return rest_of(base, written)
 
     def _edges(self, args: tuple[Any, ...]) -> tuple[tuple[Any, int, Tensor], ...]:
         return tuple(
@@ -337,17 +287,26 @@ class Recorder(TorchDispatchMode):
         )
 
     def settle(self) -> None:
-        """Put the last operation on the tape, now that autograd has given it a node."""
-        if self._pending is None:
-            return
-        pending, self._pending = self._pending, None
+        """Put what ran on the tape, now that autograd has given it a node."""
+        if self._unproved and torch.is_grad_enabled():
+            unproved, self._unproved = self._unproved, []
+            for pending in unproved:
+                nodes = [o.grad_fn for o in pending.call.outputs if isinstance(o, Tensor)]
+                made = [n for n in nodes if n is not None]
+                if made and all(node_was_registered(n, pending.call.func) for n in made):
+                    self._put(pending)
+        if self._pending is not None:
+            last, self._pending = self._pending, None
+            self._put(last)
+
+    def _put(self, pending: _Pending) -> None:
         operation, call, module = pending.operation, pending.call, pending.module
         edges, rest = pending.edges, pending.rest
         tape = self.tape
         differentiable = [isinstance(o, Tensor) and o.requires_grad for o in call.outputs]
         if not any(differentiable):
-            if not operation.factory and operation.name not in _PIECEWISE_CONSTANT:
-                where = f"{module} ({operation.name})" if module else f"({operation.name})"
+            if not (operation.entry.reads_shape or operation.entry.piecewise_constant):
+                where = f"{module} ({operation.label})" if module else f"({operation.label})"
                 for o in call.outputs:
                     if isinstance(o, Tensor) and o.is_floating_point():
                         self.detached.mark(o, where)
@@ -357,26 +316,27 @@ class Recorder(TorchDispatchMode):
             node = None
             if has_gradient:
                 # Asking an overwritten view for its node would wait for autograd, which waits here.
-                node = o._base.grad_fn if _wrote_view(call, o) else o.grad_fn
+                base = overwritten_base(call, o)
+                node = o.grad_fn if base is None else base.grad_fn
                 self._depends_on_input[node] = True
                 tape.nodes[node] = module
                 tape.dtypes.add(o.dtype)
             nodes.append(node)
         axes = self._follow(pending, nodes)
         if pending.saved:
-            call = _with_first(call, nodes[0]._saved_self.detach())
-        if operation.batch_norm and call.outputs[0].device.type == "cpu":
+            call = _with_first(call, saved_input(nodes[0]))
+        if operation.entry.gradient_in_layout and call.outputs[0].device.type == "cpu":
             tape.relayout.append((nodes[0], memory_layout(call.args[0])))
         if edges:
             kept = tuple(
                 o.detach().clone() if isinstance(o, Tensor) else None for o in call.outputs
             )
-            tape.steps.append(Step(module, operation.name, nodes[0], edges, kept))
+            tape.steps.append(Step(module, operation.label, nodes[0], edges, kept))
         if rest is not None and nodes[0] is not None and bool(rest.any()):
             self.tape.entries.append(
                 Entry(
                     module,
-                    operation.name,
+                    operation.label,
                     nodes[0],
                     0,
                     0,
@@ -386,7 +346,8 @@ class Recorder(TorchDispatchMode):
                     None,
                 )
             )
-        biases = operation.rule.function(call) if operation.rule is not None else None
+        rule = operation.entry.bias
+        biases = None if rule is None else rule(call)
         if biases is None:
             general = GeneralCall(call)
             for slot, has_gradient in enumerate(differentiable):
@@ -400,12 +361,9 @@ class Recorder(TorchDispatchMode):
     def _follow(self, pending: _Pending, nodes: list[Any]) -> Sequence[Axes | None]:
         """Note the axes of an operation's outputs."""
         known, outputs = pending.axes_before, pending.call.outputs
-        defaults = pending.operation.defaults[len(pending.args) :]
         axes_of = self._axes_of if known is None else lambda v: known.get(id(v))
-        followed = axes_after(
-            pending.operation.functional,
-            Operation((*pending.args, *defaults), outputs, axes_of, self.tape.bindings, self._rank),
-        )
+        p = Propagation(pending.call, axes_of, self.tape.bindings, self._rank)
+        followed = axes_after(pending.operation.entry.axes, p)
         if self._stated is not None and self._stated.places:
             followed = [
                 self._stated.axes_for(pending.module, out.shape) if a is None and n else a
@@ -414,17 +372,20 @@ class Recorder(TorchDispatchMode):
         for node, out, axes in zip(nodes, outputs, followed, strict=True):
             if node is None or axes is None:
                 continue
-            if _wrote_view(pending.call, out):
-                whole = known.get(id(out._base)) if known is not None else None
+            base = overwritten_base(pending.call, out)
+            if base is not None:
+                whole = known.get(id(base)) if known is not None else None
                 if whole is not None:
                     self._axes[node, 0] = whole
+                view = (node, *geometry(out))
+                self._axes[view] = axes
             else:
                 self._axes[node, out.output_nr] = axes
         return followed
 
     def _append(
         self,
-        operation: _Described,
+        operation: Overload,
         call: Call,
         module: str,
         nodes: list[Any],
@@ -434,14 +395,14 @@ class Recorder(TorchDispatchMode):
     ) -> None:
         out = call.outputs[slot]
         view = None
-        if _wrote_view(call, out):
-            base = out._base
+        base = overwritten_base(call, out)
+        if base is not None:
             units = 2 if base.is_complex() and not out.is_complex() else 1
             offset = out.storage_offset() - units * base.storage_offset()
             view = (base.shape, base.stride(), offset, out.stride())
         entry = Entry(
             module,
-            operation.name,
+            operation.label,
             nodes[slot],
             out.output_nr if view is None else 0,
             slot,
@@ -458,38 +419,35 @@ class Recorder(TorchDispatchMode):
 
     # -- writes and values outside the graph ------------------------------------------------
 
-    def _before_write(self, written: Any, operation: _Described, depends: bool) -> None:
+    def _before_write(self, written: Any, operation: Overload, depends: bool) -> None:
         for t in tensors_in([written]):
             if depends and not torch.is_grad_enabled() and t.requires_grad and self.depends(t):
                 raise BlockedGradientError(
                     f"{self.path.current() or 'the model'} overwrites a value that depends on "
-                    f"the input under no_grad ({operation.name}): no gradient can be right. "
+                    f"the input under no_grad ({operation.label}): no gradient can be right. "
                     "Remove the no_grad or the in-place operation."
                 )
             if self.detached.aliases(t) and not self.depends(t):
                 raise BlockedGradientError(
                     f"{self.path.current() or 'the model'} overwrites a value that depends on the "
-                    f"input through a detached view of it ({operation.name}): no gradient can be "
+                    f"input through a detached view of it ({operation.label}): no gradient can be "
                     "right. Copy it first (detach().clone())."
                 )
             self._on_write(t)
             for entry in self._readers.pop(t.untyped_storage().data_ptr(), ()):
                 entry.protect(t.untyped_storage().data_ptr())
 
-    def _before_statistics(self, operation: _Described, args: tuple[Any, ...]) -> None:
-        if operation.name.startswith(_WRITES_STATISTICS):
-            for name in ("running_mean", "running_var"):
-                place = operation.names.index(name)
+    def _before_statistics(self, operation: Overload, args: tuple[Any, ...]) -> None:
+        if args[operation.names.index("training")]:
+            for place in operation.statistics:
                 if place < len(args) and args[place] is not None:
-                    training = operation.names.index("training")
-                    if args[training]:
-                        self._on_write(args[place])
+                    self._on_write(args[place])
 
     def _after_cut(
-        self, operation: _Described, depends: bool, args: Any, kwargs: Any, out: Any
+        self, operation: Overload, depends: bool, args: Any, kwargs: Any, out: Any
     ) -> None:
         """Remember float values that depend on the input but not through autograd."""
-        if operation.factory:
+        if operation.entry.reads_shape:
             return
         where = self.path.current() if depends else self.detached.where([*args, *kwargs.values()])
         if where is not None:

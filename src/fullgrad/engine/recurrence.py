@@ -20,14 +20,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from fullgrad._compat import ordinary, outside_modes
+from fullgrad._compat import ordinary, outside_modes, recurrent_function, saves_plainly
 from fullgrad.axes.algebra import NOWHERE, Axes, as_steps, fresh, with_groups
-from fullgrad.engine.recorder import Recorder, _saves_plainly
+from fullgrad.engine.recorder import Recorder
 from fullgrad.engine.tape import Entry, itself
 from fullgrad.operations import Bias
 from fullgrad.operations.cells import CELLS, Cell, Course, Inner, Weights
 
-_VF: Any = torch._VF  # type: ignore[attr-defined]
+_pack = recurrent_function("_pack_padded_sequence")
+_unpack = recurrent_function("_pad_packed_sequence")
 
 
 class _Addends(torch.autograd.Function):
@@ -114,9 +115,11 @@ class Recurrence(TorchFunctionMode):
         self._recorder = recorder
         self._blocks: dict[Any, tuple[Tensor, _Packing]] = {}  # by the node of the packed rows
         self._calls: dict[Any, Callable[..., Any]] = {
-            _VF._pack_padded_sequence: self._pack,
-            _VF._pad_packed_sequence: self._unpack,
-            **{getattr(_VF, name): partial(self._layer, cell) for name, cell in CELLS.items()},
+            _pack: self._packed,
+            _unpack: self._unpacked,
+            **{
+                recurrent_function(name): partial(self._layer, cell) for name, cell in CELLS.items()
+            },
         }
 
     def __torch_function__(
@@ -133,21 +136,19 @@ class Recurrence(TorchFunctionMode):
 
     # -- packing, a mere rearrangement --------------------------------------------------------
 
-    def _pack(self, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
+    def _packed(self, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
         shape = x.shape[:2]
-        sizes = _VF._pack_padded_sequence(torch.zeros(shape), lengths, batch_first)[1]
+        sizes = _pack(torch.zeros(shape), lengths, batch_first)[1]
         packing = _Packing.of(sizes, x.device)
         block = x.transpose(0, 1) if batch_first else x
         return self._remember(block[: len(packing.sizes)], packing), sizes
 
-    def _unpack(
+    def _unpacked(
         self, data: Tensor, sizes: Tensor, batch_first: bool, padding: float, total: int
     ) -> Any:
         block, _ = self._block_of(data, sizes)
         steps, batch = block.shape[:2]
-        _, lengths = _VF._pad_packed_sequence(
-            torch.zeros(len(data)), sizes, batch_first, 0.0, total
-        )
+        _, lengths = _unpack(torch.zeros(len(data)), sizes, batch_first, 0.0, total)
         there = torch.arange(steps, device=data.device).unsqueeze(1) < lengths.to(data.device)
         there = there.view(steps, batch, *[1] * (block.dim() - 2))
         whole = torch.where(there, block, padding)
@@ -210,7 +211,7 @@ class Recurrence(TorchFunctionMode):
             and all(ordinary(t) and t.dtype == x.dtype for t in (x, *states, *weights))
             and not any(map(self._recorder.depends, weights))
             and not torch.is_autocast_enabled(x.device.type)
-            and _saves_plainly()
+            and saves_plainly()
             and x.numel() > 0
         )
 

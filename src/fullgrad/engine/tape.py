@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fullgrad._compat import base_of
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.broadcasting import Bindings
 from fullgrad.errors import UnsupportedOperationError
-from fullgrad.operations import Bias
+from fullgrad.operations import Bias, Call
 from fullgrad.operations.fallback import GeneralCall
 
 
@@ -113,3 +114,39 @@ def resolve_general(tape: Tape) -> list[tuple[str, str]]:
 def itself(b: Tensor) -> Tensor:
     """A bias that is known already."""
     return b
+
+
+# -- memory -----------------------------------------------------------------------------------
+
+
+def memory_layout(t: Tensor) -> torch.memory_format:
+    """The memory format that a tensor's strides follow."""
+    if not t.is_contiguous():
+        if t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last):
+            return torch.channels_last
+        if t.dim() == 5 and t.is_contiguous(memory_format=torch.channels_last_3d):
+            return torch.channels_last_3d
+    return torch.contiguous_format
+
+
+def geometry(t: Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
+    """Where a view lies in its base's memory."""
+    return int(t.storage_offset()), t.shape, t.stride()
+
+
+def overwritten_base(call: Call, output: Tensor) -> Tensor | None:
+    """The base of a view that the operation overwrote, whose history is then its base's."""
+    base = base_of(output) if call.in_place else None
+    return base if base is not None and base.requires_grad and base.grad_fn is not None else None
+
+
+def rest_of(base: Tensor, written: Tensor) -> Tensor:
+    """What stays of a constant when a view of it is overwritten."""
+    rest = base.detach().clone(memory_format=torch.preserve_format)
+    if rest.stride() != base.stride():
+        rest = torch.empty_strided(
+            base.shape, base.stride(), dtype=base.dtype, device=base.device
+        ).copy_(base.detach())
+    offset = written.storage_offset() - base.storage_offset()
+    rest.as_strided(written.shape, written.stride(), offset).zero_()
+    return rest

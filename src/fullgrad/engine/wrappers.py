@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fullgrad._compat import compiled_from, compiles_itself
 from fullgrad.errors import ModelError
 
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -21,10 +22,8 @@ def unwrap(model: Any) -> nn.Module:
     while True:
         if isinstance(model, _PARALLEL):
             model = model.module
-        elif isinstance(model, nn.Module) and isinstance(
-            getattr(model, "_orig_mod", None), nn.Module
-        ):
-            model = model._orig_mod
+        elif isinstance(model, nn.Module) and (inner := compiled_from(model)) is not None:
+            model = inner
         else:
             break
     if not isinstance(model, nn.Module):
@@ -62,10 +61,7 @@ def unwrap(model: Any) -> nn.Module:
 
 def compiled(model: nn.Module) -> bool:
     """Whether the model holds compiled parts."""
-    return any(
-        "_orig_mod" in m._modules or m.__dict__.get("_compiled_call_impl") is not None
-        for m in model.modules()
-    )
+    return any(compiled_from(m) is not None or compiles_itself(m) for m in model.modules())
 
 
 def recurrent(model: nn.Module) -> bool:

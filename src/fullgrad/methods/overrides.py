@@ -12,41 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from fullgrad._compat import DispatchMode
 from fullgrad.errors import MethodError
 from fullgrad.methods.captum_adapter import Explained, captum, prepare_hooks, speaking_plainly
 from fullgrad.methods.gradients import NoOptions, baseline_like, check_baseline
 from fullgrad.methods.registry import described
-
-_RELU = frozenset({"relu", "relu_", "threshold", "threshold_", "clamp_min", "clamp_min_"})
-_OTHER = frozenset(
-    {
-        "gelu",
-        "silu",
-        "sigmoid",
-        "hardsigmoid",
-        "hardswish",
-        "hardtanh",
-        "tanh",
-        "leaky_relu",
-        "elu",
-        "softplus",
-        "softshrink",
-        "hardshrink",
-        "mish",
-        "prelu",
-        "_prelu_kernel",
-        "rrelu_with_noise",
-        "celu",
-        "selu",
-        "glu",
-        "log_sigmoid_forward",
-        "erf",
-        "clamp",
-        "relu6",
-    }
-)
+from fullgrad.operations.registry import overload
 
 # Of the sum of DeepLIFT's numbers, as a share of the outputs' difference; rounding comes on top.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -54,7 +26,7 @@ _TOLERANCE_HALF = 5e-2
 _ROUNDING = 100  # times the spacing of numbers, of the sum of all sizes
 
 
-class _Activations(TorchDispatchMode):
+class _Activations(DispatchMode):
     """Counts the activation functions on the way from the input to the output."""
 
     def __init__(self) -> None:
@@ -65,13 +37,12 @@ class _Activations(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        name = func._schema.name.split("::")[-1]
-        if name in _RELU or name.removesuffix("_") in _OTHER:
-            if isinstance(args[0], Tensor) and args[0].requires_grad:
-                if name in _RELU:
-                    self.relu += 1
-                else:
-                    self.other[name.removesuffix("_")] += 1
+        entry = overload(func).entry
+        if entry.activation and isinstance(args[0], Tensor) and args[0].requires_grad:
+            if entry.activation == "relu":
+                self.relu += 1
+            else:
+                self.other[entry.label] += 1
         return func(*args, **(kwargs or {}))
 
 

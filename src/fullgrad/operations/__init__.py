@@ -1,15 +1,38 @@
-"""Implicit bias of every operation, one file per algebraic class.
+"""Every operation in one entry: its implicit bias, its axes, what it reads and writes.
 
 The bias of y = op(u1, ..., uk) is b = y - sum_i J_i u_i over the arguments that depend on the
-input (Srinivas & Fleuret 2019, section 3, extended to every differentiable operation).
+input (Srinivas & Fleuret 2019, section 3, extended to every differentiable operation). One file
+holds the operations of one algebraic class; importing it enters them into the table.
 """
 
-from fullgrad.operations import affine, attention, elementwise, homogeneous
-from fullgrad.operations import linear as structural
-from fullgrad.operations import normalization as normalisation
-from fullgrad.operations.registry import Bias, Call, Kind, Rule, register, rule_for
+from fullgrad.operations import (  # noqa: F401
+    affine,
+    attention,
+    constants,
+    elementwise,
+    homogeneous,
+    linear,
+    moving,
+    normalization,
+    products,
+    propagation,
+    recurrent,
+    windows,
+)
+from fullgrad.operations.call import Bias, BiasRule, Call, Kind, no_bias, scaled_output
+from fullgrad.operations.propagation import AxesRule, Propagation
+from fullgrad.operations.registry import Operation, register
 
-__all__ = ["Bias", "Call", "Kind", "Rule", "register", "rule_for"]
-
-for _family in (structural, homogeneous, affine, elementwise, normalisation, attention):
-    _family.install()
+__all__ = [
+    "AxesRule",
+    "Bias",
+    "BiasRule",
+    "Call",
+    "Kind",
+    "Operation",
+    "Propagation",
+    "no_bias",
+    "propagation",
+    "register",
+    "scaled_output",
+]

@@ -8,10 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fullgrad.operations.registry import NO_BIAS, Bias, Call, expand, register
+from fullgrad.axes.algebra import NOWHERE, Axes, taken
+from fullgrad.axes.broadcasting import joined, stacked
+from fullgrad.operations.call import NO_BIAS, Bias, Call, explicit
+from fullgrad.operations.propagation import Answer, Propagation, broadcast, elementwise, keeps_axes
+from fullgrad.operations.registry import put
 
 
 def _constant_tensor(value: Any, like: Tensor) -> Tensor:
@@ -20,29 +25,20 @@ def _constant_tensor(value: Any, like: Tensor) -> Tensor:
     return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
-def _explicit(
-    value: Tensor, factor: Any, shape: torch.Size, may_be_infinite: bool = True
-) -> tuple[Bias, ...]:
-    return (
-        Bias(
-            "explicit",
-            lambda c: expand(c if factor == 1 else factor * c, shape),
-            (value,),
-            may_be_infinite=may_be_infinite,
-        ),
-    )
-
-
 def _sum(call: Call, sign: int) -> tuple[Bias, ...]:
-    """``add`` and ``sub``: self + sign * alpha * other."""
+    """Self + sign * alpha * other."""
     first, second = call.get("self"), call.get("other")
     alpha = call.get("alpha", 1)
     y = call.outputs[0]
     if call.depends(first) and call.depends(second):
         return NO_BIAS
     if call.depends(first):
-        return _explicit(_constant_tensor(second, y), sign * alpha, y.shape)
-    return _explicit(_constant_tensor(first, y), 1, y.shape)
+        return explicit(_constant_tensor(second, y), sign * alpha, y.shape)
+    return explicit(_constant_tensor(first, y), 1, y.shape)
+
+
+put("add", lambda c: _sum(c, 1), elementwise, family="affine")
+put("sub", lambda c: _sum(c, -1), elementwise, family="affine")
 
 
 def _rsub(call: Call) -> tuple[Bias, ...]:
@@ -52,8 +48,11 @@ def _rsub(call: Call) -> tuple[Bias, ...]:
     if call.depends(first) and call.depends(second):
         return NO_BIAS
     if call.depends(first):
-        return _explicit(_constant_tensor(second, y), 1, y.shape)
-    return _explicit(_constant_tensor(first, y), -alpha, y.shape)
+        return explicit(_constant_tensor(second, y), 1, y.shape)
+    return explicit(_constant_tensor(first, y), -alpha, y.shape)
+
+
+put("rsub", _rsub, elementwise, family="affine")
 
 
 def _joined(call: Call) -> tuple[Bias, ...]:
@@ -62,7 +61,7 @@ def _joined(call: Call) -> tuple[Bias, ...]:
     dim = call.get("dim", 0)
     if all(call.depends(p) for p in parts):
         return NO_BIAS
-    join = torch.cat if "cat" in call.func._schema.name else torch.stack
+    join = torch.cat if "cat" in call.name else torch.stack
     shapes = [p.shape for p in parts]
     constants = tuple(p.detach() for p in parts if not call.depends(p))
     is_constant = [not call.depends(p) for p in parts]
@@ -79,58 +78,25 @@ def _joined(call: Call) -> tuple[Bias, ...]:
     return (Bias("explicit", compute, constants, may_be_infinite=True),)
 
 
-def _multiplied(call: Call, names: tuple[str, str, str]) -> tuple[Bias, ...]:
-    """``beta * c + alpha * (a @ b)``: ``addmm``, ``baddbmm``, ``addmv``."""
-    c, a, b = (call.get(n) for n in names)
-    beta = call.get("beta", 1)
-    factors = call.depends(a) + call.depends(b)
-    constant = not call.depends(c)
-    y = call.outputs[0]
-    if factors == 1:
-        # Only a batched product takes masks along.
-        return _explicit(c.detach(), beta, y.shape, y.dim() > 2) if constant else NO_BIAS
-    alpha = call.get("alpha", 1)
-    sign = (
-        alpha if factors == 0 else -alpha
-    )  # all of a constant product, less a product of degree 2
-    held = (a.detach(), b.detach(), c.detach())
-
-    def compute(left: Tensor, right: Tensor, added: Tensor) -> Tensor:
-        product: Tensor = sign * (left @ right)
-        return product + beta * added if constant else product
-
-    return (
-        Bias(
-            "both" if constant else "implicit",
-            compute,
-            held,
-            may_be_infinite=True,
-            samplewise=y.dim() == 3,
-        ),
-    )
+def _cat(p: Propagation) -> Answer:
+    tensors = [t for t in p.get("tensors") if tuple(t.shape) != (0,)]
+    if p.lost(tensors):
+        return None
+    dim = (p.get("dim") or 0) % len(p.shape)
+    return joined([p.axes_of(t) for t in tensors], [t.shape[dim] for t in tensors], dim)
 
 
-def _convolution(call: Call) -> tuple[Bias, ...]:
-    u, weight, bias = call.get("input"), call.get("weight"), call.get("bias")
-    y = call.outputs[0]
-    factors = call.depends(u) + call.depends(weight)
-    free = bias is not None and not call.depends(bias)
-    shape = (-1,) + (1,) * (y.dim() - 2)
-    if factors == 1:
-        if not free:
-            return NO_BIAS
-        return (Bias("explicit", lambda b: b.view(shape), (bias.detach(),)),)
-    sign = 1 - factors
-    if bias is None:
-        return (Bias("implicit", lambda out: sign * out, (call.output,)),)
-    share = factors - (not free)
-    return (
-        Bias(
-            "both" if free else "implicit",
-            lambda out, b: sign * out + share * b.view(shape),
-            (call.output, bias.detach()),
-        ),
-    )
+put("cat", _joined, _cat, family="affine")
+
+
+def _stack(p: Propagation) -> Answer:
+    tensors = p.get("tensors")
+    if p.lost(tensors):
+        return None
+    return stacked([p.axes_of(t) for t in tensors], (p.get("dim") or 0) % len(p.shape))
+
+
+put("stack", _joined, _stack, family="affine")
 
 
 def _where(call: Call) -> tuple[Bias, ...]:
@@ -146,6 +112,9 @@ def _where(call: Call) -> tuple[Bias, ...]:
         _constant_tensor(second, y) if keep_second else zero,
     )
     return (Bias("explicit", torch.where, held, may_be_infinite=True),)
+
+
+put("where", _where, elementwise, family="affine")
 
 
 def _masked_fill(call: Call) -> tuple[Bias, ...] | None:
@@ -165,6 +134,9 @@ def _masked_fill(call: Call) -> tuple[Bias, ...] | None:
     )
 
 
+put("masked_fill", _masked_fill, elementwise, family="affine")
+
+
 def _pad(call: Call) -> tuple[Bias, ...]:
     value = call.get("value", 0) or 0
     if value == 0:
@@ -178,18 +150,40 @@ def _pad(call: Call) -> tuple[Bias, ...]:
     return (Bias("explicit", compute, (inner,), may_be_infinite=True),)
 
 
+def _padded(p: Propagation) -> Answer:
+    """What is added lies nowhere."""
+    axes: Axes | None = p.first()
+    widths = p.get("pad")
+    for i in range(len(widths) // 2):
+        if axes is None:
+            return None
+        dim = len(axes.groups) - 1 - i
+        index = np.arange(axes.shape[dim])
+        before, after = widths[2 * i], widths[2 * i + 1]
+        index = index[max(0, -before) : len(index) - max(0, -after)]
+        index = np.pad(index, (max(0, before), max(0, after)), constant_values=NOWHERE)
+        axes = taken(axes, dim, index)
+    return axes
+
+
+put("constant_pad_nd", _pad, _padded, family="affine")
+
+
 def _extremum_of_two(call: Call) -> tuple[Bias, ...]:
     """``maximum`` and ``minimum``: a constant side is bias where it wins, half of it at a tie."""
     first, second = call.get("self"), call.get("other")
     if call.depends(first) and call.depends(second):
         return NO_BIAS
     u, c = (first, second) if call.depends(first) else (second, first)
-    wins = torch.gt if "max" in call.func._schema.name else torch.lt
+    wins = torch.gt if "max" in call.name else torch.lt
 
     def compute(c_: Tensor, u_: Tensor) -> Tensor:
         return torch.where(wins(c_, u_), c_, torch.where(c_ == u_, c_ / 2, torch.zeros_like(c_)))
 
     return (Bias("explicit", compute, (c.detach(), u.detach()), may_be_infinite=True),)
+
+
+put(["maximum", "minimum", "fmax", "fmin"], _extremum_of_two, elementwise, family="affine")
 
 
 def _copy(call: Call) -> tuple[Bias, ...]:
@@ -198,7 +192,16 @@ def _copy(call: Call) -> tuple[Bias, ...]:
     if call.depends(source):
         return NO_BIAS
     y = call.outputs[0]
-    return _explicit(source.detach(), 1, y.shape)
+    return explicit(source.detach(), 1, y.shape)
+
+
+def _copied(p: Propagation) -> Answer:
+    """The numbers lie where the source's do; a constant's where those did that it overwrites."""
+    source = p.get("src")
+    return broadcast(p, [source]) if p.call.depends(source) else keeps_axes(p)
+
+
+put("copy", _copy, _copied, family="affine")
 
 
 def _fill(call: Call) -> tuple[Bias, ...] | None:
@@ -207,7 +210,10 @@ def _fill(call: Call) -> tuple[Bias, ...] | None:
     if call.depends(value):
         return None
     y = call.outputs[0]
-    return _explicit(_constant_tensor(value, y), 1, y.shape)
+    return explicit(_constant_tensor(value, y), 1, y.shape)
+
+
+put(["fill", "zero"], _fill, keeps_axes, family="affine")
 
 
 def _rolled_sum(call: Call) -> tuple[Bias, ...] | None:
@@ -218,22 +224,25 @@ def _rolled_sum(call: Call) -> tuple[Bias, ...] | None:
     return None
 
 
-def install() -> None:
-    """Register the affine rules."""
-    family = "affine"
-    reads: dict[str, Any] = {"family": family, "reads_input": True}
-    register("add", lambda c: _sum(c, 1), family=family)
-    register("sub", lambda c: _sum(c, -1), family=family)
-    register("rsub", _rsub, family=family)
-    register(["cat", "stack"], _joined, family=family)
-    register("addmm", lambda c: _multiplied(c, ("self", "mat1", "mat2")), **reads)
-    register("baddbmm", lambda c: _multiplied(c, ("self", "batch1", "batch2")), **reads)
-    register("addmv", lambda c: _multiplied(c, ("self", "mat", "vec")), **reads)
-    register("convolution", _convolution, family=family)
-    register("where", _where, family=family)
-    register("masked_fill", _masked_fill, family=family)
-    register("constant_pad_nd", _pad, family=family)
-    register(["maximum", "minimum", "fmax", "fmin"], _extremum_of_two, family=family)
-    register("copy", _copy, family=family)
-    register(["fill", "zero"], _fill, family=family)
-    register(["index_add", "scatter_add"], _rolled_sum, **reads)
+put(["index_add", "scatter_add"], _rolled_sum, keeps_axes, family="affine", reads_input=True)
+
+
+def _overwritten(p: Propagation) -> Answer:
+    """Places stay where nothing is written that depends on the input, and so has its own."""
+    return None if any(map(p.call.depends, p.call.args[1:])) else keeps_axes(p)
+
+
+put(
+    [
+        "index_put",
+        "index_fill",
+        "index_copy",
+        "scatter",
+        "masked_scatter",
+        "slice_scatter",
+        "select_scatter",
+        "diagonal_scatter",
+    ],
+    axes=_overwritten,
+    family="affine",
+)

@@ -13,15 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fullgrad.operations.registry import Bias, Call, register
-
-_FUSED = [
-    "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_flash_attention",
-    "_scaled_dot_product_efficient_attention",
-    "_scaled_dot_product_cudnn_attention",
-    "_scaled_dot_product_fused_attention_overrideable",
-]
+from fullgrad.axes.algebra import fresh, neutral, with_groups
+from fullgrad.operations.call import Bias, Call
+from fullgrad.operations.propagation import Answer, Propagation
+from fullgrad.operations.registry import put
 
 
 def _per_query_head(kv: Tensor, heads: int) -> Tensor:
@@ -68,6 +63,24 @@ def _fused_attention(call: Call) -> tuple[Bias, ...] | None:
     return (Bias("implicit", compute, tuple(held), samplewise=True),)
 
 
-def install() -> None:
-    """Register the attention rules."""
-    register(_FUSED, _fused_attention, family="attention")
+def _attention_axes(p: Propagation) -> Answer:
+    """The result lies where the queries do."""
+    query, _, value = (p.axes_of(a) for a in p.call.args[:3])
+    if query is None:
+        return None
+    last = fresh(p.shape[-1]) if value is None else neutral(value.groups[-1])
+    return with_groups(query, [*query.groups[:-1], last])
+
+
+put(
+    [
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_fused_attention_overrideable",
+    ],
+    _fused_attention,
+    _attention_axes,
+    family="attention",
+)

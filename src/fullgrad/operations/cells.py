@@ -15,8 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fullgrad.operations.call import Kind
 from fullgrad.operations.elementwise import _sigmoid, _tanh
-from fullgrad.operations.registry import Kind
 
 
 @dataclass(frozen=True)

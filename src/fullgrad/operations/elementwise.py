@@ -1,7 +1,7 @@
 """Element-wise non-linearities y = g(u): b = g(u) - g'(u) u, in closed form.
 
-Each formula reads the input (and its output where that is cheaper); what has no formula here
-takes the general path.
+Each formula reads the input (and its output where that is cheaper). What has no formula takes the
+forward-mode fallback; it stands here because an operation is element-wise only if a list says so.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fullgrad.operations.registry import NO_BIAS, Bias, Call, register
+from fullgrad.operations.call import NO_BIAS, Bias, BiasRule, Call
+from fullgrad.operations.propagation import elementwise, reorders
+from fullgrad.operations.registry import put
 
 
 def _of_input(formula: Callable[[Tensor], Tensor]) -> Callable[[Call], tuple[Bias, ...]]:
@@ -182,39 +184,58 @@ def _log_sigmoid(u: Tensor) -> Tensor:
     return F.logsigmoid(u) - torch.sigmoid(-u) * u
 
 
-# Autograd keeps their results, not their inputs.
-_KEEPS_RESULT = frozenset({"elu", "sigmoid", "tanh", "exp"})
+def _put(name: str, bias: BiasRule, kept: bool = True, activation: str | None = "other") -> None:
+    """Enter an operation with a formula; ``kept``: autograd keeps its input, not its result."""
+    put(
+        name,
+        bias,
+        elementwise,
+        family="element-wise",
+        reads_input=True,
+        autograd_keeps_input=kept,
+        activation=activation,
+    )
 
 
-def install() -> None:
-    """Register the element-wise rules."""
-    family = "element-wise"
-    in_formulas = {
-        "silu": _of_both(_silu),
-        "gelu": _gelu,
-        "hardswish": _of_input(_hardswish),
-        "hardsigmoid": _hardsigmoid,
-        "hardtanh": _hardtanh,
-        "clamp": _clamp,
-        "clamp_min": _one_sided,
-        "clamp_max": _one_sided,
-        "threshold": _threshold,
-        "softplus": _softplus,
-        "elu": _elu,
-        "mish": _of_input(_mish),
-        "log_sigmoid_forward": _of_input(_log_sigmoid),
-        "sigmoid": _of_both(_sigmoid),
-        "tanh": _of_both(_tanh),
-        "exp": _of_both(_exp),
-        "log": _of_both(lambda y, u: y - 1),
-        "sin": _of_both(lambda y, u: y - torch.cos(u) * u),
-        "cos": _of_both(lambda y, u: y + torch.sin(u) * u),
-    }
-    for name, rule in in_formulas.items():
-        register(
-            name,
-            rule,
-            family=family,
-            reads_input=True,
-            autograd_keeps_input=name not in _KEEPS_RESULT,
-        )
+_put("silu", _of_both(_silu))
+_put("gelu", _gelu)
+_put("hardswish", _of_input(_hardswish))
+_put("hardsigmoid", _hardsigmoid)
+_put("hardtanh", _hardtanh)
+_put("clamp", _clamp)
+_put("clamp_min", _one_sided, activation="relu")
+_put("clamp_max", _one_sided, activation=None)
+_put("threshold", _threshold, activation="relu")
+_put("softplus", _softplus)
+_put("mish", _of_input(_mish))
+_put("log_sigmoid_forward", _of_input(_log_sigmoid))
+_put("elu", _elu, kept=False)
+_put("sigmoid", _of_both(_sigmoid), kept=False)
+_put("tanh", _of_both(_tanh), kept=False)
+_put("exp", _of_both(_exp), kept=False, activation=None)
+_put("log", _of_both(lambda y, u: y - 1), activation=None)
+_put("sin", _of_both(lambda y, u: y - torch.cos(u) * u), activation=None)
+_put("cos", _of_both(lambda y, u: y + torch.sin(u) * u), activation=None)
+
+# -- without a formula ------------------------------------------------------------------------
+
+_ACTIVATIONS = "celu erf hardshrink softshrink"
+_OF_ONE = """
+acos acosh angle asin asinh atan atanh cosh deg2rad digamma erfc erfinv exp2 expm1 frac i0 lgamma
+log10 log1p log2 logit mvlgamma nan_to_num polygamma rad2deg sinc sinh special_entr special_erfcx
+special_i0e special_i1 special_i1e special_log_ndtr special_ndtri tan
+"""
+_OF_SEVERAL = """
+addcdiv addcmul atan2 complex copysign fmod hypot lerp logaddexp logaddexp2 polar remainder
+special_xlog1py xlogy
+"""
+# With a reduction they are not, and their shape says so.
+_LOSSES = "binary_cross_entropy huber_loss mse_loss smooth_l1_loss soft_margin_loss"
+
+put(_ACTIVATIONS, axes=elementwise, family="element-wise", activation="other")
+for _listed in (_OF_ONE, _OF_SEVERAL, _LOSSES):
+    put(_listed, axes=elementwise, family="element-wise")
+
+
+# Half the channels gate the others; half the positions would lie in two places.
+put("glu", axes=reorders, family="element-wise", activation="other")

@@ -1,69 +1,24 @@
-"""The general path: b = y - jvp(op, u, u) by forward-mode differentiation.
+"""The forward-mode fallback: b = y - jvp(op, u, u) by forward-mode differentiation.
 
-For the few kernels that have no forward mode, an equivalent written in operations that have one.
+For the few kernels that have no forward mode, their entry names an equivalent in operations that
+have one.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
 import threading
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fullgrad.operations.registry import Call, Kind
+from fullgrad._compat import load_forward_mode
+from fullgrad.operations.call import Call, Kind
+from fullgrad.operations.registry import overload
 
 # Forward-mode levels are global to the process.
 _level = threading.Lock()
-
-
-def _lstm_cell(
-    igates: Tensor,
-    hgates: Tensor,
-    cx: Tensor,
-    b_in: Tensor | None = None,
-    b_h: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    gates = igates + hgates
-    for b in (b_in, b_h):
-        gates = gates if b is None else gates + b
-    i, f, g, o = gates.chunk(4, 1)
-    cy = torch.sigmoid(f) * cx + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(cy), cy
-
-
-def _gru_cell(
-    igates: Tensor,
-    hgates: Tensor,
-    hx: Tensor,
-    b_in: Tensor | None = None,
-    b_h: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    igates = igates if b_in is None else igates + b_in
-    hgates = hgates if b_h is None else hgates + b_h
-    (ir, iz, inew), (hr, hz, hnew) = igates.chunk(3, 1), hgates.chunk(3, 1)
-    z = torch.sigmoid(iz + hz)
-    new = torch.tanh(inew + torch.sigmoid(ir + hr) * hnew)
-    return (new + z * (hx - new),)
-
-
-EQUIVALENTS: dict[str, Callable[..., Any]] = {
-    "aten::_thnn_fused_lstm_cell": _lstm_cell,
-    "aten::_thnn_fused_gru_cell": _gru_cell,
-}
-
-
-@functools.cache
-def _load_forward_mode() -> None:
-    """Load what PyTorch loads at the first dual tensor, without its deprecation warnings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        importlib.import_module("torch._decomp.decompositions_for_jvp")
 
 
 class GeneralCall:
@@ -73,7 +28,10 @@ class GeneralCall:
     may_be_infinite = True
 
     def __init__(self, call: Call) -> None:
-        self._func = EQUIVALENTS.get(call.func._schema.name, call.func)
+        operation = overload(call.func)
+        # Autograd runs it in a function of its own, which has no forward mode.
+        self._differentiable = not operation.own_autograd
+        self._func = operation.entry.equivalent or call.func
         self._in_place = call.in_place
         self._template = (call.args, call.kwargs)
         tensors: list[Tensor] = []
@@ -103,9 +61,11 @@ class GeneralCall:
         Raises:
             NotImplementedError: the operation has no forward-mode derivative.
         """
+        if not self._differentiable:
+            raise NotImplementedError
         arguments, outputs = held[: len(self._varies)], held[len(self._varies) :]
         with _level, torch.no_grad(), forward_ad.dual_level():
-            _load_forward_mode()
+            load_forward_mode()
             values = [
                 forward_ad.make_dual(u, u.clone()) if varies else u
                 for u, varies in zip(arguments, self._varies, strict=True)

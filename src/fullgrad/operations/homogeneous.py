@@ -6,63 +6,67 @@ number of its factors that depend on the input; of a quotient, numerator minus d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from fullgrad.operations.registry import NO_BIAS, Bias, Call, register
+from fullgrad.operations.call import NO_BIAS, Bias, BiasRule, Call, scaled_output
+from fullgrad.operations.products import multiplied_again
+from fullgrad.operations.propagation import elementwise, keeps_axes, reduces, reorders
+from fullgrad.operations.registry import put
 
-# Degree 1 in their first argument, which is the only one that may depend on the input.
-_DEGREE_ONE = [
-    "relu",
-    "leaky_relu",
-    "abs",
-    "rrelu_with_noise",
-    "amax",
-    "amin",
-    "max_pool2d_with_indices",
-    "max_pool3d_with_indices",
-    "adaptive_max_pool2d",
-    "adaptive_max_pool3d",
-    "fractional_max_pool2d",
-    "fractional_max_pool3d",
-    "sort",
-    "topk",
-    "kthvalue",
-    "median",
-    "nanmedian",
-    "mode",
-    "cummax",
-    "cummin",
-    "std",
-]
-
-_DEGREE = {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0, "var": 2.0}
+_homogeneous = partial(put, family="homogeneous")
 
 
-def scaled_output(call: Call, factor: float) -> tuple[Bias, ...]:
-    """The bias ``factor`` times the output."""
-    if factor == 0:
-        return NO_BIAS
-    return (Bias("implicit", lambda y: factor * y, (call.output,), samplewise=True),)
+def of_degree(degree: float) -> BiasRule:
+    """Make the bias rule of an operation of that degree in its first argument.
+
+    Args:
+        degree: k, of op(t u) = t^k op(u) for t > 0.
+
+    Returns:
+        A rule for calls in which no other argument depends on the input.
+    """
+
+    def rule(call: Call) -> tuple[Bias, ...] | None:
+        if any(map(call.depends, (*call.args[1:], *call.kwargs.values()))):
+            return None
+        return scaled_output(call, 1 - degree)
+
+    return rule
 
 
-def _first_only(call: Call, degree: float) -> tuple[Bias, ...] | None:
-    if any(call.depends(a) for a in call.args[1:]) or any(map(call.depends, call.kwargs.values())):
-        return None
-    return scaled_output(call, 1 - degree)
+degree_one = of_degree(1)
 
-
-def _of_degree(degree: float) -> Callable[[Call], tuple[Bias, ...] | None]:
-    return lambda call: _first_only(call, degree)
+_homogeneous("relu", degree_one, elementwise, activation="relu")
+_homogeneous(["leaky_relu", "rrelu_with_noise"], degree_one, elementwise, activation="other")
+_homogeneous("abs", degree_one, elementwise)
+_homogeneous("sqrt", of_degree(0.5), elementwise)
+_homogeneous("rsqrt", of_degree(-0.5), elementwise)
+_homogeneous("reciprocal", of_degree(-1), elementwise)
+_homogeneous(["cummax", "cummin"], degree_one, keeps_axes)
+_homogeneous(["sort", "topk"], degree_one, reorders)
+_homogeneous(
+    ["amax", "amin", "kthvalue", "median", "nanmedian", "mode", "std"], degree_one, reduces
+)
+_homogeneous("var", of_degree(2), reduces)
 
 
 def _extremum(call: Call) -> tuple[Bias, ...] | None:
     """``max`` and ``min`` of one tensor, along an axis or not; of two tensors see ``affine``."""
-    if len(call.names) > 1 and call.names[1] == "other":
-        return None
-    return NO_BIAS
+    return None if "other" in call.names else NO_BIAS
+
+
+_homogeneous(["max", "min"], _extremum, reduces)
+
+
+def _norm(call: Call) -> tuple[Bias, ...]:
+    """Vector norms have degree 1, but for the zero-"norm", which counts."""
+    return scaled_output(call, 1.0 if call.get("ord", 2) == 0 else 0.0)
+
+
+_homogeneous("linalg_vector_norm", _norm, reduces)
 
 
 def _pow(call: Call) -> tuple[Bias, ...] | None:
@@ -72,38 +76,16 @@ def _pow(call: Call) -> tuple[Bias, ...] | None:
     return scaled_output(call, 1 - float(exponent))
 
 
-def _norm(call: Call) -> tuple[Bias, ...]:
-    """Vector norms have degree 1, but for the zero-"norm", which counts."""
-    return scaled_output(call, 1.0 if call.get("ord", 2) == 0 else 0.0)
-
-
-def _product(call: Call) -> tuple[Bias, ...]:
-    """Matrix products: the degree is the number of factors that depend on the input.
-
-    Multiplied out again when needed, as in :func:`_mul`.
-    """
-    return _multiplied_again(call, torch.matmul)
+_homogeneous("pow", _pow, elementwise, reads_input=True)
 
 
 def _mul(call: Call) -> tuple[Bias, ...]:
     if call.in_place and call.depends(call.args[0]) and call.depends(call.args[1]):
         return scaled_output(call, -1.0)
-    return _multiplied_again(call, torch.mul)
+    return multiplied_again(call, torch.mul)
 
 
-def _multiplied_again(call: Call, multiply: Callable[[Tensor, Tensor], Tensor]) -> tuple[Bias, ...]:
-    """Autograd keeps the factors, not the product."""
-    left, right = call.args[:2]
-    if not (call.depends(left) and call.depends(right)):
-        return NO_BIAS
-    return (
-        Bias(
-            "implicit",
-            lambda a, b: multiply(a, b).neg_(),
-            (left.detach(), right.detach()),
-            samplewise=multiply is torch.mul or call.outputs[0].dim() == 3,
-        ),
-    )
+_homogeneous("mul", _mul, elementwise)
 
 
 def _div(call: Call) -> tuple[Bias, ...] | None:
@@ -113,26 +95,20 @@ def _div(call: Call) -> tuple[Bias, ...] | None:
     return scaled_output(call, 1 - (call.depends(above) - call.depends(below)))
 
 
+_homogeneous("div", _div, elementwise, reads_input=True)
+
+
 def _prelu(call: Call) -> tuple[Bias, ...] | None:
     """Homogeneous in the activation; in a slope that depends on the input as well, general."""
     return NO_BIAS if not call.depends(call.args[1]) else None
 
 
-def _constant(call: Call) -> tuple[Bias, ...]:
-    """Piecewise constant: the derivative is zero, so all of y is bias."""
-    return scaled_output(call, 1.0)
+_homogeneous("_prelu_kernel", _prelu, elementwise, activation="other")
 
-
-def install() -> None:
-    """Register the homogeneous rules."""
-    register(_DEGREE_ONE, _of_degree(1), family="homogeneous")
-    register(["max", "min"], _extremum, family="homogeneous")
-    for name, degree in _DEGREE.items():
-        register(name, _of_degree(degree), family="homogeneous")
-    register(["sign", "sgn", "floor", "ceil", "round", "trunc"], _constant, family="homogeneous")
-    register("linalg_vector_norm", _norm, family="homogeneous")
-    register("pow", _pow, family="homogeneous", reads_input=True)
-    register(["mm", "bmm", "dot", "mv"], _product, family="homogeneous")
-    register("mul", _mul, family="homogeneous")
-    register("div", _div, family="homogeneous", reads_input=True)
-    register("_prelu_kernel", _prelu, family="homogeneous")
+# Of degree 0, and their derivative is zero: all of y is bias.
+_homogeneous(
+    ["sign", "sgn", "floor", "ceil", "round", "trunc"],
+    of_degree(0),
+    elementwise,
+    piecewise_constant=True,
+)

@@ -1,20 +1,25 @@
-"""Normalisations and softmax.
+"""Normalizations and softmax.
 
-With x = (u - mean) r, r = (var + eps)^(-1/2), normalising t u and differentiating at t = 1 gives
+With x = (u - mean) r, r = (var + eps)^(-1/2), normalizing t u and differentiating at t = 1 gives
 x eps r^2: what eps leaves of degree 0. Hence b = w x (1 - eps r^2) + beta for layer, group,
-instance and batch-statistics normalisation. In evaluation mode batch-norm is affine and its bias
+instance and batch-statistics normalization. In evaluation mode batch-norm is affine and its bias
 is beta - w mean / sigma (Srinivas & Fleuret 2019, section 3).
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fullgrad.operations.registry import Bias, Call, Kind, register
+from fullgrad.operations.call import Bias, Call, Kind
+from fullgrad.operations.propagation import keeps_axes
+from fullgrad.operations.registry import put
+
+_normalizes = partial(put, axes=keeps_axes, family="normalization")
 
 
 def _kind(beta: Any) -> Kind:
@@ -33,7 +38,7 @@ def _batch_norm(call: Call) -> tuple[Bias, ...] | None:
     weight, beta = call.get("weight"), call.get("bias")
     if call.depends(weight) or call.depends(beta):
         return None
-    training = bool(call.get("training", "with_update" in call.func._schema.name))
+    training = bool(call.get("training", "with_update" in call.name))
     eps = call.get("epsilon", call.get("eps"))
     dim = call.outputs[0].dim()
     has_weight, has_beta = weight is not None, beta is not None
@@ -49,7 +54,7 @@ def _batch_norm(call: Call) -> tuple[Bias, ...] | None:
         return (Bias("both", affine, (mean.detach(), var.detach(), *held)),)
     mean, rstd = call.outputs[1], call.outputs[2]
 
-    def normalised(u: Tensor, m: Tensor, r: Tensor, *rest: Tensor) -> Tensor:
+    def normalized(u: Tensor, m: Tensor, r: Tensor, *rest: Tensor) -> Tensor:
         scale = r * (1 - eps * r * r)
         if has_weight:
             scale = scale * rest[0]
@@ -58,7 +63,22 @@ def _batch_norm(call: Call) -> tuple[Bias, ...] | None:
 
     u = call.args[0].detach()
     held = (u, mean.detach(), rstd.detach(), *held)
-    return (Bias(_kind(beta), normalised, held),)
+    return (Bias(_kind(beta), normalized, held),)
+
+
+_batch_normalizes = partial(_normalizes, bias=_batch_norm, gradient_in_layout=True)
+_batch_normalizes(
+    ["native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"],
+    statistics=("running_mean", "running_var"),
+)
+_batch_normalizes(
+    [
+        "_native_batch_norm_legit",
+        "_native_batch_norm_legit_no_training",
+        "_batch_norm_with_update",
+        "_batch_norm_no_update",
+    ]
+)
 
 
 def _layer_norm(call: Call) -> tuple[Bias, ...] | None:
@@ -79,8 +99,11 @@ def _layer_norm(call: Call) -> tuple[Bias, ...] | None:
 
 
 def _by_rows(call: Call) -> bool:
-    """Whether the first axis is not one of those normalised over."""
+    """Whether the first axis is not one of those normalized over."""
     return bool(len(call.get("normalized_shape")) < call.outputs[0].dim())
+
+
+_normalizes("native_layer_norm", _layer_norm)
 
 
 def _group_norm(call: Call) -> tuple[Bias, ...] | None:
@@ -104,6 +127,9 @@ def _group_norm(call: Call) -> tuple[Bias, ...] | None:
     return (Bias(_kind(beta), compute, (u, mean, rstd, *_present(weight, beta)), samplewise=True),)
 
 
+_normalizes("native_group_norm", _group_norm)
+
+
 def _rms_norm(call: Call) -> tuple[Bias, ...] | None:
     """Y = w u r, r = (mean u^2 + eps)^(-1/2): b = y (1 - eps r^2)."""
     if call.depends(call.get("weight")) or len(call.outputs) < 2:
@@ -117,6 +143,9 @@ def _rms_norm(call: Call) -> tuple[Bias, ...] | None:
 
     held = (call.output, call.outputs[1].detach())
     return (Bias("implicit", compute, held, samplewise=_by_rows(call)),)
+
+
+_normalizes("_fused_rms_norm", _rms_norm)
 
 
 def _softmax(call: Call) -> tuple[Bias, ...]:
@@ -133,6 +162,9 @@ def _softmax(call: Call) -> tuple[Bias, ...]:
     return (Bias("implicit", compute, (y,), samplewise=y.dim() > 1 and dim % y.dim() > 0),)
 
 
+_normalizes(["_softmax", "_safe_softmax"], _softmax)
+
+
 def _log_softmax(call: Call) -> tuple[Bias, ...]:
     dim = call.get("dim")
 
@@ -145,24 +177,5 @@ def _log_softmax(call: Call) -> tuple[Bias, ...]:
     return (Bias("implicit", compute, (call.output, call.args[0].detach())),)
 
 
-def install() -> None:
-    """Register the normalisation rules."""
-    family = "normalisation"
-    register(
-        [
-            "native_batch_norm",
-            "cudnn_batch_norm",
-            "miopen_batch_norm",
-            "_native_batch_norm_legit",
-            "_native_batch_norm_legit_no_training",
-            "_batch_norm_with_update",
-            "_batch_norm_no_update",
-        ],
-        _batch_norm,
-        family=family,
-    )
-    register("native_layer_norm", _layer_norm, family=family)
-    register("native_group_norm", _group_norm, family=family)
-    register("_fused_rms_norm", _rms_norm, family=family)
-    register(["_softmax", "_safe_softmax"], _softmax, family=family)
-    register("_log_softmax", _log_softmax, family=family)
+_normalizes("_log_softmax", _log_softmax)
+_normalizes(["renorm", "logcumsumexp", "cumprod"])  # they have no formula of their own

@@ -1,141 +1,225 @@
-"""What a rule sees (:class:`Call`), what it answers (:class:`Bias`), and the table of rules."""
+"""The table of operations: what the library knows of each one stands in one entry."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-import torch
-from torch import Tensor
+from fullgrad._compat import own_autograd, schema_of
+from fullgrad.operations.call import BiasRule
+from fullgrad.operations.propagation import AxesRule, windowed
 
-Kind: TypeAlias = Literal["explicit", "implicit", "both"]
 
-
-@dataclass(frozen=True, slots=True)
-class Bias:
-    """A bias b of one output, not yet computed: ``compute(*held)``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What the library knows of one operation; in-place variants share it.
 
     Args:
-        kind: ``explicit`` (a constant the model adds), ``implicit`` (what a non-linearity leaves
-            over), or ``both``.
-        compute: from ``held`` to b, of any shape that broadcasts to the output's.
-        held: the tensors the computation reads; they are copied should the model overwrite them.
-        output: which output of the operation this is the bias of.
-        may_be_infinite: b may hold infinities (an attention mask) where the gradient is zero.
-        samplewise: a slice of b along its first axis is computed from the same slices of those
-            held tensors that have b's number of axes and its first size, and from the others.
+        name: with its namespace, without a trailing underscore (``"aten::relu"``).
+        family: the algebraic class, for listings.
+        bias: from an executed call to its biases; None takes the forward-mode fallback.
+        axes: from the axes of its arguments to those of its outputs; None loses the places.
+        reads_input: the bias rule reads arguments that an in-place variant overwrites.
+        autograd_keeps_input: of the in-place variant, autograd itself keeps the first argument as
+            it was, so that no copy is needed.
+        statistics: arguments that it overwrites in training without saying so in its schema.
+        gradient_in_layout: its CPU kernel is given a gradient in the memory format of the input,
+            because it is wrong for others.
+        view: its output is a view, whose autograd node is made again when the base is modified.
+        reads_shape: it reads the shape and type of its arguments, not their values.
+        piecewise_constant: its derivative is zero wherever it exists, so it may have no gradient.
+        detaches: it takes a value out of the autograd graph.
+        equivalent: the same function in operations that have a forward mode.
+        activation: whether it is a ReLU, another activation function, or neither.
     """
 
-    kind: Kind
-    compute: Callable[..., Tensor]
-    held: tuple[Tensor, ...] = ()
-    output: int = 0
-    may_be_infinite: bool = False
-    samplewise: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One executed operation.
-
-    ``args`` are those before execution, except that an in-place operation's first argument is a
-    copy of what it was if the rule asked for it (``Rule.reads_input``) and must not be read
-    otherwise.
-    """
-
-    func: Any
-    names: tuple[str, ...]
-    defaults: tuple[Any, ...]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    outputs: tuple[Any, ...]
-    depends: Callable[[Any], bool]
-    in_place: bool = False
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The argument of that name in the operation's schema, or ``default`` if it has none."""
-        if name in self.kwargs:
-            return self.kwargs[name]
-        if name not in self.names:
-            return default
-        place = self.names.index(name)
-        return self.args[place] if place < len(self.args) else self.defaults[place]
+    name: str
+    family: str = "unknown"
+    bias: BiasRule | None = None
+    axes: AxesRule | None = None
+    reads_input: bool = False
+    autograd_keeps_input: bool = False
+    statistics: tuple[str, ...] = ()
+    gradient_in_layout: bool = False
+    view: bool = False
+    reads_shape: bool = False
+    piecewise_constant: bool = False
+    detaches: bool = False
+    equivalent: Callable[..., Any] | None = None
+    activation: Literal["relu", "other"] | None = None
 
     @property
-    def output(self) -> Tensor:
-        """The first output, outside the autograd graph."""
-        return self.outputs[0].detach()  # type: ignore[no-any-return]
-
-
-# A rule answers with the biases of the outputs that have one (all others are zero), or None for
-# "not by me": the general path then takes the call.
-RuleFunction: TypeAlias = Callable[[Call], tuple[Bias, ...] | None]
+    def label(self) -> str:
+        """The name as messages show it: PyTorch's own operations without their namespace."""
+        return self.name.removeprefix("aten::")
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """A rule and what the recorder must prepare for it."""
+class Overload:
+    """An operation as the dispatcher calls it.
 
-    function: RuleFunction
-    family: str
-    reads_input: bool = field(default=False)
-    autograd_keeps_input: bool = field(default=False)
+    Args:
+        entry: what is known of the operation.
+        label: the name as messages show it, with the underscore of an in-place variant.
+        names: of the arguments.
+        defaults: of the arguments, None where there is none.
+        writes: which arguments the schema says are overwritten.
+        statistics: which arguments are overwritten in training without the schema saying so.
+        own_autograd: it is no operation of PyTorch's, and its gradient is registered for it.
+    """
+
+    entry: Operation
+    label: str
+    names: tuple[str, ...]
+    defaults: tuple[Any, ...]
+    writes: tuple[int, ...]
+    statistics: tuple[int, ...]
+    own_autograd: bool
 
 
-_RULES: dict[str, Rule] = {}
+_ENTRIES: dict[str, Operation] = {}
+_OVERLOADS: dict[Any, Overload] = {}
 
-# Called when a rule is registered, by those that keep what they looked up.
-on_change: list[Callable[[], None]] = []
 
-NO_BIAS: tuple[Bias, ...] = ()
+def _names(names: str | Iterable[str]) -> list[str]:
+    listed = names.split() if isinstance(names, str) else names
+    return [n if "::" in n else f"aten::{n}" for n in listed]
+
+
+def put(
+    names: str | Iterable[str],
+    bias: BiasRule | None = None,
+    axes: AxesRule | None = None,
+    **facts: Any,
+) -> None:
+    """Enter operations into the table, or add what their entries leave open.
+
+    Args:
+        names: as :func:`register` takes them, or several in one string.
+        bias: the bias rule.
+        axes: the axes rule.
+        facts: the other fields of :class:`Operation`.
+
+    Raises:
+        ValueError: an operation has such a rule already.
+    """
+    for name in _names(names):
+        entry = _ENTRIES.get(name, Operation(name=name))
+        for kind, old, new in (("a bias", entry.bias, bias), ("an axes", entry.axes, axes)):
+            if old is not None and new is not None:
+                raise ValueError(f"{name} has {kind} rule already")
+        _ENTRIES[name] = replace(entry, bias=bias or entry.bias, axes=axes or entry.axes, **facts)
+    _OVERLOADS.clear()
 
 
 def register(
     names: str | Iterable[str],
-    function: RuleFunction,
+    bias: BiasRule | None = None,
     *,
-    family: str,
+    axes: AxesRule | None = None,
+    family: str = "custom",
     reads_input: bool = False,
     autograd_keeps_input: bool = False,
+    function: BiasRule | None = None,
 ) -> None:
-    """Register the bias rule of operations.
+    """Tell the library what it needs to know of operations: their bias and their axes.
+
+    What an operation's entry has already stays; only what it leaves open can be given.
 
     Args:
         names: operation names as PyTorch's dispatcher knows them, with or without a trailing
             underscore (``"aten::relu"`` or ``"relu"``; another namespace needs its prefix).
-        function: from the executed :class:`Call` to the biases of its outputs: an empty tuple
-            says that the operation has none, ``None`` that the rule does not cover this call.
+        bias: from the executed :class:`Call` to the biases of its outputs: an empty tuple says
+            that the operation has none, ``None`` that the rule does not cover this call. Without
+            a rule the bias comes from forward-mode differentiation.
+        axes: a rule of :mod:`fullgrad.operations.propagation`, or a function like them. Without
+            a rule the places of the outputs are unknown, and a map that needs them is refused.
         family: the algebraic class, for listings.
-        reads_input: the rule reads arguments that an in-place variant overwrites.
+        reads_input: the bias rule reads arguments that an in-place variant overwrites.
         autograd_keeps_input: of the in-place variant, autograd itself keeps the first argument as
             it was (``grad_fn._saved_self``), so that no copy is needed.
+        function: the old name of ``bias``.
 
     Raises:
-        ValueError: an operation has a rule already.
+        ValueError: an operation has such a rule already, or an argument does not fit.
+
+    Example:
+        >>> from fullgrad.operations import no_bias, propagation, register
+        >>> register("mylib::blur", no_bias, axes=propagation.windowed(2))
     """
-    for name in [names] if isinstance(names, str) else names:
-        key = name if "::" in name else f"aten::{name}"
-        if key in _RULES:
-            raise ValueError(f"{key} has a bias rule already")
-        _RULES[key] = Rule(function, family, reads_input, autograd_keeps_input)
-    for notify in on_change:
-        notify()
+    if function is not None:
+        warnings.warn("function= is now bias=", DeprecationWarning, stacklevel=2)
+        bias = function if bias is None else bias
+    listed = [names] if isinstance(names, str) else list(names)
+    for name in listed:
+        if not isinstance(name, str) or not name.replace("::", "", 1).isidentifier():
+            raise ValueError(
+                f"names: {name!r} is not the name of an operation, like 'mylib::blur' (without "
+                "an overload's '.default')"
+            )
+    if not listed or (bias is None and axes is None):
+        raise ValueError("nothing to register: give names, and bias or axes or both")
+    rules: dict[str, Any] = {"bias": bias, "axes": axes}
+    for argument, rule in rules.items():
+        if rule is not None and not callable(rule):
+            raise ValueError(f"{argument}: {rule!r} is not a function; see fullgrad.operations")
+    if rules["axes"] is windowed:
+        raise ValueError("axes: windowed needs the number of axes it slides over, as windowed(2)")
+    known: dict[str, Any] = {}
+    if bias is not None:
+        known = {"reads_input": reads_input, "autograd_keeps_input": autograd_keeps_input}
+    for name in _names(listed):
+        if bias is not None or name not in _ENTRIES:
+            known["family"] = family
+        put(name.removesuffix("_"), bias, axes, **known)
 
 
-def rule_for(schema_name: str) -> Rule | None:
-    """The rule for an operation; an in-place variant shares its functional twin's rule."""
-    rule = _RULES.get(schema_name)
-    if rule is None and schema_name.endswith("_"):
-        rule = _RULES.get(schema_name[:-1])
-    return rule
+def entry_for(name: str) -> Operation:
+    """What is known of an operation.
+
+    Args:
+        name: with its namespace; an in-place variant shares its functional twin's entry.
+
+    Returns:
+        The entry; one that knows nothing if there is none.
+    """
+    entry = _ENTRIES.get(name)
+    if entry is None:
+        plain = name.removesuffix("_")
+        entry = _ENTRIES.get(plain) or Operation(name=plain)
+    return entry
 
 
-def registered() -> dict[str, Rule]:
-    """All rules by operation name."""
-    return dict(_RULES)
+def registered() -> dict[str, Operation]:
+    """All entries by operation name."""
+    return dict(_ENTRIES)
 
 
-def expand(value: Tensor, shape: torch.Size) -> Tensor:
-    """A constant at the shape of the output it is added to."""
-    return value.expand(shape)
+def overload(func: Any) -> Overload:
+    """Look up an operation of the dispatcher's; the answer is kept.
+
+    Args:
+        func: as a dispatch mode is given it.
+    """
+    found = _OVERLOADS.get(func)
+    if found is not None:
+        return found
+    schema = schema_of(func)
+    entry = entry_for(schema.name)
+    names = tuple(a.name for a in schema.arguments)
+    found = _OVERLOADS[func] = Overload(
+        entry,
+        schema.name.removeprefix("aten::"),
+        names,
+        tuple(a.default_value for a in schema.arguments),
+        tuple(
+            i
+            for i, a in enumerate(schema.arguments)
+            if a.alias_info is not None and a.alias_info.is_write
+        ),
+        tuple(names.index(n) for n in entry.statistics if n in names),
+        own_autograd(func),
+    )
+    return found

@@ -1,0 +1,231 @@
+"""Operations that move numbers: views, reshapes, permutations, slices, rolls, copies of parts.
+
+They are linear without a constant, so they have no bias; the axes say where each number went.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+
+from fullgrad.axes.algebra import Axes, fresh, permuted, regrouped, selected, taken, with_groups
+from fullgrad.operations.call import no_bias
+from fullgrad.operations.propagation import Answer, Propagation, keeps_axes
+from fullgrad.operations.registry import put
+
+_moves = partial(put, bias=no_bias, family="linear")
+_views = partial(_moves, view=True)
+
+
+# -- the same numbers in the same places ------------------------------------------------------
+
+_views("alias", axes=keeps_axes)
+_moves(["clone", "_to_copy", "lift_fresh"], axes=keeps_axes)
+
+
+# -- axes taken apart, put together, exchanged ------------------------------------------------
+
+
+def _reshape(p: Propagation) -> Answer:
+    axes = p.first()
+    if axes is None or p.call.outputs[0].dtype != p.input.dtype:
+        return None
+    return regrouped(axes, p.shape)
+
+
+_views(["view", "_unsafe_view", "_reshape_alias", "squeeze", "unsqueeze"], axes=_reshape)
+
+
+def _permute(p: Propagation) -> Answer:
+    axes = p.first()
+    return axes and permuted(axes, p.dims("dims", len(axes.groups)))
+
+
+_views("permute", axes=_permute)
+
+
+def _exchanged(axes: Axes, i: int, j: int) -> Axes:
+    order = list(range(len(axes.groups)))
+    order[i], order[j] = order[j], order[i]
+    return permuted(axes, order)
+
+
+def _transpose(p: Propagation) -> Answer:
+    axes = p.first()
+    if axes is None or len(axes.groups) < 2:
+        return axes
+    return _exchanged(axes, p.get("dim0", 0), p.get("dim1", -1))
+
+
+_views(["transpose", "t"], axes=_transpose)
+
+
+def _strided(p: Propagation) -> Answer:
+    """Pooling to one place only relabels strides that do not matter."""
+    before, after = p.input, p.call.outputs[0]
+    same = before.shape == after.shape and before.storage_offset() == after.storage_offset()
+    strides = zip(before.shape, before.stride(), after.stride(), strict=False)
+    return p.first() if same and all(n < 2 or a == b for n, a, b in strides) else None
+
+
+_views("as_strided", axes=_strided)
+
+
+# -- repeated numbers -------------------------------------------------------------------------
+
+
+def _expand(p: Propagation) -> Answer:
+    axes = p.first()
+    if axes is None:
+        return None
+    new = len(p.shape) - len(axes.groups)
+    old = (*[()] * new, *axes.groups)
+    groups = [
+        g if math.prod(a.size for a in g) == n else fresh(n)
+        for g, n in zip(old, p.shape, strict=True)
+    ]
+    return with_groups(axes, groups)
+
+
+_views("expand", axes=_expand)
+
+
+def _repeat(p: Propagation) -> Answer:
+    axes, repeats = p.first(), p.get("repeats")
+    if axes is None:
+        return None
+    old = (*[()] * (len(repeats) - len(axes.groups)), *axes.groups)
+    return with_groups(axes, [(*fresh(r), *g) for r, g in zip(repeats, old, strict=True)])
+
+
+_moves("repeat", axes=_repeat)
+
+
+# -- parts ------------------------------------------------------------------------------------
+
+
+def _slice(p: Propagation) -> Answer:
+    axes = p.first()
+    if axes is None:
+        return None
+    dim, step = (p.get("dim") or 0) % len(axes.groups), p.get("step") or 1
+    index = np.arange(axes.shape[dim])[slice(p.get("start"), p.get("end"), step)]
+    return taken(axes, dim, index, coarser=step > 1)
+
+
+_views("slice", axes=_slice)
+
+
+def _select(p: Propagation) -> Answer:
+    axes = p.first()
+    if axes is None:
+        return None
+    dim = p.get("dim") % len(axes.groups)
+    return selected(axes, dim, p.get("index") % axes.shape[dim])
+
+
+_views("select", axes=_select)
+
+
+def _unbind(p: Propagation) -> Answer:
+    axes = p.first()
+    if axes is None:
+        return None
+    dim = (p.get("dim") or 0) % len(axes.groups)
+    return [selected(axes, dim, i) for i in range(len(p.call.outputs))]
+
+
+_views("unbind", axes=_unbind)
+
+
+def _split(p: Propagation) -> Answer:
+    axes = p.first()
+    if axes is None:
+        return None
+    dim = (p.get("dim") or 0) % len(axes.groups)
+    stops = np.cumsum([out.shape[dim] for out in p.call.outputs])
+    pieces = zip((0, *stops[:-1]), stops, strict=True)
+    return [taken(axes, dim, np.arange(start, stop)) for start, stop in pieces]
+
+
+_views(["split", "split_with_sizes"], axes=_split)
+_moves(["unsafe_split", "unsafe_split_with_sizes"], axes=_split)
+
+
+# -- other places along an axis ---------------------------------------------------------------
+
+
+def _roll(p: Propagation) -> Answer:
+    axes = p.first()
+    if axes is None or not p.get("dims"):
+        return None
+    for shift, dim in zip(p.get("shifts"), p.dims("dims", len(axes.groups)), strict=True):
+        if axes is not None:
+            axes = taken(axes, dim, np.roll(np.arange(axes.shape[dim]), shift))
+    return axes
+
+
+_moves("roll", axes=_roll)
+
+
+def _flipped(axes: Axes | None, dims: tuple[int, ...]) -> Axes | None:
+    for dim in dims:
+        if axes is not None:
+            axes = taken(axes, dim, np.arange(axes.shape[dim])[::-1])
+    return axes
+
+
+def _flip(p: Propagation) -> Answer:
+    axes = p.first()
+    return axes and _flipped(axes, p.dims("dims", len(axes.groups)))
+
+
+_moves("flip", axes=_flip)
+
+
+def _rotate(p: Propagation) -> Answer:
+    """Quarter turns: a turn is a flip of the second axis and an exchange of the two."""
+    axes = p.first()
+    if axes is None:
+        return None
+    first, second = p.dims("dims", len(axes.groups))
+    turns = p.get("k") % 4
+    turned = _flipped(axes, {0: (), 1: (second,), 2: (first, second), 3: (first,)}[turns])
+    return turned and (_exchanged(turned, first, second) if turns % 2 else turned)
+
+
+_moves("rot90", axes=_rotate)
+
+
+def _index_select(p: Propagation) -> Answer:
+    axes = p.first()
+    if axes is None:
+        return None
+    index = p.get("index").cpu().numpy().reshape(-1)
+    return taken(axes, p.get("dim") % len(axes.groups), index)
+
+
+_moves("index_select", axes=_index_select)
+
+
+def _index(p: Propagation) -> Answer:
+    axes = p.first()
+    used = [(d, i) for d, i in enumerate(p.get("indices")) if i is not None]
+    if axes is None or len(used) != 1:
+        return None
+    dim, index = used[0]
+    if index.dim() != 1 or index.is_floating_point() or index.dtype.itemsize == 1:
+        return None
+    places = index.cpu().numpy()
+    return taken(axes, dim, np.where(places < 0, places + axes.shape[dim], places))
+
+
+_moves("index", axes=_index)
+
+
+# -- numbers whose places are not followed ----------------------------------------------------
+
+_views(["diagonal", "unfold"])
+_moves(["gather", "take", "masked_select", "diag_embed", "view_as_real", "view_as_complex"])

@@ -1,0 +1,122 @@
+"""Matrix products: the degree is the number of factors that depend on the input.
+
+Axes are contracted: what was summed over is gone, rows and columns are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fullgrad.axes.algebra import Axes, Group, fresh, neutral, with_groups
+from fullgrad.operations.call import NO_BIAS, Bias, BiasRule, Call, Kind, explicit
+from fullgrad.operations.propagation import Answer, AxesRule, Propagation, placed
+from fullgrad.operations.registry import put
+
+
+def multiplied_again(call: Call, multiply: Callable[[Tensor, Tensor], Tensor]) -> tuple[Bias, ...]:
+    """The bias -y of a product of two factors that both depend on the input.
+
+    It is multiplied out when it is needed: autograd keeps the factors, not the product.
+    """
+    left, right = call.args[:2]
+    if not (call.depends(left) and call.depends(right)):
+        return NO_BIAS
+    return (
+        Bias(
+            "implicit",
+            lambda a, b: multiply(a, b).neg_(),
+            (left.detach(), right.detach()),
+            samplewise=multiply is torch.mul or call.outputs[0].dim() == 3,
+        ),
+    )
+
+
+def _product_bias(call: Call) -> tuple[Bias, ...]:
+    return multiplied_again(call, torch.matmul)
+
+
+def _added_bias(*names: str) -> BiasRule:
+    """The rule of ``beta * c + alpha * (a @ b)``, whose arguments have these names."""
+
+    def rule(call: Call) -> tuple[Bias, ...]:
+        c, a, b = (call.get(n) for n in names)
+        beta = call.get("beta", 1)
+        factors = call.depends(a) + call.depends(b)
+        constant = not call.depends(c)
+        y = call.outputs[0]
+        if factors == 1:
+            if not constant:
+                return NO_BIAS
+            # Only a batched product takes masks along.
+            return explicit(c.detach(), beta, y.shape, y.dim() > 2)
+        alpha = call.get("alpha", 1)
+        # All of a constant product, less a product of degree 2.
+        sign = alpha if factors == 0 else -alpha
+        held = (a.detach(), b.detach(), c.detach())
+
+        def compute(left: Tensor, right: Tensor, added: Tensor) -> Tensor:
+            product: Tensor = sign * (left @ right)
+            return product + beta * added if constant else product
+
+        kind: Kind = "both" if constant else "implicit"
+        return (Bias(kind, compute, held, may_be_infinite=True, samplewise=y.dim() == 3),)
+
+    return rule
+
+
+def _product_axes(p: Propagation, factors: Sequence[Any]) -> Axes | None:
+    """Rows of the left factor, columns of the right one; positions of one of the two.
+
+    Of two factors with positions the rows count: a score lies where its query does.
+    """
+    left, right = (p.axes_of(f) for f in factors)
+    by_rows = left is not None and placed(left.groups[-2], left)
+    if p.lost(factors[:1] if by_rows else factors):
+        return None
+    shape = p.shape
+    rows = fresh(shape[-2]) if left is None else left.groups[-2]
+    columns = fresh(shape[-1]) if right is None else right.groups[-1]
+    by_columns = right is not None and (
+        left is None
+        or (placed(columns, right) and not placed(rows, left))
+        or any(a.batch for a in columns)
+    )
+    outer = [left, right] if not by_columns else [right, left]
+    batches: list[Group] = []
+    for d in range(len(shape) - 2):
+        groups = [a.groups[d] for a in outer if a is not None and len(a.groups) == len(shape)]
+        batches.append(groups[0] if groups else fresh(shape[d]))
+    if by_columns:
+        rows, source = neutral(rows), right
+    else:
+        columns, source = neutral(columns), left
+    return source and with_groups(source, [*batches, rows, columns])
+
+
+def _factors_at(start: int) -> AxesRule:
+    return lambda p: _product_axes(p, p.call.args[start : start + 2])
+
+
+put(["mm", "bmm"], _product_bias, _factors_at(0), family="homogeneous")
+put(["mv", "dot"], _product_bias, family="homogeneous")
+put("addmm", _added_bias("self", "mat1", "mat2"), _factors_at(1), family="affine", reads_input=True)
+put(
+    "baddbmm",
+    _added_bias("self", "batch1", "batch2"),
+    _factors_at(1),
+    family="affine",
+    reads_input=True,
+)
+put("addmv", _added_bias("self", "mat", "vec"), family="affine", reads_input=True)
+
+
+def _linear_layer(p: Propagation) -> Answer:
+    axes = p.first()
+    return axes and with_groups(axes, [*axes.groups[:-1], fresh(p.shape[-1])])
+
+
+put("linear", axes=_linear_layer, family="affine")  # only some devices have it as one operation
