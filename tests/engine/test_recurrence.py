@@ -11,7 +11,6 @@ import torch
 from snippets import Snippet, assert_exact, batch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
-from torch.utils.checkpoint import checkpoint
 
 import fullgrad
 from fullgrad.engine import pipeline

@@ -7,7 +7,7 @@ steps together, and the gradients at the inner values. Sequences are blocks of s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -17,6 +17,9 @@ from torch import Tensor
 
 from fullgrad.operations.call import Kind
 from fullgrad.operations.elementwise import _sigmoid, _tanh
+
+
+_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,6 @@ class Course:
     sizes: Sequence[int] | None
     device: torch.device
 
-    @property
-    def order(self) -> list[tuple[int, int]]:
-        """The steps as they run, each with its number of samples."""
-        pairs = list(enumerate(self.sizes or [self.batch] * self.steps))
-        return pairs[::-1] if self.reverse else pairs
-
     @cached_property
     def first(self) -> Tensor:
         """Where a sample starts, bool of shape (T, B, 1)."""
@@ -60,14 +57,23 @@ class Course:
         make = torch.empty if self.sizes is None else torch.zeros
         return make(self.steps, self.batch, *sizes, dtype=like.dtype, device=like.device)
 
-    def rows(self, *blocks: Tensor) -> list[tuple[Tensor, ...]]:
-        """The samples of each step, as views of each block."""
-        steps = [block.unbind(0) for block in blocks]
-        if self.sizes is not None:
-            steps = [
-                tuple(v[:n] for v, n in zip(views, self.sizes, strict=True)) for views in steps
-            ]
-        return list(zip(*steps, strict=True))
+    def rows(self, *blocks: Tensor, back: bool = False) -> Iterator[tuple[int, list[Tensor]]]:
+        """Each step's number of samples, and their rows in each block, as views.
+
+        Views are made for some steps at a time: garbage collection grows with those that live.
+
+        Args:
+            blocks: each (T, B, ...).
+            back: from the step that ran last to the first.
+        """
+        pieces = range(0, self.steps, _AT_ONCE)
+        down = self.reverse != back
+        for low in reversed(pieces) if down else pieces:
+            views = [block[low : low + _AT_ONCE].unbind(0) for block in blocks]
+            for t in reversed(range(len(views[0]))) if down else range(len(views[0])):
+                n = self.batch if self.sizes is None else self.sizes[low + t]
+                step = [v[t] for v in views]
+                yield n, step if n == self.batch else [row[:n] for row in step]
 
     def before(self, values: Tensor, start: Tensor) -> Tensor:
         """What each step finds of a state, given what each step leaves of it."""
@@ -205,9 +211,9 @@ class LSTM(Cell):
         )
         hidden = hidden.t()
         y_t, c_t = self.start
-        for t, n in course.order:
+        for n, step in steps:
             before_y, before_c = _fitted(y_t, self.start[0], n), _fitted(c_t, self.start[1], n)
-            x_t, u_t, ug_t, a_t, i_t, f_t, g_t, o_t, new_t, c_t, squashed_t, h_t, y_t = steps[t]
+            x_t, u_t, ug_t, a_t, i_t, f_t, g_t, o_t, new_t, c_t, squashed_t, h_t, y_t = step
             torch.addmm(x_t, before_y, hidden, out=u_t)
             torch.sigmoid(u_t, out=a_t)
             torch.tanh(ug_t, out=g_t)
@@ -260,8 +266,9 @@ class LSTM(Cell):
             to_u.flatten(2),
             to_u[:, :, :3],
             to_u[:, :, 3],
+            back=True,
         )
-        for t, n in reversed(course.order):
+        for n, step in steps:
             (
                 given_y_t,
                 given_c_t,
@@ -276,7 +283,7 @@ class LSTM(Cell):
                 to_u_t,
                 to_gates_t,
                 to_output_t,
-            ) = steps[t]
+            ) = step
             y_n, c_n = carried_y[:n], carried_c[:n]
             torch.add(given_y_t, y_n, out=to_y_t)
             if projection:
@@ -326,9 +333,9 @@ class GRU(Cell):
             h,
         )
         h_t = self.start[0]
-        for t, n in course.order:
-            before_t = _fitted(h_t, self.start[0], n)
-            (x_t, xn_t, from_t, rz_t, new_t, u_t, un_t, a_t, r_t, z_t, n_t, h_t) = steps[t]
+        for samples, step in steps:
+            before_t = _fitted(h_t, self.start[0], samples)
+            (x_t, xn_t, from_t, rz_t, new_t, u_t, un_t, a_t, r_t, z_t, n_t, h_t) = step
             if bias is None:
                 torch.mm(before_t, hidden, out=from_t)
             else:
@@ -374,9 +381,9 @@ class GRU(Cell):
             to_hidden,
             to_hidden.flatten(2),
             z,
+            back=True,
         )
-        for t, samples in reversed(course.order):
-            given_t, to_h_t, each_t, of_t, to_t, flat_t, z_t = steps[t]
+        for samples, (given_t, to_h_t, each_t, of_t, to_t, flat_t, z_t) in steps:
             h_n = carried[:samples]
             torch.add(given_t, h_n, out=to_h_t)
             torch.mul(each_t, of_t, out=to_t)
@@ -404,11 +411,9 @@ class RNN(Cell):
     def run(self) -> tuple[tuple[Tensor, ...], tuple[Inner, ...]]:
         course, hidden = self.course, self.weights.hidden.t()
         u, h = self._blocks(2)
-        steps = course.rows(self._recurrent(), u, h)
         h_t = self.start[0]
-        for t, n in course.order:
-            before = _fitted(h_t, self.start[0], n)
-            x_t, u_t, h_t = steps[t]
+        for n, (x_t, u_t, out_t) in course.rows(self._recurrent(), u, h):
+            before, h_t = _fitted(h_t, self.start[0], n), out_t
             torch.addmm(x_t, before, hidden, out=u_t)
             self._act(u_t, h_t)
         self._slope, inner = self._sloped(u, h)
@@ -427,9 +432,8 @@ class RNN(Cell):
         course, (hidden,) = self.course, weights
         to_u, to_h = self._blocks(2)
         carried = torch.zeros_like(self.start[0])
-        steps = course.rows(_zeros(gradients[0], to_h), to_h, to_u, self._slope)
-        for t, n in reversed(course.order):
-            given_t, to_h_t, to_u_t, slope_t = steps[t]
+        steps = course.rows(_zeros(gradients[0], to_h), to_h, to_u, self._slope, back=True)
+        for n, (given_t, to_h_t, to_u_t, slope_t) in steps:
             h_n = carried[:n]
             torch.add(given_t, h_n, out=to_h_t)
             torch.mul(to_h_t, slope_t, out=to_u_t)
