@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -66,3 +69,96 @@ def seeded(build: type[nn.Module] | object, seed: int = 0) -> nn.Module:
                 values = torch.randn_like(tensor) * 0.3
                 tensor.copy_(0.5 + values.abs() if positive else values)
     return model
+
+
+# -- text: ids and classifiers of them ---------------------------------------------------------
+
+WORDS, TOKENS, CHANNELS = 20, 6, 8
+
+
+def ids(batch: int = 3, tokens: int = TOKENS, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(1, WORDS, (batch, tokens), generator=generator)
+
+
+def mask_of(x: Tensor, *lengths: int) -> Tensor:
+    return (torch.arange(x.shape[1]) < torch.tensor(lengths)[:, None]).long()
+
+
+class Classifier(nn.Module):
+    """Own embedding, a body, and a classifier on the mean or the last token."""
+
+    def __init__(self, kind: str = "transformer", **options: Any) -> None:
+        super().__init__()
+        self.kind = kind
+        self.embed = nn.Embedding(WORDS, CHANNELS, **options)
+        c = CHANNELS
+        bodies: dict[str, Callable[[], nn.Module]] = {
+            "transformer": lambda: nn.TransformerEncoderLayer(c, 2, 16, batch_first=True),
+            "mlp": lambda: nn.Sequential(nn.Linear(c, c), nn.GELU(), nn.LayerNorm(c)),
+            "lstm": lambda: nn.LSTM(c, c, 2, batch_first=True, bidirectional=True),
+            "gru": lambda: nn.GRU(c, c),
+            "conv": lambda: nn.Sequential(
+                nn.Conv1d(c, c, 3, stride=2, padding=1),
+                nn.GELU(),
+                nn.Conv1d(c, c, 2, padding=3),
+                nn.GELU(),
+            ),
+        }
+        self.body = bodies[kind]()
+        self.head = nn.Linear(2 * c if kind == "lstm" else c, 3)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.kind == "gru":  # sequence first
+            return self.head(self.body(self.embed(tokens.t()))[0][-1])
+        x = self.embed(tokens)
+        if self.kind == "conv":
+            return self.head(self.body(x.transpose(1, 2)).mean(2))
+        y = self.body(x)
+        y = y[0] if isinstance(y, tuple) else y
+        if mask is not None:
+            return self.head((y * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+        return self.head(y.mean(1))
+
+
+def classifier(kind: str = "transformer", **options: Any) -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(kind, **options).double()
+
+
+# -- a network whose training mode and buffers show -------------------------------------------
+
+
+def dropout_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 5, 3),
+        nn.ReLU(inplace=True),
+        nn.Flatten(),
+        nn.Linear(20, 6),
+    )
+    seeded(lambda: model.double())
+    with torch.no_grad():
+        model[8].weight.mul_(10)  # so that not all samples are of one class
+    return model.train()
+
+
+def small_images(count: int = 2) -> Tensor:
+    drawn = torch.Generator().manual_seed(1)
+    return torch.randn(count, 3, 8, 8, dtype=torch.float64, generator=drawn)
+
+
+class Weighted(nn.Module):
+    """Takes a weight for each sample, and a table that only looks as if it did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = dropout_net()
+
+    def forward(self, x: Tensor, weight: Tensor, more: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"logits": self.inner(x) * weight[:, None] + more["table"].sum()}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random as python_random
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import fullgrad
+from fullgrad.tokens import TokenScores
 
 DOUBLE = torch.float64
 
@@ -70,3 +73,41 @@ def in_threads(*functions: Callable[[], Any], timeout: float = 20) -> None:
     assert not any(t.is_alive() for t in threads), "a thread hangs"
     if failures:
         raise failures[0]
+
+
+def state_of(model: nn.Module, *tensors: Tensor) -> Any:
+    """Everything of a model, of tensors and of the process that a call must leave alone."""
+    return (
+        [
+            (n, id(t), t.requires_grad, id(t.grad), t.detach().flatten().tolist())
+            for n, t in model.state_dict(keep_vars=True).items()
+        ],
+        [
+            (
+                n,
+                m.training,
+                sorted(m.__dict__),
+                len(m._forward_hooks),
+                len(m._backward_hooks),
+                len(m._forward_pre_hooks),
+                getattr(m, "inplace", None),
+            )
+            for n, m in model.named_modules()
+        ],
+        [(t.requires_grad, t.grad is None, t.detach().flatten().tolist()) for t in tensors],
+        torch.get_rng_state().tolist(),
+        np.random.get_state()[1].tolist(),
+        python_random.getstate(),
+        torch.is_grad_enabled(),
+    )
+
+
+def check_sum(s: TokenScores, tolerance: float = 1e-10) -> None:
+    """Token scores add up to the output."""
+    total = s.scores.sum(1) + s.bias_scores.sum(1) + s.elsewhere
+    torch.testing.assert_close(total + s.residual, s.output.double(), rtol=0, atol=1e-15)
+    size = s.scores.sum(1).abs() + s.bias_scores.sum(1).abs() + s.elsewhere.abs() + s.output.abs()
+    assert (s.residual.abs() <= tolerance * size).all()
+    torch.testing.assert_close(s.sums, total)
+    torch.testing.assert_close(s.total, s.scores + s.bias_scores)
+    assert (s.relative_residual <= s.tolerance).all()

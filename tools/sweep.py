@@ -416,7 +416,7 @@ def page(results: list[Result]) -> str:
     for name, places in stated.items():
         lines += [
             "",
-            f"With `places={places}`, `{name}` has a map (`tests/test_architectures.py`).",
+            f"With `activation_layouts={places}`, `{name}` has a map (`tests/test_architectures.py`).",
         ]
     return "\n".join(lines) + "\n"
 

@@ -10,6 +10,10 @@ class FullGradError(Exception):
     """Base of every error that fullgrad raises on purpose."""
 
 
+class OptionError(FullGradError, TypeError, ValueError):
+    """A call was given an option that it does not take."""
+
+
 class InputError(FullGradError, ValueError):
     """The inputs cannot be explained: wrong type, no float tensor, NaN or infinity."""
 

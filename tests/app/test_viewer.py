@@ -732,7 +732,7 @@ def test_limits_are_positive_and_said_plainly() -> None:
             "fullgrad: psi must be one of none, layer, channel, signed, not 'loud'.",
         ),
         ({"options": '{"psi":["layer"]}'}, "psi must be one of"),
-        ({"options": '{"places":{"a":"B C"}}'}, "has no option 'places' here; it has psi, terms."),
+        ({"options": '{"activation_layouts":{"a":"B C"}}'}, "has no option 'activation_layouts' here; it has psi, terms."),
         ({"options": '{"terms":"nowhere"}'}, "nowhere"),
         ({"options": '{"terms":"a,,b"}'}, "terms must be one of all, explicit"),
         ({"options": '{"terms":{"a":1}}'}, "terms must be a text"),
@@ -822,7 +822,7 @@ JSON = st.recursive(
     max_leaves=6,
 )
 WORDS = st.sampled_from(
-    ["psi", "terms", "samples", "scale", "seed", "layer", "relu", "n_steps", "baseline", "places"]
+    ["psi", "terms", "samples", "scale", "seed", "layer", "relu", "n_steps", "baseline", "activation_layouts"]
 )
 
 

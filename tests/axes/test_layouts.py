@@ -230,18 +230,18 @@ def test_places_stated_by_hand() -> None:
     torch.manual_seed(0)
     model, x = Scrambled().double().eval(), randn(2, 3, 8, 4)
     with pytest.raises(
-        LayoutError, match=r"native_batch_norm in norm .*as in places=\{'norm': 'B \(H W\) C'\}"
+        LayoutError, match=r"native_batch_norm in norm .*as in activation_layouts=\{'norm': 'B \(H W\) C'\}"
     ):
         fullgrad.saliency(model, x, 1)
-    got = fullgrad.saliency(model, x, 1, places={"pool": "B C (H=4 W=2)"})
-    plain = fullgrad.saliency(model, x, 1, places={"norm": ["B C (H=4 W=2)"]})
+    got = fullgrad.saliency(model, x, 1, activation_layouts={"pool": "B C (H=4 W=2)"})
+    plain = fullgrad.saliency(model, x, 1, activation_layouts={"norm": ["B C (H=4 W=2)"]})
     torch.testing.assert_close(got, plain)
-    inferred = fullgrad.saliency(model, x, 1, places={"": "B C (H W)"})
+    inferred = fullgrad.saliency(model, x, 1, activation_layouts={"": "B C (H W)"})
     torch.testing.assert_close(got, inferred)
     for places, message in (
         (
             {"head": "B C"},
-            r"places are stated that nothing needs: 'B C' in 'head'\. No activation there",
+            r"activation_layouts holds layouts that nothing needs: 'B C' in 'head'\. No activation there",
         ),
         ({"": "B C (H W=3)"}, r"the layout 'B C \(H W=3\)' does not fit the shape \(2, 4, 8\)"),
         ({"": "B C (K L)"}, r"give sizes, like 'K=14'"),
@@ -250,7 +250,7 @@ def test_places_stated_by_hand() -> None:
         ({"": ""}, r"cannot be read"),
     ):
         with pytest.raises(LayoutError, match=message):
-            fullgrad.saliency(model, x, 1, places=places)
+            fullgrad.saliency(model, x, 1, activation_layouts=places)
 
 
 @pytest.mark.parametrize(

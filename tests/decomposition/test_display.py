@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fullgrad
-from fullgrad.report.display import ROWS, SAMPLES
+from fullgrad._table import ROWS, SAMPLES
 from fullgrad.tokens.attribution import TokenScores, attribute_tokens
 from networks import ResNetLike, seeded
 

@@ -102,6 +102,9 @@ def test_what_biases_are_computed_from_is_freed_with_the_graph() -> None:
             held.append(sum(len(e.held) + len(e.bias.held) for e in self.entries))  # type: ignore[union-attr]
             return torch.zeros(2, dtype=torch.float64)
 
+        def result(self, totals: explanation.Totals) -> None:
+            pass
+
     model = nn.Sequential(
         nn.Flatten(), *[m for _ in range(4) for m in (nn.Linear(12, 12), nn.SiLU())]
     )

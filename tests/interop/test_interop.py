@@ -335,7 +335,7 @@ def test_grad_cam_style_refusals() -> None:
             "reshape_transform must be None: where numbers lie is followed",
         ),
         ({"method": "magic"}, "unknown method 'magic'; known: fullgrad, "),
-        ({"batch_size": 0}, "batch_size must be a positive integer or None, not 0"),
+        ({"batch_size": 0}, "batch_size must be a positive integer or 'auto', not 0"),
     ):
         with pytest.raises(ValueError, match=match):
             grad_cam.FullGrad(model, **arguments)

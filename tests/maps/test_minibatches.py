@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import fullgrad
 from fullgrad.engine.pipeline import Request
 from fullgrad.errors import InputError, TargetError
-from fullgrad.maps import minibatches as batches
+from fullgrad.maps import minibatches
 from fullgrad.maps.aggregation import rescaled_channel_sum, upsample
 from fullgrad.maps.smoothing import Noise, noisy
 from networks import ResNetLike, seeded, vgg_like
@@ -52,26 +52,28 @@ def test_arguments_are_cut_with_the_samples() -> None:
 
 def test_a_memory_budget_sets_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = seeded(vgg_like), []
-    one = batches.bytes_per_sample(Request(model, X))
+    one = minibatches.bytes_per_sample(Request(model, X))
     # Autograd keeps at least every convolution's input: 3 and 8 channels of 32 x 32, 8 of 16 x 16.
     assert (11 * 32 * 32 + 8 * 16 * 16) * 8 < one < 40 * 32 * 32 * 8
     compute = lambda part: (seen.append(len(part.inputs)), (part.inputs,))[1]  # noqa: E731
     for memory, expected in ((2 * one, [2, 2, 1]), (one // 2, [1] * 5), (100 * one, [5])):
         seen.clear()
-        assert torch.equal(batches.in_batches(Request(model, X), compute, "auto", memory)[0], X)
+        assert torch.equal(
+            minibatches.in_minibatches(Request(model, X), compute, "auto", memory)[0], X
+        )
         assert seen == expected
-    monkeypatch.setattr(batches, "free_bytes", lambda device: 6 * one)
-    assert batches.batch_for(Request(model, X), None) == 3
+    monkeypatch.setattr(minibatches, "free_bytes", lambda device: 6 * one)
+    assert minibatches.largest_minibatch(Request(model, X), None) == 3
 
 
 def test_free_memory_is_told() -> None:
-    assert batches.free_bytes(torch.device("cpu")) > 2**20
+    assert minibatches.free_bytes(torch.device("cpu")) > 2**20
 
 
 def test_measuring_leaves_the_model_alone() -> None:
     model = seeded(ResNetLike).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    batches.bytes_per_sample(Request(model, X, mode="as_is"))
+    minibatches.bytes_per_sample(Request(model, X, mode="as_is"))
     assert model.training
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -87,11 +89,11 @@ def test_a_full_gpu_is_tried_with_less() -> None:
         return (part.inputs * 2,)
 
     model = seeded(vgg_like)
-    result = batches.in_batches(Request(model, X), compute, "auto", 2**40)
+    result = minibatches.in_minibatches(Request(model, X), compute, "auto", 2**40)
     assert torch.equal(result[0], X * 2)
     assert sizes[-3:] == [2, 2, 1]
     with pytest.raises(torch.OutOfMemoryError, match="full"):
-        batches.in_batches(Request(model, X), compute, 3, None)
+        minibatches.in_minibatches(Request(model, X), compute, 3, None)
 
 
 @pytest.mark.parametrize(

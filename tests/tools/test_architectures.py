@@ -45,8 +45,8 @@ def test_a_refused_map_is_drawn_once_its_layout_is_stated() -> None:
         torch.manual_seed(0)
         model = timm.create_model(name, pretrained=False).eval()
         x = torch.randn(1, 3, 96, 96)
-        with pytest.raises(LayoutError, match="State it, as in places="):
+        with pytest.raises(LayoutError, match="State it, as in activation_layouts="):
             fullgrad.saliency(model, x, 0)
-        found = fullgrad.saliency(model, x, 0, places=places)
+        found = fullgrad.saliency(model, x, 0, activation_layouts=places)
         assert found.shape == (1, 1, 96, 96)
         assert float(found.std()) > 0

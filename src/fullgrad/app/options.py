@@ -16,7 +16,7 @@ Kind: TypeAlias = Literal["choice", "number", "integer", "flag", "text"]
 
 _LONGEST = 300  # characters of a text
 _SAFE = 2**53  # whole numbers that every JSON reader holds exactly
-_NEVER = ("places",)  # layouts of activations: for programs
+_NEVER = ("activation_layouts",)  # layouts of activations: for programs
 _CHOICES: dict[str, tuple[Any, ...]] = {"psi": (None, *PSI)}
 _SUGGESTED: dict[str, tuple[str, ...]] = {"terms": NAMED}
 # What one request may cost: each is one pass through the model.

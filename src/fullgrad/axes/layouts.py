@@ -18,7 +18,7 @@ from fullgrad.axes.algebra import Atom, Axes, Coordinate, Group
 from fullgrad.errors import LayoutError
 
 InputLayout: TypeAlias = str | Sequence[str | None] | None
-Places: TypeAlias = Mapping[str, str | Sequence[str]]
+ActivationLayouts: TypeAlias = Mapping[str, str | Sequence[str]]
 
 _DEFAULT = {3: "BCT", 4: "BCHW", 5: "BCDHW"}
 _NAME = re.compile(r"([A-Za-z])(?:=([1-9][0-9]*))?")
@@ -135,15 +135,15 @@ def _of_input(shape: Sequence[int], letters: str, grid: Grid | None, total: int)
 
 
 @dataclass(eq=False, slots=True)
-class StatedPlaces:
+class StatedLayouts:
     """Layouts of activations in named modules, used where following gives up.
 
     Args:
-        places: from module path to one layout, or several for different numbers of axes.
+        activations: from module path to one layout, or several for different numbers of axes.
         layouts: of the inputs, whose letters they use, and whose first axis counts the samples.
     """
 
-    places: Places
+    activations: ActivationLayouts
     layouts: Layouts
     used: set[tuple[str, str]] = field(default_factory=set)
 
@@ -165,7 +165,7 @@ class StatedPlaces:
             path = path.rpartition(".")[0]
 
     def _texts(self, path: str) -> Sequence[str]:
-        found = self.places.get(path, ())
+        found = self.activations.get(path, ())
         return (found,) if isinstance(found, str) else found
 
     def check_used(self) -> None:
@@ -174,12 +174,12 @@ class StatedPlaces:
         Raises:
             LayoutError: naming the modules.
         """
-        stated = [(path, text) for path in self.places for text in self._texts(path)]
+        stated = [(path, text) for path in self.activations for text in self._texts(path)]
         unused = [f"{text!r} in {path!r}" for path, text in stated if (path, text) not in self.used]
         if unused:
             raise LayoutError(
-                f"places are stated that nothing needs: {', '.join(unused)}. No activation there "
-                "has that many axes and an unknown layout; leave them out"
+                f"activation_layouts holds layouts that nothing needs: {', '.join(unused)}. No "
+                "activation there has that many axes and an unknown layout; leave them out"
             )
 
 

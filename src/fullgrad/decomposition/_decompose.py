@@ -4,32 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fullgrad.axes.broadcasting import resolved
-from fullgrad.axes.layouts import InputLayout, Places
+from fullgrad._options import takes_options
+from fullgrad.axes.layouts import ActivationLayouts, InputLayout
 from fullgrad.decomposition.result import BiasTerm, Decomposition
-from fullgrad.engine import backward
+from fullgrad.engine.backward import product, widen
 from fullgrad.engine.inputs import Inputs
-from fullgrad.engine.pipeline import Request, Traced, explain
+from fullgrad.engine.pipeline import Detached, Mode, Request, Totals, Traced, explain
 from fullgrad.engine.targets import Target
 from fullgrad.engine.terms import Term
 
 
-class _Keep:
-    """Keeps every term as it comes, for the full decomposition."""
+class Keep:
+    """Keeps every term as it comes, for the full decomposition.
+
+    Args:
+        traced: the recorded forward.
+    """
 
     def __init__(self, traced: Traced) -> None:
-        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._traced = traced
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def term(self, term: Term) -> Tensor:
         bias = term.bias()
-        whole = replace(term, gradient=backward.widen(term.gradient))
+        whole = replace(term, gradient=widen(term.gradient))
         sums = [
-            term.sums(backward.product(g, b, term.may_be_infinite), n)
+            term.sums(product(g, b, term.may_be_infinite), n)
             for g, b, n, _ in whole.parts(bias=bias)
         ]
         # A bias read straight off a parameter must not follow the parameter's later training.
@@ -37,10 +43,45 @@ class _Keep:
             bias.untyped_storage().data_ptr() == h.untyped_storage().data_ptr()
             for h in term.entry.held
         )
-        self.kept[term.place] = (whole.gradient, bias.clone() if owned else bias)
+        self._kept[term.place] = (whole.gradient, bias.clone() if owned else bias)
         return torch.cat(sums)
 
+    def result(self, totals: Totals) -> Decomposition:
+        """The decomposition, its terms in order of execution."""
+        traced = self._traced
+        entries = traced.tape.entries
+        terms = (
+            BiasTerm(
+                module=entries[place].module,
+                op=entries[place].op,
+                kind=entries[place].bias.kind,
+                gradient=gradient,
+                bias=bias,
+                sums=totals.sums[place],
+                batch_axis=totals.axes[place],
+                axes=traced.axes_of(entries[place]),
+                may_be_infinite=entries[place].bias.may_be_infinite,
+            )
+            for place, (gradient, bias) in sorted(self._kept.items(), key=itemgetter(0))
+        )
+        return Decomposition(
+            output=traced.output.detach(),
+            target=traced.selected.index,
+            output_source=traced.selected.source,
+            inputs=tuple(leaf.detach().clone() for leaf in traced.prepared.leaves),
+            input_names=traced.prepared.names,
+            input_gradients=totals.input_gradients,
+            input_sums=totals.input_sums,
+            bias_terms=tuple(terms),
+            residual=totals.residual,
+            scale=totals.scale,
+            tolerance=totals.tolerance,
+            general_path=traced.general,
+            layouts=traced.layouts,
+        )
 
+
+@takes_options("decompose", places="activation_layouts")
 def decompose(
     model: nn.Module,
     inputs: Inputs,
@@ -48,12 +89,12 @@ def decompose(
     *,
     additional_forward_args: Any = None,
     forward_kwargs: Mapping[str, Any] | None = None,
-    mode: Literal["eval", "as_is"] = "eval",
+    mode: Mode = "eval",
     per_sample: bool = True,
-    detached: Literal["error", "constant"] = "error",
+    detached: Detached = "error",
     tolerance: float | None = None,
     layout: InputLayout = None,
-    places: Places | None = None,
+    activation_layouts: ActivationLayouts | None = None,
 ) -> Decomposition:
     """Split a model's output exactly into an input term and one term per bias.
 
@@ -83,7 +124,8 @@ def decompose(
             others are positions: ``"BTC"``, ``"BT"``; one for each explained input if there are
             several. None: (B, C, positions...) for inputs of 3 to 5 axes. It decides where terms
             lie (:attr:`BiasTerm.axes`), never what they are.
-        places: layouts of activations that cannot be followed, from module path to a layout (or a
+        activation_layouts: layouts of activations that axis propagation cannot
+            follow, from module path to a layout (or a
             list of them) in the input's letters: ``{"stages.2.attn": "B (H W) C"}``.
 
     Returns:
@@ -99,6 +141,16 @@ def decompose(
         BlockedGradientError: the input reaches the output outside autograd.
         CompletenessError: the terms do not sum to the output; names where.
         LayoutError: a stated layout that does not fit.
+        OptionError: an option that there is not; a ``TypeError``.
+
+    Example:
+        >>> import torch, fullgrad
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.GELU())
+        >>> d = fullgrad.decompose(model, torch.ones(2, 4), target=1)
+        >>> [(t.module, t.kind) for t in d.bias_terms]
+        [('0', 'explicit'), ('1', 'implicit')]
+        >>> torch.allclose(d.output.double(), d.input_sums + d.bias_sums, atol=1e-5)
+        True
     """
     request = Request(
         model,
@@ -111,38 +163,6 @@ def decompose(
         detached,
         tolerance,
         layout,
-        places,
+        activation_layouts,
     )
-    traced, totals, consumer = explain(request, _Keep)
-    terms = []
-    for place, entry in enumerate(traced.tape.entries):
-        if place in consumer.kept:
-            gradient, bias = consumer.kept[place]
-            terms.append(
-                BiasTerm(
-                    module=entry.module,
-                    op=entry.op,
-                    kind=entry.bias.kind,
-                    gradient=gradient,
-                    bias=bias,
-                    sums=totals.sums[place],
-                    batch_axis=totals.axes[place],
-                    axes=None if entry.axes is None else resolved(entry.axes, traced.tape.bindings),
-                    may_be_infinite=entry.bias.may_be_infinite,
-                )
-            )
-    return Decomposition(
-        output=traced.output.detach(),
-        target=traced.selected.index,
-        output_source=traced.selected.source,
-        inputs=tuple(leaf.detach().clone() for leaf in traced.prepared.leaves),
-        input_names=traced.prepared.names,
-        input_gradients=totals.input_gradients,
-        input_sums=totals.input_sums,
-        bias_terms=tuple(terms),
-        residual=totals.residual,
-        scale=totals.scale,
-        tolerance=totals.tolerance,
-        general_path=traced.general,
-        layouts=traced.layouts,
-    )
+    return explain(request, Keep)

@@ -58,7 +58,7 @@ class BiasTerm:
         )
 
     def _repr_html_(self) -> str:
-        from fullgrad.report.display import term_html
+        from fullgrad.decomposition._display import term_html
 
         return term_html(self)
 
@@ -166,7 +166,7 @@ class Decomposition:
         """A table of the terms for one sample.
 
         Args:
-            depth: group the terms by so many components of the module path; None: every term.
+            depth: group the terms by this many components of the module path; None: every term.
             sample: which sample of the batch.
 
         Returns:
@@ -222,7 +222,7 @@ class Decomposition:
         )
 
     def _repr_html_(self) -> str:
-        from fullgrad.report.display import decomposition_html
+        from fullgrad.decomposition._display import decomposition_html
 
         return decomposition_html(self)
 

@@ -44,6 +44,12 @@ def _named(inputs: Any) -> tuple[list[tuple[str, Any]], bool]:
     )
 
 
+def explained_names(inputs: Inputs) -> list[str]:
+    """The names of the inputs that are explained: those of float or complex numbers."""
+    named, _ = _named(inputs)
+    return [name for name, x in named if x.is_floating_point() or x.is_complex()]
+
+
 def check(inputs: Any) -> None:
     """Refuse inputs that cannot be explained.
 

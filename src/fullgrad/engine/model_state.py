@@ -23,7 +23,7 @@ from fullgrad._compat import fused_kernels, set_fused_kernels
 from fullgrad.errors import ModelError
 
 _changed = threading.Condition()
-_guards: list[_Guard] = []
+_guards: list[Guard] = []
 
 # How the content of a module's containers is kept; most are empty.
 _CONTAINERS: dict[type, Callable[[Any], Any]] = {
@@ -35,7 +35,7 @@ _CONTAINERS: dict[type, Callable[[Any], Any]] = {
 
 
 @dataclass(eq=False)
-class _Guard:
+class Guard:
     """One model under explanation: by which threads, in which mode, and what it was before."""
 
     model: nn.Module
@@ -57,6 +57,7 @@ class _Guard:
         return any(id(module) in held for module in model.modules())
 
     def take(self) -> None:
+        """Note everything that restoring needs."""
         for module in self.model.modules():
             state = dict(module.__dict__)
             inner: list[tuple[Any, Any]] = []
@@ -97,6 +98,7 @@ class _Guard:
         self.written.clear()
 
     def restore(self) -> None:
+        """Give the model back as it was."""
         self.rewind()
         for t, alias, requires_grad, grad in self.tensors:
             if t.grad_fn is not None and alias.grad_fn is None:
@@ -164,6 +166,7 @@ class _Randomness:
         return cls(torch.get_rng_state(), cuda, np.random.get_state(), random.getstate())
 
     def restore(self) -> None:
+        """Give the model back as it was."""
         torch.set_rng_state(self.torch_cpu)
         if self.torch_cuda:
             torch.cuda.set_rng_state_all(self.torch_cuda)
@@ -177,7 +180,7 @@ _before_calls: _Randomness | None = None
 
 
 @contextmanager
-def guarded(model: nn.Module, *, evaluate: bool) -> Iterator[_Guard]:
+def guarded(model: nn.Module, *, evaluate: bool) -> Iterator[Guard]:
     """Lend the model for one call and give it back as it was.
 
     Restores training flags, attributes, parameters, buffers, ``requires_grad`` and ``.grad``, and
@@ -208,7 +211,7 @@ def guarded(model: nn.Module, *, evaluate: bool) -> Iterator[_Guard]:
             _before_calls = _Randomness.now()
         guard = next((g for g in _guards if g.model is model), None)
         if guard is None:
-            guard = _Guard(model, evaluate)
+            guard = Guard(model, evaluate)
             guard.take()
             _guards.append(guard)
         guard.owners.append(thread)

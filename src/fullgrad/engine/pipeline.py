@@ -1,26 +1,32 @@
 """From a model and an input to its full-gradient, one stage after the other.
 
 Guard the model, record its forward, choose the scalar, propagate back, and hand every term to a
-consumer while the sums are kept; then prove the sum.
+sink while the sums are kept; then prove the sum, and ask the sink for its result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from fullgrad.axes.layouts import InputLayout, Layouts, Places, StatedPlaces, input_layouts
-from fullgrad.engine import backward
-from fullgrad.engine import samples as batching
-from fullgrad.engine import verification as completeness
+from fullgrad.axes.algebra import Axes
+from fullgrad.axes.broadcasting import resolved
+from fullgrad.axes.layouts import (
+    ActivationLayouts,
+    InputLayout,
+    Layouts,
+    StatedLayouts,
+    input_layouts,
+)
+from fullgrad.engine import backward, samples, verification
 from fullgrad.engine.coverage import model_error_for, refuse_blocked, unrecorded_nodes
 from fullgrad.engine.inputs import Inputs, Prepared, check, prepare
-from fullgrad.engine.model_state import eager, guarded, plain_recurrence, redraw
+from fullgrad.engine.model_state import Guard, eager, guarded, plain_recurrence, redraw
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.recorder import Recorder, recording
 from fullgrad.engine.recurrence import Recurrence
@@ -28,31 +34,45 @@ from fullgrad.engine.tape import Entry, Tape, resolve_general
 from fullgrad.engine.targets import Selected, Target, select
 from fullgrad.engine.terms import Term
 from fullgrad.engine.wrappers import compiled, recurrent, unwrap
-from fullgrad.errors import ModelError, OutputError
+from fullgrad.errors import CompletenessError, ModelError, OutputError
+
+Mode = Literal["eval", "as_is"]
+Detached = Literal["error", "constant"]
+Result_co = TypeVar("Result_co", covariant=True)
 
 
-class Consumer(Protocol):
-    """What is done with each term when back-propagation reaches it."""
+class ModelOptions(TypedDict, total=False):
+    """Options of every call that explains a model, as :func:`fullgrad.decompose` documents them."""
 
-    def term(self, term: Term) -> Tensor:
-        """Take one bias term, and answer with its sums for each sample, shape (B,), float64."""
+    forward_kwargs: Mapping[str, Any] | None
+    mode: Mode
+    per_sample: bool
+    detached: Detached
+    tolerance: float | None
+    layout: InputLayout
+    activation_layouts: ActivationLayouts | None
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call's arguments and options, as :func:`decompose` documents them."""
+    """One call's arguments and options, as :func:`fullgrad.decompose` documents them.
+
+    ``takes_per_sample`` says whether the user's call has the option ``per_sample``, so that
+    messages recommend only what can be done.
+    """
 
     model: nn.Module
     inputs: Inputs
     target: Target = None
     additional_forward_args: Any = None
     forward_kwargs: Mapping[str, Any] | None = None
-    mode: Literal["eval", "as_is"] = "eval"
+    mode: Mode = "eval"
     per_sample: bool = True
-    detached: Literal["error", "constant"] = "error"
+    detached: Detached = "error"
     tolerance: float | None = None
     layout: InputLayout = None
-    places: Places | None = None
+    activation_layouts: ActivationLayouts | None = None
+    takes_per_sample: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +95,10 @@ class Traced:
         """Explained scalars, shape (B,), inside the graph."""
         return self.selected.output
 
+    def axes_of(self, entry: Entry) -> Axes | None:
+        """What the axes of an entry's output hold; None if that is not known."""
+        return None if entry.axes is None else resolved(entry.axes, self.tape.bindings)
+
 
 @dataclass(frozen=True, slots=True)
 class Totals:
@@ -88,8 +112,38 @@ class Totals:
     scale: Tensor
     tolerance: float
 
+    @property
+    def hold(self) -> bool:
+        """Whether the terms sum to the output."""
+        return verification.holds(self.residual, self.scale, self.tolerance)
 
-def _validate(request: Request) -> None:
+    @property
+    def hold_together(self) -> bool:
+        """Whether those of a batch do, all samples taken together."""
+        whole = (self.residual.sum(), self.scale.sum())
+        return len(self.residual) > 1 and verification.holds(*whole, self.tolerance)
+
+
+class Sink(Protocol[Result_co]):
+    """What is done with the terms of one backward pass, and what comes of it."""
+
+    def term(self, term: Term) -> Tensor:
+        """Take one bias term, and return its sums for each sample, shape (B,), float64.
+
+        Terms come in the order of back-propagation, from the last to the first.
+        """
+
+    def result(self, totals: Totals) -> Result_co:
+        """What the terms make, after the last one came and their sum was proved."""
+
+
+def input_term(gradient: Tensor, leaf: Tensor) -> Tensor:
+    """Gradient times input, in the input's shape, half precision widened."""
+    return backward.product(backward.widen(gradient), backward.widen(leaf.detach()), False)
+
+
+def _validated(request: Request) -> nn.Module:
+    """The eager module of a request whose options and inputs can be used."""
     for name, value, known in (
         ("mode", request.mode, ("eval", "as_is")),
         ("detached", request.detached, ("error", "constant")),
@@ -98,13 +152,18 @@ def _validate(request: Request) -> None:
             raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, not {value!r}")
     if request.tolerance is not None and not request.tolerance > 0:
         raise ValueError(f"tolerance must be positive, not {request.tolerance!r}")
+    model = unwrap(request.model)
+    check(request.inputs)
+    return model
 
 
-def _trace(request: Request, model: nn.Module, on_write: Any, keep_steps: bool = False) -> Traced:
+def _trace(
+    request: Request, model: nn.Module, on_write: Callable[[Tensor], None], keep_steps: bool = False
+) -> Traced:
     prepared = prepare(request.inputs, request.additional_forward_args, request.forward_kwargs)
     allow = request.detached == "constant"
     layouts = input_layouts([x.shape for x in prepared.leaves], prepared.names, request.layout)
-    stated = StatedPlaces(request.places or {}, layouts)
+    stated = StatedLayouts(request.activation_layouts or {}, layouts)
     recorder = Recorder(
         prepared.roots,
         ModulePath(model),
@@ -135,9 +194,9 @@ def _trace(request: Request, model: nn.Module, on_write: Any, keep_steps: bool =
     return Traced(prepared, layouts, selected, recorder, tuple(resolve_general(recorder.tape)))
 
 
-def _find_samples(traced: Traced) -> tuple[dict[int, Tensor], list[Tensor]]:
+def _find_samples(request: Request, traced: Traced) -> tuple[dict[int, Tensor], list[Tensor]]:
     """Which sample each number of each term, and of each input, belongs to."""
-    base = batching.base_for(traced.output.dtype)
+    base = samples.base_for(traced.output.dtype)
     output, leaves, batch = traced.output, traced.prepared.leaves, len(traced.output)
     plain: dict[int, Tensor] = {}
     digits: dict[int, list[Tensor]] = {}
@@ -150,17 +209,13 @@ def _find_samples(traced: Traced) -> tuple[dict[int, Tensor], list[Tensor]]:
     input_digits: list[list[Tensor]] = [[] for _ in leaves]
 
     def read(before: Tensor, after: Tensor, into: list[Tensor]) -> None:
-        digit = batching.digits_of(before, after, output.dtype)
+        digit = samples.digits_of(before, after, output.dtype)
         if digit is None:
-            raise ModelError(
-                "the samples of the batch depend on each other (batch statistics, or an operation "
-                "across the batch), so no sample has terms of its own. Explain one sample at a "
-                "time, use evaluation mode, or pass per_sample=False to explain the batch's sum."
-            )
+            raise _coupled(request)
         into.append(digit)
 
-    for number in range(batching.passes(batch, base)):
-        weights = batching.weights(batch, number, output.detach())
+    for number in range(samples.passes(batch, base)):
+        weights = samples.weights(batch, number, output.detach())
 
         def compare(place: int, entry: Entry, gradient: Tensor) -> None:
             read(plain[place], backward.widen(gradient), digits.setdefault(place, []))
@@ -169,24 +224,33 @@ def _find_samples(traced: Traced) -> tuple[dict[int, Tensor], list[Tensor]]:
         for before, after, into in zip(inputs, again, input_digits, strict=True):
             read(backward.widen(before), backward.widen(after), into)
     return (
-        {place: batching.combine(d, base) for place, d in digits.items()},
-        [batching.combine(d, base) for d in input_digits],
+        {place: samples.combine(d, base) for place, d in digits.items()},
+        [samples.combine(d, base) for d in input_digits],
     )
 
 
-def _propagate(request: Request, traced: Traced, consumer: Consumer, label: bool) -> Totals:
+def _coupled(request: Request) -> ModelError:
+    whole = ", or pass per_sample=False to explain the batch's sum"
+    return ModelError(
+        "the samples of the batch depend on each other (batch statistics, or an operation across "
+        "the batch), so no sample has terms of its own. Explain one sample at a time, or use "
+        f"evaluation mode{whole if request.takes_per_sample else ''}."
+    )
+
+
+def _propagate(request: Request, traced: Traced, sink: Sink[Any], label: bool) -> Totals:
     batch = len(traced.output) if request.per_sample else 1
-    samples: dict[int, Tensor] = {}
-    input_samples: list[Tensor] = []
+    labels: dict[int, Tensor] = {}
+    input_labels: list[Tensor] = []
     leaves = traced.prepared.leaves
     if label and batch > 1:
-        samples, input_samples = _find_samples(traced)
+        labels, input_labels = _find_samples(request, traced)
     sums: dict[int, Tensor] = {}
     axes: dict[int, int | None] = {}
 
     def receive(place: int, entry: Entry, gradient: Tensor) -> None:
-        term = Term(place, entry, gradient, batch, samples.get(place))
-        sums[place] = consumer.term(term)
+        term = Term(place, entry, gradient, batch, labels.get(place))
+        sums[place] = sink.term(term)
         axes[place] = term.batch_axis(len(traced.output))
         entry.release()
 
@@ -194,25 +258,25 @@ def _propagate(request: Request, traced: Traced, consumer: Consumer, label: bool
     gradients = backward.run(traced.tape, traced.output, leaves, ones, receive)
     input_sums = torch.zeros(batch, dtype=torch.float64, device=traced.output.device)
     for i, (g, leaf) in enumerate(zip(gradients, leaves, strict=True)):
-        value = backward.product(backward.widen(g), backward.widen(leaf.detach()), False)
+        value = input_term(g, leaf)
         part = (
-            batching.sums_labelled(value, input_samples[i], batch)
-            if input_samples
-            else batching.sums_leading(value, batch)
+            samples.sums_labelled(value, input_labels[i], batch)
+            if input_labels
+            else samples.sums_leading(value, batch)
         )
         input_sums = input_sums + part.to(input_sums.device)
     dtypes = {*traced.tape.dtypes, *(leaf.dtype for leaf in leaves), traced.output.dtype}
-    tolerance = request.tolerance or completeness.tolerance_for(dtypes, traced.output.device)
+    tolerance = request.tolerance or verification.tolerance_for(dtypes, traced.output.device)
     output = traced.output.detach() if request.per_sample else traced.output.detach().sum().view(1)
-    residual, scale = completeness.balance(output, [input_sums, *sums.values()])
+    residual, scale = verification.balance(output, [input_sums, *sums.values()])
     return Totals(gradients, input_sums, sums, axes, residual, scale, tolerance)
 
 
 def _needs_labels(traced: Traced) -> bool:
     batch = len(traced.output)
-    unknown = [e.shape for e in traced.tape.entries if batching.along(e.axes, batch) is None]
+    unknown = [e.shape for e in traced.tape.entries if samples.along(e.axes, batch) is None]
     unknown += [leaf.shape for leaf in traced.prepared.leaves]
-    return not all(batching.leading(shape, batch) for shape in unknown)
+    return not all(samples.leading(shape, batch) for shape in unknown)
 
 
 def _may_be_coupled(request: Request, model: nn.Module) -> bool:
@@ -220,66 +284,75 @@ def _may_be_coupled(request: Request, model: nn.Module) -> bool:
     return request.mode == "as_is" and any(m.training for m in model.modules())
 
 
-def _enter(stack: ExitStack, request: Request, model: nn.Module) -> Any:
+@contextmanager
+def _held(request: Request, model: nn.Module) -> Iterator[Guard]:
     """Guard the model, and set what the process must be set to meanwhile."""
-    stack.enter_context(torch.inference_mode(False))
-    guard = stack.enter_context(guarded(model, evaluate=request.mode == "eval"))
-    stack.enter_context(eager.held(compiled(model)))
-    stack.enter_context(plain_recurrence.held(recurrent(model)))
-    return guard
+    with (
+        torch.inference_mode(False),
+        guarded(model, evaluate=request.mode == "eval") as guard,
+        eager.held(compiled(model)),
+        plain_recurrence.held(recurrent(model)),
+    ):
+        yield guard
 
 
-def explain(request: Request, make_consumer: Any) -> tuple[Traced, Totals, Any]:
+def _attempt(
+    request: Request,
+    model: nn.Module,
+    guard: Guard,
+    open_sink: Callable[[Traced], Sink[Result_co]],
+    label: bool,
+) -> tuple[Sink[Result_co], Totals]:
+    """One forward and one backward pass; the sink has seen every term."""
+    traced = _trace(request, model, guard.before_write)
+    sink = open_sink(traced)
+    if request.per_sample:
+        label = label or _needs_labels(traced) or _may_be_coupled(request, model)
+    return sink, _propagate(request, traced, sink, label)
+
+
+def _breach(request: Request, model: nn.Module, guard: Guard, totals: Totals) -> CompletenessError:
+    """The error for terms that do not sum to the output, which names where."""
+    again = _trace(request, model, guard.before_write, keep_steps=True)
+    gaps = backward.local_gaps(again.tape.steps, again.tape, again.output, again.prepared.leaves)
+    return verification.breach(totals.residual, totals.scale, totals.tolerance, gaps)
+
+
+def explain(request: Request, open_sink: Callable[[Traced], Sink[Result_co]]) -> Result_co:
     """Run all stages.
 
     Args:
         request: model, inputs and options.
-        make_consumer: from a :class:`Traced` to the :class:`Consumer` of its terms.
+        open_sink: from a recorded forward to the sink of its terms. It is called again, and the
+            first sink is dropped, if samples have to be told apart in a second pass.
 
     Returns:
-        The recording, the sums, and the consumer after it has seen every term.
+        The sink's result, the sum of its terms proved.
 
     Raises:
         FullGradError: see :func:`fullgrad.decompose`.
     """
-    _validate(request)
-    model = unwrap(request.model)
-    check(request.inputs)
-    with ExitStack() as stack:
-        guard = _enter(stack, request, model)
+    model = _validated(request)
+    with _held(request, model) as guard:
+        sink, totals = _attempt(request, model, guard, open_sink, label=False)
+        if not totals.hold and totals.hold_together:
+            _again(guard)
+            sink, totals = _attempt(request, model, guard, open_sink, label=True)
+        if not totals.hold:
+            _again(guard)
+            raise _breach(request, model, guard, totals)
+    return sink.result(totals)
 
-        def attempt(label: bool) -> tuple[Traced, Totals, Any]:
-            traced = _trace(request, model, guard.before_write)
-            consumer = make_consumer(traced)
-            label = label or (
-                request.per_sample and (_needs_labels(traced) or _may_be_coupled(request, model))
-            )
-            return traced, _propagate(request, traced, consumer, label), consumer
 
-        traced, totals, consumer = attempt(label=False)
-        if not completeness.holds(totals.residual, totals.scale, totals.tolerance):
-            whole = (totals.residual.sum(), totals.scale.sum())
-            if len(totals.residual) > 1 and completeness.holds(*whole, totals.tolerance):
-                guard.rewind()
-                redraw()
-                traced, totals, consumer = attempt(label=True)
-        if not completeness.holds(totals.residual, totals.scale, totals.tolerance):
-            guard.rewind()
-            redraw()
-            again = _trace(request, model, guard.before_write, keep_steps=True)
-            gaps = backward.local_gaps(
-                again.tape.steps, again.tape, again.output, again.prepared.leaves
-            )
-            raise completeness.breach(totals.residual, totals.scale, totals.tolerance, gaps)
-    return traced, totals, consumer
+def _again(guard: Guard) -> None:
+    """Put the model and the random state back for another pass."""
+    guard.rewind()
+    redraw()
 
 
 def forward(request: Request) -> Selected:
     """The recorded forward alone: the explained scalars, outside the graph."""
-    _validate(request)
-    model = unwrap(request.model)
-    check(request.inputs)
-    with ExitStack() as stack:
-        guard = _enter(stack, request, model)
+    model = _validated(request)
+    with _held(request, model) as guard:
         selected = _trace(request, model, guard.before_write).selected
     return replace(selected, output=selected.output.detach())

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fullgrad._compat import DispatchMode, base_of, node_was_registered, saved_input, saves_plainly
 from fullgrad.axes.algebra import Axes
-from fullgrad.axes.layouts import Layouts, StatedPlaces, input_layouts
+from fullgrad.axes.layouts import Layouts, StatedLayouts, input_layouts
 from fullgrad.engine.detached import Detached, tensors_in
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.tape import (
@@ -78,7 +78,7 @@ class Recorder(DispatchMode):
         on_write: Callable[[Tensor], None],
         *,
         layouts: Layouts | None = None,
-        stated: StatedPlaces | None = None,
+        stated: StatedLayouts | None = None,
         keep_steps: bool = False,
         allow_detached: bool = False,
     ) -> None:
@@ -364,7 +364,7 @@ class Recorder(DispatchMode):
         axes_of = self._axes_of if known is None else lambda v: known.get(id(v))
         p = Propagation(pending.call, axes_of, self.tape.bindings, self._rank)
         followed = axes_after(pending.operation.entry.axes, p)
-        if self._stated is not None and self._stated.places:
+        if self._stated is not None and self._stated.activations:
             followed = [
                 self._stated.axes_for(pending.module, out.shape) if a is None and n else a
                 for n, out, a in zip(nodes, outputs, followed, strict=True)

@@ -18,6 +18,7 @@ Target: TypeAlias = (
     | tuple[int, ...]
     | Sequence[tuple[int, ...]]
     | Callable[[Any], Tensor]
+    | Sequence[Callable[[Any], Tensor]]
     | None
 )
 
@@ -165,6 +166,26 @@ def _called(function: Callable[[Any], Tensor], output: Any) -> Selected:
     return Selected(value, None, getattr(function, "__name__", type(function).__name__))
 
 
+def _is_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, Tensor)
+
+
+def _called_one_by_one(functions: Sequence[Callable[[Any], Tensor]], output: Any) -> Selected:
+    tensor, source = main_tensor(output)
+    if len(functions) != len(tensor):
+        raise TargetError(f"{len(functions)} targets for a batch of {len(tensor)} samples")
+    scalars = [_scalar(target, one) for target, one in zip(functions, tensor, strict=True)]
+    return Selected(torch.stack(scalars), None, source)
+
+
+def _scalar(target: Callable[[Any], Tensor], output: Tensor) -> Tensor:
+    value = target(output)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TargetError(f"a target must return one number for one sample's output, not {what}")
+    return value.reshape(())
+
+
 def select(output: Any, target: Target) -> Selected:
     """The explained scalar of each sample.
 
@@ -172,7 +193,8 @@ def select(output: Any, target: Target) -> Selected:
         output: whatever the model returned.
         target: a class index; one index per sample (list or tensor of shape (B,)); a tuple of
             indices into a dense output (class, row, column), or a list of such tuples; a callable
-            from the model's output to shape (B,); None for the class with the highest output of
+            from the model's output to shape (B,), or a list of them, one for each sample, from its
+            output to one number; None for the class with the highest output of
             shape (B, classes), or for the output itself where it has one number per sample.
 
     Raises:
@@ -181,6 +203,8 @@ def select(output: Any, target: Target) -> Selected:
     """
     if callable(target) and not isinstance(target, Tensor):
         return _called(target, output)
+    if isinstance(target, list) and target and all(map(_is_function, target)):
+        return _called_one_by_one(target, output)
     tensor, source = main_tensor(output)
     if tensor.dim() == 0:
         raise TargetError(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fullgrad.engine import samples as batching
+from fullgrad.engine import samples as sample_index
 from fullgrad.engine.backward import bias_of, widen
 from fullgrad.engine.tape import Entry
 from fullgrad.operations import Bias
@@ -62,9 +62,9 @@ class Term:
         """The whole bias, which broadcasts to the gradient's shape."""
         return bias_of(self.entry)
 
-    def _along(self) -> batching.Along | None:
+    def _along(self) -> sample_index.Along | None:
         """Where the samples lie, None if they follow each other along the first axis."""
-        where = batching.along(self.entry.axes, self.batch)
+        where = sample_index.along(self.entry.axes, self.batch)
         return None if where is None or where[:2] == (0, 1) else where
 
     def parts(self, *, bias: Tensor | None = None) -> Iterator[Part]:
@@ -102,16 +102,16 @@ class Term:
     def sums(self, value: Tensor, samples: int) -> Tensor:
         """Per-sample sums of (a part of) the term, shape (samples,), float64."""
         if self.labels is not None:
-            return batching.sums_labelled(value, self.labels, samples)
+            return sample_index.sums_labelled(value, self.labels, samples)
         where = self._along()
         if where is not None:
-            return batching.sums_along(value, where, samples)
-        return batching.sums_leading(value, samples)
+            return sample_index.sums_along(value, where, samples)
+        return sample_index.sums_leading(value, samples)
 
     def batch_axis(self, samples: int) -> int | None:
         """Where the samples lie, None if they are folded with other numbers."""
         if self.labels is not None:
-            return batching.batch_axis(self.labels, self.batch)
+            return sample_index.batch_axis(self.labels, self.batch)
         where = self._along()
         if where is not None:
             return where.dim if where.before == where.after == 1 else None

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
-from fullgrad.axes.layouts import Places
+from fullgrad._options import takes_options
 from fullgrad.errors import InputError
-from fullgrad.maps.aggregation import Psi
-from fullgrad.maps.saliency import METHODS, saliency
-from fullgrad.maps.smoothing import Noise
+from fullgrad.maps.saliency import METHODS, MapOptions, saliency
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -34,6 +35,15 @@ def _target(target: Any) -> Any:
     return target
 
 
+def _among_channels(found: Tensor, x: Tensor, letters: str | None) -> Tensor:
+    """A map in the input's shape, shared equally among its channels."""
+    letters = "BC" if letters is None else letters.replace(" ", "")
+    axis = letters.find("C")
+    if axis < 0:
+        return found.squeeze(1)
+    return (found.movedim(1, axis) / x.shape[axis]).expand(x.shape).contiguous()
+
+
 class FullGrad:
     """FullGrad with the methods of Captum's attributions.
 
@@ -46,6 +56,13 @@ class FullGrad:
 
     Raises:
         ValueError: an unknown method.
+
+    Example:
+        >>> import torch
+        >>> from fullgrad.interop.captum import FullGrad
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten())
+        >>> FullGrad(model).attribute(torch.ones(1, 3, 8, 8), target=0).shape
+        torch.Size([1, 3, 8, 8])
     """
 
     def __init__(self, model: nn.Module, method: str = "fullgrad") -> None:
@@ -64,18 +81,15 @@ class FullGrad:
         return False
 
     @_wrapped
+    @takes_options("interop.captum.FullGrad.attribute", MapOptions, places="activation_layouts")
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
         target: Any = None,
         additional_forward_args: Any = None,
         *,
-        psi: Psi = "layer",
-        terms: Any = "all",
-        shape: str = "input",
-        places: Places | None = None,
-        batch_size: int | None = None,
-        noise: Noise | None = None,
+        shape: Literal["input", "map"] = "input",
+        **options: Unpack[MapOptions],
     ) -> Any:
         """The FullGrad map.
 
@@ -84,13 +98,9 @@ class FullGrad:
             target: an index, one per sample, a tensor of them, a tuple into a dense output, a
                 callable, or None for the predicted class.
             additional_forward_args: a value or tuple passed to the model after the inputs.
-            psi: see :func:`fullgrad.saliency`.
-            terms: see :func:`fullgrad.saliency`.
             shape: ``"input"`` shares the map equally among the channels, so that their sum, which
                 Captum's viewer draws, is the map; ``"map"`` returns it as it is.
-            places: see :func:`fullgrad.saliency`.
-            batch_size: see :func:`fullgrad.saliency`.
-            noise: see :func:`fullgrad.saliency`.
+            **options: of :func:`fullgrad.saliency`: all but its ``method``.
 
         Returns:
             The inputs' shape, or (B, 1, *positions); in a tuple if the inputs were in one.
@@ -107,13 +117,9 @@ class FullGrad:
             self.forward_func,
             alone,
             _target(target),
-            method=self.method,
-            psi=psi,
-            terms=terms,
+            self.method,
             additional_forward_args=additional_forward_args,
-            batch_size=batch_size,
-            noise=noise,
-            places=places,
+            **options,
         )
         maps = found if isinstance(found, tuple) else (found,)
         explained = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -123,8 +129,7 @@ class FullGrad:
                 "through additional_forward_args"
             )
         if shape == "input":
-            maps = tuple(
-                (m / x.shape[1]).expand(x.shape).contiguous()
-                for m, x in zip(maps, explained, strict=True)
-            )
+            layout = options.get("layout")
+            letters = [layout] * len(maps) if layout is None or isinstance(layout, str) else layout
+            maps = tuple(map(_among_channels, maps, explained, letters))
         return maps if isinstance(inputs, tuple) else maps[0]

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fullgrad.engine.lending import lent, own
-from fullgrad.engine.targets import main_tensor, select
+from fullgrad._options import takes_options
+from fullgrad.engine.lending import as_tuple, lent, own
+from fullgrad.engine.targets import Target, main_tensor, select
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import TargetError
-from fullgrad.maps.aggregation import Psi
-from fullgrad.maps.saliency import METHODS, saliency
+from fullgrad.maps.minibatches import check_size
+from fullgrad.maps.saliency import METHODS, SaliencyOptions, saliency
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class FullGrad:
@@ -27,17 +31,23 @@ class FullGrad:
         target_layers: none or empty: FullGrad reads every layer.
         reshape_transform: None: where numbers lie is followed, not stated.
         method: ``"fullgrad"``, or another of :func:`fullgrad.saliency`'s.
-        psi: see :func:`fullgrad.saliency`.
-        terms: see :func:`fullgrad.saliency`.
-        batch_size: see :func:`fullgrad.saliency`.
+        **options: of :func:`fullgrad.saliency`.
 
     Attributes:
         outputs: the model's main output in the last call, shape (B, ...); None before.
 
     Raises:
-        ValueError: layers or a transform are given, or an unknown method.
+        ValueError: layers or a transform are given, or an unknown method or option.
+
+    Example:
+        >>> import torch
+        >>> from fullgrad.interop.grad_cam import FullGrad
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten())
+        >>> FullGrad(model, batch_size=1)(torch.rand(2, 3, 8, 8)).shape
+        (2, 8, 8)
     """
 
+    @takes_options("interop.grad_cam.FullGrad", SaliencyOptions, places="activation_layouts")
     def __init__(
         self,
         model: nn.Module,
@@ -45,9 +55,7 @@ class FullGrad:
         reshape_transform: Callable[..., Any] | None = None,
         *,
         method: str = "fullgrad",
-        psi: Psi = "layer",
-        terms: Any = "all",
-        batch_size: int | None = None,
+        **options: Unpack[SaliencyOptions],
     ) -> None:
         if target_layers is not None and len(target_layers) > 0:
             raise ValueError(
@@ -55,15 +63,20 @@ class FullGrad:
                 "reads every layer; choose terms with terms="
             )
         if reshape_transform is not None:
-            raise ValueError("reshape_transform must be None: where numbers lie is followed")
+            raise ValueError(
+                "reshape_transform must be None: where numbers lie is followed, or stated with "
+                "activation_layouts="
+            )
         if method not in METHODS:
             raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-        if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-            raise ValueError(f"batch_size must be a positive integer or None, not {batch_size!r}")
+        check_size(
+            options.get("batch_size"),
+            options.get("memory"),
+            per_sample=options.get("per_sample", True),
+        )
         self.model = model
         self.outputs: Tensor | None = None
-        self._method, self._psi, self._terms = method, psi, terms
-        self._batch_size = batch_size
+        self._method, self._options = method, options
 
     def __enter__(self) -> FullGrad:
         return self
@@ -111,50 +124,13 @@ class FullGrad:
         count = len(x)
         if targets is not None and len(targets) != count:
             raise TargetError(f"{len(targets)} targets for a batch of {count} samples")
-        model = unwrap(self.model)
+        model, options = unwrap(self.model), self._options
+        extra = as_tuple(own(options.get("additional_forward_args")))
         with lent(model), torch.no_grad():
-            result = model(own(x))
+            result = model(own(x), *extra, **own(dict(options.get("forward_kwargs") or {})))
             self.outputs = main_tensor(result)[0].detach().clone()
-            predicted = select(result, None).index if targets is None else None
-        size = self._batch_size or count
-        maps = []
-        for start in range(0, count, size):
-            rows = slice(start, start + size)
-            chosen: Any = None if predicted is None else predicted[rows]
-            if targets is not None:
-                chosen = _joined(targets[rows])
-            maps.append(
-                saliency(
-                    self.model,
-                    x[rows],
-                    chosen,
-                    method=self._method,
-                    psi=self._psi,
-                    terms=self._terms,
-                )
-            )
-        return _stretched(torch.cat(maps).squeeze(1))
-
-
-def _joined(targets: Sequence[Callable[[Any], Tensor]]) -> Callable[[Any], Tensor]:
-    """One function for the whole batch's output, of one function for each sample's."""
-
-    def scalars(result: Any) -> Tensor:
-        output, _ = main_tensor(result)
-        # Noisy copies come one round of the batch after the other.
-        return torch.stack(
-            [_scalar(targets[i % len(targets)], one) for i, one in enumerate(output)]
-        )
-
-    return scalars
-
-
-def _scalar(target: Callable[[Any], Tensor], output: Tensor) -> Tensor:
-    value = target(output)
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise TargetError(f"a target must return one number for one sample's output, not {what}")
-    return value.reshape(())
+            chosen: Target = select(result, None).index if targets is None else list(targets)
+        return _stretched(saliency(self.model, x, chosen, self._method, **options).squeeze(1))
 
 
 def _stretched(maps: Tensor) -> NDArray[np.float32]:

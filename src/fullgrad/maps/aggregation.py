@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,19 @@ from fullgrad.errors import LayoutError
 
 Psi: TypeAlias = Literal["layer", "channel", "signed"]
 
-PSI = ("layer", "channel", "signed")
+PSI: tuple[str, ...] = get_args(Psi)
 _EPSILON = 1e-6  # in the authors' code, against layers of zeros
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def check_psi(psi: str) -> None:
+    """Refuse a rescaling that is unknown.
+
+    Raises:
+        ValueError: listing those there are.
+    """
+    if psi not in PSI:
+        raise ValueError(f"psi must be one of {', '.join(PSI)}, not {psi!r}")
 
 
 def rescaled_sum(
@@ -110,16 +120,29 @@ class Aggregate:
         return total
 
 
-def _unknown(module: str, op: str, shape: Sequence[int]) -> LayoutError:
+def _unknown(module: str, op: str, shape: Sequence[int], decomposed: bool) -> LayoutError:
+    example = f"as in activation_layouts={{{module!r}: 'B (H W) C'}}"
+    advice = (
+        f"State it when you call fullgrad.decompose, {example}, or aggregate its terms yourself."
+        if decomposed
+        else f"State it, {example}, choose terms='input', or aggregate the terms of "
+        "fullgrad.decompose yourself."
+    )
     return LayoutError(
         f"it is not known where the numbers of {op} in {module or 'the model'} (shape "
-        f"{tuple(shape)}) lie in the input. State it, as in places={{{module!r}: 'B (H W) C'}}, "
-        "choose terms='input', or aggregate the terms of fullgrad.decompose yourself."
+        f"{tuple(shape)}) lie in the input. {advice}"
     )
 
 
 def placements_for(
-    axes: Axes | None, module: str, op: str, shape: Sequence[int], batch: int, grids: Sequence[Grid]
+    axes: Axes | None,
+    module: str,
+    op: str,
+    shape: Sequence[int],
+    batch: int,
+    grids: Sequence[Grid],
+    *,
+    decomposed: bool = False,
 ) -> list[Placement | None]:
     """How a term is to be read on each grid; None where it has no positions.
 
@@ -130,6 +153,7 @@ def placements_for(
         shape: of the term.
         batch: number of samples.
         grids: of the explained inputs.
+        decomposed: whether the term is one of a decomposition, for messages.
 
     Raises:
         LayoutError: where its numbers lie is not known.
@@ -138,14 +162,14 @@ def placements_for(
         flat = 0 < len(shape) <= 2 and shape[0] == batch
         if flat and all(len(g.sizes) > 1 for g in grids):
             return [None] * len(grids)  # a dense layer's
-        raise _unknown(module, op, shape)
+        raise _unknown(module, op, shape, decomposed)
     try:
         return [
             placement_of(replace(axes, coordinates=axes.coordinates[g.start : g.stop]), batch)
             for g in grids
         ]
     except ValueError:
-        raise _unknown(module, op, shape) from None
+        raise _unknown(module, op, shape, decomposed) from None
 
 
 def reduced(value: Tensor, placement: Placement, psi: Psi, *, overwrite: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""More samples than fit at once: a call cut into batches, and how large they may be."""
+"""More samples than fit at once: a call cut into minibatches, and how large they may be."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
-def batch_for(request: Request, memory: int | None) -> int:
+def largest_minibatch(request: Request, memory: int | None) -> int:
     """The most samples that fit, at least one.
 
     Args:
@@ -126,8 +126,8 @@ def batch_for(request: Request, memory: int | None) -> int:
     return max(1, budget // bytes_per_sample(request))
 
 
-def checked(batch_size: Any, memory: Any) -> None:
-    """Refuse sizes that are none.
+def check_size(batch_size: Any, memory: Any, *, per_sample: bool = True) -> None:
+    """Refuse sizes that cannot be.
 
     Raises:
         ValueError: naming the option.
@@ -139,9 +139,13 @@ def checked(batch_size: Any, memory: Any) -> None:
             raise ValueError("memory needs batch_size='auto'")
         if type(memory) is not int or memory < 1:
             raise ValueError(f"memory must be a positive number of bytes, not {memory!r}")
+    if batch_size is not None and not per_sample:
+        raise ValueError(
+            "per_sample=False explains the sum over the whole batch, which batch_size would cut"
+        )
 
 
-def in_batches(
+def in_minibatches(
     request: Request,
     compute: Callable[[Request], tuple[Tensor, ...]],
     batch_size: BatchSize,
@@ -155,13 +159,13 @@ def in_batches(
         request: the whole call.
         compute: from a part of the call to its results, samples first in each.
         batch_size: how many samples at a time, ``"auto"``, or None for all of them.
-        memory: see :func:`batch_for`.
+        memory: see :func:`largest_minibatch`.
     """
     if batch_size is None:
         return compute(request)
     count = len(_first(request))
     auto = batch_size == "auto"
-    size = min(count, batch_for(request, memory) if batch_size == "auto" else batch_size)
+    size = min(count, largest_minibatch(request, memory) if batch_size == "auto" else batch_size)
     results: list[tuple[Tensor, ...]] = []
     start = 0
     while start < count or not results:

@@ -5,42 +5,62 @@ Srinivas & Fleuret 2019, equation 4.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, overload
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, overload
 
-import torch
 from torch import Tensor, nn
 
-from fullgrad.axes.broadcasting import resolved
-from fullgrad.axes.layouts import InputLayout, Places
+from fullgrad._options import takes_options
+from fullgrad.axes.layouts import ActivationLayouts, InputLayout
+from fullgrad.axes.placement import Placement
 from fullgrad.decomposition.result import BiasTerm, Decomposition
-from fullgrad.engine import backward
-from fullgrad.engine.inputs import Inputs
-from fullgrad.engine.pipeline import Request, Traced, explain
+from fullgrad.engine.inputs import Inputs, explained_names
+from fullgrad.engine.pipeline import Detached, Mode, ModelOptions, Request, explain
 from fullgrad.engine.targets import Target
-from fullgrad.engine.terms import Term
 from fullgrad.engine.wrappers import unwrap
-from fullgrad.errors import InputError, LayoutError
-from fullgrad.maps.accumulator import Canvas, MeanCanvas, Means
-from fullgrad.maps.aggregation import PSI, Psi, placements_for, reduced, upsample
-from fullgrad.maps.minibatches import BatchSize, in_batches
-from fullgrad.maps.minibatches import checked as check_size
+from fullgrad.errors import InputError, LayoutError, OptionError
+from fullgrad.maps.aggregation import Psi, check_psi, placements_for, reduced, upsample
+from fullgrad.maps.location import Locator
+from fullgrad.maps.minibatches import BatchSize, check_size, in_minibatches, largest_minibatch
 from fullgrad.maps.selection import Terms, selection
+from fullgrad.maps.sinks import Draw, MapAccumulator, Maps
 from fullgrad.maps.smoothing import Noise, smoothed
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 METHODS = ("fullgrad", "simple_fullgrad", "smooth_fullgrad")
 
 
-def _check_psi(psi: str) -> None:
-    if psi not in PSI:
-        raise ValueError(f"psi must be one of {', '.join(PSI)}, not {psi!r}")
+class MapOptions(ModelOptions, total=False):
+    """Options of every call that draws FullGrad maps, as :func:`saliency` documents them."""
+
+    psi: Psi
+    terms: Terms
+    batch_size: BatchSize
+    memory: int | None
+    noise: Noise | None
 
 
-def _packed(maps: tuple[Tensor, ...], like: Any, names: Sequence[str]) -> Any:
+class SaliencyOptions(MapOptions, total=False):
+    """The options of :func:`saliency`."""
+
+    additional_forward_args: Any
+
+
+def _packed(maps: Maps, inputs: Inputs) -> Any:
     """Maps in the form of the inputs: a tensor, a tuple, or a dict."""
-    if isinstance(like, Mapping):
-        return dict(zip(names, maps, strict=True))
-    return maps[0] if isinstance(like, Tensor) else maps
+    if isinstance(inputs, Mapping):
+        return dict(zip(explained_names(inputs), maps, strict=True))
+    return maps[0] if isinstance(inputs, Tensor) else maps
+
+
+def _placements(term: BiasTerm, decomposition: Decomposition) -> list[Placement | None]:
+    grids, batch = decomposition.layouts.grids, len(decomposition.output)
+    return placements_for(
+        term.axes, term.module, term.op, term.shape, batch, grids, decomposed=True
+    )
 
 
 def term_map(term: BiasTerm, decomposition: Decomposition, psi: Psi = "layer") -> Tensor:
@@ -57,11 +77,8 @@ def term_map(term: BiasTerm, decomposition: Decomposition, psi: Psi = "layer") -
     Raises:
         LayoutError: the term has no positions, or they are not known.
     """
-    grids = decomposition.layouts.grids
-    found = placements_for(
-        term.axes, term.module, term.op, term.shape, len(decomposition.output), grids
-    )
-    for grid, placement in zip(grids, found, strict=True):
+    found = _placements(term, decomposition)
+    for grid, placement in zip(decomposition.layouts.grids, found, strict=True):
         if placement is not None:
             return upsample(reduced(term.value, placement, psi), grid.sizes)
     raise LayoutError(
@@ -83,20 +100,25 @@ def layer_maps(
 
     Returns:
         From module path to shape (B, 1, *positions), in order of execution; modules whose terms
-        lie nowhere (dense layers) are left out.
+        have no spatial position (dense layers) are left out.
 
     Raises:
         ValueError: depth is below 1, or psi unknown.
         LayoutError: where a term's numbers lie is not known.
+
+    Example:
+        >>> import torch, fullgrad
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten())
+        >>> d = fullgrad.decompose(model, torch.ones(1, 3, 8, 8), target=0)
+        >>> {name: tuple(m.shape) for name, m in fullgrad.layer_maps(d).items()}
+        {'0': (1, 1, 8, 8)}
     """
     if depth is not None and depth < 1:
         raise ValueError(f"depth must be at least 1, not {depth}")
-    _check_psi(psi)
+    check_psi(psi)
     maps: dict[str, Tensor] = {}
-    grids = decomposition.layouts.grids
     for term in decomposition.bias_terms:
-        place = (term.axes, term.module, term.op, term.shape, len(decomposition.output), grids)
-        if any(p is not None for p in placements_for(*place)):
+        if any(p is not None for p in _placements(term, decomposition)):
             key = ".".join(term.module.split(".")[:depth])
             own = term_map(term, decomposition, psi)
             maps[key] = maps[key] + own if key in maps else own
@@ -115,48 +137,29 @@ def saliency_from_decomposition(
         InputError: an input has no positions.
         LayoutError: where a term's numbers lie is not known.
     """
-    _check_psi(psi)
+    check_psi(psi)
     d = decomposition
     chosen = selection(terms, _stages(t.module for t in d.bias_terms))
-    canvas = Canvas(d.layouts, [x.shape for x in d.inputs], len(d.output), psi, chosen)
+    shapes = [x.shape for x in d.inputs]
+    locator = Locator(d.layouts, shapes, len(d.output), chosen, decomposed=True)
+    accumulator = MapAccumulator(d.layouts.grids, psi)
     for t in reversed(d.bias_terms):
-        places = canvas.places(t.axes, t.kind, t.module, t.op, t.shape)
-        if places:
-            canvas.add(places, canvas.reduced(t.value, places), t.module)
-    maps = canvas.finished(d.input_terms)
+        location = locator.of(t.axes, t.kind, t.module, t.op, t.shape)
+        if location:
+            accumulator.add(location, accumulator.read(t.value, location))
+    locator.check()
+    if chosen.input:
+        for i, value in enumerate(d.input_terms):
+            location = locator.of_input(i)
+            accumulator.add(location, accumulator.read(value, location))
+    maps = accumulator.maps()
     return maps[0] if len(maps) == 1 else maps
 
 
-def _stages(modules: Any) -> set[str]:
+def _stages(modules: Iterable[str]) -> set[str]:
     """Module paths with all that contain them."""
     parts = [m.split(".") for m in modules]
     return {".".join(p[:i]) for p in parts for i in range(1, len(p) + 1)}
-
-
-class _Stream:
-    """Draws each term the moment it comes, and lets the term go."""
-
-    def __init__(self, traced: Traced, canvas: Canvas, times_bias: bool) -> None:
-        self._bindings = traced.tape.bindings
-        self._times_bias = times_bias
-        self.canvas = canvas
-
-    def term(self, term: Term) -> Tensor:
-        entry = term.entry
-        axes = None if entry.axes is None else resolved(entry.axes, self._bindings)
-        places = self.canvas.places(axes, entry.bias.kind, entry.module, entry.op, entry.shape)
-        sums: list[Tensor] = []
-        maps: list[list[Tensor]] = []
-        for gradient, bias, samples, own in term.parts():
-            value = backward.product(gradient, bias, term.may_be_infinite, overwrite=own)
-            sums.append(term.sums(value, samples))
-            if places:
-                drawn = value if self._times_bias else gradient.clone()
-                maps.append(self.canvas.reduced(drawn, places))
-        if maps:
-            whole = [torch.cat(m) if len(m) > 1 else m[0] for m in zip(*maps, strict=True)]
-            self.canvas.add(places, whole, f"{entry.op} in {entry.module}")
-        return torch.cat(sums) if len(sums) > 1 else sums[0]
 
 
 @overload
@@ -165,7 +168,7 @@ def saliency(
     inputs: Tensor,
     target: Target = None,
     method: str = "fullgrad",
-    **options: Any,
+    **options: Unpack[SaliencyOptions],
 ) -> Tensor: ...
 @overload
 def saliency(
@@ -173,7 +176,7 @@ def saliency(
     inputs: Mapping[str, Tensor],
     target: Target = None,
     method: str = "fullgrad",
-    **options: Any,
+    **options: Unpack[SaliencyOptions],
 ) -> dict[str, Tensor]: ...
 @overload
 def saliency(
@@ -181,9 +184,10 @@ def saliency(
     inputs: Sequence[Tensor],
     target: Target = None,
     method: str = "fullgrad",
-    **options: Any,
+    **options: Unpack[SaliencyOptions],
 ) -> tuple[Tensor, ...]: ...
-def saliency(  # type: ignore[misc]
+@takes_options("saliency", places="activation_layouts")
+def saliency(
     model: nn.Module,
     inputs: Inputs,
     target: Target = None,
@@ -193,10 +197,12 @@ def saliency(  # type: ignore[misc]
     terms: Terms = "all",
     additional_forward_args: Any = None,
     forward_kwargs: Mapping[str, Any] | None = None,
-    mode: Literal["eval", "as_is"] = "eval",
+    mode: Mode = "eval",
+    per_sample: bool = True,
+    detached: Detached = "error",
     tolerance: float | None = None,
     layout: InputLayout = None,
-    places: Places | None = None,
+    activation_layouts: ActivationLayouts | None = None,
     batch_size: BatchSize = None,
     memory: int | None = None,
     noise: Noise | None = None,
@@ -226,9 +232,12 @@ def saliency(  # type: ignore[misc]
         additional_forward_args: see :func:`fullgrad.decompose`.
         forward_kwargs: see :func:`fullgrad.decompose`.
         mode: see :func:`fullgrad.decompose`.
+        per_sample: False explains the sum over the batch: a sample's map shows what lies at its
+            own positions, whichever sample's output it adds to. ``batch_size`` cannot cut it.
+        detached: see :func:`fullgrad.decompose`.
         tolerance: see :func:`fullgrad.decompose`.
         layout: see :func:`fullgrad.decompose`.
-        places: see :func:`fullgrad.decompose`.
+        activation_layouts: see :func:`fullgrad.decompose`.
         batch_size: how many samples (noisy copies count as such) go through the model together;
             ``"auto"`` takes as many as fit ``memory``, measured on the first one; None takes the
             whole batch. Tensors among the additional arguments whose first size is B are cut too.
@@ -241,18 +250,24 @@ def saliency(  # type: ignore[misc]
         shared equally among them.
 
     Raises:
-        ValueError: an unknown method or option, or one that the method has not.
+        ValueError: an unknown method, or a value that an option cannot have.
+        OptionError: an option that there is not, or that the method does not have; a ``TypeError``.
         LayoutError: where a term's numbers lie is not known.
         FullGradError: as :func:`fullgrad.decompose`.
+
+    Example:
+        >>> import torch, fullgrad
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten())
+        >>> fullgrad.saliency(model, torch.ones(1, 3, 8, 8), target=0, psi="channel").shape
+        torch.Size([1, 1, 8, 8])
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-    _check_psi(psi)
-    modules = [name for name, _ in unwrap(model).named_modules()]
-    chosen = selection(terms, modules)
-    check_size(batch_size, memory)
+    check_psi(psi)
+    chosen = selection(terms, [name for name, _ in unwrap(model).named_modules()])
+    check_size(batch_size, memory, per_sample=per_sample)
     if noise is not None and method != "smooth_fullgrad":
-        raise ValueError(f"noise is an option of 'smooth_fullgrad', not of {method!r}")
+        raise OptionError(f"noise is an option of 'smooth_fullgrad', not of {method!r}")
     request = Request(
         model,
         inputs,
@@ -260,39 +275,22 @@ def saliency(  # type: ignore[misc]
         additional_forward_args,
         forward_kwargs,
         mode,
-        True,
-        "error",
+        per_sample,
+        detached,
         tolerance,
         layout,
-        places,
+        activation_layouts,
     )
-    names: list[str] = []
-
-    def draw(part: Request, means: Means | None = None) -> tuple[Tensor, ...]:
-        def make(traced: Traced) -> _Stream:
-            shapes = [x.shape for x in traced.prepared.leaves]
-            batch = len(traced.output)
-            if means is None:
-                canvas = Canvas(traced.layouts, shapes, batch, psi, chosen)
-            else:
-                canvas = MeanCanvas(means, traced.layouts, shapes, batch, chosen)
-            return _Stream(traced, canvas, method != "simple_fullgrad")
-
-        traced, totals, stream = explain(part, make)
-        names[:] = traced.prepared.names
-        values = [
-            backward.product(backward.widen(g), backward.widen(x.detach()), False)
-            for g, x in zip(totals.input_gradients, traced.prepared.leaves, strict=True)
-            if chosen.input
-        ]
-        maps: tuple[Tensor, ...] = stream.canvas.finished(values)
-        return maps
-
-    if method != "smooth_fullgrad":
-        return _packed(in_batches(request, draw, batch_size, memory), inputs, names)
-    if not isinstance(inputs, Tensor):
-        raise InputError(
-            "smooth_fullgrad needs one input tensor to add noise to; pass the others through "
-            "additional_forward_args"
-        )
-    return smoothed(request, draw, psi, noise or Noise(), batch_size, memory)
+    if method == "smooth_fullgrad":
+        if not isinstance(inputs, Tensor):
+            raise InputError(
+                "smooth_fullgrad needs one input tensor to add noise to; pass the others through "
+                "additional_forward_args"
+            )
+        size = largest_minibatch(request, memory) if batch_size == "auto" else batch_size
+        draw = partial(smoothed, chosen=chosen, psi=psi, noise=noise or Noise(), size=size)
+        return _packed(in_minibatches(request, draw, size, None), inputs)
+    sink = partial(Draw, chosen=chosen, psi=psi, times_bias=method != "simple_fullgrad")
+    return _packed(
+        in_minibatches(request, partial(explain, open_sink=sink), batch_size, memory), inputs
+    )

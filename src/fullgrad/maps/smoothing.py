@@ -6,16 +6,18 @@ each sample's range.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from fullgrad.engine.pipeline import Request, forward
-from fullgrad.maps.accumulator import Means
+from fullgrad.engine.pipeline import Request, explain, forward
 from fullgrad.maps.aggregation import Psi
-from fullgrad.maps.minibatches import BatchSize, batch_for, in_batches, tiled
+from fullgrad.maps.minibatches import tiled
+from fullgrad.maps.selection import Selection
+from fullgrad.maps.sinks import Average, Maps, TermAverage
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Noise:
     Args:
         samples: how many copies of each sample.
         scale: standard deviation, as a share of the sample's largest less its smallest number.
-        seed: of the noise. Equal seeds make equal maps, whatever the batches.
+        seed: of the noise. Equal seeds make equal maps, whatever the minibatches.
 
     Raises:
         ValueError: no samples, or a negative scale.
@@ -56,49 +58,31 @@ def noisy(x: Tensor, noise: Noise) -> Iterator[Tensor]:
         yield x + spread * drawn
 
 
-def smoothed(
-    request: Request,
-    explain: Callable[[Request, Means], object],
-    psi: Psi,
-    noise: Noise,
-    batch_size: BatchSize,
-    memory: int | None,
-) -> Tensor:
-    """The map of the mean terms over noisy copies, as many copies at a time as a batch holds.
+def smoothed(request: Request, chosen: Selection, psi: Psi, noise: Noise, size: int | None) -> Maps:
+    """The map of the mean terms over noisy copies, as many copies at a time as fit.
 
     Without a target, all copies of a sample are explained for the class that is predicted for the
     sample itself.
 
     Args:
         request: the call; its input is one tensor, shape (B, ...).
-        explain: hands the terms of a part of the call to their means.
+        chosen: the terms that count.
         psi: how the mean terms are drawn.
         noise: how the copies are made.
-        batch_size: how many copies go through the model together; None for one of each sample.
-        memory: see :func:`fullgrad.maps.minibatches.in_batches`.
+        size: how many copies go through the model together; None for one of each sample.
+
+    Returns:
+        One map, shape (B, 1, *positions).
     """
-    size = batch_for(request, memory) if batch_size == "auto" else batch_size
-    (result,) = in_batches(request, lambda p: _mean(p, explain, psi, noise, size), size, None)
-    return result
-
-
-def _mean(
-    request: Request,
-    explain: Callable[[Request, Means], object],
-    psi: Psi,
-    noise: Noise,
-    size: int | None,
-) -> tuple[Tensor, ...]:
     if request.target is None:
         request = replace(request, target=forward(request).index)
     x = request.inputs
     assert isinstance(x, Tensor)
     rounds = 1 if size is None else max(1, size // len(x))
-    means = Means(len(x))
+    average = TermAverage(len(x))
     copies = noisy(x.detach(), noise)
     for done in range(0, noise.samples, rounds):
         now = min(rounds, noise.samples - done)
         part = replace(tiled(request, now), inputs=torch.cat([next(copies) for _ in range(now)]))
-        means.copies(now)
-        explain(part, means)
-    return means.draw(psi)
+        explain(part, partial(Average, chosen=chosen, average=average))
+    return average.maps(psi)

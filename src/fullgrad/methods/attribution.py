@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +14,57 @@ from torch import Tensor, nn
 from fullgrad._optional import require
 from fullgrad.engine.inputs import check
 from fullgrad.engine.lending import as_tuple, lent, own
-from fullgrad.engine.pipeline import Request
+from fullgrad.engine.pipeline import ModelOptions, Request
 from fullgrad.engine.targets import Target, select
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import InputError, MethodError, TargetError
-from fullgrad.maps.minibatches import in_batches
+from fullgrad.maps.aggregation import Psi
+from fullgrad.maps.minibatches import BatchSize, in_minibatches
+from fullgrad.maps.selection import Terms
 from fullgrad.methods.registry import Method, resolved
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 EXTRA = "baselines"
 
 
+class FamilyOptions(ModelOptions, total=False):
+    """The options of FullGrad and Simple FullGrad in :func:`attribute`."""
+
+    signed: bool
+    additional_forward_args: Any
+    batch_size: BatchSize
+    memory: int | None
+    psi: Psi | None
+    terms: Terms
+
+
+class SmoothOptions(FamilyOptions, total=False):
+    """The options of Smooth FullGrad in :func:`attribute`."""
+
+    samples: int
+    scale: float
+    seed: int
+
+
+@overload
+def attribute(
+    method: Literal["fullgrad", "simple_fullgrad"],
+    model: nn.Module,
+    inputs: Tensor,
+    target: Target = None,
+    **options: Unpack[FamilyOptions],
+) -> Tensor: ...
+@overload
+def attribute(
+    method: Literal["smooth_fullgrad"],
+    model: nn.Module,
+    inputs: Tensor,
+    target: Target = None,
+    **options: Unpack[SmoothOptions],
+) -> Tensor: ...
+@overload
 def attribute(
     method: str | Method | Callable[..., Tensor],
     model: nn.Module,
@@ -31,7 +73,18 @@ def attribute(
     *,
     signed: bool = False,
     additional_forward_args: Any = None,
-    batch_size: int | None = None,
+    batch_size: BatchSize = None,
+    **options: Any,
+) -> Tensor: ...
+def attribute(
+    method: str | Method | Callable[..., Tensor],
+    model: nn.Module,
+    inputs: Tensor,
+    target: Target = None,
+    *,
+    signed: bool = False,
+    additional_forward_args: Any = None,
+    batch_size: BatchSize = None,
     **options: Any,
 ) -> Tensor:
     """The saliency map of any method.
@@ -56,27 +109,43 @@ def attribute(
             FullGrad's maps sum over layers as well, so theirs are those of ``psi="signed"``.
         additional_forward_args: a value or tuple passed to the model after the inputs.
         batch_size: how many samples go through the model together; None for all. Tensors among
-            additional arguments and options whose first size is B are cut too.
-        **options: of the method; ``fullgrad.methods.get(name).options`` has the defaults.
+            additional arguments and options whose first size is B are cut too. FullGrad and its
+            variants also take ``"auto"``, with ``memory``.
+        **options: of the method; ``fullgrad.methods.get(name).options`` has the defaults. FullGrad
+            and its variants also take ``forward_kwargs``, ``mode``, ``per_sample``, ``detached``,
+            ``tolerance``, ``layout`` and ``memory``, as :func:`fullgrad.saliency` does.
 
     Returns:
         Shape (B, 1, *positions), on the inputs' device, outside any graph.
 
     Raises:
-        ValueError: an unknown method or option.
+        ValueError: an unknown method, or a value that an option cannot have.
+        OptionError: an option that the method does not have; a ``TypeError``.
         MethodError: the method does not apply to the model, or returned no map.
         MissingDependencyError: the method needs a package that is not installed.
         FullGradError: as :func:`fullgrad.decompose`.
+
+    Example:
+        >>> import torch
+        >>> from fullgrad import methods
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten())
+        >>> methods.attribute("fullgrad", model, torch.ones(1, 3, 8, 8), 0, psi="channel").shape
+        torch.Size([1, 1, 8, 8])
     """
     chosen = resolved(method)
-    settings = chosen.settings(options)
+    of_call = {k: v for k, v in options.items() if k in chosen.call_options}
+    settings = chosen.settings(
+        {k: v for k, v in options.items() if k not in of_call or k in chosen.takes}
+    )
     if signed:
         chosen.require_sign(settings)
-    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+    whole = batch_size is None or "memory" in chosen.call_options
+    if not whole and (type(batch_size) is not int or batch_size < 1):
         raise ValueError(f"batch_size must be a positive integer or None, not {batch_size!r}")
     if chosen.package is not None:
         require(chosen.package, EXTRA)
-    _check_image(inputs)
+    if of_call.get("layout") is None:
+        _check_image(inputs)
     values = {f.name: getattr(settings, f.name) for f in fields(settings)}
     target = indices(target, inputs)
     if chosen.direct:
@@ -87,10 +156,10 @@ def attribute(
             signed=signed,
             batch_size=batch_size,
             additional_forward_args=additional_forward_args,
-            **values,
+            **of_call | values,
         )
         shape = (len(inputs), 1, *inputs.shape[2:])
-        if tuple(found.shape) != shape:
+        if of_call.get("layout") is None and tuple(found.shape) != shape:
             raise MethodError(
                 f"method {chosen.name!r} returned shape {tuple(found.shape)}, not {shape}"
             )
@@ -101,7 +170,8 @@ def attribute(
             "keyword of that name"
         )
     request = Request(unwrap(model), inputs, target, additional_forward_args, values)
-    (found,) = in_batches(request, lambda part: (_map(part, chosen, signed),), batch_size, None)
+    run = partial(_map, method=chosen, signed=signed)
+    (found,) = in_minibatches(request, run, batch_size, None)
     return found
 
 
@@ -159,8 +229,8 @@ def predicted(model: nn.Module, inputs: Tensor, extra: Any) -> Tensor | None:
         return select(model(own(inputs), *as_tuple(own(extra))), None).index
 
 
-def _map(part: Request, method: Method, signed: bool) -> Tensor:
-    """The map of one batch."""
+def _map(part: Request, method: Method, signed: bool) -> tuple[Tensor]:
+    """The map of one minibatch."""
     x = part.inputs
     assert isinstance(x, Tensor)
     extra, target = part.additional_forward_args, part.target
@@ -171,7 +241,7 @@ def _map(part: Request, method: Method, signed: bool) -> Tensor:
         options["additional_forward_args"] = own(extra)
     with lent(part.model):
         found = method.function(part.model, own(x), target, **options)
-    return reduced(method.name, found, x, signed)
+    return (reduced(method.name, found, x, signed),)
 
 
 def _finite(name: str, found: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullgrad.methods.gradients import NoOptions
-from fullgrad.methods.registry import described
+from fullgrad.methods.registry import Method
 
 NOISE = ("random", "random_blobs")  # want another seed for other samples
 
@@ -65,7 +65,7 @@ def random(model: nn.Module, inputs: Tensor, target: Any, *, seed: int, **call: 
     """Uniform numbers in [0, 1), shape (B, 1, *positions).
 
     A sample's numbers depend on the seed and on its place in the inputs alone, not on how many
-    samples follow, on the batch size or on the device. The next call starts anew: give another
+    samples follow, on the batch size or on the device. The next call starts again: give another
     seed for other samples.
     """
     return _noise(inputs, seed, inputs.shape[2:]).to(inputs.device, _dtype(inputs))
@@ -125,7 +125,7 @@ def _kernel(rank: int, axis: int, like: Tensor) -> Tensor:
 
 
 METHODS = (
-    described(
+    Method(
         "random",
         random,
         options=RandomOptions,
@@ -133,7 +133,7 @@ METHODS = (
         direct=True,
         about="Uniform noise, the floor that every method must beat.",
     ),
-    described(
+    Method(
         "random_blobs",
         random_blobs,
         options=BlobsOptions,
@@ -141,7 +141,7 @@ METHODS = (
         direct=True,
         about="Noise as coarse as the maps of late layers, the floor for methods that mark areas.",
     ),
-    described(
+    Method(
         "sobel",
         sobel,
         options=NoOptions,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from fullgrad.axes.layouts import Places
-from fullgrad.maps.aggregation import PSI
+from fullgrad.axes.layouts import ActivationLayouts
+from fullgrad.engine.pipeline import ModelOptions
+from fullgrad.maps.aggregation import check_psi
 from fullgrad.maps.saliency import saliency
 from fullgrad.maps.smoothing import Noise
-from fullgrad.methods.registry import described
+from fullgrad.methods.registry import Method
 
 _PAPER = "Srinivas & Fleuret 2019, Full-Gradient Representation for Neural Network Visualization"
 _NOISE = Noise()
@@ -26,7 +28,8 @@ class FullGradOptions:
         psi: see :func:`fullgrad.saliency`; None for ``"layer"``, or ``"signed"`` where a sign is
             asked for.
         terms: which terms count; see :func:`fullgrad.saliency`.
-        places: layouts of activations that cannot be followed; see :func:`fullgrad.saliency`.
+        activation_layouts: layouts of activations that axis propagation cannot follow; see
+            :func:`fullgrad.saliency`.
 
     Raises:
         ValueError: an unknown psi.
@@ -34,11 +37,11 @@ class FullGradOptions:
 
     psi: str | None = None
     terms: str | Sequence[str] = "all"
-    places: Places | None = None
+    activation_layouts: ActivationLayouts | None = None
 
     def __post_init__(self) -> None:
-        if self.psi is not None and self.psi not in PSI:
-            raise ValueError(f"psi must be one of {', '.join(PSI)}, not {self.psi!r}")
+        if self.psi is not None:
+            check_psi(self.psi)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,62 +61,54 @@ def _has_sign(options: FullGradOptions) -> bool:
     return options.psi in {None, "signed"}
 
 
-def _function(method: str) -> Any:
-    def function(
-        model: nn.Module,
-        inputs: Tensor,
-        target: Any,
-        *,
-        signed: bool,
-        additional_forward_args: Any,
-        batch_size: int | None,
-        psi: Any,
-        terms: Any,
-        places: Any,
-        **noise: Any,
-    ) -> Tensor:
-        found: Tensor = saliency(
-            model,
-            inputs,
-            target,
-            method=method,
-            psi=psi or ("signed" if signed else "layer"),
-            terms=terms,
-            places=places,
-            additional_forward_args=additional_forward_args,
-            batch_size=batch_size,
-            noise=Noise(**noise) if noise else None,
-        )
-        return found
-
-    return function
+def _map(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Any,
+    *,
+    method: str,
+    signed: bool,
+    psi: Any,
+    **options: Any,
+) -> Tensor:
+    smoothing = {k: options.pop(k) for k in ("samples", "scale", "seed") if k in options}
+    return saliency(
+        model,
+        inputs,
+        target,
+        method,
+        psi=psi or ("signed" if signed else "layer"),
+        noise=Noise(**smoothing) if smoothing else None,
+        **options,
+    )
 
 
-METHODS = tuple(
-    described(
+def _variant(name: str, about: str, options: type = FullGradOptions) -> Method:
+    return Method(
         name,
-        _function(name),
-        options=options,
-        about=about,
-        reference=_PAPER,
+        partial(_map, method=name),
+        options,
+        about,
+        _PAPER,
         signed=_has_sign,
         direct=True,
+        call_options=(*ModelOptions.__optional_keys__, "memory"),
+        renamed={"places": "activation_layouts"},
     )
-    for name, options, about in (
-        (
-            "fullgrad",
-            FullGradOptions,
-            "Input times its gradient and every bias times its gradient, stretched and summed.",
-        ),
-        (
-            "simple_fullgrad",
-            FullGradOptions,
-            "As FullGrad, but with the gradients at biases alone, not multiplied by the biases.",
-        ),
-        (
-            "smooth_fullgrad",
-            SmoothFullGradOptions,
-            "The FullGrad map of the terms' mean over noisy copies of the input.",
-        ),
-    )
+
+
+METHODS = (
+    _variant(
+        "fullgrad",
+        "Input times its gradient and every bias times its gradient, stretched and summed.",
+    ),
+    _variant(
+        "simple_fullgrad",
+        "As FullGrad, but with the gradients at biases alone, not multiplied by the biases.",
+    ),
+    _variant(
+        "smooth_fullgrad",
+        "The FullGrad map of the terms' mean over noisy copies of the input.",
+        SmoothFullGradOptions,
+    ),
 )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fullgrad.engine.lending import lent
 from fullgrad.errors import MethodError
 from fullgrad.methods.captum_adapter import Explained, captum, speaking_plainly
-from fullgrad.methods.registry import described, unlike
+from fullgrad.methods.registry import Method, unlike
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -159,7 +159,7 @@ def _has_sign(options: GradCamOptions) -> bool:
 
 
 METHODS = (
-    described(
+    Method(
         "grad_cam",
         grad_cam,
         options=GradCamOptions,

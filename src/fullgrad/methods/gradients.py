@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fullgrad.errors import InputError
 from fullgrad.maps.smoothing import Noise, noisy
 from fullgrad.methods.captum_adapter import Explained, captum, speaking_plainly
-from fullgrad.methods.registry import described
+from fullgrad.methods.registry import Method
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def smoothgrad(
 
 
 METHODS = (
-    described(
+    Method(
         "input_gradient",
         input_gradient,
         options=NoOptions,
@@ -157,7 +157,7 @@ METHODS = (
         reference="Simonyan, Vedaldi & Zisserman 2014, Deep Inside Convolutional Networks",
         package="captum.attr",
     ),
-    described(
+    Method(
         "input_x_gradient",
         input_x_gradient,
         options=NoOptions,
@@ -165,7 +165,7 @@ METHODS = (
         reference="Shrikumar, Greenside, Shcherbina & Kundaje 2016, Not Just a Black Box",
         package="captum.attr",
     ),
-    described(
+    Method(
         "integrated_gradients",
         integrated_gradients,
         options=IntegratedOptions,
@@ -173,7 +173,7 @@ METHODS = (
         reference="Sundararajan, Taly & Yan 2017, Axiomatic Attribution for Deep Networks",
         package="captum.attr",
     ),
-    described(
+    Method(
         "smoothgrad",
         smoothgrad,
         options=SmoothGradOptions,

@@ -17,7 +17,7 @@ from fullgrad._compat import DispatchMode
 from fullgrad.errors import MethodError
 from fullgrad.methods.captum_adapter import Explained, captum, prepare_hooks, speaking_plainly
 from fullgrad.methods.gradients import NoOptions, baseline_like, check_baseline
-from fullgrad.methods.registry import described
+from fullgrad.methods.registry import Method
 from fullgrad.operations.registry import overload
 
 # Of the sum of DeepLIFT's numbers, as a share of the outputs' difference; rounding comes on top.
@@ -146,7 +146,7 @@ def deeplift(
 def _prove_sum(explained: Explained, found: Tensor, inputs: Tensor, start: Tensor) -> None:
     """Refuse numbers that do not sum to the difference of the outputs.
 
-    That is Captum's convergence delta; computed here, the outputs are at hand for its scale.
+    That is Captum's convergence delta; computed here, the outputs are available for its scale.
     """
     with torch.no_grad():
         output, before = explained(inputs), explained(start)
@@ -166,7 +166,7 @@ def _prove_sum(explained: Explained, found: Tensor, inputs: Tensor, start: Tenso
 
 
 METHODS = (
-    described(
+    Method(
         "guided_backprop",
         guided_backprop,
         options=NoOptions,
@@ -174,7 +174,7 @@ METHODS = (
         reference="Springenberg, Dosovitskiy, Brox & Riedmiller 2015, Striving for Simplicity",
         package="captum.attr",
     ),
-    described(
+    Method(
         "deeplift",
         deeplift,
         options=DeepLiftOptions,

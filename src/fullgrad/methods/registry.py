@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from fullgrad.errors import MethodError
+from fullgrad._options import elsewhere, with_new_names
+from fullgrad.errors import MethodError, OptionError
 
 Function: TypeAlias = Callable[..., Tensor]
 
@@ -36,7 +37,8 @@ class Method:
         function: called as ``function(model, inputs, target, **options)``, with
             ``additional_forward_args=`` where there are any; see
             :func:`fullgrad.methods.attribute` for what it is given and what it may return.
-        options: frozen dataclass type of its options, all with defaults, which refuses wrong ones.
+        options: frozen dataclass type of its options, all with defaults, which refuses wrong ones;
+            None takes the keywords of the function.
         about: what it computes, in one sentence.
         reference: the paper it comes from.
         signed: whether its numbers have a sign; or a function that answers for given options.
@@ -44,35 +46,73 @@ class Method:
         direct: whether the function is handed the call as it stands, the whole batch of a model
             that is not lent, with ``signed``, ``additional_forward_args`` and ``batch_size`` as
             keywords, and answers with the finished map.
+        call_options: options of the call of the model (``mode``, ``layout`` and so on, see
+            :func:`fullgrad.saliency`) that the function takes too, where they are given.
+        renamed: from old names of its options to new ones.
+
+    Raises:
+        ValueError: a name, function or options that cannot be used.
     """
 
     name: str
     function: Function
-    options: type
+    options: type = None  # type: ignore[assignment]
     about: str = ""
     reference: str = ""
     signed: bool | Callable[[Any], bool] = True
     package: str | None = None
     direct: bool = False
+    call_options: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        name, options = self.name, self.options
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"a method's name must be a string that is not empty, not {name!r}")
+        if not callable(self.function):
+            raise ValueError(  # noqa: TRY004
+                f"the function of method {name!r} must be callable, not {self.function!r}"
+            )
+        if options is None:
+            options = _options_of(name, self.function)
+            object.__setattr__(self, "options", options)
+        elif not (isinstance(options, type) and is_dataclass(options)):
+            raise ValueError(
+                f"options of method {name!r} must be a dataclass type, not {options!r}"
+            )
+        taken = [f.name for f in fields(options) if f.name in RESERVED]
+        if taken:
+            raise ValueError(
+                f"method {name!r} cannot have an option {taken[0]!r}: attribute() takes it itself"
+            )
+
+    @property
+    def takes(self) -> list[str]:
+        """The names of its options."""
+        return [f.name for f in fields(self.options)]
 
     def settings(self, options: Mapping[str, Any]) -> Any:
         """The options, with defaults for those that are not given.
 
         Raises:
-            ValueError: an unknown option, one that is missing, or a wrong value.
+            OptionError: an unknown option, or one that is missing.
+            ValueError: a wrong value.
         """
-        known = [f.name for f in fields(self.options)]
+        known = self.takes
         for name in options:
-            if name not in known:
+            if name not in known and name not in self.renamed:
                 have = f"its options: {', '.join(known)}" if known else "it has no options"
-                raise ValueError(f"method {self.name!r} has no option {name!r}; {have}")
+                others = [m.name for m in _METHODS.values() if name in (*m.takes, *m.call_options)]
+                where = f"; it is an option of {', '.join(others)}" if others else elsewhere(name)
+                raise OptionError(f"method {self.name!r} has no option {name!r}; {have}{where}")
+        options = with_new_names(options, self.renamed)
         missing = [
             f.name
             for f in fields(self.options)
             if f.default is MISSING and f.default_factory is MISSING and f.name not in options
         ]
         if missing:
-            raise ValueError(f"method {self.name!r} needs the option {missing[0]!r}")
+            raise OptionError(f"method {self.name!r} needs the option {missing[0]!r}")
         return self.options(**options)
 
     def require_sign(self, settings: Any) -> None:
@@ -120,43 +160,6 @@ def _options_of(name: str, function: Function) -> type:
     return options
 
 
-def described(
-    name: str,
-    function: Function,
-    *,
-    options: type | None = None,
-    about: str = "",
-    reference: str = "",
-    signed: bool | Callable[[Any], bool] = True,
-    package: str | None = None,
-    direct: bool = False,
-) -> Method:
-    """A method of these properties, which is not registered; see :class:`Method`.
-
-    Args:
-        options: None takes them from the function's signature.
-
-    Raises:
-        ValueError: a name, function or options that cannot be used.
-    """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"a method's name must be a string that is not empty, not {name!r}")
-    if not callable(function):
-        raise ValueError(  # noqa: TRY004
-            f"the function of method {name!r} must be callable, not {function!r}"
-        )
-    if options is None:
-        options = _options_of(name, function)
-    elif not (isinstance(options, type) and is_dataclass(options)):
-        raise ValueError(f"options of method {name!r} must be a dataclass type, not {options!r}")
-    taken = [f.name for f in fields(options) if f.name in RESERVED]
-    if taken:
-        raise ValueError(
-            f"method {name!r} cannot have an option {taken[0]!r}: attribute() takes it itself"
-        )
-    return Method(name, function, options, about, reference, signed, package, direct)
-
-
 def register(
     name: str,
     function: Function,
@@ -187,17 +190,20 @@ def register(
 
     Raises:
         ValueError: the name is taken, or something cannot be used.
+
+    Example:
+        >>> import torch
+        >>> from fullgrad import methods
+        >>> def size(model, inputs, target, power: float = 1.0):
+        ...     return inputs.abs() ** power
+        >>> method = methods.register("size", size, about="The size of the input's numbers.")
+        >>> methods.attribute("size", torch.nn.Flatten(), torch.ones(1, 3, 2, 2), 0, power=2.0)
+        tensor([[[[3., 3.],
+                  [3., 3.]]]])
+        >>> methods.unregister("size") is method
+        True
     """
-    method = described(
-        name,
-        function,
-        options=options,
-        about=about,
-        reference=reference,
-        signed=signed,
-        package=package,
-        direct=direct,
-    )
+    method = Method(name, function, options, about, reference, signed, package, direct)  # type: ignore[arg-type]
     return add(method, replace=replace)
 
 
@@ -247,5 +253,5 @@ def resolved(method: str | Method | Function) -> Method:
     if isinstance(method, Method):
         return method
     if callable(method):
-        return described(getattr(method, "__name__", type(method).__name__), method)
+        return Method(getattr(method, "__name__", type(method).__name__), method)
     return get(method)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fullgrad._files import printable
+from fullgrad._html import Html, joined, tag
 from fullgrad.evaluation.store import PLAN, RECORD, TABLE
-from fullgrad.report.markup import Builder, Html, details, facts, joined, kind_of, tag
+from fullgrad.report.markup import Builder, details, facts, kind_of
 from fullgrad.report.provenance import again, made, version_facts
 from fullgrad.report.values import ReportError, Values, read_bytes, read_json, shown
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fullgrad._files import printable
-from fullgrad.report.markup import Builder, Html, details, joined, kind_of, tag
+from fullgrad._html import Html, joined, tag
+from fullgrad.report.markup import Builder, details, kind_of
 from fullgrad.report.provenance import again, made, model_facts, version_facts
 from fullgrad.report.values import ReportError, Values, read_bytes, shown
 from fullgrad.viz.style import number

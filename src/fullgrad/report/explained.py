@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from fullgrad._files import printable
+from fullgrad._html import Html, tag
 from fullgrad.errors import InputError
-from fullgrad.report.markup import Builder, Html, details, facts, kind_of, tag
+from fullgrad.report.markup import Builder, details, facts, kind_of
 from fullgrad.report.provenance import again, made, model_facts, version_facts
 from fullgrad.report.values import ReportError, Values, read_bytes, shown
 from fullgrad.vision.images import OVERLAY_SUFFIX
@@ -27,7 +28,7 @@ NEEDED = ("image", "target", "decomposition", "saliency")
 _OPTIONS = {
     "psi": "how terms are rescaled before they are summed; none: by layer",
     "terms": "which terms the map is made of",
-    "places": "where terms lie, if that was stated; none: it was followed",
+    "activation_layouts": "where terms lie, if that was stated; none: it was followed",
 }
 _SAME = 1e-4  # of the layers' sum to the record's, relative to the sizes: computed twice
 _CLOSE = 1e-5  # of a map's least and most to the record's, relative

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from fullgrad._files import printable
+from fullgrad._html import Html, escaped, joined, tag
 from fullgrad._version import __version__
 from fullgrad.report import benched, compared, explained
 from fullgrad.report.benched import Experiment
 from fullgrad.report.compared import Comparison
 from fullgrad.report.explained import Explained
 from fullgrad.report.layout import PAGE, POLICY, STYLE
-from fullgrad.report.markup import Builder, Html, escaped, joined, tag
+from fullgrad.report.markup import Builder
 from fullgrad.report.values import ReportError, Values, read_json
 
 Item: TypeAlias = Explained | Comparison | Experiment

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fullgrad.report.markup import Html, facts, joined, tag
+from fullgrad._html import Html, joined, tag
+from fullgrad.report.markup import facts
 from fullgrad.report.values import Values, shown
 
 _MEANING = {

@@ -9,28 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fullgrad._options import takes_options
 from fullgrad.axes.algebra import NOWHERE
-from fullgrad.axes.broadcasting import resolved
-from fullgrad.axes.layouts import Places
+from fullgrad.axes.layouts import ActivationLayouts
 from fullgrad.axes.placement import Placement
-from fullgrad.engine import backward
-from fullgrad.engine import verification as completeness
-from fullgrad.engine.pipeline import Request, Totals, Traced, explain
+from fullgrad.engine import verification
+from fullgrad.engine.backward import product
+from fullgrad.engine.lending import as_tuple
+from fullgrad.engine.pipeline import Detached, Mode, Request, Totals, Traced, explain
 from fullgrad.engine.tape import Entry
 from fullgrad.engine.targets import Target
 from fullgrad.engine.terms import Term
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import CompletenessError, InputError, LayoutError
-from fullgrad.maps.aggregation import PSI, Psi, placements_for, reduced, rescaled_sum, upsample
+from fullgrad.maps.aggregation import (
+    Psi,
+    check_psi,
+    placements_for,
+    reduced,
+    rescaled_sum,
+    upsample,
+)
 from fullgrad.maps.selection import Selection, Terms, selection
 from fullgrad.tokens.embeddings import Embedded, embed, token_embedding
-
-_EVERY_TERM = selection("all")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,11 +92,12 @@ class TokenScores:
         )
 
     def _repr_html_(self) -> str:
-        from fullgrad.report.display import token_scores_html
+        from fullgrad.tokens._display import token_scores_html
 
         return token_scores_html(self)
 
 
+@takes_options("attribute_tokens", places="activation_layouts")
 def attribute_tokens(
     model: nn.Module,
     input_ids: Tensor,
@@ -98,9 +106,10 @@ def attribute_tokens(
     embedding: nn.Embedding | str | None = None,
     additional_forward_args: Any = None,
     forward_kwargs: Mapping[str, Any] | None = None,
-    mode: Literal["eval", "as_is"] = "eval",
+    mode: Mode = "eval",
+    detached: Detached = "error",
     tolerance: float | None = None,
-    places: Places | None = None,
+    activation_layouts: ActivationLayouts | None = None,
 ) -> TokenScores:
     """Split a text model's output exactly over the tokens of its input.
 
@@ -117,9 +126,10 @@ def attribute_tokens(
         additional_forward_args: a value or tuple passed after the ids.
         forward_kwargs: keyword arguments, ``attention_mask`` for example.
         mode: see :func:`fullgrad.decompose`.
+        detached: see :func:`fullgrad.decompose`.
         tolerance: see :func:`fullgrad.decompose`.
-        places: layouts that cannot be followed, in the letters of ``BTC``; see
-            :func:`fullgrad.decompose`.
+        activation_layouts: layouts that axis propagation cannot follow, in the letters of
+            ``BTC``; see :func:`fullgrad.decompose`.
 
     Returns:
         The scores, their sum proved. A term on a coarser or finer sequence (strided convolutions)
@@ -131,37 +141,38 @@ def attribute_tokens(
         LayoutError: it is not known at which token a term lies.
         CompletenessError: the terms do not sum to the output.
         FullGradError: as :func:`fullgrad.decompose`.
+
+    Example:
+        >>> import torch
+        >>> from fullgrad.tokens import attribute_tokens
+        >>> class Model(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.embed, self.head = torch.nn.Embedding(9, 4), torch.nn.Linear(4, 2)
+        ...     def forward(self, ids):
+        ...         return self.head(self.embed(ids).mean(1))
+        >>> scores = attribute_tokens(Model(), torch.tensor([[3, 1, 4]]), target=0)
+        >>> scores.total.shape
+        torch.Size([1, 3])
+        >>> torch.allclose(scores.sums, scores.output.double(), atol=1e-5)
+        True
     """
     request = _request(
         model,
         input_ids,
         target,
-        embedding,
-        additional_forward_args,
-        forward_kwargs,
-        mode,
-        tolerance,
-        places,
+        embedding=embedding,
+        additional_forward_args=additional_forward_args,
+        forward_kwargs=forward_kwargs,
+        mode=mode,
+        detached=detached,
+        tolerance=tolerance,
+        activation_layouts=activation_layouts,
     )
-    traced, totals, consumer = explain(request, _Tokens)
-    scores = _input_term(traced, totals).sum(2)
-    output = traced.output.detach()
-    terms = [scores.sum(1), consumer.at_tokens.sum(1), consumer.elsewhere]
-    residual, _ = completeness.balance(output, terms)
-    _prove(residual, totals)
-    consumer.check()
-    return TokenScores(
-        scores=scores,
-        bias_scores=consumer.at_tokens,
-        elsewhere=consumer.elsewhere,
-        output=output,
-        residual=residual,
-        scale=totals.scale,
-        target=traced.selected.index,
-        tolerance=totals.tolerance,
-    )
+    return explain(request, SumTokens)
 
 
+@takes_options("token_saliency", places="activation_layouts")
 def token_saliency(
     model: nn.Module,
     input_ids: Tensor,
@@ -172,9 +183,10 @@ def token_saliency(
     terms: Terms = "all",
     additional_forward_args: Any = None,
     forward_kwargs: Mapping[str, Any] | None = None,
-    mode: Literal["eval", "as_is"] = "eval",
+    mode: Mode = "eval",
+    detached: Detached = "error",
     tolerance: float | None = None,
-    places: Places | None = None,
+    activation_layouts: ActivationLayouts | None = None,
 ) -> Tensor:
     """The FullGrad saliency of each token (Srinivas & Fleuret 2019, equation 4).
 
@@ -188,8 +200,9 @@ def token_saliency(
         additional_forward_args: see :func:`attribute_tokens`.
         forward_kwargs: see :func:`attribute_tokens`.
         mode: see :func:`fullgrad.decompose`.
+        detached: see :func:`fullgrad.decompose`.
         tolerance: see :func:`fullgrad.decompose`.
-        places: see :func:`attribute_tokens`.
+        activation_layouts: see :func:`attribute_tokens`.
 
     Returns:
         Shape (B, T), float64, not negative unless psi is ``signed``. The sizes of terms, rescaled:
@@ -200,42 +213,35 @@ def token_saliency(
         FullGradError: as :func:`attribute_tokens`.
         ValueError: an unknown psi or selection of terms.
     """
-    _check_psi(psi)
+    check_psi(psi)
     request = _request(
         model,
         input_ids,
         target,
-        embedding,
-        additional_forward_args,
-        forward_kwargs,
-        mode,
-        tolerance,
-        places,
+        embedding=embedding,
+        additional_forward_args=additional_forward_args,
+        forward_kwargs=forward_kwargs,
+        mode=mode,
+        detached=detached,
+        tolerance=tolerance,
+        activation_layouts=activation_layouts,
     )
     chosen = selection(terms, [name for name, _ in request.model.named_modules()])
-    traced, totals, consumer = explain(request, lambda traced: _Tokens(traced, psi, chosen))
-    consumer.check()
-    if chosen.input:
-        consumer.at_tokens += rescaled_sum(_input_term(traced, totals), [2], psi)
-    result: Tensor = consumer.at_tokens
-    return result
-
-
-def _check_psi(psi: str) -> None:
-    if psi not in PSI:
-        raise ValueError(f"psi must be one of {', '.join(PSI)}, not {psi!r}")
+    return explain(request, partial(DrawTokens, psi=psi, chosen=chosen))
 
 
 def _request(
     model: nn.Module,
     input_ids: Tensor,
     target: Target,
+    *,
     embedding: nn.Embedding | str | None,
     additional_forward_args: Any,
     forward_kwargs: Mapping[str, Any] | None,
-    mode: Literal["eval", "as_is"],
+    mode: Mode,
+    detached: Detached,
     tolerance: float | None,
-    places: Places | None,
+    activation_layouts: ActivationLayouts | None,
 ) -> Request:
     """The call of the model of embedded tokens."""
     twice = [name for name in ("input_ids", "inputs_embeds") if name in (forward_kwargs or {})]
@@ -245,44 +251,22 @@ def _request(
         )
     model = unwrap(model)
     chosen = token_embedding(model, embedding)
-    extra = additional_forward_args
-    rest = extra if isinstance(extra, tuple) else () if extra is None else (extra,)
     return Request(
         Embedded(model, chosen),
         embed(chosen, input_ids),
         target,
-        (input_ids, *rest),
+        (input_ids, *as_tuple(additional_forward_args)),
         forward_kwargs,
         mode,
+        detached=detached,
         tolerance=tolerance,
         layout="BTC",
-        places=places,
+        activation_layouts=activation_layouts,
+        takes_per_sample=False,
     )
 
 
-def _input_term(traced: Traced, totals: Totals) -> Tensor:
-    """Gradient times embedding, shape (B, T, C), its samples' sums proved."""
-    gradient, leaf = totals.input_gradients[0], traced.prepared.leaves[0].detach()
-    value = backward.product(_wide(gradient), _wide(leaf), False).to(traced.output.device)
-    _prove(totals.input_sums - value.sum((1, 2)), totals)
-    return value
-
-
-def _prove(residual: Tensor, totals: Totals) -> None:
-    """Refuse numbers that do not add up sample by sample."""
-    if not completeness.holds(residual, totals.scale, totals.tolerance):
-        raise CompletenessError(
-            "the terms sum to the output, but not those that lie at each sample's tokens "
-            f"(relative residual {float((residual.abs() / totals.scale).max()):.1e}): the model "
-            "reads the ids of one sample as another's. Explain one sample at a time."
-        )
-
-
-def _wide(t: Tensor) -> Tensor:
-    return t.to(torch.complex128 if t.is_complex() else torch.float64)
-
-
-class _Tokens:
+class _AtTokens:
     """Sums each term at the tokens where it lies, and lets the term go.
 
     Args:
@@ -291,15 +275,12 @@ class _Tokens:
         chosen: the terms that count.
     """
 
-    def __init__(
-        self, traced: Traced, psi: Psi = "signed", chosen: Selection = _EVERY_TERM
-    ) -> None:
-        self._bindings, self._grids = traced.tape.bindings, traced.layouts.grids
+    def __init__(self, traced: Traced, psi: Psi, chosen: Selection) -> None:
+        self._traced, self._grids = traced, traced.layouts.grids
         self._batch, self._tokens = len(traced.output), self._grids[0].sizes[0]
         self._psi, self._chosen = psi, chosen
-        device = traced.output.device
-        self.at_tokens = torch.zeros(self._batch, self._tokens, dtype=torch.float64, device=device)
-        self.elsewhere = torch.zeros(self._batch, dtype=torch.float64, device=device)
+        zeros = partial(torch.zeros, dtype=torch.float64, device=traced.output.device)
+        self._at_tokens, self._elsewhere = zeros(self._batch, self._tokens), zeros(self._batch)
         self._unknown = ""
 
     def term(self, term: Term) -> Tensor:
@@ -308,26 +289,26 @@ class _Tokens:
         place = self._place(entry) if counts else None
         sums, maps = [], []
         for gradient, bias, samples, _ in term.parts():
-            value = backward.product(_wide(gradient), _wide(bias), term.may_be_infinite)
+            value = product(_wide(gradient), _wide(bias), term.may_be_infinite)
             sums.append(term.sums(value, samples))
             if place is not None:
                 maps.append(reduced(value, place, self._psi).squeeze(1))
-        total = torch.cat(sums).to(self.elsewhere.device)
+        total = torch.cat(sums).to(self._elsewhere.device)
         if place is None:
-            self.elsewhere += total
+            self._elsewhere += total
             return total
-        at = torch.cat(maps).to(self.elsewhere.device)
+        at = torch.cat(maps).to(self._elsewhere.device)
         if place.places is not None and bool((place.places == NOWHERE).any()):
-            self.elsewhere += total - at.sum(1)
+            self._elsewhere += total - at.sum(1)
         if self._psi == "signed":
-            self.at_tokens += spread(at, self._tokens)
+            self._at_tokens += spread(at, self._tokens)
         else:
-            self.at_tokens += upsample(at.unsqueeze(1), (self._tokens,)).squeeze(1)
+            self._at_tokens += upsample(at.unsqueeze(1), (self._tokens,)).squeeze(1)
         return total
 
     def _place(self, entry: Entry) -> Placement | None:
         """How to read a term token by token; None if it lies at none."""
-        axes = None if entry.axes is None else resolved(entry.axes, self._bindings)
+        axes = self._traced.axes_of(entry)
         try:
             place = placements_for(
                 axes, entry.module, entry.op, entry.shape, self._batch, self._grids
@@ -337,7 +318,7 @@ class _Tokens:
             self._unknown = (
                 f"it is not known at which token the numbers of {entry.op} in "
                 f"{entry.module or 'the model'} (shape {tuple(entry.shape)}) lie. State what its "
-                f"axes hold, as in places={{{entry.module!r}: {with_tokens!r}}}, or "
+                f"axes hold, as in activation_layouts={{{entry.module!r}: {with_tokens!r}}}, or "
                 f"{without!r}, without T, if they lie at no token of input_ids"
             )
             return None
@@ -357,7 +338,14 @@ class _Tokens:
             return place.extents[0] == 1
         return len(set(place.places[place.places != NOWHERE].tolist())) == 1
 
-    def check(self) -> None:
+    def _input_term(self, totals: Totals) -> Tensor:
+        """Gradient times embedding, shape (B, T, C), its samples' sums proved."""
+        gradient, leaf = totals.input_gradients[0], self._traced.prepared.leaves[0].detach()
+        value = product(_wide(gradient), _wide(leaf), False).to(self._elsewhere.device)
+        _prove(totals.input_sums - value.sum((1, 2)), totals)
+        return value
+
+    def _check(self) -> None:
         """Refuse terms of which it is not known where they lie.
 
         Raises:
@@ -365,6 +353,61 @@ class _Tokens:
         """
         if self._unknown:
             raise LayoutError(self._unknown)
+
+
+class SumTokens(_AtTokens):
+    """Sums the terms themselves: they add up to the output.
+
+    Args:
+        traced: the recorded forward.
+    """
+
+    def __init__(self, traced: Traced) -> None:
+        super().__init__(traced, "signed", selection("all"))
+
+    def result(self, totals: Totals) -> TokenScores:
+        """The scores, their sum for each sample proved."""
+        scores = self._input_term(totals).sum(2)
+        output = self._traced.output.detach()
+        terms = [scores.sum(1), self._at_tokens.sum(1), self._elsewhere]
+        residual, _ = verification.balance(output, terms)
+        _prove(residual, totals)
+        self._check()
+        return TokenScores(
+            scores=scores,
+            bias_scores=self._at_tokens,
+            elsewhere=self._elsewhere,
+            output=output,
+            residual=residual,
+            scale=totals.scale,
+            target=self._traced.selected.index,
+            tolerance=totals.tolerance,
+        )
+
+
+class DrawTokens(_AtTokens):
+    """Sums the rescaled sizes of the chosen terms; its arguments are those of the base."""
+
+    def result(self, totals: Totals) -> Tensor:
+        """The saliency of each token, shape (B, T)."""
+        self._check()
+        if self._chosen.input:
+            self._at_tokens += rescaled_sum(self._input_term(totals), [2], self._psi)
+        return self._at_tokens
+
+
+def _prove(residual: Tensor, totals: Totals) -> None:
+    """Refuse numbers that do not add up sample by sample."""
+    if not verification.holds(residual, totals.scale, totals.tolerance):
+        raise CompletenessError(
+            "the terms sum to the output, but not those that lie at each sample's tokens "
+            f"(relative residual {float((residual.abs() / totals.scale).max()):.1e}): the model "
+            "reads the ids of one sample as another's. Explain one sample at a time."
+        )
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t.to(torch.complex128 if t.is_complex() else torch.float64)
 
 
 def _examples(shape: Sequence[int], batch: int) -> tuple[str, str]:

@@ -50,12 +50,12 @@ def token_embedding(model: nn.Module, embedding: nn.Embedding | str | None) -> n
             chosen = next(iter(found.values()))
     elif isinstance(embedding, str):
         if embedding not in found:
-            raise ModelError(f"{embedding!r} is no nn.Embedding of the model; it has: {names}")
+            raise ModelError(f"{embedding!r} is not an nn.Embedding of the model; it has: {names}")
         chosen = found[embedding]
     else:
         if not any(m is embedding for m in found.values()):
             raise ModelError(
-                f"the given embedding is no nn.Embedding of the model; it has: {names}"
+                f"the given embedding is not an nn.Embedding of the model; it has: {names}"
             )
         chosen = embedding
     return _checked(chosen, path_of(model, chosen))
@@ -86,7 +86,7 @@ def _checked(embedding: nn.Embedding, path: str) -> nn.Embedding:
         )
     if parametrize.is_parametrized(embedding):
         raise ModelError(
-            f"the weight of the embedding {path!r} is computed anew at every lookup; make it a "
+            f"the weight of the embedding {path!r} is computed again at every lookup; make it a "
             "plain parameter with torch.nn.utils.parametrize.remove_parametrizations"
         )
     return embedding

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from fullgrad._files import printable
 from fullgrad._optional import require
+from fullgrad._table import number as number  # noqa: PLC0414
+from fullgrad._table import signed as signed  # noqa: PLC0414
 from fullgrad.errors import InputError
 from fullgrad.viz import overlay, tokens
 from fullgrad.viz.overlay import HIGH, LOW, Array
@@ -219,16 +221,6 @@ def scale_bar(axes: Axes, ends: tuple[float, float], ticks: dict[float, str], na
     bar.set_ticks(places, labels=[ticks[p] for p in places])
     bar.ax.tick_params(labelsize=8, length=2, pad=1)
     bar.outline.set_visible(False)
-
-
-def number(value: float) -> str:
-    """A number of a map or a logit, to three or four digits."""
-    return "0" if value == 0 else f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
-
-
-def signed(value: float) -> str:
-    """The same with its sign, and real minuses."""
-    return ("+" if value > 0 else "") + number(value).replace("-", "−")
 
 
 def saved(figure: Figure, kind: str) -> bytes:

@@ -1,0 +1,106 @@
+"""Which terms count for a map, and where on the inputs' grids they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from fullgrad.axes.algebra import Axes
+from fullgrad.axes.layouts import Layouts
+from fullgrad.axes.placement import Placement
+from fullgrad.errors import InputError, LayoutError
+from fullgrad.maps.aggregation import placements_for
+from fullgrad.maps.selection import Selection
+from fullgrad.operations import Kind
+
+# On which grids a term lies, and how it is to be read there.
+Location: TypeAlias = Sequence[tuple[int, Placement]]
+
+
+class Locator:
+    """Finds the terms of one call on the grids of its inputs.
+
+    Args:
+        layouts: of the explained inputs.
+        shapes: of them.
+        batch: number of samples.
+        chosen: the terms that count.
+        decomposed: whether the terms are those of a decomposition, for messages.
+
+    Raises:
+        InputError: an input has no positions.
+    """
+
+    def __init__(
+        self,
+        layouts: Layouts,
+        shapes: Sequence[Sequence[int]],
+        batch: int,
+        chosen: Selection,
+        *,
+        decomposed: bool = False,
+    ) -> None:
+        with_grid = {g.input for g in layouts.grids}
+        for i, shape in enumerate(shapes):
+            if i not in with_grid or shape[0] != batch:
+                raise InputError(
+                    f"an input of shape {tuple(shape)} has no map: (batch, channels, "
+                    "positions...) with 1 to 3 spatial axes is needed. State its axes with "
+                    "layout='BT', or pass it through additional_forward_args"
+                )
+        self._layouts, self._shapes, self._batch, self._chosen = layouts, shapes, batch, chosen
+        self._decomposed = decomposed
+        self._located = 0
+        self._without = 0
+        self._unknown: LayoutError | None = None
+
+    def of(
+        self, axes: Axes | None, kind: Kind, module: str, op: str, shape: Sequence[int]
+    ) -> Location:
+        """Where a bias term lies; empty if it does not count or has no spatial position.
+
+        Terms are asked for from the last to the first.
+        """
+        if not self._chosen.wants(kind, module):
+            return []
+        grids = self._layouts.grids
+        try:
+            found = placements_for(
+                axes, module, op, shape, self._batch, grids, decomposed=self._decomposed
+            )
+        except LayoutError as error:
+            self._unknown = error  # terms come last to first: the first is where it was lost
+            return []
+        location = [(i, p) for i, p in enumerate(found) if p is not None]
+        if location:
+            self._located += 1
+        elif len(shape) > 2:
+            self._without += 1
+        return location
+
+    def of_input(self, place: int) -> Location:
+        """Where the term of an input lies: on its own grid."""
+        grid = self._layouts.grids[place : place + 1]
+        axes, shape = self._layouts.axes[place], self._shapes[place]
+        (placement,) = placements_for(axes, "", "input", shape, self._batch, grid)
+        assert placement is not None
+        return [(place, placement)]
+
+    def check(self) -> None:
+        """Refuse to make a map of terms that are not on the grid.
+
+        Raises:
+            LayoutError: it is not known where a term's numbers lie, no term has positions, or so
+                few that the layout is in doubt.
+        """
+        if self._unknown is not None:
+            raise self._unknown
+        if self._without > self._located and not self._layouts.stated:
+            raise LayoutError(
+                f"{self._without} terms with more than two axes have no spatial position, only "
+                f"{self._located} have one: is the input laid out as (batch, channels, "
+                "positions...)? State what its axes hold, as in layout='BTC' (letters: B samples, "
+                "C channels, others are positions)"
+            )
+        if not self._chosen.input and not self._located:
+            raise LayoutError("no term of this selection has positions, so there is no map")

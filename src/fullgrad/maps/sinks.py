@@ -1,0 +1,211 @@
+"""Where the terms of one backward pass go: into a map, or into the mean over noisy copies."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from fullgrad.axes.layouts import Grid
+from fullgrad.axes.placement import Placement, arranged
+from fullgrad.engine.backward import product
+from fullgrad.engine.pipeline import Totals, Traced, input_term
+from fullgrad.engine.terms import Term
+from fullgrad.maps.aggregation import Aggregate, Psi, drawn, reduced
+from fullgrad.maps.location import Location, Locator
+from fullgrad.maps.selection import Selection
+
+Maps: TypeAlias = tuple[Tensor, ...]
+
+
+class MapAccumulator:
+    """The maps under way, one for each input's grid.
+
+    A term that lies on the grids of several inputs is shared equally among them.
+
+    Args:
+        grids: of the inputs.
+        psi: see :func:`fullgrad.maps.aggregation.rescaled_sum`.
+    """
+
+    def __init__(self, grids: Sequence[Grid], psi: Psi) -> None:
+        self._psi = psi
+        self._aggregates = [Aggregate(g.sizes) for g in grids]
+
+    def read(self, value: Tensor, location: Location) -> list[Tensor]:
+        """What a map needs of (some samples of) a term, for each grid; its memory may be used."""
+        last = len(location) - 1
+        maps = [
+            reduced(value, placement, self._psi, overwrite=i == last)
+            for i, (_, placement) in enumerate(location)
+        ]
+        return [m / len(maps) for m in maps] if len(maps) > 1 else maps
+
+    def add(self, location: Location, maps: Sequence[Tensor]) -> None:
+        """Count what was read of a term, all samples of it."""
+        for (grid, _), m in zip(location, maps, strict=True):
+            self._aggregates[grid].add(m)
+
+    def maps(self) -> Maps:
+        """The maps at the inputs' sizes, each of shape (B, 1, *positions)."""
+        return tuple(aggregate.map() for aggregate in self._aggregates)
+
+
+class _Located(ABC):
+    """Reads each term where it lies the moment it comes, and lets the term go.
+
+    Args:
+        traced: the recorded forward.
+        chosen: the terms that count.
+        times_bias: whether a term is gradient times bias, or the gradient alone.
+    """
+
+    def __init__(self, traced: Traced, chosen: Selection, times_bias: bool = True) -> None:
+        self._traced, self._with_input, self._times_bias = traced, chosen.input, times_bias
+        shapes = [x.shape for x in traced.prepared.leaves]
+        self._locator = Locator(traced.layouts, shapes, len(traced.output), chosen)
+
+    @abstractmethod
+    def _read(self, value: Tensor, location: Location) -> list[Tensor]:
+        """What is kept of (some samples of) a term; its memory may be used."""
+
+    @abstractmethod
+    def _add(self, name: str, location: Location, read: Sequence[Tensor]) -> None:
+        """Count what was kept of a term, all samples of it."""
+
+    def term(self, term: Term) -> Tensor:
+        entry = term.entry
+        axes, kind, module, op = (
+            self._traced.axes_of(entry),
+            entry.bias.kind,
+            entry.module,
+            entry.op,
+        )
+        location = self._locator.of(axes, kind, module, op, entry.shape)
+        sums: list[Tensor] = []
+        read: list[list[Tensor]] = []
+        for gradient, bias, samples, own in term.parts():
+            value = product(gradient, bias, term.may_be_infinite, overwrite=own)
+            sums.append(term.sums(value, samples))
+            if location:
+                kept = value if self._times_bias else gradient.clone()
+                read.append(self._read(kept, location))
+        if read:
+            whole = [torch.cat(m) if len(m) > 1 else m[0] for m in zip(*read, strict=True)]
+            self._add(f"{op} in {module}", location, whole)
+        return torch.cat(sums) if len(sums) > 1 else sums[0]
+
+    def _finish(self, totals: Totals) -> None:
+        """Count the input terms, after all others."""
+        self._locator.check()
+        if self._with_input:
+            leaves = self._traced.prepared.leaves
+            for i, (g, x) in enumerate(zip(totals.input_gradients, leaves, strict=True)):
+                location = self._locator.of_input(i)
+                self._add(f"input {i}", location, self._read(input_term(g, x), location))
+
+
+class Draw(_Located):
+    """Draws a map for each input.
+
+    Args:
+        traced: the recorded forward.
+        chosen: the terms that count.
+        psi: how they are drawn.
+        times_bias: whether a term is gradient times bias, or the gradient alone.
+    """
+
+    def __init__(
+        self, traced: Traced, chosen: Selection, psi: Psi, times_bias: bool = True
+    ) -> None:
+        super().__init__(traced, chosen, times_bias)
+        self._maps = MapAccumulator(traced.layouts.grids, psi)
+
+    def _read(self, value: Tensor, location: Location) -> list[Tensor]:
+        return self._maps.read(value, location)
+
+    def _add(self, name: str, location: Location, read: Sequence[Tensor]) -> None:
+        self._maps.add(location, read)
+
+    def result(self, totals: Totals) -> Maps:
+        """The maps, each of shape (B, 1, *positions)."""
+        self._finish(totals)
+        return self._maps.maps()
+
+
+# The grid, among how many the term is shared, its name, which of that name, and its shape.
+_Key: TypeAlias = tuple[int, int, str, int, torch.Size]
+_Sums: TypeAlias = dict[_Key, tuple[Placement, tuple[int, ...], Tensor]]
+
+
+class TermAverage:
+    """Signed terms of copies of the same samples, averaged before anything is drawn of them.
+
+    Args:
+        samples: how many there are of each copy.
+    """
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self._copies = 0
+        self._grids: Sequence[Grid] = ()
+        self._sums: _Sums = {}
+
+    def include(self, grids: Sequence[Grid], copies: int, sums: _Sums) -> None:
+        """Count the terms of some more copies, summed over these copies."""
+        self._grids = grids
+        self._copies += copies
+        for key, found in sums.items():
+            if key in self._sums:
+                self._sums[key][2].add_(found[2])
+            else:
+                self._sums[key] = found
+
+    def maps(self, psi: Psi) -> Maps:
+        """The maps of the mean terms, which are let go."""
+        aggregates = [Aggregate(g.sizes) for g in self._grids]
+        while self._sums:
+            key = next(iter(self._sums))
+            placement, positions, total = self._sums.pop(key)
+            grid, sharing = key[:2]
+            mean = total / (self._copies * sharing)
+            aggregates[grid].add(drawn(mean, positions, placement, psi, overwrite=True))
+        return tuple(aggregate.map() for aggregate in aggregates)
+
+
+class Average(_Located):
+    """Hands the terms of some noisy copies to the average of all of them.
+
+    Args:
+        traced: the recorded forward of these copies, one round of the samples after the other.
+        chosen: the terms that count.
+        average: over all passes.
+    """
+
+    def __init__(self, traced: Traced, chosen: Selection, average: TermAverage) -> None:
+        super().__init__(traced, chosen)
+        self._average = average
+        self._copies = len(traced.output) // average.samples
+        self._seen: Counter[str] = Counter()
+        self._sums: _Sums = {}
+
+    def _read(self, value: Tensor, location: Location) -> list[Tensor]:
+        return [value]
+
+    def _add(self, name: str, location: Location, read: Sequence[Tensor]) -> None:
+        number = self._seen[name]
+        self._seen[name] += 1
+        for grid, placement in location:
+            view, positions = arranged(read[0], placement)
+            total = view.unflatten(0, (-1, self._average.samples)).sum(0)
+            key = (grid, len(location), name, number, total.shape)
+            self._sums[key] = (placement, positions, total)
+
+    def result(self, totals: Totals) -> None:
+        """Count the terms of these copies, now that their sum is proved."""
+        self._finish(totals)
+        self._average.include(self._traced.layouts.grids, self._copies, self._sums)
