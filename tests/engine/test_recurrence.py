@@ -2,126 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from snippets import Snippet, assert_exact, batch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import fullgrad
-from fullgrad.engine import pipeline
-
-INPUTS, HIDDEN, STEPS, SAMPLES = 5, 4, 6, 3
-LENGTHS = torch.tensor([4, 6, 2])
-KINDS = {
-    "LSTM": nn.LSTM,
-    "GRU": nn.GRU,
-    "tanh": nn.RNN,
-    "relu": lambda *a, **o: nn.RNN(*a, nonlinearity="relu", **o),
-}
-kinds = pytest.mark.parametrize("kind", KINDS)
-# Of the values that one step makes, in order of execution.
-ROLES = {
-    "LSTM": ["hidden", "sigmoid", "sigmoid", "tanh", "sigmoid", "mul", "mul", "tanh", "mul"],
-    "GRU": ["hidden", "sigmoid", "sigmoid", "mul", "tanh", "sub", "mul"],
-    "tanh": ["hidden", "tanh"],
-    "relu": ["hidden"],
-}
-
-
-@contextmanager
-def unrolled() -> Iterator[None]:
-    """Recurrent layers step by step, as PyTorch unrolls them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "Recurrence", lambda recorder: nullcontext())
-        yield
-
-
-def layer(kind: str, **options: Any) -> nn.Module:
-    torch.manual_seed(3)
-    return KINDS[kind](INPUTS, HIDDEN, **options)
-
-
-def model(run: Callable[..., Any], recurrent: nn.Module, **parts: Any) -> Snippet:
-    width = (getattr(recurrent, "proj_size", 0) or HIDDEN) * (1 + recurrent.bidirectional)
-    return Snippet(run, width, l=recurrent, **parts)
-
-
-def series() -> Tensor:
-    return batch(SAMPLES, STEPS, INPUTS)
-
-
-def mean(m: Any, x: Tensor) -> Tensor:
-    y = m.l(x if m.l.batch_first else x.transpose(0, 1))[0]
-    return m.fc((y if m.l.batch_first else y.transpose(0, 1)).cumsum(1).mean(1))
-
-
-def directions(d: Any) -> list[list[Any]]:
-    """The terms of each layer and direction; each begins with its input's projection."""
-    samples = len(d.output)
-    found: list[list[Any]] = []
-    for term in d.select("l"):
-        if term.op == "add" or (len(term.shape) == 2 and term.shape[0] > samples):
-            found.append([])
-        found[-1].append(term)
-    return found
-
-
-def role(op: str) -> str:
-    op = op.removesuffix("_")
-    return "hidden" if op in ("add", "addmm") else op
-
-
-def steps_of(terms: list[Any], reverse: bool) -> list[dict[str, list[Tensor]]]:
-    """The unrolled terms of each step by role, in the order of the sequence."""
-    steps: list[dict[str, list[Tensor]]] = [{}]
-    for term in terms:
-        if term.op == "addmm" and steps[-1]:
-            steps.append({})
-        steps[-1].setdefault(role(term.op), []).append(term.value)
-    return steps[::-1] if reverse else steps
-
-
-def assert_same_terms(kind: str, ours: list[Any], theirs: list[Any], reverse: bool) -> None:
-    """Terms of one layer and direction: a slice of ours is the unrolled step's term."""
-    first, other = ours[0].value, theirs[0].value
-    shape = ours[1].shape[:2]
-    torch.testing.assert_close(first.view(*shape, -1), other.view(*shape, -1), rtol=0, atol=1e-10)
-    steps = steps_of(theirs[1:], reverse)
-    assert len(steps) == shape[0]
-    for t, step in enumerate(steps):
-        start = t == (len(steps) - 1 if reverse else 0)
-        mine: dict[str, list[Tensor]] = {}
-        for term in ours[1:]:
-            mine.setdefault(role(term.op), []).append(term.value[t])
-        for name in {*mine, *step}:
-            here, there = mine.get(name, []), step.get(name, [])
-            if name == "hidden" and len(there) > 1:  # one for each gate, the last one constant
-                rest = torch.zeros_like(there[0])
-                there = [torch.cat([*there, rest], 1)]
-            if len(here) != len(there):  # where a constant state starts, a product has no bias
-                assert start or name == "sub", (t, name)
-                here = [v for v in here if v.any()]
-                there = [v for v in there if v.any()]
-            assert len(here) == len(there), (t, name)
-            for a, b in zip(here, there, strict=True):
-                torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
-
-
-def compare(kind: str, m: nn.Module, x: Tensor, **options: Any) -> tuple[Any, Any]:
-    ours = assert_exact(m, x, **options)
-    with unrolled():
-        theirs = assert_exact(m, x, **options)
-    mine, reference = directions(ours), directions(theirs)
-    assert len(mine) == len(reference) == m.l.num_layers * (1 + m.l.bidirectional)
-    for k, (a, b) in enumerate(zip(mine, reference, strict=True)):
-        assert_same_terms(kind, a, b, m.l.bidirectional and k % 2 == 1)
-    torch.testing.assert_close(ours.input_gradients, theirs.input_gradients, rtol=0, atol=1e-10)
-    return ours, theirs
+from recurrent import (
+    HIDDEN,
+    INPUTS,
+    ROLES,
+    SAMPLES,
+    STEPS,
+    compare,
+    directions,
+    kinds,
+    layer,
+    mean,
+    model,
+    role,
+    series,
+    unrolled,
+)
+from snippets import Snippet, assert_exact, batch
 
 
 @kinds
@@ -295,76 +200,3 @@ def test_maps_of_a_recurrence_over_the_rows_of_a_picture(psi: Any, padded: bool)
         theirs = fullgrad.saliency(m, x, 1, psi=psi)
     assert ours.shape == (2, 1, 4, 3)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
-
-
-# -- sequences of several lengths ---------------------------------------------------------------
-
-
-def packing(first: bool = True, ends: bool = False, alter: bool = False) -> Callable[..., Tensor]:
-    def run(m: Any, x: Tensor, lengths: Tensor) -> Tensor:
-        x = x if first else x.transpose(0, 1)
-        packed = pack_padded_sequence(x, lengths, batch_first=first, enforce_sorted=False)
-        if alter:
-            packed = PackedSequence(packed.data * 1, *packed[1:])
-        y, states = m.l(packed)
-        if ends:
-            return m.fc(sum(s[-1] for s in (states if isinstance(states, tuple) else (states,))))
-        y, _ = pad_packed_sequence(y, batch_first=first)
-        return m.fc((y if first else y.transpose(0, 1)).cumsum(1).sum(1))
-
-    return run
-
-
-def alone(m: Snippet, ends: bool) -> Callable[..., Tensor]:
-    def run(m: Any, x: Tensor) -> Tensor:
-        y, states = m.l(x if m.l.batch_first else x.transpose(0, 1))
-        if ends:
-            return m.fc(sum(s[-1] for s in (states if isinstance(states, tuple) else (states,))))
-        y = y if m.l.batch_first else y.transpose(0, 1)
-        weights = torch.arange(STEPS, STEPS - y.shape[1], -1, dtype=x.dtype)
-        return m.fc((y * weights.view(1, -1, 1)).sum(1))
-
-    return run
-
-
-@kinds
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("first", [False, True])
-@pytest.mark.parametrize("ends", [False, True])
-def test_packed_terms_are_those_of_each_sequence_alone(
-    kind: str, layers: int, bidirectional: bool, first: bool, ends: bool
-) -> None:
-    recurrent = layer(kind, num_layers=layers, bidirectional=bidirectional, batch_first=first)
-    x = series()
-    m = model(packing(first, ends), recurrent)
-    if ends:
-        m = Snippet(packing(first, ends), HIDDEN, l=recurrent)
-    ours = fullgrad.decompose(m, x, 1, additional_forward_args=(LENGTHS,))
-    assert float(ours.relative_residual.max()) < 1e-12
-    for i, length in enumerate(LENGTHS.tolist()):
-        m.run = alone(m, ends)
-        with unrolled():
-            theirs = fullgrad.decompose(m, x[i : i + 1, :length], 1)
-        torch.testing.assert_close(ours.output[i : i + 1], theirs.output)
-        gradient = ours.input_gradients[0][i : i + 1]
-        torch.testing.assert_close(gradient[:, :length], theirs.input_gradients[0])
-        assert not gradient[:, length:].any()
-        for k, (a, b) in enumerate(zip(directions(ours), directions(theirs), strict=True)):
-            mine = [Slice(t, sorted(range(SAMPLES), key=lambda j: -LENGTHS[j]).index(i)) for t in a]
-            assert not any(t.value[length:].any() for t in mine)
-            for t in mine:
-                t.cut(length)
-            assert_same_terms(kind, mine, b, bidirectional and k % 2 == 1)
-
-
-class Slice:
-    """A term of one sequence among several."""
-
-    def __init__(self, term: Any, place: int) -> None:
-        self.op = term.op
-        self.value = term.value.view(STEPS, SAMPLES, -1)[:, place : place + 1]
-
-    def cut(self, length: int) -> None:
-        self.value = self.value[:length]
-        self.shape = self.value.shape

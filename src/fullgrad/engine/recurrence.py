@@ -103,8 +103,8 @@ class Recurrence(TorchFunctionMode):
     """Runs recurrent layers as one function for each layer and direction, while it is active.
 
     Unrolled by PyTorch as before: layers on a sequence that does not depend on the input, with
-    dropout, over padded positions beside others, with weights that depend on the input or are not plain tensors, in half precision,
-    under autocast, checkpointing or function transforms.
+    dropout, over padded positions beside others, in half precision, with weights that depend on
+    the input or are not plain tensors, under autocast, checkpointing or function transforms.
 
     Args:
         recorder: of the forward in progress.
@@ -114,22 +114,15 @@ class Recurrence(TorchFunctionMode):
         super().__init__()
         self._recorder = recorder
         self._blocks: dict[Any, tuple[Tensor, _Packing]] = {}  # by the node of the packed rows
-        self._calls: dict[Any, Callable[..., Any]] = {
-            _pack: self._packed,
-            _unpack: self._unpacked,
-            **{
-                recurrent_function(name): partial(self._layer, cell) for name, cell in CELLS.items()
-            },
-        }
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Run a recurrent layer, or anything else as it is."""
-        ours = None if kwargs else self._calls.get(func)
+        ours = None if kwargs else _CALLS.get(func)
         if ours is not None and torch.is_grad_enabled() and self._recorder.depends(args[0]):
             self._recorder.settle()
-            answer = ours(*args)
+            answer = ours(self, *args)
             if answer is not NotImplemented:
                 return answer
         return func(*args, **(kwargs or {}))
@@ -151,7 +144,7 @@ class Recurrence(TorchFunctionMode):
         _, lengths = _unpack(torch.zeros(len(data)), sizes, batch_first, 0.0, total)
         there = torch.arange(steps, device=data.device).unsqueeze(1) < lengths.to(data.device)
         there = there.view(steps, batch, *[1] * (block.dim() - 2))
-        whole = torch.where(there, block, padding)
+        whole = torch.where(there, block, padding) if padding else block * there
         if total > steps:
             whole = F.pad(whole, [0, 0] * (block.dim() - 1) + [0, total - steps], value=padding)
         return whole.transpose(0, 1) if batch_first else whole, lengths
@@ -170,7 +163,7 @@ class Recurrence(TorchFunctionMode):
 
     # -- layers -------------------------------------------------------------------------------
 
-    def _layer(self, cell: type[Cell], *args: Any) -> Any:
+    def _layer(self, *args: Any, cell: type[Cell]) -> Any:
         """A layer's call: ``(input, state, weights, ...)``, packed with ``batch_sizes`` second."""
         packed = isinstance(args[3], (tuple, list))
         x, (state, weights, biases, layers, dropout, train, bidirectional, *first) = (
@@ -288,3 +281,10 @@ class Recurrence(TorchFunctionMode):
         if reverse or packing is None:
             return states[0 if reverse else -1]
         return states.flatten(0, 1).index_select(0, packing.last)
+
+
+_CALLS: dict[Any, Callable[..., Any]] = {
+    _pack: Recurrence._packed,
+    _unpack: Recurrence._unpacked,
+    **{recurrent_function(n): partial(Recurrence._layer, cell=c) for n, c in CELLS.items()},
+}

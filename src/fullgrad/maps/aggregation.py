@@ -191,6 +191,7 @@ def drawn(
         Shape (samples, 1, *extents).
     """
     channels = [d for d in range(1, view.dim()) if d not in positions]
-    steps = [d for d, p in zip(positions, placement.positions, strict=False) if p in placement.steps]
+    apart = zip(positions, placement.positions, strict=False)
+    steps = [d for d, p in apart if p in placement.steps]
     values = rescaled_sum(view, channels, psi, steps=steps, overwrite=overwrite)
     return on_grid(values, placement)

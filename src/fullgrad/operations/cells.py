@@ -18,8 +18,7 @@ from torch import Tensor
 from fullgrad.operations.call import Kind
 from fullgrad.operations.elementwise import _sigmoid, _tanh
 
-
-_AT_ONCE = 32
+_AT_ONCE = 32  # steps
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,10 @@ class Course:
 
 def _fitted(state: Tensor, start: Tensor, samples: int) -> Tensor:
     """A state for the samples of the next step: some have ended, or some start."""
-    if len(state) == samples:
-        return state
-    return (
-        state[:samples] if len(state) > samples else torch.cat([state, start[len(state) : samples]])
-    )
+    known = len(state)
+    if known < samples:
+        return torch.cat([state, start[known:samples]])
+    return state if known == samples else state[:samples]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,22 +191,13 @@ class LSTM(Cell):
     gates = 4
 
     def run(self) -> tuple[tuple[Tensor, ...], tuple[Inner, ...]]:
+        """Run all steps; see :meth:`Cell.run`."""
         course, (hidden, *projection) = self.course, self.weights.listed()
         u, a = (course.block(self.inputs, 4, self.width) for _ in range(2))
         new, c, squashed, h = self._blocks(4)
         y = course.block(self.inputs, len(projection[0])) if projection else h
-        steps = course.rows(
-            self._recurrent(),
-            u.flatten(2),
-            u[:, :, 2],
-            a.flatten(2),
-            *a.unbind(2),
-            new,
-            c,
-            squashed,
-            h,
-            y,
-        )
+        gates = u.flatten(2), u[:, :, 2], a.flatten(2), *a.unbind(2)
+        steps = course.rows(self._recurrent(), *gates, new, c, squashed, h, y)
         hidden = hidden.t()
         y_t, c_t = self.start
         for n, step in steps:
@@ -243,69 +232,36 @@ class LSTM(Cell):
     def back(
         self, weights: Sequence[Tensor], *gradients: Tensor | None
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Go back through time; see :meth:`Cell.back`."""
         course, (hidden, *projection) = self.course, weights
         i, f, g, o, before, squashed = self._factors
         of_gates = torch.stack([g * i * (1 - i), before * f * (1 - f), i * (1 - g * g)], 2)
         of_output, of_cell = squashed * o * (1 - o), o * (1 - squashed * squashed)
         to_u = course.block(self.inputs, 4, self.width)
         to_c, to_h = self._blocks(2)
-        given_y, given_c = (gradients[0], gradients[1])
         to_y = course.block(self.inputs, len(projection[0])) if projection else to_h
         carried_y, carried_c = (torch.zeros_like(s) for s in self.start)
-        steps = course.rows(
-            _zeros(given_y, to_y),
-            _zeros(given_c, to_c),
-            to_y,
-            to_h,
-            to_c,
-            to_c.unsqueeze(2),
-            of_cell,
-            of_gates,
-            of_output,
-            f,
-            to_u.flatten(2),
-            to_u[:, :, :3],
-            to_u[:, :, 3],
-            back=True,
-        )
-        for n, step in steps:
-            (
-                given_y_t,
-                given_c_t,
-                to_y_t,
-                to_h_t,
-                to_c_t,
-                each_t,
-                of_cell_t,
-                of_gates_t,
-                of_output_t,
-                f_t,
-                to_u_t,
-                to_gates_t,
-                to_output_t,
-            ) = step
+        given = _zeros(gradients[0], to_y), _zeros(gradients[1], to_c)
+        factors = of_cell, of_gates, of_output, f
+        made = to_y, to_h, to_c, to_c.unsqueeze(2)
+        gates = to_u.flatten(2), to_u[:, :, :3], to_u[:, :, 3]
+        for n, step in course.rows(*given, *factors, *made, *gates, back=True):
+            given_y_t, given_c_t, k_t, of_t, ofo_t, f_t, y_t, h_t, c_t, each_t, u_t, ifg_t, o_t = (
+                step
+            )
             y_n, c_n = carried_y[:n], carried_c[:n]
-            torch.add(given_y_t, y_n, out=to_y_t)
+            torch.add(given_y_t, y_n, out=y_t)
             if projection:
-                torch.mm(to_y_t, projection[0], out=to_h_t)
-            torch.addcmul(c_n, to_h_t, of_cell_t, out=to_c_t)
-            if given_c is not None:
-                to_c_t.add_(given_c_t)
-            torch.mul(each_t, of_gates_t, out=to_gates_t)
-            torch.mul(to_h_t, of_output_t, out=to_output_t)
-            torch.mm(to_u_t, hidden, out=y_n)
-            torch.mul(to_c_t, f_t, out=c_n)
-        inner = (
-            to_u.flatten(2),
-            to_c * g,
-            to_c * before,
-            to_c * i,
-            to_h * squashed,
-            to_c,
-            to_c,
-            to_h * o,
-            to_h,
-        )
+                torch.mm(y_t, projection[0], out=h_t)
+            torch.addcmul(c_n, h_t, k_t, out=c_t)
+            if gradients[1] is not None:
+                c_t.add_(given_c_t)
+            torch.mul(each_t, of_t, out=ifg_t)
+            torch.mul(h_t, ofo_t, out=o_t)
+            torch.mm(u_t, hidden, out=y_n)
+            torch.mul(c_t, f_t, out=c_n)
+        at_gates = to_c * g, to_c * before, to_c * i, to_h * squashed
+        inner = (to_u.flatten(2), *at_gates, to_c, to_c, to_h * o, to_h)
         return (to_u.flatten(2), carried_y, carried_c), inner
 
 
@@ -315,27 +271,18 @@ class GRU(Cell):
     gates = 3
 
     def run(self) -> tuple[tuple[Tensor, ...], tuple[Inner, ...]]:
+        """Run all steps; see :meth:`Cell.run`."""
         course, hidden, bias = self.course, self.weights.hidden.t(), self.weights.bias
         u, from_h = (course.block(self.inputs, 3, self.width) for _ in range(2))
         a = course.block(self.inputs, 3, self.width)
         h = self._blocks(1)[0]
         x = self.inputs.unflatten(2, (3, self.width))
-        steps = course.rows(
-            x[:, :, :2],
-            x[:, :, 2],
-            from_h.flatten(2),
-            from_h[:, :, :2],
-            from_h[:, :, 2],
-            u[:, :, :2],
-            u[:, :, 2],
-            a[:, :, :2],
-            *a.unbind(2),
-            h,
-        )
+        parts = [part for t in (x, from_h, u) for part in (t[:, :, :2], t[:, :, 2])]
+        steps = course.rows(*parts, from_h.flatten(2), a[:, :, :2], *a.unbind(2), h)
         h_t = self.start[0]
         for samples, step in steps:
             before_t = _fitted(h_t, self.start[0], samples)
-            (x_t, xn_t, from_t, rz_t, new_t, u_t, un_t, a_t, r_t, z_t, n_t, h_t) = step
+            x_t, xn_t, rz_t, new_t, u_t, un_t, from_t, a_t, r_t, z_t, n_t, h_t = step
             if bias is None:
                 torch.mm(before_t, hidden, out=from_t)
             else:
@@ -367,22 +314,15 @@ class GRU(Cell):
     def back(
         self, weights: Sequence[Tensor], *gradients: Tensor | None
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Go back through time; see :meth:`Cell.back`."""
         course, (hidden,), (r, z, n, new, before) = self.course, weights, self._factors
         of_n = (1 - z) * (1 - n * n)
         of_z, of_r = (before - n) * z * (1 - z), of_n * new * r * (1 - r)
         of_hidden = torch.stack([of_r, of_z, of_n * r], 2)
         to_hidden, to_h = course.block(self.inputs, 3, self.width), self._blocks(1)[0]
         carried = torch.zeros_like(self.start[0])
-        steps = course.rows(
-            _zeros(gradients[0], to_h),
-            to_h,
-            to_h.unsqueeze(2),
-            of_hidden,
-            to_hidden,
-            to_hidden.flatten(2),
-            z,
-            back=True,
-        )
+        given, each, flat = _zeros(gradients[0], to_h), to_h.unsqueeze(2), to_hidden.flatten(2)
+        steps = course.rows(given, to_h, each, of_hidden, to_hidden, flat, z, back=True)
         for samples, (given_t, to_h_t, each_t, of_t, to_t, flat_t, z_t) in steps:
             h_n = carried[:samples]
             torch.add(given_t, h_n, out=to_h_t)
@@ -390,16 +330,9 @@ class GRU(Cell):
             torch.mul(to_h_t, z_t, out=h_n)
             h_n.addmm_(flat_t, hidden)
         to_un = to_h * of_n
-        to_x = torch.cat([to_hidden[:, :, :2].flatten(2), to_un], 2)
-        inner = (
-            to_hidden.flatten(2),
-            to_un * new,
-            to_h * (before - n),
-            to_un,
-            to_h * (1 - z),
-            to_h * z,
-            to_h,
-        )
+        to_x = torch.cat([flat[..., : 2 * self.width], to_un], 2)
+        at_gates = to_un * new, to_h * (before - n)
+        inner = (flat, *at_gates, to_un, to_h * (1 - z), to_h * z, to_h)
         return (to_x, carried), inner
 
 
@@ -409,6 +342,7 @@ class RNN(Cell):
     gates = 1
 
     def run(self) -> tuple[tuple[Tensor, ...], tuple[Inner, ...]]:
+        """Run all steps; see :meth:`Cell.run`."""
         course, hidden = self.course, self.weights.hidden.t()
         u, h = self._blocks(2)
         h_t = self.start[0]
@@ -429,6 +363,7 @@ class RNN(Cell):
     def back(
         self, weights: Sequence[Tensor], *gradients: Tensor | None
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Go back through time; see :meth:`Cell.back`."""
         course, (hidden,) = self.course, weights
         to_u, to_h = self._blocks(2)
         carried = torch.zeros_like(self.start[0])
