@@ -243,6 +243,12 @@ class Recorder(DispatchMode):
         self.settle()
         return self._axes_of(value)
 
+    def place(self, value: Tensor, axes: Axes | None) -> None:
+        """State what the axes of a value hold."""
+        self.settle()
+        if axes is not None:
+            self._axes[value.grad_fn, value.output_nr] = axes
+
     def adopt(
         self,
         op: str,

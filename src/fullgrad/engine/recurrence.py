@@ -280,7 +280,10 @@ class Recurrence(TorchFunctionMode):
         """What the last step leaves: of each sample its own."""
         if reverse or packing is None:
             return states[0 if reverse else -1]
-        return states.flatten(0, 1).index_select(0, packing.last)
+        axes = self._recorder.axes_of(states)
+        last = states.flatten(0, 1).index_select(0, packing.last)
+        self._recorder.place(last, axes and with_groups(axes, axes.groups[1:]))  # at no one step
+        return last
 
 
 _CALLS: dict[Any, Callable[..., Any]] = {
