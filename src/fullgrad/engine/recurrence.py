@@ -10,9 +10,9 @@ gradient of an addend is the gradient of the inner value, and its node is where 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -49,9 +49,14 @@ class _Through(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, cell: Cell, outputs: tuple[Tensor, ...], kept: list[int], *sources: Tensor
+        ctx: Any,
+        cell: Cell,
+        outputs: tuple[Tensor, ...],
+        kept: list[int],
+        packing: _Packing | None,
+        *sources: Tensor,
     ) -> tuple[Tensor, ...]:
-        ctx.cell, ctx.kept = cell, kept
+        ctx.cell, ctx.kept, ctx.packing = cell, kept, packing
         ctx.save_for_backward(*cell.weights.listed())  # autograd refuses them if overwritten
         ctx.set_materialize_grads(False)
         return outputs
@@ -59,33 +64,37 @@ class _Through(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        sources, inner = ctx.cell.back(ctx.saved_tensors, *gradients)
-        return None, None, None, *sources, *(inner[k] for k in ctx.kept)
+        given = [None if g is None else _sorted(g, ctx.packing) for g in gradients]
+        (first, *starts), inner = ctx.cell.back(ctx.saved_tensors, *given)
+        found = [_unsorted(t, ctx.packing) for t in (first, *(inner[k] for k in ctx.kept))]
+        return None, None, None, None, found[0], *starts, *found[1:]
 
 
 @dataclass(frozen=True, slots=True)
 class _Packing:
-    """Sequences of several lengths, longest first, in one block of (T, B, ...).
+    """Sequences of several lengths in one block of (T, B, ...).
 
     Args:
-        sizes: of how many samples each step is.
+        sizes: how many samples each step has.
         index: of each packed row, its place in the flattened block.
-        last: of each sample, the place of its last step.
+        last: of each sample of the block, the place of its last step.
+        order: the samples of the block from the longest to the shortest; None if they are so.
     """
 
     sizes: tuple[int, ...]
     index: Tensor
     last: Tensor
+    order: Tensor | None
 
     @classmethod
-    def of(cls, batch_sizes: Tensor, device: torch.device) -> _Packing:
+    def of(cls, batch_sizes: Tensor, device: torch.device, order: Tensor | None = None) -> _Packing:
         sizes = tuple(batch_sizes.tolist())
         batch = sizes[0]
         there = torch.arange(batch) < batch_sizes.unsqueeze(1)
-        lengths = there.sum(0)
-        index = there.flatten().nonzero().squeeze(1)
-        last = (lengths - 1) * batch + torch.arange(batch)
-        return cls(sizes, index.to(device), last.to(device))
+        samples = torch.arange(batch) if order is None else order.cpu()
+        places = torch.arange(len(sizes)).unsqueeze(1) * batch + samples
+        last = ((there.sum(0) - 1) * batch)[samples.argsort()] + torch.arange(batch)
+        return cls(sizes, places[there].to(device), last.to(device), order)
 
     def block(self, data: Tensor) -> Tensor:
         """Packed rows as a block; what is past a sequence's end holds anything."""
@@ -97,6 +106,26 @@ class _Packing:
     def packed(self, block: Tensor) -> Tensor:
         """The rows of a block that count."""
         return block.flatten(0, 1).index_select(0, self.index)
+
+
+def _sorted(block: Tensor, packing: _Packing | None) -> Tensor:
+    """A block with its longest sequences first."""
+    order = None if packing is None else packing.order
+    return block if order is None else block.index_select(1, order)
+
+
+def _unsorted(block: Tensor, packing: _Packing | None) -> Tensor:
+    order = None if packing is None else packing.order
+    return block if order is None else block.index_select(1, order.argsort())
+
+
+class _Reordered(NamedTuple):
+    """From what a tensor was made by a permutation of one axis."""
+
+    source: Tensor
+    node: Any
+    dim: int
+    order: Tensor
 
 
 class Recurrence(TorchFunctionMode):
@@ -114,6 +143,7 @@ class Recurrence(TorchFunctionMode):
         super().__init__()
         self._recorder = recorder
         self._blocks: dict[Any, tuple[Tensor, _Packing]] = {}  # by the node of the packed rows
+        self._reordered: dict[Any, _Reordered] = {}  # by node
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -129,25 +159,48 @@ class Recurrence(TorchFunctionMode):
 
     # -- packing, a mere rearrangement --------------------------------------------------------
 
+    def _reorder(self, x: Tensor, dim: int, index: Tensor) -> Tensor:
+        """``index_select``, which sorts sequences by length, and puts them back."""
+        dim %= x.dim()
+        places = torch.arange(x.shape[dim], device=index.device)
+        known = self._reordered.get(x.grad_fn)
+        if known is not None and known.dim == dim and known.source.grad_fn is known.node:
+            if torch.equal(known.order[index], places):
+                return known.source.clone()
+        out = x.index_select(dim, index)
+        if torch.equal(index.sort().values, places):
+            self._reordered[out.grad_fn] = _Reordered(x, x.grad_fn, dim, index)
+        return out
+
     def _packed(self, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
-        shape = x.shape[:2]
-        sizes = _pack(torch.zeros(shape), lengths, batch_first)[1]
-        packing = _Packing.of(sizes, x.device)
+        sizes = _pack(torch.zeros(x.shape[:2]), lengths, batch_first)[1]
+        known, order = self._reordered.get(x.grad_fn), None
+        if (
+            known is not None
+            and known.dim == 1 - batch_first
+            and known.source.grad_fn is known.node
+        ):
+            x, order = known.source, known.order
+        packing = _Packing.of(sizes, x.device, order)
         block = x.transpose(0, 1) if batch_first else x
         return self._remember(block[: len(packing.sizes)], packing), sizes
 
     def _unpacked(
         self, data: Tensor, sizes: Tensor, batch_first: bool, padding: float, total: int
     ) -> Any:
-        block, _ = self._block_of(data, sizes)
+        block, packing = self._block_of(data, sizes)
         steps, batch = block.shape[:2]
         _, lengths = _unpack(torch.zeros(len(data)), sizes, batch_first, 0.0, total)
-        there = torch.arange(steps, device=data.device).unsqueeze(1) < lengths.to(data.device)
+        there = _unsorted(torch.arange(steps).unsqueeze(1) < lengths, packing).to(data.device)
         there = there.view(steps, batch, *[1] * (block.dim() - 2))
         whole = torch.where(there, block, padding) if padding else block * there
         if total > steps:
             whole = F.pad(whole, [0, 0] * (block.dim() - 1) + [0, total - steps], value=padding)
-        return whole.transpose(0, 1) if batch_first else whole, lengths
+        if batch_first:
+            whole = whole.transpose(0, 1)
+        if packing.order is not None:
+            whole = self._reorder(whole, 1 - batch_first, packing.order)
+        return whole, lengths
 
     def _remember(self, block: Tensor, packing: _Packing) -> Tensor:
         data = packing.packed(block)
@@ -195,6 +248,8 @@ class Recurrence(TorchFunctionMode):
             x = torch.cat(outputs, 2) if bidirectional else outputs[0]
         ends = [torch.stack(e) for e in zip(*last, strict=True)]
         if packing is not None:
+            if packing.order is not None:
+                ends = [self._reorder(e, 1, packing.order) for e in ends]
             return self._remember(x, packing), *ends
         return x.transpose(0, 1) if batch_first else x, *ends
 
@@ -235,12 +290,14 @@ class Recurrence(TorchFunctionMode):
         own = Weights(plain[0], plain[2] if biases else None, rest[0] if rest else None)
         constant = tuple(not recorder.depends(s) for s in start)
         with outside_modes():
-            ran = cell(projected.detach(), tuple(s.detach() for s in start), constant, own, course)
+            sequence = _sorted(projected.detach(), packing)
+            ran = cell(sequence, tuple(s.detach() for s in start), constant, own, course)
             states, inner = ran.run()
+            states = tuple(_unsorted(s, packing) for s in states)
             kept = [k for k, i in enumerate(inner) if bool(i.bias.any())]
-            inner = tuple(inner[k] for k in kept)
+            inner = tuple(replace(inner[k], bias=_unsorted(inner[k].bias, packing)) for k in kept)
             addends = _Addends.apply(inner, projected) if inner else ()  # type: ignore[no-untyped-call]
-            outputs = _Through.apply(ran, states, kept, projected, *start, *addends)  # type: ignore[no-untyped-call]
+            outputs = _Through.apply(ran, states, kept, packing, projected, *start, *addends)  # type: ignore[no-untyped-call]
         if inner:
             self._put(inner, addends, projected)
         sources = [(t, t.detach()) for t in (projected, *start)]
@@ -287,6 +344,7 @@ class Recurrence(TorchFunctionMode):
 
 
 _CALLS: dict[Any, Callable[..., Any]] = {
+    torch.Tensor.index_select: Recurrence._reorder,
     _pack: Recurrence._packed,
     _unpack: Recurrence._unpacked,
     **{recurrent_function(n): partial(Recurrence._layer, cell=c) for n, c in CELLS.items()},
