@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import fullgrad
@@ -104,7 +104,8 @@ def test_packed_rows_that_are_changed_or_padded(kind: str, padding: float) -> No
     def run(m: Any, x: Tensor, lengths: Tensor) -> Tensor:
         packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         packed = PackedSequence(torch.tanh(packed.data), *packed[1:])
-        y, _ = m.l(packed)
+        state = torch.tanh(x[:, 0, :HIDDEN]).unsqueeze(0)
+        y, _ = m.l(packed, (state, state) if isinstance(m.l, nn.LSTM) else state)
         y = PackedSequence(y.data * 2, *y[1:])
         y, n = pad_packed_sequence(
             y, batch_first=True, padding_value=padding, total_length=STEPS + 2
@@ -113,10 +114,10 @@ def test_packed_rows_that_are_changed_or_padded(kind: str, padding: float) -> No
         assert torch.equal(n, lengths)
         return m.fc(y.mean(1))
 
-    m, x = model(run, layer(kind)), series()
-    d = fullgrad.decompose(m, x, 1, additional_forward_args=(LENGTHS,))
+    m, x, lengths = model(run, layer(kind)), series(), torch.tensor([3, 5, 2])
+    d = fullgrad.decompose(m, x, 1, additional_forward_args=(lengths,))
     leaf = x.clone().requires_grad_()
-    output = m(leaf, LENGTHS)[:, 1]
+    output = m(leaf, lengths)[:, 1]
     (gradient,) = torch.autograd.grad(output.sum(), leaf)
     torch.testing.assert_close(d.output, output.detach())
     torch.testing.assert_close(d.input_gradients[0], gradient)

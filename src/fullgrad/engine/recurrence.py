@@ -101,7 +101,7 @@ class _Packing:
         steps, batch = len(self.sizes), self.sizes[0]
         rows = torch.zeros(steps * batch, dtype=torch.long, device=data.device)
         rows[self.index] = torch.arange(len(data), device=data.device)
-        return data.index_select(0, rows).unflatten(0, (steps, batch))
+        return data.index_select(0, rows).view(steps, batch, *data.shape[1:])
 
     def packed(self, block: Tensor) -> Tensor:
         """The rows of a block that count."""
@@ -161,6 +161,8 @@ class Recurrence(TorchFunctionMode):
 
     def _reorder(self, x: Tensor, dim: int, index: Tensor) -> Tensor:
         """``index_select``, which sorts sequences by length, and puts them back."""
+        if index.dim() != 1 or index.dtype != torch.long:
+            return x.index_select(dim, index)
         dim %= x.dim()
         places = torch.arange(x.shape[dim], device=index.device)
         known = self._reordered.get(x.grad_fn)
@@ -191,7 +193,8 @@ class Recurrence(TorchFunctionMode):
         block, packing = self._block_of(data, sizes)
         steps, batch = block.shape[:2]
         _, lengths = _unpack(torch.zeros(len(data)), sizes, batch_first, 0.0, total)
-        there = _unsorted(torch.arange(steps).unsqueeze(1) < lengths, packing).to(data.device)
+        there = (torch.arange(steps).unsqueeze(1) < lengths).to(data.device)
+        there = _unsorted(there, packing)
         there = there.view(steps, batch, *[1] * (block.dim() - 2))
         whole = torch.where(there, block, padding) if padding else block * there
         if total > steps:
@@ -266,7 +269,9 @@ class Recurrence(TorchFunctionMode):
     def _has_gaps_beside_steps(self, x: Tensor) -> bool:
         """Whether padding and positions of other axes make it impossible to tell steps apart."""
         axes = self._recorder.axes_of(x)
-        there = [] if axes is None else [c for c in axes.coordinates if c is not None]
+        if axes is None:
+            return False
+        there = [c for c in axes.coordinates if c is not None]
         gaps = any(c.places is not None and bool((c.places == NOWHERE).any()) for c in there)
         return gaps and any(a not in axes.groups[0] for c in there for a in c.atoms)
 
@@ -286,7 +291,8 @@ class Recurrence(TorchFunctionMode):
         recorder.meet([*start, *weights])
         plain = [w.detach() for w in weights[1:]]
         rest = plain[1 + 2 * biases :]
-        course = Course(steps, batch, reverse, packing and packing.sizes, x.device)
+        sizes = None if packing is None else packing.sizes
+        course = Course(steps, batch, reverse, sizes, x.device)
         own = Weights(plain[0], plain[2] if biases else None, rest[0] if rest else None)
         constant = tuple(not recorder.depends(s) for s in start)
         with outside_modes():
@@ -296,8 +302,8 @@ class Recurrence(TorchFunctionMode):
             states = tuple(_unsorted(s, packing) for s in states)
             kept = [k for k, i in enumerate(inner) if bool(i.bias.any())]
             inner = tuple(replace(inner[k], bias=_unsorted(inner[k].bias, packing)) for k in kept)
-            addends = _Addends.apply(inner, projected) if inner else ()  # type: ignore[no-untyped-call]
-            outputs = _Through.apply(ran, states, kept, packing, projected, *start, *addends)  # type: ignore[no-untyped-call]
+            addends = _Addends.apply(inner, projected) if inner else ()
+            outputs = _Through.apply(ran, states, kept, packing, projected, *start, *addends)
         if inner:
             self._put(inner, addends, projected)
         sources = [(t, t.detach()) for t in (projected, *start)]
