@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
 .PHONY: demo app test test-browser notebooks install lint types sweep exactness gallery selections \
-	checkerboard sentences pictures load bench guard clean
+	checkerboard sentences pictures architecture load bench guard clean
 
 demo: install  ## explain photographs and say where the pictures are
 	$(BIN)/fullgrad demo --out $(OUT)
@@ -25,6 +25,7 @@ notebooks: install  ## run the tutorials; they fail if a stored result no longer
 lint: install
 	$(BIN)/ruff check src tests tools benchmarks
 	$(BIN)/ruff format --check src tests tools benchmarks
+	$(BIN)/lint-imports
 
 types: install
 	$(BIN)/mypy
@@ -38,10 +39,10 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 sweep: install  ## every architecture; regenerates docs/architectures.md (resumes; about 30 minutes)
-	$(BIN)/python tools/sweep.py
+	$(BIN)/python tools/architectures/sweep.py
 
 exactness: install  ## the README's table
-	$(BIN)/python tools/exactness.py
+	$(BIN)/python tools/architectures/exactness.py
 
 gallery: install  ## docs/gallery.md's pictures; trains small networks (an hour, once; needs CIFAR-100)
 	$(BIN)/python tools/gallery.py --docs
@@ -57,6 +58,9 @@ sentences: install  ## docs/text.md's example
 
 pictures: install  ## docs/pictures.md's pictures
 	$(BIN)/python tools/pictures.py
+
+architecture: install  ## docs/design/architecture.md's picture, from the imports of the code
+	$(BIN)/python tools/architecture.py
 
 load: install  ## the viewer under twenty sessions for two minutes
 	$(BIN)/python tools/load_app.py

@@ -17,8 +17,6 @@ from benchmarks.methods import BASELINE, METHODS, check_installed
 from benchmarks.results import ResultsError, Store
 from benchmarks.subjects import COMPARED, SIZE, SUBJECTS
 from benchmarks.tasks import Kind
-from fullgrad._optional import require
-from fullgrad.errors import MissingDependencyError
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -32,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure what explanations cost, and write docs/benchmarks.md with its plots. "
-        "An interrupted run goes on where it stopped when the same command is given again.",
+        "An interrupted run resumes when the same command is given again.",
         allow_abbrev=False,
     )
     parser.add_argument("--models", nargs="+", metavar="NAME", help="(all eight of the comparison)")
@@ -56,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         "--rounds",
         type=_positive,
         metavar="N",
-        help="exactly so many, of expensive methods at most 3 (as many as seem sensible)",
+        help="exactly N, of expensive methods at most 3 (as many as seem sensible)",
     )
     parser.add_argument(
         "--longest",
@@ -135,13 +133,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = _completed(_parser(), argv)
     try:
-        require("matplotlib", "bench")
         _measure(options)
         for path in page.render(options.out):
             print(path)
     except KeyboardInterrupt:
-        return _say("interrupted; the same command goes on from here", INTERRUPTED)
-    except (MissingDependencyError, ResultsError) as error:
+        return _say("interrupted; the same command resumes", INTERRUPTED)
+    except ImportError as error:
+        return _say(f"error: {error}; install it with: pip install 'fullgrad[bench]'", REFUSED)
+    except ResultsError as error:
         return _say(f"error: {error}", REFUSED)
     except WorkerError as error:
         return _say(f"error: {error}", FAILED)
@@ -152,7 +151,6 @@ def _measure(options: argparse.Namespace) -> None:
     kinds = [kind for kind in KINDS if kind in options.only]
     if not kinds:
         return
-    require("torchvision", "bench")
     methods = tuple(m for m in METHODS if m in options.methods or m == BASELINE)
     check_installed(methods)
     here = environment.here(options.device)

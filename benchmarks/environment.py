@@ -16,7 +16,7 @@ import torch
 import fullgrad
 
 _PACKAGE = Path(fullgrad.__file__).parent
-_NOT_MEASURED = {"cli", "render"}  # these parts have no influence on any number
+_NOT_MEASURED = {"app", "cli", "report", "viz"}  # these parts have no influence on any number
 _NOTES = {"commit", "date"}  # told, but two environments may differ in them
 
 

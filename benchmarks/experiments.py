@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fullgrad
 from benchmarks.methods import input_gradient
 from benchmarks.subjects import SUBJECTS, build
+from benchmarks.timing import interleave
 from fullgrad.engine import terms
 from fullgrad.engine.inputs import prepare
 from fullgrad.engine.module_path import ModulePath
@@ -31,16 +32,11 @@ Calls = dict[str, Callable[[], Any]]
 
 
 def medians(calls: Calls, rounds: int) -> dict[str, float]:
-    """Milliseconds of each call, interleaved, the order rotating, after one that is not counted."""
-    names = list(calls)
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for i in range(rounds + 1):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            start = time.perf_counter()
-            calls[name]()
-            if i:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: 1e3 * statistics.median(s) for name, s in seconds.items()}
+    """Milliseconds of each call, interleaved, after one that is not counted."""
+    times = interleave(calls, rounds + 1)
+    if times.failures:
+        raise RuntimeError(f"cannot be measured: {times.failures}")
+    return {name: 1e3 * statistics.median(s[1:]) for name, s in times.seconds.items()}
 
 
 class _Empty(TorchDispatchMode):
@@ -105,10 +101,10 @@ def intercepting(model: str, batch: int, rounds: int) -> None:
 
 def parts(model: str, batch: int, rounds: int) -> None:
     """Sizes of the parts in which a term is read."""
-    work, kept = build(model, batch, 224, torch.float32, "cpu"), terms._AT_ONCE["cpu"]
+    work, kept = build(model, batch, 224, torch.float32, "cpu"), terms.AT_ONCE["cpu"]
 
     def at(power: int) -> None:
-        terms._AT_ONCE["cpu"] = 1 << power
+        terms.AT_ONCE["cpu"] = 1 << power
         fullgrad.saliency(work.model, work.x, work.target)
 
     try:
@@ -118,7 +114,7 @@ def parts(model: str, batch: int, rounds: int) -> None:
             {"gradient": lambda: input_gradient(work.model, work.x, work.target), **calls}, rounds
         )
     finally:
-        terms._AT_ONCE["cpu"] = kept
+        terms.AT_ONCE["cpu"] = kept
     ratios = {k: round(v / found["gradient"], 2) for k, v in found.items() if k != "gradient"}
     print(f"Numbers read at once, {model}, batch {batch}, ratio to a gradient:", ratios)
 

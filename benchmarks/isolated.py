@@ -1,4 +1,9 @@
-"""Each task in a process of its own: a method that kills it is named, and the others go on."""
+"""Each task in a process of its own: a method that kills it is named, and the others are measured.
+
+``python -m benchmarks.isolated TASK FOLDER`` is the child. FOLDER/outcomes.jsonl receives the
+outcomes, one line of JSON each, and FOLDER/current the method at work, so that the parent knows
+which method it was if the child dies.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +18,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from benchmarks import memory
+from benchmarks.measure import measure
+from benchmarks.subjects import build
 from benchmarks.tasks import Task
-from benchmarks.worker import CURRENT, OUTCOMES
+from benchmarks.timing import describe
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMAND = (sys.executable, "-m", "benchmarks.worker")
+# Without warnings, which are other packages' deprecations.
+COMMAND = (sys.executable, "-W", "ignore", "-m", "benchmarks.isolated")
+OUTCOMES, CURRENT = "outcomes.jsonl", "current"
 # glibc returns every larger block to the system at once, so that resident memory is what is used.
 _RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
@@ -107,3 +119,41 @@ def _killed(number: int) -> str:
     name = signal.Signals(number).name
     memory = ", perhaps out of memory" if name in {"SIGKILL", "SIGABRT", "SIGSEGV"} else ""
     return f"killed ({name}{memory})"
+
+
+def main(argv: list[str]) -> int:
+    """Measure one task.
+
+    Args:
+        argv: the task in JSON, and the folder.
+
+    Returns:
+        0: every method has an outcome, if only that it failed.
+    """
+    task, folder = Task.from_dict(json.loads(argv[0])), Path(argv[1])
+    if task.device == "cpu":
+        memory.limit_data(task.memory_limit)
+    with (folder / OUTCOMES).open("a") as outcomes, (folder / CURRENT).open("w") as current:
+
+        def announce(name: str) -> None:
+            current.seek(0)
+            current.write(name)
+            current.truncate()
+            current.flush()
+
+        try:
+            workload = build(
+                task.model, task.batch, task.size, getattr(torch, task.dtype), task.device
+            )
+        except (MemoryError, RuntimeError) as error:
+            found = iter([(n, {"failed": f"model: {describe(error)}"}) for n in task.methods])
+        else:
+            found = measure(task, workload, announce)
+        for name, outcome in found:
+            outcomes.write(json.dumps({"method": name, "outcome": outcome}) + "\n")
+            outcomes.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 
 import fullgrad
 from benchmarks.subjects import Workload
-from fullgrad._optional import require
 
 BASELINE = "gradient"
 IG_STEPS = 50
@@ -138,15 +138,18 @@ def _smoothgrad(w: Workload) -> Call:
 
 
 def _gradcam_fullgrad(w: Workload) -> Call:
-    package = require("pytorch_grad_cam", "bench")
-    class_target = require("pytorch_grad_cam.utils.model_targets", "bench").ClassifierOutputTarget
+    package: Any = importlib.import_module("pytorch_grad_cam")
+    targets: Any = importlib.import_module("pytorch_grad_cam.utils.model_targets")
     classes = w.target.tolist()
 
     def run(samples: int) -> Any:
         # Its hooks slow down whatever else runs the model, so they are part of each call.
         method = package.FullGrad(model=w.model, target_layers=[])
         try:
-            return method(w.x[:samples], targets=[class_target(c) for c in classes[:samples]])
+            return method(
+                w.x[:samples],
+                targets=[targets.ClassifierOutputTarget(c) for c in classes[:samples]],
+            )
         finally:
             method.activations_and_grads.release()
 
@@ -154,7 +157,7 @@ def _gradcam_fullgrad(w: Workload) -> Call:
 
 
 def _captum() -> Any:
-    return require("captum.attr", "bench")
+    return importlib.import_module("captum.attr")
 
 
 def _leaf(x: Tensor) -> Tensor:
@@ -203,7 +206,11 @@ def check_installed(names: tuple[str, ...]) -> None:
     """Refuse to begin where a package is missing.
 
     Raises:
-        MissingDependencyError: names the package and the extra that installs it.
+        ImportError: names the package.
     """
-    for package in sorted({METHODS[n].package for n in names} - {""}):
-        require(package, "bench")
+    for package in (
+        "matplotlib",
+        "torchvision",
+        *sorted({METHODS[n].package for n in names} - {""}),
+    ):
+        importlib.import_module(package)

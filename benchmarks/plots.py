@@ -11,7 +11,6 @@ from benchmarks.methods import BASELINE, METHODS
 from benchmarks.results import Record
 from benchmarks.subjects import SUBJECTS
 from benchmarks.tables import along
-from fullgrad._optional import require
 
 # Okabe and Ito's palette without its yellow, which is faint on white.
 _STYLES = {
@@ -196,5 +195,9 @@ def _plain_numbers(axis: Any, steps: Sequence[float]) -> None:
 
 
 def _pyplot() -> Any:
-    require("matplotlib", "bench").use("Agg")
-    return require("matplotlib.pyplot", "bench")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt

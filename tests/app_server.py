@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 import sys
@@ -11,15 +12,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
 
-from fullgrad.app.limits import Limits
-from fullgrad.app.models import copies, served
-from fullgrad.app.pool import Bench, Pool
+from fullgrad.app.models import copies, serve
+from fullgrad.app.pool import Pool, WorkerModels
 from fullgrad.app.server import build
+from fullgrad.app.upload import Limits
+from fullgrad.vision.images import preprocess, read_image
 from fullgrad.vision.models import LoadedModel, load_model
+
+# Where two threads silence warnings at once, Python may put back the wrong list of them.
+_CAPTUM = (r"ignore:\s*Setting", "ignore:Input Tensor", "ignore:.*[Hh]ooks")
+CAPTUM = [pytest.mark.filterwarnings(text) for text in _CAPTUM]
 
 SOURCE = '''
 import threading
@@ -135,8 +144,8 @@ def running(
 ) -> Iterator[Running]:
     path = source_of(folder)
     loaded = [load_model(f"{path}:{make}") for make in makes or ("make_net",)]
-    models = [served(m, m.class_names) for m in loaded]
-    pool = Pool([Bench(own) for own in copies(models, workers)], most)
+    models = [serve(m, m.class_names) for m in loaded]
+    pool = Pool([WorkerModels(own) for own in copies(models, workers)], most)
     app = build(models, pool, limits or Limits(), loopback=loopback, uploads=uploads)
     try:
         yield Running(app, pool, loaded)
@@ -159,6 +168,7 @@ def encoded(array: np.ndarray[Any, Any], kind: str = "PNG", **options: Any) -> b
         return file.getvalue()
 
 
+PHOTOGRAPH = encoded(pixels(0))
 BLACK = encoded(np.zeros((40, 40, 3), np.uint8))
 WHITE = encoded(np.full((40, 40, 3), 255, np.uint8))
 
@@ -249,3 +259,62 @@ async def eventually(condition: Any, seconds: float = 10.0) -> None:
     while not condition():
         assert asyncio.get_running_loop().time() < end
         await asyncio.sleep(0.005)
+
+
+def ask(
+    server: Running,
+    content: bytes,
+    path: str = "/api/explain",
+    verb: str = "POST",
+    headers: dict[str, str] | None = None,
+    raw: str = "",
+    **query: Any,
+) -> Call:
+    """One request; ``raw`` is its query where the words do not say it."""
+
+    async def go() -> Call:
+        call = Call(server.app, path, raw or urlencode(query), verb, headers).body(content)
+        return await call.ended(60)
+
+    return asyncio.run(go())
+
+
+def explained(server: Running, content: bytes, **query: Any) -> Any:
+    call = ask(server, content, **query)
+    assert call.status == 200, call.content
+    *progress, last = lines(call.content)
+    assert all(set(p) == {"progress"} for p in progress)
+    assert progress[0]["progress"]["stage"] == "waiting"
+    return last
+
+
+def result(server: Running, content: bytes = PHOTOGRAPH, **query: Any) -> Any:
+    last = explained(server, content, **query)
+    assert "result" in last, last
+    return last["result"]
+
+
+def error(server: Running, content: bytes, **query: Any) -> tuple[int, str, str]:
+    """Status, kind and message, wherever the error comes."""
+    call = ask(server, content, **query)
+    last = lines(call.content)[-1]
+    assert set(last) == {"error", "kind"}, last
+    assert "Traceback" not in last["error"]
+    assert "/" not in last["error"].replace("n/a", "")
+    return call.status, last["kind"], last["error"]
+
+
+def image_of(url: str) -> np.ndarray[Any, Any]:
+    head, _, data = url.partition(",")
+    assert head == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+        assert picture.mode == "RGB"
+        return np.asarray(picture)
+
+
+def expected(server: Running, content: bytes, tmp_path: Path) -> tuple[Any, torch.Tensor]:
+    """The photograph as the library reads it from a file."""
+    path = tmp_path / "x.bin"
+    path.write_bytes(content)
+    image = read_image(path)
+    return image, preprocess(image, server.models[0].preprocessing)[None]

@@ -8,29 +8,55 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fullgrad.evaluation.datasets import Dataset
+from fullgrad.evaluation.executors import InProcess
+from fullgrad.evaluation.experiment import Silent
 from fullgrad.evaluation.plan import MethodChoice
-from fullgrad.evaluation.retraining.data import Dataset
-from fullgrad.evaluation.retraining.executors import InProcess
-from fullgrad.evaluation.retraining.networks import NetworkChoice
-from fullgrad.evaluation.retraining.plan import RoarPlan
-from fullgrad.evaluation.retraining.run import Roar
-from fullgrad.evaluation.retraining.store import StageStore
-from fullgrad.evaluation.retraining.training import Settings, Task
+from fullgrad.evaluation.store import Store
+from fullgrad.evaluation.tests.remove_and_retrain.plan import RetrainPlan
+from fullgrad.evaluation.tests.remove_and_retrain.run import Retraining
+from fullgrad.evaluation.training.loop import Settings, Task
+from fullgrad.evaluation.training.networks import NetworkChoice
 
 SIDE, PATCH, CLASSES = 12, 4, 4
 CORNER = (2, 6)
 CPU = torch.device("cpu")
+FILES = {
+    "results.csv",
+    "results.parquet",
+    "summary.csv",
+    "ranking.csv",
+    "differences.csv",
+    "curves.png",
+    "examples.png",
+    "record.json",
+}
 
 
-class Silent:
-    def __init__(self, what: str) -> None:
-        pass
-
-    def __call__(self, done: int, total: int) -> None:
-        assert 0 <= done <= total
-
-    def end(self) -> None:
-        pass
+SMALL = [
+    "bench",
+    "roar",
+    "--data",
+    "sklearn:digits",
+    "--train-limit",
+    "100",
+    "--test-limit",
+    "50",
+    "--width",
+    "4",
+    "--epochs",
+    "2",
+    "--batch",
+    "25",
+    "--methods",
+    "input_gradient",
+    "random",
+    "--fractions",
+    "0.3",
+    "0.6",
+    "--runs",
+    "2",
+]
 
 
 def patches() -> Tensor:
@@ -65,7 +91,7 @@ def reversed_mask(model: nn.Module, inputs: Tensor, target: Any) -> Tensor:
     return 1 - true_mask(model, inputs, target)
 
 
-def plan_for(data: Dataset, *names: str, **changes: Any) -> RoarPlan:
+def plan_for(data: Dataset, *names: str, **changes: Any) -> RetrainPlan:
     settings = Settings(epochs=5, batch=32, rate=0.1, shift=0, mirror=False)
     given: dict[str, Any] = {
         "data": data.spec,
@@ -78,13 +104,13 @@ def plan_for(data: Dataset, *names: str, **changes: Any) -> RoarPlan:
         "runs": 2,
         "mask_runs": 1,
     }
-    return RoarPlan(**{**given, **changes})
+    return RetrainPlan(**{**given, **changes})
 
 
 def roar_of(
-    plan: RoarPlan, data: Dataset, folder: Path, company: int = 1, say: Any = print
-) -> Roar:
-    return Roar(plan, data, StageStore(folder, say), InProcess(), "cpu", company, Silent)
+    plan: RetrainPlan, data: Dataset, folder: Path, group_size: int = 1, say: Any = print
+) -> Retraining:
+    return Retraining(plan, data, Store(folder, say), InProcess(), "cpu", group_size, Silent)
 
 
 def tasks_for(data: Dataset, seeds: range) -> list[Task]:

@@ -20,7 +20,7 @@ import fullgrad
 from fullgrad.maps.saliency import layer_maps, saliency_from_decomposition
 from fullgrad.vision.images import display_image, preprocess
 from fullgrad.vision.models import DEFAULT_MODEL, load_model
-from fullgrad.viz.overlay import colours, normalise, png, show
+from fullgrad.viz.overlay import colors, normalize, png, show
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "checkerboard.md"
@@ -164,7 +164,7 @@ def figure(maps: dict[str, Tensor], views: list[Image.Image], which: int = 0) ->
         2, columns, left=0.01, right=0.99, top=0.86, bottom=0.06, wspace=0.06, hspace=0.14
     )
     panels: dict[str, Any] = {"photograph": np.asarray(views[which])}
-    panels.update({name: colours(normalise(m[which, 0])) for name, m in maps.items()})
+    panels.update({name: colors(normalize(m[which, 0])) for name, m in maps.items()})
     for column, (name, panel) in enumerate(panels.items()):
         axes = fig.add_subplot(grid[0, column])
         show(axes, panel)

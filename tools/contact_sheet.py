@@ -14,8 +14,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fullgrad.viz import colours
-from fullgrad.viz.overlay import COLOURS, Array, show, wrapped
+from fullgrad.viz import colors
+from fullgrad.viz.overlay import Array, show, wrapped
+from fullgrad.viz.style import COLORMAP
 
 NOT_APPLICABLE = "does not apply"
 DPI = 100
@@ -124,7 +125,7 @@ def _fill(axes: Any, cell: Array | str) -> None:
 def _scale(figure: Figure, rule: str, width: float, height: float) -> None:
     bar = figure.add_axes((0.25 / width, 0.42 / height, (_LABEL - 0.7) / width, 0.14 / height))
     scale = figure.colorbar(
-        ScalarMappable(Normalize(0, 1), COLOURS), cax=bar, orientation="horizontal"
+        ScalarMappable(Normalize(0, 1), COLORMAP), cax=bar, orientation="horizontal"
     )
     scale.set_ticks([0, 0.5, 1], labels=["0\nleast", "0.5", "1\nmost"])
     scale.ax.tick_params(labelsize=8, length=2, pad=1)
@@ -137,7 +138,8 @@ def small(heat: Array, pixels: int) -> Array:
     """A map at the size at which it is drawn, in as many steps as :func:`paletted` keeps."""
     size = (pixels, pixels)
     shrunk = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BOX)
-    return np.rint(np.asarray(shrunk) * (_STEPS - 1)) / (_STEPS - 1)
+    levels: Array = np.rint(np.asarray(shrunk) * (_STEPS - 1)) / (_STEPS - 1)
+    return levels
 
 
 def paletted(content: bytes) -> bytes:
@@ -148,7 +150,7 @@ def paletted(content: bytes) -> bytes:
     """
     image = Image.open(io.BytesIO(content)).convert("RGB")
     grey = round(_BLANK * 255)
-    kept = np.concatenate([colours(np.linspace(0, 1, _STEPS)), [[255] * 3, [grey] * 3]])
+    kept = np.concatenate([colors(np.linspace(0, 1, _STEPS)), [[255] * 3, [grey] * 3]])
     room = 256 - len(kept)
     left = image.crop((0, 0, round((_LABEL + CELL) * DPI), image.height)).quantize(room)
     palette = Image.new("P", (1, 1))

@@ -38,7 +38,7 @@ from contact_sheet import CELL, DPI, NOT_APPLICABLE, Line, grid, paletted, small
 from fullgrad.errors import FullGradError
 from fullgrad.vision import models
 from fullgrad.vision.images import display_image, preprocess
-from fullgrad.viz import blend, colours, normalise, picture, png
+from fullgrad.viz import blend, colors, normalize, picture, png
 from fullgrad.viz.overlay import HIGH, LOW, Array
 from small_models import FAMILIES, add_arguments, trained
 from training import ROOT, STORED, MissingDataError, image_folder, load, prepared, reduced, visible
@@ -158,8 +158,8 @@ def _prediction(model: nn.Module, x: Tensor) -> tuple[Tensor, int]:
 
 def line_of(result: Explained) -> Line:
     """The row of one architecture: what the model sees, overlay, map."""
-    heat = normalise(result.saliency)
-    cells = (np.asarray(result.view), blend(result.view, heat), colours(heat))
+    heat = normalize(result.saliency)
+    cells = (np.asarray(result.view), blend(result.view, heat), colors(heat))
     said = f"says “{result.prediction}”, {result.probability:.0%}"
     if result.right is None:
         detail = f"{result.traits}\n1000 classes, pre-trained"
@@ -192,7 +192,9 @@ def methods_grid(
     from fullgrad import methods
 
     assert loaded.class_names is not None
-    lines, rows, reasons = [], {}, {}
+    lines: list[Line] = []
+    rows: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
     seconds = dict.fromkeys(names, 0.0)
     pixels = round(CELL * DPI)
     for name in photographs:
@@ -205,7 +207,7 @@ def methods_grid(
             start = time.monotonic()
             try:
                 saliency = methods.attribute(method, loaded.module, x, best)
-                cells.append(colours(small(normalise(saliency), pixels)))
+                cells.append(colors(small(normalize(saliency), pixels)))
             except FullGradError as error:
                 cells.append(NOT_APPLICABLE)
                 reasons.setdefault(method, str(error))

@@ -27,6 +27,7 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
@@ -37,9 +38,9 @@ import fullgrad
 from fullgrad import methods
 from fullgrad.vision.images import preprocess, read_image
 from fullgrad.vision.models import DEFAULT_MODEL, LoadedModel, load_model
-from fullgrad.viz.overlay import colours, normalise
+from fullgrad.viz.overlay import colors, normalize
 
-COMPARED = (
+COMPARED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("input_x_gradient", {}),
     ("grad_cam", {}),
     ("integrated_gradients", {"n_steps": 5}),
@@ -117,18 +118,18 @@ def cases_of(session: int, model: LoadedModel, folder: Path) -> dict[str, list[C
             logits = model.module(x)[0]
         name = f"session-{session}-{place}.jpg"
         target = None if place == 0 else int(rng.integers(len(logits)))
-        wanted = [("fullgrad", {})]
+        wanted: list[tuple[str, dict[str, Any]]] = [("fullgrad", {})]
         wanted += [COMPARED[int(i)] for i in rng.choice(len(COMPARED), 2, replace=False)]
         for method, options in wanted:
             chosen = int(logits.argmax()) if target is None else target
-            heat = methods.attribute(method, model.module, x, torch.tensor([chosen]), **options)
-            heat = heat[0, 0].numpy()
+            maps = methods.attribute(method, model.module, x, torch.tensor([chosen]), **options)
+            heat = maps[0, 0].numpy()
             query = {"method": method, "name": name, "options": json.dumps(options)}
             query |= {} if target is None else {"target": str(target)}
             query |= {} if method == "fullgrad" else {"parts": "map"}
             with io.BytesIO() as file:
                 np.save(file, heat)
-                shown = digest(colours(normalise(heat)))
+                shown = digest(colors(normalize(heat)))
                 case = Case(content, query, shown, chosen, file.getvalue())
             if method == "fullgrad":
                 case = replace(case, **sums_of(fullgrad.decompose(model.module, x, chosen)))
@@ -136,7 +137,7 @@ def cases_of(session: int, model: LoadedModel, folder: Path) -> dict[str, list[C
     return found
 
 
-def sums_of(decomposition: fullgrad.Decomposition) -> dict:
+def sums_of(decomposition: fullgrad.Decomposition) -> dict[str, Any]:
     """What the waterfall of an answer must hold."""
     stages = (decomposition.by_module(depth) for depth in range(1, 5))
     return {
@@ -230,7 +231,7 @@ def once(port: int, kind: str, case: Case, rng: random.Random, seen: Seen) -> No
             seen.add(kind, time.perf_counter() - began, None)
 
 
-def check(answer: dict, case: Case, label: str, seen: Seen) -> None:
+def check(answer: dict[str, Any], case: Case, label: str, seen: Seen) -> None:
     if "result" not in answer:
         seen.wrong(f"{label}: {answer}")
         return
@@ -249,7 +250,7 @@ def check(answer: dict, case: Case, label: str, seen: Seen) -> None:
         seen.wrong(f"{label}: the waterfall is not that of this session")
 
 
-def adds_up(shown: dict, case: Case) -> bool:
+def adds_up(shown: dict[str, Any], case: Case) -> bool:
     """Whether a waterfall has the parts that the library found, and no more is left."""
     parts = {s["name"]: s["value"] for s in shown["stages"]}
     wanted = next((stages for stages in case.stages if list(stages) == list(parts)), None)
@@ -322,7 +323,9 @@ def main() -> int:
     return 1 if found["errors"] or code else 0
 
 
-def drive(server: Server, cases: list[dict[str, list[Case]]], args: argparse.Namespace) -> dict:
+def drive(
+    server: Server, cases: list[dict[str, list[Case]]], args: argparse.Namespace
+) -> dict[str, Any]:
     warm = Seen()
     started = server.memory()
     rng = random.Random(0)
@@ -364,7 +367,7 @@ def drive(server: Server, cases: list[dict[str, list[Case]]], args: argparse.Nam
     }
 
 
-def show(found: dict) -> None:
+def show(found: dict[str, Any]) -> None:
     print(f"{'':22}{'requests':>9}{'median':>9}{'95 %':>9}{'most':>9}   seconds")
     for r in [*found["latency"], {**found["first line"], "kind": "(first line of any)"}]:
         print(

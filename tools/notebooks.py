@@ -28,10 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import nbclient
+import nbformat
 import numpy as np
-
-from fullgrad._files import write_whole
-from fullgrad._optional import require
+from PIL import Image
 
 FOLDER = Path(__file__).parents[1] / "docs" / "notebooks"
 LARGEST = 600_000  # bytes of a notebook
@@ -74,7 +74,7 @@ class NotebookError(Exception):
 
 
 def read(path: Path) -> Notebook:
-    return require("nbformat", "dev").read(path, as_version=4)
+    return nbformat.read(path, as_version=4)
 
 
 def code_cells(notebook: Notebook) -> list[Any]:
@@ -96,8 +96,6 @@ def executed(path: Path) -> Notebook:
     Raises:
         NotebookError: a cell failed or warned, or told where it ran.
     """
-    nbclient: Any = require("nbclient", "dev")
-    nbformat: Any = require("nbformat", "dev")
     notebook = copy.deepcopy(read(path))
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
@@ -160,12 +158,11 @@ def _tidied(notebook: Notebook) -> Notebook:
 
 def _small(picture: str) -> str:
     """A PNG as JPEG, both in base64."""
-    pil: Any = require("PIL.Image", "vision")
     with io.BytesIO() as file:
-        image = pil.fromarray(_pixels(picture).astype(np.uint8))
+        image = Image.fromarray(_pixels(picture).astype(np.uint8))
         if image.width > WIDEST:
             tall = round(image.height * WIDEST / image.width)
-            image = image.resize((WIDEST, tall), pil.Resampling.LANCZOS)
+            image = image.resize((WIDEST, tall), Image.Resampling.LANCZOS)
         image.save(file, "JPEG", quality=82, subsampling=0, optimize=True)
         return base64.b64encode(file.getvalue()).decode("ascii") + "\n"
 
@@ -276,13 +273,12 @@ def _picture_difference(stored: str, fresh: str, tolerance: Tolerance) -> str:
 
 
 def _pixels(picture: str) -> np.ndarray[Any, Any]:
-    pil: Any = require("PIL.Image", "vision")
-    with pil.open(io.BytesIO(base64.b64decode(picture))) as image:
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
         return np.asarray(image.convert("RGB"), np.float64)
 
 
 def written(notebook: Notebook) -> bytes:
-    text: str = require("nbformat", "dev").writes(notebook, version=4)
+    text: str = nbformat.writes(notebook, version=4)
     return (text.rstrip("\n") + "\n").encode()
 
 
@@ -308,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             content = written(fresh)
             found = faults(fresh, len(content))
             if options.write and not found:
-                write_whole(path, content)
+                path.write_bytes(content)
             elif not options.write:
                 stored = read(path)
                 found = faults(stored, path.stat().st_size) + differences(stored, fresh)

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from PIL import Image
 
 import fullgrad
-from fullgrad._files import write_whole
-from fullgrad._optional import require
 from fullgrad.cli.main import DONE
 from fullgrad.cli.main import main as command
 from fullgrad.decomposition.result import Decomposition
@@ -68,12 +67,12 @@ Maker: TypeAlias = Callable[[Path], bytes]
 
 def write_photographs(folder: Path) -> None:
     """The photographs as PNG files."""
-    data: Any = require("skimage.data", "demo")
-    pil: Any = require("PIL.Image", "vision")
+    from skimage import data
+
     for name, function in PHOTOGRAPHS.items():
         pixels = getattr(data, function)()
         pixels = pixels[0] if isinstance(pixels, tuple) else pixels
-        pil.fromarray(pixels).save(folder / f"{name}.png")
+        Image.fromarray(pixels).save(folder / f"{name}.png")
 
 
 @cache
@@ -141,9 +140,8 @@ def _compare(folder: Path, names: Sequence[str], methods: Sequence[str]) -> byte
 
 def _beside(*figures: Figure) -> bytes:
     """Figures in one row, as PNG."""
-    pil: Any = require("PIL.Image", "vision")
-    images = [pil.open(io.BytesIO(saved(f, "png"))).convert("RGB") for f in figures]
-    whole = pil.new("RGB", (sum(i.width for i in images), max(i.height for i in images)), "white")
+    images = [Image.open(io.BytesIO(saved(f, "png"))).convert("RGB") for f in figures]
+    whole = Image.new("RGB", (sum(i.width for i in images), max(i.height for i in images)), "white")
     left = 0
     for image in images:
         whole.paste(image, (left, 0))
@@ -158,14 +156,13 @@ def small(content: bytes) -> bytes:
 
     It is for pages, not for measuring. A common palette would be smaller and falsify colour scales.
     """
-    pil: Any = require("PIL.Image", "vision")
-    with pil.open(io.BytesIO(content)) as picture, io.BytesIO() as file:
+    with Image.open(io.BytesIO(content)) as picture, io.BytesIO() as file:
         image = picture.convert("RGB")
         if image.width > WIDEST:
             tall = round(image.height * WIDEST / image.width)
-            image = image.resize((WIDEST, tall), pil.Resampling.LANCZOS)
+            image = image.resize((WIDEST, tall), Image.Resampling.LANCZOS)
         levels = np.rint(np.asarray(image) / 255 * (LEVELS - 1)) / (LEVELS - 1)
-        pil.fromarray(np.rint(255 * levels).astype(np.uint8)).save(file, "PNG", optimize=True)
+        Image.fromarray(np.rint(255 * levels).astype(np.uint8)).save(file, "PNG", optimize=True)
         return file.getvalue()
 
 
@@ -177,8 +174,7 @@ def checked(name: str, content: bytes) -> bytes:
     """
     if len(content) > LARGEST:
         raise ValueError(f"{name} has {len(content)} bytes, more than {LARGEST}")
-    pil: Any = require("PIL.Image", "vision")
-    with pil.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content)) as image:
         if np.asarray(image.convert("L")).std() < 5:
             raise ValueError(f"{name} shows nothing")
     return content
@@ -206,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in options.only:
             file = options.out / f"pictures-{name}.png"
             content = checked(file.name, small(PICTURES[name](folder)))
-            write_whole(file, content)
+            file.write_bytes(content)
             print(f"{file.name}: {len(content) // 1000} kB", flush=True)
     return 0
 

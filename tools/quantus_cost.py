@@ -17,9 +17,9 @@ import torch
 from quantus import PixelFlipping
 
 from fullgrad import methods
-from fullgrad.evaluation.fills import fill_named
-from fullgrad.evaluation.perturbation import changes, count_of
+from fullgrad.evaluation.perturbation import changes
 from fullgrad.evaluation.plan import FRACTIONS
+from fullgrad.evaluation.removal import count_of, fill_named
 from fullgrad.evaluation.sources import open_source
 from fullgrad.vision.images import preprocess
 from fullgrad.vision.models import load_model

@@ -1,8 +1,8 @@
-"""The whole remove-and-retrain on CIFAR-100, in sittings, and what it gains over a plain loop.
+"""The whole remove-and-retrain on CIFAR-100, within time budgets, and what it gains over a plain loop.
 
 Runs ``fullgrad bench roar`` with the paper's network, methods and fractions; a run that was
-stopped, killed or out of time goes on when the same command is given again. Then a plain training
-loop, one network at a time, is timed in the same process: images shifted, mirrored and standardised
+stopped, killed or out of time resumes when the same command is given again. Then a plain training
+loop, one network at a time, is timed in the same process: images shifted, mirrored and standardized
 one by one on the CPU by a DataLoader, float32, the memory layout as it comes.
 
     python tools/roar_gpu.py --data torchvision:CIFAR100:data --out runs/roar --minutes 25
@@ -30,11 +30,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fullgrad._files import write_whole
 from fullgrad.cli.main import main as fullgrad
-from fullgrad.evaluation.retraining.data import Colours, Dataset, open_dataset
-from fullgrad.evaluation.retraining.networks import NetworkChoice
-from fullgrad.evaluation.retraining.training import Settings
+from fullgrad.evaluation.datasets import Colors, Dataset, open_dataset
+from fullgrad.evaluation.training.loop import Settings
+from fullgrad.evaluation.training.networks import NetworkChoice
 
 METHODS = (
     "fullgrad",
@@ -49,13 +48,13 @@ WARM = 20  # steps of the plain loop before the clock starts, at most
 
 
 class OneByOne(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """Training images, each shifted, mirrored and standardised by itself when it is asked for."""
+    """Training images, each shifted, mirrored and standardized by itself when it is asked for."""
 
-    def __init__(self, data: Dataset, settings: Settings, colours: Colours) -> None:
+    def __init__(self, data: Dataset, settings: Settings, colors: Colors) -> None:
         self._images, self._labels = data.train, data.train_labels.tolist()
         self._shift, self._mirror = settings.shift, settings.mirror
-        self._mean = torch.tensor(colours.mean).view(-1, 1, 1)
-        self._std = torch.tensor(colours.std).view(-1, 1, 1)
+        self._mean = torch.tensor(colors.mean).view(-1, 1, 1)
+        self._std = torch.tensor(colors.std).view(-1, 1, 1)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -78,7 +77,7 @@ def plain_loop(
     Args:
         data: to train with.
         network: that is trained, in float32.
-        settings: of the optimiser; ``precision`` is not used.
+        settings: of the optimizer; ``precision`` is not used.
         device: where the network is.
         steps: that are timed.
         workers: processes of the DataLoader.
@@ -88,9 +87,9 @@ def plain_loop(
         network by these two; ``steps``, ``workers``: as measured.
     """
     torch.manual_seed(0)
-    colours = Colours.of(data.train)
+    colors = Colors.of(data.train)
     model = network.build(0).to(device)
-    optimiser = torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         model.parameters(),
         settings.rate,
         settings.momentum,
@@ -99,7 +98,7 @@ def plain_loop(
     )
     each = len(data.train) // min(settings.batch, len(data.train))
     loader = DataLoader(
-        OneByOne(data, settings, colours),
+        OneByOne(data, settings, colors),
         min(settings.batch, len(data.train)),
         shuffle=True,
         drop_last=True,
@@ -117,14 +116,14 @@ def plain_loop(
             began = time.perf_counter()
         if step == warm + steps:
             break
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = settings.rate_at(min(step, each - 1), settings.epochs * each)
         loss = F.cross_entropy(
             model(x.to(device)), y.to(device), label_smoothing=settings.smoothing
         )
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         running += loss.item()  # which waits for the device
     a_step = (time.perf_counter() - began) / steps
     if not math.isfinite(running):
@@ -133,7 +132,7 @@ def plain_loop(
     began, right = time.perf_counter(), 0
     with torch.no_grad():
         for images, labels in zip(data.test.split(500), data.test_labels.split(500), strict=True):
-            logits = model(colours.standardised(images).to(device))
+            logits = model(colors.standardized(images).to(device))
             right += int((logits.argmax(1).cpu() == labels).sum())
     test = time.perf_counter() - began
     whole = settings.epochs * each * a_step + test
@@ -158,7 +157,7 @@ def environment(device: str) -> dict[str, Any]:
     return found
 
 
-def company_text(counts: dict[str, int]) -> str:
+def sizes_text(counts: dict[str, int]) -> str:
     """How many networks were trained alone, two at once, and so on."""
     return ", ".join(f"{n}: {number} networks" for n, number in counts.items())
 
@@ -171,8 +170,7 @@ def report(out: Path, plain: dict[str, float], device: str) -> dict[str, Any]:
     intact = table[table["method"] == "none"]["accuracy"]
     maps = {k: v for k, v in record["seconds"].items() if k != "networks"}
     each = record["seconds"]["networks"] / len(table)
-    known = record["company"]  # once the last sitting's alone
-    company = known if isinstance(known, dict) else {"unknown": len(table)}
+    sizes = record["group_sizes"]
     found = {
         "networks": len(table),
         "base_accuracy": float(intact.iloc[0]),
@@ -181,8 +179,8 @@ def report(out: Path, plain: dict[str, float], device: str) -> dict[str, Any]:
         "seconds_networks": record["seconds"]["networks"],
         "seconds_maps": maps,
         "minutes_in_all": (record["seconds"]["networks"] + sum(maps.values())) / 60,
-        "company": company,
-        "company_trial": record["company_trial"],
+        "group_sizes": sizes,
+        "group_size_trial": record["group_size_trial"],
         "plain": plain,
         "factor": plain["network"] / each,
         "environment": environment(device),
@@ -194,7 +192,7 @@ def report(out: Path, plain: dict[str, float], device: str) -> dict[str, Any]:
         ", ".join(f"{k} {v}" for k, v in found["environment"].items()),
         "",
         f"- {found['networks']} networks and all maps: {found['minutes_in_all']:.1f} minutes of "
-        f"work, {each:.3g} s a network; trained at once: {company_text(company)}",
+        f"work, {each:.3g} s a network; trained at once: {sizes_text(sizes)}",
         f"- plain loop, {plain['workers']} loader processes: {1000 * plain['step']:.1f} ms a step, "
         f"{plain['network']:.3g} s a network; **{found['factor']:.1f} times as long**",
         f"- accuracy of the base network: {found['base_accuracy']:.4f}",
@@ -207,8 +205,8 @@ def report(out: Path, plain: dict[str, float], device: str) -> dict[str, Any]:
             for _, r in ranking.iterrows()
         ),
     ]
-    write_whole(out / "report.md", ("\n".join(lines) + "\n").encode())
-    write_whole(out / "report.json", (json.dumps(found, indent=1) + "\n").encode())
+    (out / "report.md").write_bytes(("\n".join(lines) + "\n").encode())
+    (out / "report.json").write_bytes((json.dumps(found, indent=1) + "\n").encode())
     return found
 
 
@@ -222,11 +220,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--precision", default="bfloat16")
-    parser.add_argument("--company", default="auto")
-    parser.add_argument("--minutes", type=float, help="begin no further stage after so many")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--map-batch", default="500")
     parser.add_argument("--train-limit", type=int)
     parser.add_argument("--test-limit", type=int)
     parser.add_argument("--plain-steps", type=int, default=300, help="of the plain loop, timed")
@@ -235,9 +228,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.plain_steps < 1 or args.plain_workers < 0:
         parser.error("--plain-steps must be at least 1 and --plain-workers at least 0")
     call = ["bench", "roar", "--data", args.data, "--out", str(args.out / "roar")]
-    call += ["--device", args.device, "--precision", args.precision, "--company", args.company]
-    call += ["--map-batch", args.map_batch, "--methods", *args.methods]
-    for name in ("minutes", "train_limit", "test_limit"):
+    call += ["--device", args.device, "--precision", "bfloat16", "--group-size", "auto"]
+    call += ["--map-batch", "500", "--methods", *METHODS]
+    for name in ("train_limit", "test_limit"):
         if getattr(args, name) is not None:
             call += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     code = fullgrad([*call, *rest])
@@ -263,7 +256,7 @@ def main(argv: list[str] | None = None) -> int:
             data, network, settings, args.device, args.plain_steps, args.plain_workers
         )
         known = {"asked": asked, "found": found}
-        write_whole(kept, (json.dumps(known, indent=1) + "\n").encode())
+        kept.write_bytes((json.dumps(known, indent=1) + "\n").encode())
     found = report(args.out, known["found"], args.device)
     print(
         f"{found['seconds_a_network']:.3g} s a network; a plain loop takes {found['factor']:.2f} "

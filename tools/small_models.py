@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,19 +25,9 @@ import torch
 import torchvision
 from torch import nn
 
-from fullgrad._files import sha256_of
+from fullgrad.evaluation.datasets import Dataset
 from fullgrad.vision.checkpoints import load_state, read_checkpoint
-from training import (
-    CLASSES,
-    Data,
-    MissingDataError,
-    Settings,
-    accuracy,
-    fit,
-    image_folder,
-    load,
-    seeded,
-)
+from training import CLASSES, MissingDataError, Settings, accuracy, fit, image_folder, load, seeded
 
 CACHE = Path("~/.cache/fullgrad/small-models").expanduser()
 _FORMAT = 1  # of the cache: raised when training.py changes what comes out
@@ -237,12 +227,13 @@ def _vgg(classes: int, cfg: list[int | str]) -> nn.Module:
     for module in features.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            assert module.bias is not None
             nn.init.zeros_(module.bias)
     width = [c for c in cfg if isinstance(c, int)][-1]
     return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
 
 
-def digest_of(name: str, data: Data, settings: Settings) -> str:
+def digest_of(name: str, data: Dataset, settings: Settings) -> str:
     """What a trained network depends on, in 12 hexadecimal digits (versions are in the record)."""
     family = FAMILIES[name]
     parts = {
@@ -250,14 +241,14 @@ def digest_of(name: str, data: Data, settings: Settings) -> str:
         "constructor": family.constructor,
         "options": dict(family.options),
         "settings": asdict(settings),
-        "data": data.digest(),
+        "data": data.digest(64),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def trained(
     name: str,
-    data: Data,
+    data: Dataset,
     cache_dir: Path = CACHE,
     settings: Settings | None = None,
     say: Callable[[str], None] = print,
@@ -285,7 +276,10 @@ def trained(
     note = cache_dir / f"{name}-{digest}.json"
     if note.is_file():
         record = _read(note)
-        if checkpoint.is_file() and sha256_of(checkpoint) == record.sha256:
+        if (
+            checkpoint.is_file()
+            and hashlib.sha256(checkpoint.read_bytes()).hexdigest() == record.sha256
+        ):
             load_state(model, read_checkpoint(checkpoint), str(checkpoint))
             return model.eval(), record
         say(f"{name}: {checkpoint} is missing or damaged; training again")
@@ -294,7 +288,9 @@ def trained(
     seconds = fit(model, data, settings, say)
     score = accuracy(model, data.test, data.test_labels, settings.size)
     cache_dir.mkdir(parents=True, exist_ok=True)
-    _replace(checkpoint, lambda path: torch.save(model.state_dict(), path))
+    with io.BytesIO() as file:
+        torch.save(model.state_dict(), file)
+        checkpoint.write_bytes(file.getvalue())
     record = Record(
         name=name,
         accuracy=score,
@@ -308,11 +304,11 @@ def trained(
         torch=torch.__version__,
         timm=timm.__version__,
         digest=digest,
-        sha256=sha256_of(checkpoint),
+        sha256=hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
     )
     # The record last: a network with a record is a finished one.
     text = json.dumps(asdict(record), indent=1)
-    _replace(note, lambda path: path.write_text(text, encoding="utf-8"))
+    note.write_bytes(text.encode())
     say(f"{name}: {score:.1%} of the test images, {seconds:.0f} s")
     return model, record
 
@@ -320,16 +316,6 @@ def trained(
 def _read(note: Path) -> Record:
     fields = json.loads(note.read_text(encoding="utf-8"))
     return Record(**{**fields, "classes": tuple(fields["classes"])})
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file so that nobody ever sees half of it."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(scratch)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,7 +6,6 @@ maps have more than a handful of positions.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -22,6 +21,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+
+from fullgrad.evaluation import datasets
+from fullgrad.evaluation.datasets import Dataset
+from fullgrad.evaluation.sources import DataError
+from fullgrad.evaluation.training import loop
+from fullgrad.evaluation.training.stacked import Networks
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = (
@@ -73,25 +78,6 @@ class Settings:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
-    """Images in memory: uint8 of shape (N, 3, 32, 32), and their class numbers (N,)."""
-
-    train: Tensor
-    train_labels: Tensor
-    test: Tensor
-    test_labels: Tensor
-    classes: tuple[str, ...]
-
-    def digest(self) -> str:
-        """SHA-256 of all pixels, labels and names."""
-        result = hashlib.sha256("\n".join(self.classes).encode())
-        for t in (self.train, self.train_labels, self.test, self.test_labels):
-            result.update(str(tuple(t.shape)).encode())
-            result.update(t.contiguous().numpy().tobytes())
-        return result.hexdigest()
-
-
 def image_folder(given: Path | None, cache: Path) -> Path:
     """The folder with ``train/CLASS/*.png`` and ``test/CLASS/*.png``.
 
@@ -136,7 +122,7 @@ def image_folder(given: Path | None, cache: Path) -> Path:
     return unpacked
 
 
-def load(folder: Path, classes: tuple[str, ...] = CLASSES) -> Data:
+def load(folder: Path, classes: tuple[str, ...] = CLASSES) -> Dataset:
     """Read the images of a few classes.
 
     Args:
@@ -146,21 +132,16 @@ def load(folder: Path, classes: tuple[str, ...] = CLASSES) -> Data:
     Raises:
         MissingDataError: a class without images, or images that are not 32 x 32.
     """
-    parts: list[Tensor] = []
-    for split in _SPLITS:
-        pixels, labels = [], []
-        for number, name in enumerate(classes):
-            files = sorted((folder / split / name).glob("*.png"))
-            if not files:
-                raise MissingDataError(f"{folder / split / name} holds no PNG images")
-            for file in files:
-                with Image.open(file) as image:
-                    pixels.append(np.asarray(image.convert("RGB")))
-                if pixels[-1].shape != (STORED, STORED, 3):
-                    raise MissingDataError(f"{file} is not {STORED} x {STORED}, as CIFAR's are")
-                labels.append(number)
-        parts += [torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2), torch.tensor(labels)]
-    return Data(*parts, classes)
+    try:
+        data = datasets.image_folder(folder, classes)
+    except DataError as error:
+        raise MissingDataError(str(error)) from error
+    if data.train.shape[1:] != (3, STORED, STORED):
+        raise MissingDataError(
+            f"the images of {folder} have the shape {tuple(data.train.shape[1:])}, not "
+            f"{(3, STORED, STORED)} as CIFAR's"
+        )
+    return data
 
 
 def prepared(pixels: Tensor, size: int) -> Tensor:
@@ -231,8 +212,42 @@ def accuracy(model: nn.Module, pixels: Tensor, labels: Tensor, size: int) -> flo
     return right / len(labels)
 
 
+class Varied:
+    """Gives batches of images that are zoomed, shifted, mirrored and lit at random.
+
+    Args:
+        data: whose training images they are.
+        settings: how they vary.
+    """
+
+    def __init__(self, data: Dataset, settings: Settings) -> None:
+        self._data, self._settings = data, settings
+        self._generator = torch.Generator().manual_seed(settings.seed)
+
+    @property
+    def drawn(self) -> Tensor:
+        """The state of its generator, on which the next epoch depends."""
+        return self._generator.get_state()
+
+    @drawn.setter
+    def drawn(self, state: Tensor) -> None:
+        self._generator.set_state(state)
+
+    def steps(self, batch: int) -> int:
+        """Return how many batches an epoch has."""
+        return -(-len(self._data.train) // batch)
+
+    def epoch(self, batch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all images once in a new order."""
+        order = torch.randperm(len(self._data.train), generator=self._generator)
+        for number, chosen in enumerate(order.split(batch)):
+            x = varied(self._data.train[chosen], self._settings, self._generator)
+            if number >= skip:
+                yield x, self._data.train_labels[chosen]
+
+
 def fit(
-    model: nn.Module, data: Data, settings: Settings, say: Callable[[str], None] = print
+    model: nn.Module, data: Dataset, settings: Settings, say: Callable[[str], None] = print
 ) -> float:
     """Train a network in place, and put it into evaluation mode.
 
@@ -240,43 +255,35 @@ def fit(
         model: freshly built, with as many outputs as there are classes.
         data: the images.
         settings: all that is chosen.
-        say: told of the progress after each epoch.
+        say: called with a line of progress after each epoch.
 
     Returns:
         Seconds that it took.
     """
-    start = time.monotonic()
+    start, seen = time.monotonic(), 0
+    loader = Varied(data, settings)
+    steps = loader.steps(settings.batch)
+
+    def tick(total: Tensor) -> None:
+        nonlocal seen
+        seen += 1
+        say(
+            f"  epoch {seen}/{settings.epochs}: loss {float(total) / steps:.3f}, "
+            f"{time.monotonic() - start:.0f} s"
+        )
+
+    how = loop.Settings(
+        epochs=settings.epochs,
+        batch=settings.batch,
+        rate=settings.rate,
+        optimizer="adamw",
+        decay=settings.decay,
+        smoothing=settings.smoothing,
+        clip=1.0,
+    )
+    cpu = torch.device("cpu")
     with seeded(settings.seed):
-        generator = torch.Generator().manual_seed(settings.seed)
-        matrices = [p for p in model.parameters() if p.dim() > 1]
-        others = [p for p in model.parameters() if p.dim() <= 1]  # biases and scales do not decay
-        optimizer = torch.optim.AdamW(
-            [{"params": matrices}, {"params": others, "weight_decay": 0.0}],
-            lr=settings.rate,
-            weight_decay=settings.decay,
-        )
-        steps = -(-len(data.train) // settings.batch)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, settings.rate, total_steps=settings.epochs * steps, pct_start=0.2
-        )
-        model.train()
-        for epoch in range(settings.epochs):
-            order, total = torch.randperm(len(data.train), generator=generator), 0.0
-            for chosen in order.split(settings.batch):
-                x = varied(data.train[chosen], settings, generator)
-                loss = F.cross_entropy(
-                    model(x), data.train_labels[chosen], label_smoothing=settings.smoothing
-                )
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                schedule.step()
-                total += float(loss.detach()) * len(chosen)
-            say(
-                f"  epoch {epoch + 1}/{settings.epochs}: loss {total / len(data.train):.3f}, "
-                f"{time.monotonic() - start:.0f} s"
-            )
+        loop.fit(Networks([model], cpu, channels_last=False), [loader], how, cpu, tick=tick)
     model.zero_grad()
     model.eval()
     return time.monotonic() - start

@@ -6,6 +6,7 @@ The names below are loaded with the package. Subpackages are loaded when they ar
 
 from __future__ import annotations
 
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 from fullgrad import _deprecated
@@ -34,11 +35,6 @@ if TYPE_CHECKING:
     from fullgrad import vision as vision
     from fullgrad import viz as viz
 
-_SUBPACKAGES = (
-    *("app", "axes", "cli", "decomposition", "engine", "errors", "evaluation", "interop", "maps"),
-    *("methods", "operations", "report", "tokens", "vision", "viz"),
-)
-
 __all__ = [
     "BiasTerm",
     "Decomposition",
@@ -53,8 +49,9 @@ __all__ = [
 ]
 
 _deprecated.install()
-__getattr__ = submodules(__name__, _SUBPACKAGES, otherwise=_deprecated.attribute)
+if not TYPE_CHECKING:  # type checkers know the list above, and report any other name
+    __getattr__ = submodules(__name__)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_SUBPACKAGES})
+    return sorted({*globals(), *(m.name for m in iter_modules(__path__) if m.name[0] != "_")})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import CodeType
 from typing import Any
@@ -126,3 +127,26 @@ def ordinary(t: Any) -> bool:
         and t.layout == torch.strided
         and not torch._C._functorch.is_functorch_wrapped_tensor(t)
     )
+
+
+def wraps(t: Tensor) -> bool:
+    """Whether a tensor's numbers are kept by a Python class of its own (nested, quantized)."""
+    return type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__
+
+
+def memory_of(t: Tensor) -> int | None:
+    """The address of a tensor's memory; None if it has none of its own (sparse, wrapped)."""
+    if t.layout is not torch.strided or wraps(t):
+        return None
+    return t.untyped_storage().data_ptr()
+
+
+def grid_sampler_2d() -> Callable[..., Tensor]:
+    """``grid_sampler_2d`` in operations that have a forward mode, as PyTorch itself writes it."""
+
+    def sampled(*arguments: Any) -> Tensor:
+        from torch._decomp.decompositions import grid_sampler_2d as written_out
+
+        return written_out(*arguments)  # type: ignore[no-any-return]
+
+    return sampled

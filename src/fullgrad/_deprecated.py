@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 # From the old name to the new one, both below ``fullgrad``.
 MOVED = {
@@ -19,7 +20,19 @@ MOVED = {
     "embeddings": "tokens.embeddings",
     "experiments": "evaluation",
     "experiments.linear_regions": "evaluation.theory.linear_regions",
-    "experiments.roar": "evaluation.retraining",
+    "experiments.digit_flipping": "evaluation.tests.digit_flipping",
+    "experiments.digits": "evaluation.datasets",
+    "experiments.fills": "evaluation.removal",
+    "experiments.pixel_perturbation": "evaluation.tests.pixel_perturbation",
+    "experiments.roar": "evaluation.tests.remove_and_retrain",
+    "experiments.roar.data": "evaluation.datasets",
+    "experiments.roar.executors": "evaluation.executors",
+    "experiments.roar.imputation": "evaluation.imputation",
+    "experiments.roar.networks": "evaluation.training.networks",
+    "experiments.roar.removal": "evaluation.removal",
+    "experiments.roar.results": "evaluation.tests.remove_and_retrain.tables",
+    "experiments.roar.store": "evaluation.store",
+    "experiments.roar.training": "evaluation.training.loop",
     "experiments.theory": "evaluation.theory.properties",
     "explanation": "engine.pipeline",
     "images": "vision.images",
@@ -82,12 +95,27 @@ def install() -> None:
         sys.meta_path.insert(0, _MovedModules())
 
 
-def attribute(name: str) -> ModuleType:
-    """The module that ``fullgrad.NAME`` used to be.
+def renamed(
+    module: str, names: Mapping[str, str], otherwise: Callable[[str], Any] | None = None
+) -> Callable[[str], Any]:
+    """A module's ``__getattr__`` that finds names under what they were called before.
 
-    Raises:
-        AttributeError: there was none.
+    Args:
+        module: its name.
+        names: from the old names to the new ones.
+        otherwise: asked for any other name.
     """
-    if name in MOVED:
-        return importlib.import_module(_HOME + name)
-    raise AttributeError(f"module 'fullgrad' has no attribute {name!r}")
+
+    def __getattr__(name: str) -> Any:
+        if name not in names and otherwise is not None:
+            return otherwise(name)
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(
+            f"{module}.{name} is now {names[name]}; the old name will be removed in version 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(sys.modules[module], names[name])
+
+    return __getattr__

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any
 
 
-def submodules(
-    package: str, names: Collection[str], otherwise: Callable[[str], Any] | None = None
-) -> Callable[[str], Any]:
-    """A package's ``__getattr__``, which imports the submodule that is asked for.
+def submodules(package: str) -> Callable[[str], ModuleType]:
+    """A package's ``__getattr__``, which imports the public submodule that is asked for.
 
     Args:
         package: the package's ``__name__``.
-        names: of its submodules.
-        otherwise: asked for any other name.
     """
 
-    def find(name: str) -> ModuleType | Any:
-        if name in names:
-            return importlib.import_module(f"{package}.{name}")
-        if otherwise is not None:
-            return otherwise(name)
+    def find(name: str) -> ModuleType:
+        full = f"{package}.{name}"
+        if not name.startswith("_"):
+            try:
+                return importlib.import_module(full)
+            except ModuleNotFoundError as error:
+                if error.name != full:
+                    raise
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return find

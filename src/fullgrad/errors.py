@@ -60,3 +60,7 @@ class ModelLoadError(FullGradError, ValueError):
 
 class MissingDependencyError(FullGradError, ImportError):
     """An optional package is not installed."""
+
+
+class UsageError(FullGradError):
+    """What was asked for cannot be done; nothing has been."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fullgrad
-from fullgrad.axes.algebra import NOWHERE
+from fullgrad.axes.coordinates import NOWHERE
 from fullgrad.axes.placement import Placement, arranged, on_grid, placement_of
 from fullgrad.errors import LayoutError
 
@@ -151,7 +151,7 @@ def test_any_sequence(steps: list[tuple[str, Callable[[Tensor], Tensor]]], batch
 
 
 def test_patches_make_a_coarser_grid() -> None:
-    """Patches cut by hand, and by slices: one place each, numbered on their own grid."""
+    """Patches cut by hand and mixed: one place each, numbered on their own grid."""
 
     def by_hand(x: Tensor) -> Tensor:
         patches = x.view(-1, C, H // 2, 2, W // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(-1, C * 4)
@@ -160,13 +160,14 @@ def test_patches_make_a_coarser_grid() -> None:
     def by_slices(x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
         parts = [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
-        return torch.cat(parts, -1)
+        return torch.cat(parts, -1) @ torch.ones(C * 4, 5, dtype=x.dtype)
 
     def by_window(x: Tensor) -> Tensor:
         return F.conv2d(x, torch.ones(5, C, 2, 2, dtype=x.dtype), stride=2)
 
     def by_unfolding(x: Tensor) -> Tensor:
-        return F.unfold(x, 2, stride=2)
+        patches = F.unfold(x, 2, stride=2).transpose(1, 2)
+        return patches @ torch.ones(C * 4, 5, dtype=x.dtype)
 
     def in_windows(x: Tensor) -> Tensor:
         x = x.view(-1, C, H // 4, 4, W // 4, 4).permute(0, 2, 4, 1, 3, 5).reshape(-1, C, 4, 4)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 from playwright.sync_api import expect
-from steps import PATIENT, done, fact, give, headline, read, scan, slide, waterfall
 
 import fullgrad
+from browser_steps import PATIENT, done, fact, give, headline, read, scan, slide, waterfall
 from fullgrad.vision.images import preprocess, read_image
 from fullgrad.vision.labels import imagenet_names
 from fullgrad.vision.models import load_model
@@ -102,9 +102,9 @@ def test_the_whole_way(
     expect(page.locator("#heat-first")).to_have_css("opacity", "0.3")
     expect(page.locator("#opacity-says")).to_have_text("30 %")
     expect(page.locator("#photo-first")).to_have_css("filter", "grayscale(1)")
-    page.get_by_label("Photograph in grey").uncheck()
+    page.get_by_label("Photograph in gray").uncheck()
     expect(page.locator("#photo-first")).to_have_css("filter", "none")
-    page.get_by_label("Photograph in grey").check()
+    page.get_by_label("Photograph in gray").check()
     shot(page, "3-stage-1440-light")
     slide(page, "#stage", 0)
     slide(page, "#opacity", 70)
@@ -117,7 +117,7 @@ def test_the_whole_way(
     assert len(asked) == 1
     expect(page.locator("#tag-first")).to_have_text("fullgrad")
     expect(page.locator("#tag-second")).to_have_text("grad_cam")
-    expect(page.locator("#swipe-note")).to_contain_text("equal colours do not mean equal numbers")
+    expect(page.locator("#swipe-note")).to_contain_text("equal colors do not mean equal numbers")
     expect(page.locator("#sheet-second")).to_have_css("clip-path", "inset(0px 0px 0px 50%)")
     slide(page, "#swipe", 20)
     expect(page.locator("#sheet-second")).to_have_css("clip-path", "inset(0px 0px 0px 20%)")
@@ -271,8 +271,8 @@ def test_the_address_keeps_the_choice(open_page: Any, photographs: dict[str, Pat
 def test_an_address_that_names_what_is_not_here(open_page: Any) -> None:
     page = open_page(hash="#model=7&method=magic&target=99999")
     expect(page.locator("#notice")).to_have_text(
-        "The address names what is not here (model=7, target=99999, method=magic); the usual is "
-        "used instead."
+        "The address names what this viewer does not have (model=7, target=99999, method=magic); "
+        "the default is used instead."
     )
 
 
@@ -282,7 +282,8 @@ def test_options_of_an_address_are_a_plain_object(
 ) -> None:
     page = open_page(hash=f"#method=random&options={options}")
     expect(page.locator("#notice")).to_have_text(
-        f"The address names what is not here (options={options}); the usual is used instead."
+        f"The address names what this viewer does not have (options={options}); the default is used "
+        "instead."
     )
     give(page, photographs["rocket"])
     assert "options" not in page.url
@@ -322,7 +323,7 @@ def test_another_first_method_leaves_the_second_map(
     assert page.locator("#heat-second").get_attribute("src") == second
     assert True not in gone.json_value()
 
-    # Options of the second, another class, another model: it is computed anew.
+    # Options of the second, another class, another model: it is computed again.
     page.get_by_text("Options of random_blobs").click()
     page.locator("#second-seed").fill("1")
     page.locator("#second-seed").press("Enter")

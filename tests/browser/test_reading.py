@@ -1,4 +1,4 @@
-"""The page for everyone: widths, colours, text size, keyboard, and a scan by axe."""
+"""The page for everyone: widths, colors, text size, keyboard, and a scan by axe."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import expect
-from steps import done, give, headline, overflow, scan, slide, waterfall
+
+from browser_steps import done, give, headline, overflow, scan, slide, waterfall
 
 WIDTHS = (360, 768, 1440)
 STAGES = 47
@@ -30,14 +31,14 @@ def test_widths_and_axe(
     tmp_path: Path,
 ) -> None:
     watched.accept("Failed to load resource")
-    colours = "dark" if dark else "light"
+    colors = "dark" if dark else "light"
     page = open_page(width, dark, height=800)
     expect(page.locator("#status")).to_have_text("Ready for a photograph.")
     problems = {"empty": (overflow(page), scan(page))}
-    shot(page, f"empty-{width}-{colours}")
+    shot(page, f"empty-{width}-{colors}")
     give(page, photographs["chelsea"])
     problems["result"] = (overflow(page), scan(page))
-    shot(page, f"result-{width}-{colours}")
+    shot(page, f"result-{width}-{colors}")
     page.locator("#method").select_option("simple_fullgrad")
     for opened in page.locator("details").all():
         if opened.is_visible():
@@ -49,14 +50,14 @@ def test_widths_and_axe(
     expect(page.locator("#found")).to_be_visible()
     page.locator("#search").press("ArrowDown")
     problems["comparing"] = (overflow(page), scan(page))
-    shot(page, f"compare-{width}-{colours}")
+    shot(page, f"compare-{width}-{colors}")
     page.locator("#search").press("Escape")
     wrong = tmp_path / "letter.jpg"
     wrong.write_text("no photograph")
     page.set_input_files("#file", wrong)
     expect(page.get_by_role("alert")).to_be_visible()
     problems["error"] = (overflow(page), scan(page))
-    shot(page, f"error-{width}-{colours}")
+    shot(page, f"error-{width}-{colors}")
     assert {name: found for name, found in problems.items() if found != ([], [])} == {}
 
 
@@ -77,7 +78,7 @@ def test_many_stages_and_long_names(
     done(page)
     slide(page, "#stage", STAGES)
     expect(page.locator("#stage-says")).to_contain_text(f"Stage {STAGES} of {STAGES}: head; sum ")
-    expect(page.locator("#nowhere")).to_be_visible()
+    expect(page.locator("#no-position")).to_be_visible()
     expect(page.locator("#heat-first")).to_be_hidden()
     slide(page, "#stage", STAGES - 2)
     expect(page.locator("#heat-first")).to_be_visible()

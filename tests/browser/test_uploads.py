@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
-from steps import PATIENT, done, give, headline, overflow
+
+from browser_steps import PATIENT, done, give, headline, overflow
 
 DROP = """([name, text, kind]) => {
   const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -232,7 +233,7 @@ def test_options_that_cannot_be_used_are_said(
     samples.press("Enter")
     expect(samples).to_have_attribute("aria-invalid", "true")
     expect(page.locator("#method-samples-hint")).to_contain_text(
-        "This must be a whole number from 1 to 100. Until it is, no change of an option counts."
+        "This must be a whole number from 1 to 100. Until then, changes of options have no effect."
     )
     asked: list[str] = []
     page.on("request", lambda r: r.method == "POST" and asked.append(r.url))
@@ -265,7 +266,9 @@ def test_an_option_of_an_address_that_cannot_be_used_is_marked(
     expect(page.locator("#status")).to_have_text("Ready for a photograph.")
     expect(page.locator("#method-samples")).to_have_attribute("aria-invalid", "true")
     page.set_input_files("#file", photographs["coffee"])
-    expect(page.get_by_role("alert")).to_contain_text("samples must be from 1 to 100 here")
+    expect(page.get_by_role("alert")).to_contain_text(
+        "samples must be a whole number from 1 to 100 here"
+    )
     page.locator("#method-seed").fill("3")
     page.locator("#method-seed").press("Enter")
     page.locator("#method-samples").fill("1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib
 import os
 import signal
 import socket
@@ -18,11 +19,13 @@ import pytest
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
+import fullgrad.app
 from app_server import encoded, lines, pixels, source_of
 from fullgrad.app.guard import is_loopback
 from fullgrad.app.refusal import public
 from fullgrad.cli.app import listen
 from fullgrad.cli.main import main
+from fullgrad.errors import MissingDependencyError
 
 PHOTOGRAPH = encoded(pixels(0))
 
@@ -233,7 +236,10 @@ def test_mistakes_in_the_arguments(tmp_path: Path, capsys: pytest.CaptureFixture
             "--max-pixels 178956971 is more than Pillow opens: give at most 178956970 pixels",
         ),
         (["--max-bytes", "-1"], "'-1' is not a whole number of at least 1"),
-        (["--host", "nowhere.invalid"], "--host 'nowhere.invalid' is no address of this machine"),
+        (
+            ["--host", "nowhere.invalid"],
+            "--host 'nowhere.invalid' is not an address of this machine",
+        ),
         (["--host", ""], "--host is empty: give an address"),
         (["--host", "203.0.113.9"], "cannot answer at 203.0.113.9 port 0"),
         (
@@ -311,6 +317,13 @@ def test_what_is_loopback() -> None:
         assert is_loopback(host)
     for host in ("0.0.0.0", "::", "192.168.0.1", "example.org", "", "localhost.example.org"):
         assert not is_loopback(host)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    message = r"starlette cannot be imported .*; install it with: pip install 'fullgrad\[app\]'"
+    with pytest.raises(MissingDependencyError, match=message):
+        importlib.reload(fullgrad.app)
 
 
 def test_any_free_port(capsys: pytest.CaptureFixture[str]) -> None:

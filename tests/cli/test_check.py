@@ -12,99 +12,12 @@ import torch
 from PIL import Image
 
 import fullgrad
+from checked_models import SOURCE
 from fullgrad._files import sha256_of
-from fullgrad.cli.checked import as_text, report_of
 from fullgrad.cli.main import main
+from fullgrad.vision.check import statistics
 from fullgrad.vision.images import preprocess, read_image
 from fullgrad.vision.models import load_model
-
-SOURCE = """
-import torch
-from torch import nn
-
-PREPROCESSING = {"resize": 24, "crop": [16, 20]}
-CLASSES = ["black cat", "dog", "bird"]
-
-def small():
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(4, 3))
-
-def deep():
-    layers = [layer for _ in range(40) for layer in (nn.Linear(5, 5), nn.Tanh())]
-    return nn.Sequential(*layers, nn.Linear(5, 3))
-
-def long():
-    net = nn.Sequential()
-    net.add_module("a" * 200 + "_one", nn.Linear(6, 6))
-    net.add_module("a" * 200 + "_two", nn.Linear(6, 3))
-    return net
-
-def volume():
-    return nn.Sequential(nn.Conv3d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
-
-def unbiased():
-    return nn.Sequential(nn.Linear(6, 6, bias=False), nn.ReLU(), nn.Linear(6, 3, bias=False))
-
-def double():
-    return small().double()
-
-def dense():
-    return nn.Conv2d(3, 4, 3)
-
-def zero():
-    net = nn.Linear(6, 3)
-    nn.init.zeros_(net.weight)
-    nn.init.zeros_(net.bias)
-    return net
-
-class General(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Linear(6, 3)
-    def forward(self, x):
-        return self.net(x.cumprod(1)) + self.net(x.tanh().cumprod(1))
-
-class Single(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Linear(6, 1)
-    def forward(self, x):
-        return self.net(x).squeeze(1)
-
-class Mean(nn.Module):
-    def forward(self, x):
-        return x.mean(1)
-
-class Tokens(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Conv2d(3, 4, 4, 4)
-        self.cls = nn.Parameter(torch.ones(1, 1, 4))
-        self.norm, self.head = nn.LayerNorm(4), nn.Linear(4, 3)
-    def forward(self, x):
-        x = self.embed(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1)
-        return self.head(self.norm(x).mean(1))
-
-class Scrambled(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed, self.head = nn.Linear(60, 4), nn.Linear(4, 3)
-    def forward(self, x):
-        return self.head(self.embed(x.transpose(1, 3).reshape(-1, 16, 60)).mean(1))
-
-class Detached(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = small()
-    def forward(self, x):
-        return self.net(x.detach())
-
-class Infinite(nn.Module):
-    def forward(self, x):
-        return x.mean((2, 3)) * float("inf")
-"""
 
 
 @pytest.fixture
@@ -374,8 +287,8 @@ def test_huge_shares_and_values_keep_the_columns() -> None:
     model = torch.nn.Linear(2, 1)
     torch.nn.init.constant_(model.weight, 1e6)
     torch.nn.init.constant_(model.bias, -2e6 + 1)
-    report = report_of(fullgrad.decompose(model.double(), torch.ones(1, 2).double(), 0))
-    lines = as_text(report, []).splitlines()[1:]
+    found = statistics(fullgrad.decompose(model.double(), torch.ones(1, 2).double(), 0))
+    lines = found.text().splitlines()
     rows = [line for line in lines if line.startswith(("where", "input term", "(model)", "sum"))]
     assert len({len(line) for line in rows}) == 1
     assert "2.0e+08%" in rows[1]
@@ -477,7 +390,7 @@ def test_out_of_memory(
     def fail(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("fullgrad.cli.check.decompose", fail)
+    monkeypatch.setattr("fullgrad.vision.check.decompose", fail)
     assert main(["check", "own.py:small"]) == 2
     assert refused(capsys) == "out of memory: choose a smaller --size or --batch"
 
@@ -488,7 +401,7 @@ def test_own_mistakes_are_not_blamed_on_the_model(
     def fail(*_: Any, **__: Any) -> None:
         raise KeyError("what is this")
 
-    monkeypatch.setattr("fullgrad.cli.check.decompose", fail)
+    monkeypatch.setattr("fullgrad.vision.check.decompose", fail)
     assert main(["check", "own.py:small"]) == 2
     assert refused(capsys).startswith("unexpected KeyError: 'what is this'")
 

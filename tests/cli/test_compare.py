@@ -14,12 +14,13 @@ from PIL import Image
 
 import fullgrad
 from fullgrad import methods
-from fullgrad.cli.compared import Cell, Row, reasons
 from fullgrad.cli.main import main
 from fullgrad.errors import MethodError
+from fullgrad.vision.image_result import ImageResult, MethodMap
 from fullgrad.vision.images import Photograph, preprocess, read_image
 from fullgrad.vision.models import load_model
 from fullgrad.viz.compare import RULES
+from fullgrad.viz.comparison import Comparison
 
 SOURCE = """
 import torch
@@ -216,20 +217,24 @@ def test_a_method_that_fails_on_one_photograph(
 
 
 def test_each_method_has_one_line_of_reasons() -> None:
-    def row(name: str, *reasons_: str) -> Row:
-        cells = [
-            Cell(f"m{i}", None if text else np.ones((2, 2)), 0.0, text, applies=i == 1)
-            for i, text in enumerate(reasons_)
-        ]
-        photograph = Photograph(Image.new("RGB", (2, 2)), Path(name), "", (2, 2), "RGB", 1)
-        return Row(photograph, None, 0, "given", "cat", 1.0, 0.5, tuple(cells))
+    sobel = methods.get("sobel")
 
-    rows = [
+    def row(name: str, *reasons: str) -> ImageResult:
+        cells = tuple(
+            MethodMap(f"m{i}", sobel, {}, None if text else np.ones((2, 2)), 0.0, text, i == 1)
+            for i, text in enumerate(reasons)
+        )
+        photograph = Photograph(Image.new("RGB", (2, 2)), Path(name), "", (2, 2), "RGB", 1)
+        return ImageResult(
+            photograph, None, 0, "cat", "given", 1.0, 0.5, (), cells, None, None, {}, 0.0
+        )
+
+    rows = (
         row("a.png", "no", "", "x 1"),
         row("b.png", "no", "late", "x 2"),
         row("c.png", "no", "late", "x 3"),
-    ]
-    assert reasons(rows) == [
+    )
+    assert Comparison("m", rows, ()).reasons() == [
         "m0 does not apply: no",
         "m2 does not apply: x 1 (a.png; 2 more in other words or numbers, which the record has)",
         "m1 failed: late (b.png, c.png)",

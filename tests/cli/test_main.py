@@ -16,12 +16,11 @@ from torch import Tensor
 
 import fullgrad
 from fullgrad import methods
-from fullgrad._files import sha256_of, write_together
-from fullgrad.cli.files import unique_stems
+from fullgrad._files import sha256_of, unique_stems, write_together
 from fullgrad.cli.main import main
 from fullgrad.vision.images import preprocess, read_image
+from fullgrad.vision.layers import unpacked
 from fullgrad.vision.models import load_model
-from fullgrad.viz.layers import unpacked
 
 data = pytest.importorskip("skimage.data")
 
@@ -418,7 +417,7 @@ def test_interruption(
     def interrupt(*_: Any, **__: Any) -> Tensor:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fullgrad.cli.explain.explain", interrupt)
+    monkeypatch.setattr("fullgrad.cli.explain.explain_images", interrupt)
     assert main(own("a.png")) == 130
     assert refused(capsys, 130) == "interrupted"
     assert list(Path("out").iterdir()) == []
@@ -430,7 +429,7 @@ def test_unexpected_errors_are_one_line(
     def fail(*_: Any, **__: Any) -> Tensor:
         raise KeyError("what\nis this")
 
-    monkeypatch.setattr("fullgrad.cli.explain.explain", fail)
+    monkeypatch.setattr("fullgrad.cli.explain.explain_images", fail)
     assert main(own("a.png")) == 2
     assert "unexpected KeyError: " in refused(capsys)
     monkeypatch.setenv("FULLGRAD_TRACEBACK", "1")

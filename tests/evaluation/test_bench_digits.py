@@ -14,11 +14,20 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fullgrad.cli.main import main
-from fullgrad.evaluation import digits as digits_module
 from fullgrad.evaluation.agreement import agreement
-from fullgrad.evaluation.digit_flipping import Choice, Flipping, FlippingPlan, erased, ranked
-from fullgrad.evaluation.digits import Digits, DigitsError, load_digits, network, split, trained
+from fullgrad.evaluation.datasets import DataError, Labelled, open_digits
 from fullgrad.evaluation.store import StoreError
+from fullgrad.evaluation.tests import digit_flipping
+from fullgrad.evaluation.tests.digit_flipping import (
+    Choice,
+    DigitFlipping,
+    FlippingPlan,
+    erased,
+    network,
+    ranked,
+    trained,
+)
+from fullgrad.evaluation.training.loop import Trained
 
 
 def shapes(count: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -33,6 +42,12 @@ def shapes(count: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         else:
             pixels[i, b : b + 16, a + 4 * (label - 5) : a + 4 * (label - 5) + 3] = 255
     return pixels, labels.astype(np.uint8)
+
+
+def labelled(pixels: np.ndarray, labels: np.ndarray) -> Labelled:
+    return Labelled(
+        torch.from_numpy(pixels)[:, None], torch.from_numpy(labels.astype(np.int64)), ""
+    )
 
 
 def idx(values: np.ndarray) -> bytes:
@@ -101,8 +116,9 @@ def test_the_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_lost_network_and_a_lost_part_are_made_again(here: Path) -> None:
     assert main(command()) == 0
     whole = Path("out/results.csv").read_bytes()
-    Path("out/network.pt").write_bytes(b"damaged")
-    Path("out/parts/000001.json").unlink()
+    (network,) = (p for p in Path("out/stages").glob("*.stage") if "-" not in p.name)
+    network.write_bytes(b"damaged")
+    next(Path("out/stages").glob("*-000001.stage")).unlink()
     Path("out/results.csv").unlink()
     assert main(command()) == 0
     assert Path("out/results.csv").read_bytes() == whole
@@ -123,12 +139,19 @@ def test_on_a_linear_network_in_closed_form() -> None:
     """Signed maps rank pixels by what they are worth, and the log-odds fall by just that."""
     weights = torch.randn(10, 784, generator=torch.Generator().manual_seed(0))
     pixels, labels = shapes()
-    test = Digits(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)), "")
+    test = labelled(pixels, labels)
     own = test.rows((test.labels == 8).nonzero()[:, 0])
     weights[8] += 0.5 * own.inputs().mean(0).flatten()
-    plan = FlippingPlan("", "", (Choice.parse("input_x_gradient"),), ((8, 3),), (3, 30), 5)
-    flipping = Flipping(plan, Linear(weights), test)
-    rows = pd.DataFrame(flipping.part(0))
+    plan = FlippingPlan(
+        digits="",
+        content="",
+        choices=(Choice.parse("input_x_gradient"),),
+        pairs=((8, 3),),
+        pixels=(3, 30),
+        count=5,
+    )
+    flipping = DigitFlipping(plan, test, test, Linear(weights))
+    rows = pd.DataFrame(flipping.part(0)[0])
     assert len(rows) == 2 * 5
     x = test.rows(flipping.chosen(8)).inputs()
     worth = x.flatten(1) * (weights[8] - weights[3])
@@ -149,34 +172,34 @@ def test_only_positive_pixels_are_erased() -> None:
 
 def test_training_is_the_same_again_and_keeps_the_random_state() -> None:
     pixels, labels = shapes(60)
-    data = Digits(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)), "")
+    data = labelled(pixels, labels)
     state = torch.get_rng_state()
-    one, two = trained(data, 1, 3), trained(data, 1, 3)
+    one, two = (trained(data, data, 1, 3).state for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
-    for a, b in zip(one.parameters(), two.parameters(), strict=True):
-        assert torch.equal(a, b)
+    for name, value in one.items():
+        assert torch.equal(value, two[name])
     assert network()(data.inputs()).shape == (60, 10)
-    train, test = split(data, 0.25, 0)
+    train, test = data.split(0.25, 0)
     assert len(train.labels) + len(test.labels) == 60
     assert torch.bincount(test.labels, minlength=10).tolist() == [2] * 10
 
 
 def test_sources(here: Path) -> None:
-    expected = load_digits("digits")
-    assert expected.pixels.shape == (200, 28, 28)
+    expected = open_digits("digits")
+    assert expected.images.shape == (200, 1, 28, 28)
     for i, (image, label) in enumerate(
-        zip(expected.pixels.numpy(), expected.labels.tolist(), strict=True)
+        zip(expected.images[:, 0].numpy(), expected.labels.tolist(), strict=True)
     ):
         Path(f"folder/{label}").mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(f"folder/{label}/{i:03d}.png")
-    found = load_digits("folder")
+    found = open_digits("folder")
     order = expected.labels.argsort(stable=True)
-    assert torch.equal(found.pixels, expected.pixels[order])
+    assert torch.equal(found.images, expected.images[order])
     Path("plain").mkdir()
     for kind in ("images-idx3", "labels-idx1"):
         content = gzip.decompress(Path(f"digits/t10k-{kind}-ubyte.gz").read_bytes())
         Path(f"plain/t10k-{kind}-ubyte").write_bytes(content)
-    assert load_digits("plain").digest() == expected.digest()
+    assert open_digits("plain").digest() == expected.digest()
     damage = Path("plain/t10k-images-idx3-ubyte")
     whole = damage.read_bytes()
     for content, message in (
@@ -187,18 +210,18 @@ def test_sources(here: Path) -> None:
         (idx(np.zeros((3, 28, 28), np.uint8)), "3 images, 200 labels"),
     ):
         damage.write_bytes(content)
-        with pytest.raises(DigitsError, match=message):
-            load_digits("plain")
+        with pytest.raises(DataError, match=message):
+            open_digits("plain")
     Path("plain/t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(DigitsError, match="has no labels"):
-        load_digits("plain")
+    with pytest.raises(DataError, match="has no labels"):
+        open_digits("plain")
     for spec, message in (
         ("none", "none is no folder"),
         (".", "holds neither MNIST's idx files nor a folder 0 of images"),
         ("torchvision:none", "torchvision's MNIST cannot be read"),
     ):
-        with pytest.raises(DigitsError, match=message):
-            load_digits(spec)
+        with pytest.raises(DataError, match=message):
+            open_digits(spec)
 
 
 @pytest.mark.parametrize(
@@ -209,11 +232,11 @@ def test_sources(here: Path) -> None:
         (command("--pairs", "8-12"), "a pair is two different digits, not 8 and 12"),
         (command("--pixels", "0", "5"), "pixels must be positive"),
         (command("--pixels", "900"), "a digit has 784 pixels, 900 cannot be erased"),
-        (command("--count", "0"), "count and epochs must be at least 1"),
-        (command("--test-share", "1"), "test_share between 0 and 1"),
+        (command("--count", "0"), "count must be at least 1, not 0"),
+        (command("--test-share", "1"), "test_share must lie between 0 and 1, not 1.0"),
         (command(chosen=["sobel"]), "method 'sobel' has no sign"),
         (command(chosen=["fullgrad/signed"]), "only '/absolute' may stand behind a method"),
-        (command(chosen=["fullgrad", "fullgrad"]), "methods must be given once each"),
+        (command(chosen=["fullgrad", "fullgrad"]), "asked for twice: fullgrad"),
         (command("--digits", "nowhere"), "nowhere is no folder"),
     ],
 )
@@ -228,15 +251,11 @@ def test_mistakes(
 def test_no_digit_is_told_right(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Wrong(nn.Sequential):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.zeros(len(x), 10) + 0 * x.sum()
-
-    monkeypatch.setattr(
-        "fullgrad.cli.bench.digits.trained", lambda *a: Wrong(*digits_module.network())
-    )
+    state = {name: torch.zeros_like(value) for name, value in network().state_dict().items()}
+    made = Trained(0.1, 0.0, 0.0, state)  # names the first class, which no pair is of
+    monkeypatch.setattr(digit_flipping, "trained", lambda *a: made)
     assert main(command()) == 2
-    assert "no test digit of these pairs is told right" in capsys.readouterr().err
+    assert "no test digit of these pairs is classified right" in capsys.readouterr().err
 
 
 # -- agreement --------------------------------------------------------------------------------

@@ -21,13 +21,11 @@ from torch import nn
 from fullgrad import methods
 from fullgrad.cli.main import main
 from fullgrad.errors import ImageError
-from fullgrad.evaluation import statistics
-from fullgrad.evaluation.fills import FILLS, fill_named
 from fullgrad.evaluation.perturbation import changes
 from fullgrad.evaluation.plan import MethodChoice
 from fullgrad.evaluation.sources import open_source
-from fullgrad.evaluation.store import Store, StoreError
-from fullgrad.vision.images import Preprocessing, preprocess, read_photograph
+from fullgrad.evaluation.store import Content, Store, StoreError
+from fullgrad.vision.images import preprocess, read_photograph
 from fullgrad.vision.models import load_model
 
 SOURCE = """
@@ -42,6 +40,8 @@ def make_model():
         nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 8, 3, padding=1),
         nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 3))
 """
+
+
 FAST = ["fullgrad", "input_gradient", "random", "sobel"]
 
 
@@ -141,7 +141,7 @@ def test_two_runs_agree_and_a_finished_one_is_not_repeated(
     a, b = (pd.read_csv(f"{d}/results.csv") for d in ("one", "three"))
     assert not a[a["method"] == "random"].equals(b[b["method"] == "random"])
     capsys.readouterr()
-    monkeypatch.setattr("fullgrad.evaluation.pixel_perturbation.Bench.part", None)
+    monkeypatch.setattr("fullgrad.evaluation.tests.pixel_perturbation.PixelPerturbation.part", None)
     assert main(command(out="one")) == 0
     assert "finished before" in capsys.readouterr().out
 
@@ -168,24 +168,29 @@ def test_a_killed_run_ends_in_the_same_table(here: Path) -> None:
         )
         until = time.monotonic() + 60
         while time.monotonic() < until and process.poll() is None:
-            parts = list(Path("killed/parts").glob("0*.json"))
+            parts = list(Path("killed/stages").glob("*.stage"))
             if len(parts) > done:
                 time.sleep(luck.random() * 0.05)
                 break
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        done = len(list(Path("killed/parts").glob("0*.json")))
+        done = len(list(Path("killed/stages").glob("*.stage")))
         assert done >= 1
     assert main([*command(out="killed"), "--batch-size", "1"]) == 0
     for name in ("results.csv", "results.parquet", "summary.csv"):
         assert Path("whole", name).read_bytes() == Path("killed", name).read_bytes(), name
 
 
+def part(number: int) -> Path:
+    (found,) = Path("out/stages").glob(f"*-{number:06d}.stage")
+    return found
+
+
 def test_a_damaged_part_is_done_again(here: Path) -> None:
     assert main(command()) == 0
     whole = Path("out/results.csv").read_bytes()
-    Path("out/parts/000001.json").write_text('{"rows": [')
+    part(1).write_bytes(b"{")
     assert main(command()) == 0
     assert Path("out/results.csv").read_bytes() == whole
 
@@ -214,7 +219,7 @@ def test_labels_from_a_table(here: Path) -> None:
     ("arguments", "message"),
     [
         (command(images="empty"), "the folder empty holds no image files"),
-        (command(images="none"), "none is no source of images: give a folder, a .csv file"),
+        (command(images="none"), "none is not a source of images: give a folder, a .csv file"),
         (command("--fractions", "0"), "fractions must lie in (0, 1], not 0.0"),
         (command("--fractions", "0.5", "1.5"), "fractions must lie in (0, 1], not 1.5"),
         (command("--fractions", "0.5", "0.5"), "fractions must be given once each"),
@@ -243,7 +248,9 @@ def test_mistakes(
     assert message in said
     assert "Traceback" not in said
     after = [p for p in sorted(here.rglob("*")) if p not in before and "__pycache__" not in str(p)]
-    assert [p for p in after if p.name in ("results.csv", "000000.json", "record.json")] == []
+    assert [
+        p for p in after if p.name in ("results.csv", "record.json") or p.suffix == ".stage"
+    ] == []
 
 
 def test_a_folder_of_another_run_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,43 +272,7 @@ def test_a_method_that_does_not_apply_is_refused_first(
     Path("net.py").write_text(SOURCE.replace("nn.ReLU()", "nn.GELU()"))
     assert main(command(chosen=["sobel", "guided_backprop"])) == 2
     assert "guided_backprop" in capsys.readouterr().err
-    assert list(Path("out/parts").glob("*")) == []
-
-
-# -- parts ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", FILLS)
-def test_fills_touch_what_is_removed_alone(name: str) -> None:
-    p = Preprocessing(20, (16, 16))
-    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    gone = torch.zeros(2, 1, 16, 16, dtype=torch.bool)
-    gone[0, 0, 3:9, 4:12] = True
-    gone[1, 0, :, ::2] = True
-    before, state = x.clone(), torch.get_rng_state()
-    out = fill_named(name, p)(x, gone, [5, 6])
-    assert torch.equal(x, before)
-    assert torch.equal(torch.get_rng_state(), state)
-    everywhere = gone.expand_as(x)
-    assert torch.equal(out[~everywhere], x[~everywhere])
-    assert not torch.isclose(out[everywhere], x[everywhere]).all()
-    alone = fill_named(name, p)(x[1:], gone[1:], [6])
-    torch.testing.assert_close(alone, out[1:])
-    if name == "black":
-        pixel = out[0, :, 5, 5] * torch.tensor(p.std) + torch.tensor(p.mean)
-        torch.testing.assert_close(pixel, torch.zeros(3), atol=1e-6, rtol=0)
-    if name == "mean":
-        torch.testing.assert_close(out[0, :, 5, 5], x[0].mean((1, 2)))
-
-
-def test_unknown_fill_and_an_image_that_is_all_gone() -> None:
-    with pytest.raises(
-        ValueError, match="unknown fill 'gold'; known: black, mean, blur, noise, road"
-    ):
-        fill_named("gold", Preprocessing())
-    whole = torch.ones(1, 1, 8, 8, dtype=torch.bool)
-    with pytest.raises(ValueError, match="road cannot impute an image of which every pixel"):
-        fill_named("road", Preprocessing())(torch.rand(1, 3, 8, 8), whole, [0])
+    assert not Path("out").exists()
 
 
 def test_methods_are_read_and_written_alike() -> None:
@@ -353,63 +324,16 @@ def test_sources(here: Path) -> None:
 
 
 def test_a_store_that_cannot_be_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(Path("out"), {"seed": 0})
+    store = Store(Path("out"))
+    store.prepare()
 
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(StoreError, match="cannot write to out: No space left on device"):
-        store.put(0, [], {})
-    assert [p.name for p in Path("out").rglob("*") if p.is_file()] == ["plan.json"]
-
-
-def test_statistics_in_closed_form() -> None:
-    rows = pd.DataFrame(
-        [
-            {
-                "image": i,
-                "method": m,
-                "run": r,
-                "order": "least",
-                "fill": "black",
-                "fraction": f,
-                "relative_change": v + i + r,
-                "probability_change": 0.0,
-                "kept": True,
-            }
-            for i in range(3)
-            for m, v in (("a", 0.0), ("b", 2.0))
-            for r in range(2)
-            for f in (0.01, 0.1)
-        ]
-    )
-    found = statistics.summary(rows)
-    assert found["relative_change"].tolist() == [1.5, 1.5, 3.5, 3.5]
-    assert (found["low"] <= found["relative_change"]).all()
-    assert (found["high"] >= found["relative_change"]).all()
-    ranking = statistics.ranking(rows)
-    assert ranking["method"].tolist() == ["a", "b"]
-    assert ranking["area"].tolist() == [1.5, 3.5]
-    (difference,) = statistics.differences(rows).to_dict("records")
-    assert difference["difference"] == -2.0  # paired: the images' own level cancels
-    assert difference["low"] == pytest.approx(-2)
-    assert difference["high"] == pytest.approx(-2)
-    assert difference["differ"]
-    # A line over the logarithm: the area is its middle.
-    curve = pd.DataFrame(
-        {
-            "image": 0,
-            "method": "a",
-            "order": "least",
-            "fill": "black",
-            "fraction": [0.001, 0.01, 0.1],
-            "relative_change": [1.0, 2.0, 3.0],
-        }
-    )
-    assert statistics.areas(curve)["area"].tolist() == pytest.approx([2.0])
-    low, high = statistics.interval(np.arange(1000.0))
-    assert abs((high - low) / (2 * 1.96 * np.arange(1000.0).std() / 1000**0.5) - 1) < 0.1
+        store.put("d", Content({}))
+    assert [p.name for p in Path("out").rglob("*") if p.is_file()] == ["store.json"]
 
 
 def test_quantus_draws_the_same_curve(here: Path) -> None:

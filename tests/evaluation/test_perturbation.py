@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from fullgrad.errors import InputError
-from fullgrad.evaluation.perturbation import changes, constant, count_of, first_of, order_of
+from fullgrad.evaluation.perturbation import changes
+from fullgrad.evaluation.removal import constant, count_of, first_of, order_of
 
 
 class Linear(nn.Module):
@@ -34,7 +35,7 @@ def test_linear_model_in_closed_form() -> None:
         total = flat.sum(1, keepdim=True)
         torch.testing.assert_close(found.relative, lost / total)
         torch.testing.assert_close(found.after, total - lost)
-        assert bool(found.kept.all())
+        assert bool(found.class_unchanged.all())
         assert float(found.probability.abs().max()) < 1e-12
     best = changes(Linear(w), x, share, (0.25,)).relative
     for seed in range(20):  # no order of removal changes the output less

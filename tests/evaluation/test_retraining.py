@@ -1,12 +1,11 @@
-"""Remove and retrain: data, removal, training, stages, and data whose answer is known."""
+"""Remove and retrain: ranks, training, stages, and data whose answer is known."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
-from itertools import product
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,19 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from fullgrad import __version__, methods
+from fullgrad import methods
 from fullgrad.errors import InputError, ModelLoadError
-from fullgrad.evaluation.plan import MethodChoice, digest_of
-from fullgrad.evaluation.retraining import results
-from fullgrad.evaluation.retraining.data import Colours, DataError, open_dataset
-from fullgrad.evaluation.retraining.executors import InProcess
-from fullgrad.evaluation.retraining.networks import NetworkChoice, check
-from fullgrad.evaluation.retraining.plan import RoarPlan
-from fullgrad.evaluation.retraining.removal import (
-    as_images,
-    fill_colour,
-    ranks_of,
-    removed,
-    without,
-)
-from fullgrad.evaluation.retraining.store import Content, StageStore, packed, sweep
-from fullgrad.evaluation.retraining.training import Settings, TrainingError, train
+from fullgrad.evaluation.datasets import Colors
+from fullgrad.evaluation.executors import InProcess
+from fullgrad.evaluation.plan import MethodChoice
+from fullgrad.evaluation.removal import ranks_of
 from fullgrad.evaluation.store import StoreError
+from fullgrad.evaluation.tests.remove_and_retrain import tables as results
+from fullgrad.evaluation.tests.remove_and_retrain.plan import RetrainPlan
+from fullgrad.evaluation.training.loop import Settings, TrainingError, train
+from fullgrad.evaluation.training.networks import NetworkChoice
 from patches import (
     CLASSES,
     CORNER,
@@ -127,43 +118,17 @@ def test_ranks_are_permutations_in_the_maps_order() -> None:
         ranks_of(torch.zeros(1, 1, 257, 257), 0)
 
 
-def test_removal() -> None:
-    ranks = ranks_of(torch.tensor([[[[3.0, 1.0], [2.0, 0.0]]]]), 0)
-    assert removed(ranks, 0.5, "most").tolist() == [[True, False, True, False]]
-    assert removed(ranks, 0.5, "least").tolist() == [[False, True, False, True]]
-    assert removed(ranks, 0.01, "most").sum() == 1  # at least one
-    assert not removed(ranks, 0.0, "most").any()
-    assert not removed(ranks, 0.0, "least").any()
-    assert removed(ranks, 1.0, "least").all()
-    images = torch.arange(12, dtype=torch.uint8).view(1, 3, 2, 2)
-    out = without(images, removed(ranks, 0.5, "most"), (90, 91, 92))
-    assert out.tolist() == [[[[90, 1], [90, 3]], [[91, 5], [91, 7]], [[92, 9], [92, 11]]]]
-    mask = as_images(removed(ranks, 0.5, "most"), images)
-    assert mask[0, 2].tolist() == [[255, 0], [255, 0]]
-    x = torch.randint(0, 256, (40, 3, 5, 5), generator=torch.Generator().manual_seed(1)).byte()
-    colours = Colours.of(x)
-    naive = x.double().transpose(0, 1).flatten(1)
-    torch.testing.assert_close(torch.tensor(colours.mean).double(), naive.mean(1))
-    torch.testing.assert_close(torch.tensor(colours.std).double(), naive.std(1, correction=0))
-    assert fill_colour("mean", colours) == tuple(round(float(m)) for m in naive.mean(1))
-    assert fill_colour("black", colours) == (0, 0, 0)
-    filled = colours.standardised(
-        without(x, torch.ones(40, 25).bool(), fill_colour("mean", colours))
-    )
-    assert float(filled.abs().max()) < 0.5 / min(colours.std) + 1e-6
-
-
-def test_in_company_as_alone() -> None:
+def test_in_a_group_as_alone() -> None:
     data = patch_data(96, 60)
-    colours = Colours.of(data.train)
+    colors = Colors.of(data.train)
     settings = Settings(epochs=2, batch=32, rate=0.05, shift=1, mirror=True)
     choice = NetworkChoice("small", 4, CLASSES, 1)
     before = torch.get_rng_state()
-    together = train(choice.build, tasks_for(data, range(3)), settings, colours, CPU)
-    again = train(choice.build, tasks_for(data, range(3)), settings, colours, CPU)
+    together = train(choice.build, tasks_for(data, range(3)), settings, colors, CPU)
+    again = train(choice.build, tasks_for(data, range(3)), settings, colors, CPU)
     for seed, (found, repeated) in enumerate(zip(together, again, strict=True)):
         (alone,) = train(
-            choice.build, tasks_for(data, range(seed, seed + 1)), settings, colours, CPU
+            choice.build, tasks_for(data, range(seed, seed + 1)), settings, colors, CPU
         )
         assert list(alone.state) == list(found.state)
         for name, value in alone.state.items():
@@ -178,7 +143,7 @@ def test_in_company_as_alone() -> None:
 def test_training_by_hand() -> None:
     """Two steps on a linear model, against Nesterov's formulas written out."""
     data = patch_data(8, 8)
-    colours = Colours.of(data.train)
+    colors = Colors.of(data.train)
     settings = Settings(
         epochs=2, batch=8, rate=0.1, decay=0.01, smoothing=0.0, shift=0, mirror=False
     )
@@ -187,17 +152,17 @@ def test_training_by_hand() -> None:
         torch.manual_seed(seed)
         return nn.Sequential(nn.Flatten(), nn.Linear(SIDE**2, CLASSES)).double()
 
-    class Double(Colours):
-        def standardiser(self, device: torch.device) -> Callable[[Tensor], Tensor]:
-            return lambda images: Colours(self.mean, self.std).standardised(images).double()
+    class Double(Colors):
+        def standardizer(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+            return lambda images: Colors(self.mean, self.std).standardized(images).double()
 
     with torch.random.fork_rng():
         weight = build(5)[1].weight.detach().clone()  # type: ignore[index]
         bias = build(5)[1].bias.detach().clone()  # type: ignore[index]
     (found,) = train(
-        build, tasks_for(data, range(5, 6)), settings, Double(colours.mean, colours.std), CPU
+        build, tasks_for(data, range(5, 6)), settings, Double(colors.mean, colors.std), CPU
     )
-    x = Double(colours.mean, colours.std).standardised(data.train).flatten(1)
+    x = Double(colors.mean, colors.std).standardized(data.train).flatten(1)
     velocity: list[Tensor] | None = None
     assert [settings.rate_at(s, 2) for s in range(2)] == [0.1, 0.05]
     for rate in (0.1, 0.05):
@@ -215,57 +180,15 @@ def test_training_by_hand() -> None:
 
 def test_mixed_precision_and_divergence() -> None:
     data = patch_data(64, 40)
-    colours = Colours.of(data.train)
+    colors = Colors.of(data.train)
     choice = NetworkChoice("small", 4, CLASSES, 1)
     settings = Settings(epochs=1, batch=32, shift=0, mirror=False, precision="bfloat16")
     for count in (1, 2):
-        found = train(choice.build, tasks_for(data, range(count)), settings, colours, CPU)
+        found = train(choice.build, tasks_for(data, range(count)), settings, colors, CPU)
         assert all(v.dtype in (torch.float32, torch.int64) for v in found[0].state.values())
     wild = Settings(epochs=3, batch=8, rate=1e30, shift=0, mirror=False)
     with pytest.raises(TrainingError, match=r"take a lower learning rate than 1e\+30"):
-        train(choice.build, tasks_for(data, range(1)), wild, colours, CPU)
-
-
-def test_networks(tmp_path: Path) -> None:
-    vgg = NetworkChoice.for_images("auto", None, torch.zeros(1, 3, 32, 32), 100)
-    assert (vgg.spec, vgg.width) == ("vgg9", 64)
-    module = NetworkChoice("vgg9", 8, 100, 3).build(0)
-    weighted = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    assert len(weighted) == 9
-    assert [m.weight.shape[0] for m in weighted] == [8, 8, 16, 16, 32, 32, 64, 64, 100]
-    assert module(torch.zeros(2, 3, 32, 32)).shape == (2, 100)
-    small = NetworkChoice.for_images("auto", None, torch.zeros(1, 1, 8, 8), 10)
-    assert (small.spec, small.width) == ("small", 24)
-    file = tmp_path / "own.py"
-    file.write_text(
-        "from torch import nn\n"
-        "def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
-        "class Odd(nn.Module):\n"
-        "    def __init__(self):\n        super().__init__()\n        self.w = nn.Parameter(nn.Linear(2, 2).weight.detach())\n"
-        "def odd():\n    return Odd()\n"
-    )
-    own = NetworkChoice(f"{file}:net", None, 10, 1)
-    first, same, other = (own.build(s).state_dict()["1.weight"] for s in (1, 1, 2))
-    assert torch.equal(first, same)
-    assert not torch.equal(first, other)
-    check(own, torch.zeros(2, 1, 8, 8))
-    with pytest.raises(ModelLoadError, match="has weights and no reset_parameters"):
-        NetworkChoice(f"{file}:odd", None, 10, 1).build(0)
-    with pytest.raises(ModelLoadError, match=r"does not take images of \(1, 9, 9\)"):
-        check(own, torch.zeros(2, 1, 9, 9))
-    with pytest.raises(
-        ModelLoadError,
-        match=r"must return \(B, at least 12\) numbers, in training too, not \(2, 10\)",
-    ):
-        check(replace(own, classes=12), torch.zeros(2, 1, 8, 8))
-    resnet = NetworkChoice("torchvision:resnet18", None, 7, 3).build(0)
-    assert resnet.fc.out_features == 7
-    with pytest.raises(ModelLoadError, match="torchvision:resnet9999 cannot be made"):
-        NetworkChoice("torchvision:resnet9999", None, 7, 3).build(0)
-    with pytest.raises(ValueError, match="timm:x has no width to choose; vgg9 and small have"):
-        NetworkChoice("timm:x", 3, 7, 3)
-    with pytest.raises(ValueError, match="the width must be at least 1, not 0"):
-        NetworkChoice("small", 0, 7, 3)
+        train(choice.build, tasks_for(data, range(1)), wild, colors, CPU)
 
 
 def test_digests_change_with_what_they_depend_on() -> None:
@@ -273,10 +196,10 @@ def test_digests_change_with_what_they_depend_on() -> None:
     plan = plan_for(data, "fullgrad", "random")
     fullgrad = plan.choices[0]
 
-    def networks(p: RoarPlan) -> dict[Any, str]:
+    def networks(p: RetrainPlan) -> dict[Any, str]:
         return {(s.label, s.fraction, s.run, s.content): s.digest for s in p.networks()}
 
-    def changed(p: RoarPlan) -> set[str]:
+    def changed(p: RetrainPlan) -> set[str]:
         """Which of: networks without removal, maps, retrained networks, mask networks."""
         before, after = networks(plan), networks(p)
         kinds = {
@@ -321,7 +244,7 @@ def test_a_users_network_that_changes_is_another(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     spec = f"{file}:net"
 
-    def plan_of(inner: str) -> RoarPlan:
+    def plan_of(inner: str) -> RetrainPlan:
         file.write_text(
             "from torch import nn\ndef net():\n"
             f"    return nn.Sequential(nn.Flatten(), {inner}, nn.Linear({SIDE**2}, {CLASSES}))\n"
@@ -346,22 +269,6 @@ def test_a_users_network_that_changes_is_another(tmp_path: Path) -> None:
         missing.build(0)
 
 
-def test_digests_are_those_of_earlier_runs() -> None:
-    """Stages that are on disk are found again; of the version that is part of each."""
-    settings = Settings(epochs=2, batch=20, shift=0, mirror=False)
-    plan = plan_for(patch_data(40, 40), "random", "fullgrad", training=settings, content="c")
-    assert plan.values()["network"] == {"spec": "small", "width": 6, "classes": 4, "channels": 1}
-    given = {
-        "kind": "network",
-        "fullgrad": __version__,
-        "content": "c",
-        "network": {"spec": "small", "width": 6, "classes": 4, "channels": 1},
-        "training": asdict(settings),
-        "seed": 0,
-    }
-    assert plan.base().digest == digest_of(given)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -382,232 +289,6 @@ def test_digests_are_those_of_earlier_runs() -> None:
 def test_plans_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan_for(patch_data(40, 40), "random", **changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"epochs": 0}, "epochs must be at least 1, not 0"),
-        ({"batch": 0}, "batch must be at least 1, not 0"),
-        ({"rate": 0.0}, "the learning rate must be positive, not 0.0"),
-        ({"shift": -1}, "the shift must not be negative, not -1"),
-        ({"precision": "float8"}, "the precision is float32 or bfloat16, not 'float8'"),
-    ],
-)
-def test_settings_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Settings(**changes)
-
-
-def test_store_keeps_and_notices_damage(tmp_path: Path) -> None:
-    said: list[str] = []
-    store = StageStore(tmp_path / "s", said.append)
-    arrays = {
-        "a": np.arange(6).reshape(2, 3),
-        "r": np.arange(4, dtype=np.uint16)[::2],
-        "e": np.zeros((0, 2)),
-        "n": np.array(7),
-    }
-    content = Content({"accuracy": 0.5}, arrays)
-    assert store.get("d1") is None
-    assert not (tmp_path / "s").exists()  # nothing before the first stage
-    store.put("d1", content)
-    found = StageStore(tmp_path / "s").get("d1")
-    assert found is not None
-    assert dict(found.values) == {"accuracy": 0.5}
-    for name, value in arrays.items():
-        assert found.arrays[name].dtype == value.dtype
-        assert np.array_equal(found.arrays[name], value)
-        assert found.arrays[name].shape == value.shape
-    assert said == []
-    whole = store.path("d1").read_bytes()
-    damages = [whole[:k] for k in (0, 10, 40, len(whole) // 2, len(whole) - 1)] + [whole + b"x"]
-    for place in range(0, len(whole), 7):
-        flipped = bytearray(whole)
-        flipped[place] ^= 1
-        damages.append(bytes(flipped))
-    for number, damaged in enumerate(damages, 1):
-        store.path("d1").write_bytes(damaged)
-        store = StageStore(tmp_path / "s", said.append)
-        assert store.get("d1") is None
-        assert store.get("d1") is None  # said once
-        assert len(said) == number
-        assert said[-1].startswith(f"damaged, to be done again: {store.path('d1')} (")
-    store.path("d1").write_bytes(packed(content, "d2"))
-    store = StageStore(tmp_path / "s", said.append)
-    assert store.get("d1") is None
-    assert "it is of another stage, d2" in said[-1]
-
-
-def test_stores_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(StoreError, match="file is not a folder"):
-        StageStore(tmp_path / "file")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "notes.txt").write_text("x")
-    with pytest.raises(StoreError, match="holds other files and no stages of ROAR"):
-        StageStore(tmp_path / "other")
-    StageStore(tmp_path / "s").put("d", Content({}))
-    (tmp_path / "s" / "roar-store.json").write_text('{"format": 99}')
-    with pytest.raises(
-        StoreError, match="holds stages in format 99, this is 1; give another folder"
-    ):
-        StageStore(tmp_path / "s")
-    (tmp_path / "s" / "roar-store.json").write_text("{")
-    with pytest.raises(StoreError, match=r"roar-store\.json is damaged"):
-        StageStore(tmp_path / "s")
-    store = StageStore(tmp_path / "full")
-    store.put("before", Content({}))
-
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StoreError, match=r"cannot write to .*full: No space left on device"):
-        store.put("d", Content({}))
-    assert {p.name for p in store.folder.iterdir()} == {"roar-store.json", "before.stage"}
-    with pytest.raises(StoreError, match=r"cannot write to .*file/below: Not a directory"):
-        StageStore(tmp_path / "file" / "below").put("d", Content({}))
-
-
-def test_a_store_is_swept_of_what_dead_processes_left(tmp_path: Path) -> None:
-    store = StageStore(tmp_path)
-    store.prepare()
-    dead, alive = tmp_path / ".a.stage.999999999.tmp", tmp_path / f".b.stage.{os.getppid()}.tmp"
-    dead.touch()
-    alive.touch()
-    sweep(tmp_path)
-    assert not dead.exists()
-    assert alive.exists()
-
-
-def test_datasets(tmp_path: Path) -> None:
-    data = open_dataset("sklearn:digits")
-    assert data.train.shape[1:] == (1, 8, 8)
-    assert len(data.train) + len(data.test) == 1797
-    assert int(data.train.max()) == 255
-    small = data.limited(25, 14)
-    assert torch.bincount(small.train_labels).tolist() == [2] * 10
-    assert torch.bincount(small.test_labels).tolist() == [1] * 10
-    assert small.digest() != data.digest() == open_dataset("sklearn:digits").digest()
-    for bad in (9, 0, -5):
-        with pytest.raises(
-            DataError, match="the data set is too small: class 0 of sklearn:digits has 0 training"
-        ):
-            data.limited(bad, None)
-    rng = np.random.default_rng(0)
-    expected = {}
-    for split, count in (("train", 2), ("test", 1)):
-        for name in ("cat", "ant"):
-            folder = tmp_path / "images" / split / name
-            folder.mkdir(parents=True)
-            for k in range(count):
-                pixels = rng.integers(0, 256, (5, 6, 3), np.uint8)
-                Image.fromarray(pixels).save(folder / f"{k}.png")
-                expected[split, name, k] = pixels
-    found = open_dataset(str(tmp_path / "images"))
-    assert found.classes == ("ant", "cat")
-    assert found.train_labels.tolist() == [0, 0, 1, 1]
-    assert np.array_equal(found.train[3].permute(1, 2, 0), expected["train", "cat", 1])
-    fewer = open_dataset(str(tmp_path / "images"), 2 * 2, 2)
-    assert fewer.digest() == found.limited(4, 2).digest() == found.digest()
-    assert np.array_equal(found.test[0].permute(1, 2, 0), expected["test", "ant", 0])
-    (tmp_path / "images" / "test" / "dog").mkdir()
-    with pytest.raises(DataError, match="class dog has test images only"):
-        open_dataset(str(tmp_path / "images"))
-    (tmp_path / "images" / "test" / "dog").rmdir()
-    (tmp_path / "images" / "train" / "cat" / "0.png").unlink()
-    with pytest.raises(
-        DataError, match=r"class cat of .* has 1 training images, at least 2 are needed"
-    ):
-        open_dataset(str(tmp_path / "images"))
-    Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).save(
-        tmp_path / "images/train/cat/0.png"
-    )
-    with pytest.raises(DataError, match="differ in size"):
-        open_dataset(str(tmp_path / "images"))
-    with pytest.raises(DataError, match="has no folder 'train'"):
-        open_dataset(str(tmp_path))
-    with pytest.raises(DataError, match="is no data set: give sklearn:digits"):
-        open_dataset("nowhere")
-    with pytest.raises(DataError, match="give torchvision:NAME:ROOT"):
-        open_dataset("torchvision:CIFAR100")
-    with pytest.raises(DataError, match="torchvision's CIFAR100 cannot be read from"):
-        open_dataset(f"torchvision:CIFAR100:{tmp_path}")
-    idx = tmp_path / "idx"
-    idx.mkdir()
-    labels = np.repeat(np.arange(10, dtype=np.uint8), 8)
-    images = rng.integers(0, 256, (80, 28, 28), np.uint8)
-    head = np.array([2051, 80, 28, 28], ">i4").tobytes()
-    (idx / "train-images-idx3-ubyte").write_bytes(head + images.tobytes())
-    (idx / "train-labels-idx1-ubyte").write_bytes(
-        np.array([2049, 80], ">i4").tobytes() + labels.tobytes()
-    )
-    raw = tmp_path / "torchvision" / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for file in idx.iterdir():
-        (raw / file.name).write_bytes(file.read_bytes())
-        (raw / file.name.replace("train", "t10k")).write_bytes(file.read_bytes())
-    mnist = open_dataset(f"torchvision:MNIST:{tmp_path / 'torchvision'}", 20, 10)
-    assert (len(mnist.train), len(mnist.test)) == (20, 10)
-    assert mnist.classes[3] == "3 - three"
-    assert torch.equal(mnist.train[0, 0], torch.from_numpy(images[0]))
-    digits = open_dataset(str(idx))
-    assert (len(digits.train), len(digits.test)) == (60, 20)
-    assert torch.equal(digits.test[0, 0], torch.from_numpy(images[0]))
-    (idx / "train-labels-idx1-ubyte").write_bytes(b"")
-    with pytest.raises(DataError, match="is not an idx file"):
-        open_dataset(str(idx))
-
-
-def table_of(areas: dict[str, list[list[float]]]) -> Any:
-    """Accuracies by method, run and fraction (0.2, 0.6), beside 1.0 without removal."""
-    lines = []
-    for run in range(len(next(iter(areas.values())))):
-        lines.append(
-            {"method": "none", "fraction": 0.0, "run": run, "input": "images", "accuracy": 1.0}
-        )
-    for method, runs in areas.items():
-        for run, values in enumerate(runs):
-            for fraction, value in zip((0.2, 0.6), values, strict=True):
-                lines.append(
-                    {
-                        "method": method,
-                        "fraction": fraction,
-                        "run": run,
-                        "input": "images",
-                        "accuracy": value,
-                    }
-                )
-    return pandas.DataFrame(lines)
-
-
-def test_areas_intervals_and_differences_by_hand() -> None:
-    table = table_of(
-        {"a": [[0.5, 0.3], [0.6, 0.2], [0.4, 0.4]], "b": [[0.9, 0.8], [0.8, 0.8], [0.9, 0.9]]}
-    )
-    areas = results.areas(table).set_index(["method", "run"])["area"]
-    assert areas["a", 0] == pytest.approx((0.2 * 0.75 + 0.4 * 0.4) / 0.6)
-    ranking = results.ranking(table, "most")
-    assert list(ranking["method"]) == ["a", "b"]
-    assert list(results.ranking(table, "least")["method"]) == ["b", "a"]
-    values = areas["a"].to_numpy()
-    reach = 4.302652729911275 * values.std(ddof=1) / 3**0.5  # Student's t, 2 degrees of freedom
-    assert results.interval(values) == pytest.approx((values.mean() - reach, values.mean() + reach))
-    assert all(np.isnan(results.interval(values[:1])))
-    (line,) = results.differences(table).to_dict("records")
-    gaps = (areas["a"] - areas["b"]).to_numpy()
-    assert line["difference"] == pytest.approx(gaps.mean())
-    assert line["differ"]
-    assert line["p"] == line["p_least"] == 0.25  # all eight flips tried, two as far out
-    naive = [abs(np.mean(np.array(s) * [0.1, -0.3, 0.5, 0.2])) for s in product((1, -1), repeat=4)]
-    expected = np.mean([m >= abs(np.mean([0.1, -0.3, 0.5, 0.2])) - 1e-12 for m in naive])
-    assert results.permutation(np.array([0.1, -0.3, 0.5, 0.2])) == pytest.approx(expected)
-    assert results.permutation(np.ones(14)) < 0.01
-    single = table_of({"a": [[0.5, 0.3]], "b": [[0.9, 0.8]]})
-    (line,) = results.differences(single).to_dict("records")
-    assert not line["differ"]
-    assert line["p"] == line["p_least"] == 1.0
 
 
 def test_each_write_may_fail_and_the_rest_is_kept(
@@ -668,7 +349,7 @@ def test_a_part_of_maps_is_handed_out_with_its_images_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A view of a tensor is pickled with all that it is a view of."""
-    monkeypatch.setattr("fullgrad.evaluation.retraining.plan.CHUNK", 20)
+    monkeypatch.setattr("fullgrad.evaluation.tests.remove_and_retrain.plan.CHUNK", 20)
     data = patch_data(60, 40)
     plan = plan_for(data, "random", fractions=(0.5,), runs=1, mask_runs=0, map_batch=10)
     plan = replace(plan, training=replace(plan.training, epochs=1))

@@ -1,16 +1,10 @@
-"""``fullgrad bench roar``: what it writes, refuses, and leaves undone; killed runs; Ray."""
+"""``fullgrad bench roar``: what it writes, refuses, and leaves undone."""
 
 from __future__ import annotations
 
-import argparse
 import errno
 import json
 import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,60 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fullgrad import methods
-from fullgrad.cli.bench import roar as bench_roar
 from fullgrad.cli.main import main
-from fullgrad.errors import FullGradError
-from fullgrad.evaluation.retraining import results
-from fullgrad.evaluation.retraining.executors import ExecutorError, InProcess
-from fullgrad.evaluation.retraining.networks import NetworkChoice
-from fullgrad.evaluation.retraining.plan import RoarPlan
-from fullgrad.evaluation.retraining.run import Roar
-from fullgrad.evaluation.retraining.store import StageStore
-from patches import CLASSES, SIDE, Silent, patch_data, plan_for
-
-FILES = {
-    "results.csv",
-    "results.parquet",
-    "summary.csv",
-    "ranking.csv",
-    "differences.csv",
-    "curves.png",
-    "examples.png",
-    "record.json",
-}
-SMALL = [
-    "bench",
-    "roar",
-    "--data",
-    "sklearn:digits",
-    "--train-limit",
-    "100",
-    "--test-limit",
-    "50",
-    "--width",
-    "4",
-    "--epochs",
-    "2",
-    "--batch",
-    "25",
-    "--methods",
-    "input_gradient",
-    "random",
-    "--fractions",
-    "0.3",
-    "0.6",
-    "--runs",
-    "2",
-]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from fullgrad.evaluation.executors import InProcess
+from fullgrad.evaluation.store import Store
+from fullgrad.evaluation.tests.remove_and_retrain import roar
+from fullgrad.evaluation.tests.remove_and_retrain.run import Retraining
+from patches import FILES, SMALL, Silent, patch_data, plan_for
 
 
 def call(out: Path, *more: str) -> int:
@@ -175,8 +121,8 @@ def test_a_complete_small_roar(tmp_path: Path) -> None:
     with Image.open(out / "curves.png") as picture:
         assert picture.size[0] > 900
         assert picture.size[1] > 400
-        colours = {c for _, c in picture.convert("RGB").getcolors(2**24)}
-    assert {(0, 0, 0), (230, 159, 0), (86, 180, 233)} <= colours  # a line for each method
+        colors = {c for _, c in picture.convert("RGB").getcolors(2**24)}
+    assert {(0, 0, 0), (230, 159, 0), (86, 180, 233)} <= colors  # a line for each method
     with Image.open(out / "examples.png") as picture:
         assert len(picture.convert("L").getcolors(256)) > 20
     record = json.loads((out / "record.json").read_text())
@@ -186,75 +132,62 @@ def test_a_complete_small_roar(tmp_path: Path) -> None:
     assert record["device"] == "cpu"
 
 
-def test_sittings_and_companies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_time_budgets_and_group_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert call(out, "--minutes", "1e-9") == 1
     assert "0 s are over: 13 of 14 networks are left; the same command" in capsys.readouterr().out
     assert [p.name for p in out.iterdir()] == ["stages"]
     first = stages(out)
     assert len(first) == 1
-    assert call(out, "--minutes", "1e-9", "--company", "auto", "--dry-run") == 0
+    assert call(out, "--minutes", "1e-9", "--group-size", "auto", "--dry-run") == 0
     assert stages(out) == first
     said = capsys.readouterr().out
-    assert "milliseconds a step of one network, by company: 1: " in said
-    assert call(out, "--company", "auto", "--minutes", "100") == 0
+    assert "milliseconds a step of one network, by group size: 1: " in said
+    assert call(out, "--group-size", "auto", "--minutes", "100") == 0
     said = capsys.readouterr().out
     record = json.loads((out / "record.json").read_text())
-    trial = {int(n): seconds for n, seconds in record["company_trial"].items()}
+    trial = {int(n): seconds for n, seconds in record["group_size_trial"].items()}
     chosen = min(trial, key=trial.__getitem__)
-    assert sum(record["company"].values()) == 14
-    assert list(record["company"])[-1] == str(min(chosen, 13))
-    assert f"company   {chosen}; milliseconds" in said
+    assert sum(record["group_sizes"].values()) == 14
+    assert list(record["group_sizes"])[-1] == str(min(chosen, 13))
+    assert f"group     {chosen}; milliseconds" in said
     assert first.items() <= stages(out).items()
 
 
 def test_the_record_tells_who_was_trained_with_whom(tmp_path: Path) -> None:
-    """In all sittings, not in the last one; stages of earlier versions do not tell."""
+    """In all calls, not in the last one."""
     out, options = tmp_path / "out", ("--mask-runs", "0", "--runs", "1")
     assert call(out, *options, "--minutes", "1e-9") == 1
-    assert call(out, *options, "--company", "4", "--fractions", "0.3") == 0
-    assert json.loads((out / "record.json").read_text())["company"] == {"1": 1, "2": 2}
+    assert call(out, *options, "--group-size", "4", "--fractions", "0.3") == 0
+    assert json.loads((out / "record.json").read_text())["group_sizes"] == {"1": 1, "2": 2}
     assert call(out, *options) == 0
-    assert json.loads((out / "record.json").read_text())["company"] == {"1": 3, "2": 2}
-    store = StageStore(out / "stages")
-    base = pandas.read_csv(out / "results.csv").stage[0]
-    found = store.get(base)
-    values = {k: v for k, v in found.values.items() if k != "company"}
-    store.put(base, replace(found, values=values))
-    (out / "curves.png").unlink()
-    assert call(out, *options) == 0
-    record = json.loads((out / "record.json").read_text())
-    assert record["company"] == {"unknown": 1, "1": 2, "2": 2}
+    assert json.loads((out / "record.json").read_text())["group_sizes"] == {"1": 3, "2": 2}
 
 
 @pytest.mark.parametrize(
     ("gpus", "workers", "share"), [(1, 2, 0.5), (2, 2, 1.0), (4, 2, 1.0), (3, 2, 1.0), (0, 2, 0.0)]
 )
 def test_a_task_of_ray_gets_one_gpu_at_most(
-    gpus: int, workers: int, share: float, monkeypatch: pytest.MonkeyPatch
+    gpus: int, workers: int, share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
 
-    class Fake:
+    class Fake(InProcess):
         def __init__(self, address: str | None, workers: int, gpus: float) -> None:
+            assert (address, workers) == (None, 2)
             seen.append(gpus)
 
         def close(self) -> None:
             pass
 
-    @dataclass(frozen=True)
-    class Given:
-        device: str
-        executor: Any = None
-
-        def run(self) -> int:
-            return 0
-
-    monkeypatch.setattr(bench_roar, "OnRay", Fake)
+    monkeypatch.setattr(roar, "OnRay", Fake)
+    monkeypatch.setattr(Retraining, "run", lambda self: int(isinstance(self.executor, Fake)))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    data = patch_data(60, 40)
     for device in ("cuda", "cpu"):
-        args = argparse.Namespace(ray_address=None, workers=workers)
-        assert bench_roar._work(Given(device), args) == 0  # type: ignore[arg-type]
+        ray = {"address": None, "workers": workers}
+        test = roar.RemoveAndRetrain(plan_for(data, "random"), data, device, ray=ray)
+        assert test.work(Store(tmp_path / "store"), Silent, print) == 1
     assert seen == [share, 0.0]
 
 
@@ -317,22 +250,24 @@ def test_damage_is_said_and_mended(tmp_path: Path, capsys: pytest.CaptureFixture
     assert changed == {network.name, ranks.name}
 
 
-def test_order_of_least_and_company(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_order_of_least_and_group_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    options = ("--order", "least", "--company", "3", "--mask-runs", "0", "--runs", "1")
+    options = ("--order", "least", "--group-size", "3", "--mask-runs", "0", "--runs", "1")
     assert call(out, *options) == 0
     said = capsys.readouterr().out
     assert "least salient first: mean accuracy over the fractions (higher is better)" in said
     table = pandas.read_csv(out / "results.csv")
     assert len(table) == 5
     record = json.loads((out / "record.json").read_text())
-    assert record["company"] == {"1": 2, "3": 3}  # the base, three, and the one that is left
+    assert record["group_sizes"] == {"1": 2, "3": 3}  # the base, three, and the one that is left
     assert any("how much was not measured" in c for c in record["caveats"])
     alone = tmp_path / "alone"
     assert call(alone, "--order", "least", "--mask-runs", "0", "--runs", "1") == 0
     other = pandas.read_csv(alone / "results.csv")
     assert (table["accuracy"] - other["accuracy"]).abs().max() <= 2 / 50
-    assert list(table["stage"]) == list(other["stage"])  # company is no part of what is asked for
+    assert list(table["stage"]) == list(
+        other["stage"]
+    )  # group_size is no part of what is asked for
 
 
 @pytest.mark.parametrize(
@@ -342,8 +277,8 @@ def test_order_of_least_and_company(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--methods", "fullgrad:psy=layer"], "method 'fullgrad' has no option 'psy'"),
         (["--fractions", "0", "0.5"], "fractions must lie in (0, 1], not 0.0"),
         (["--runs", "0"], "runs must be at least 1, not 0"),
-        (["--company", "0"], "--company must be at least 1, not 0"),
-        (["--company", "many"], "a number or 'auto', not 'many'"),
+        (["--group-size", "0"], "--group-size must be at least 1, not 0"),
+        (["--group-size", "many"], "--group-size must be a number or 'auto', not 'many'"),
         (["--minutes", "0"], "--minutes must be positive, not 0"),
         (["--minutes", "nan"], "--minutes must be positive, not nan"),
         (["--fractions", "1", "--fill", "road"], "the fraction 1 removes all 64"),
@@ -351,7 +286,7 @@ def test_order_of_least_and_company(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--epochs", "0"], "epochs must be at least 1, not 0"),
         (["--train-limit", "15"], "the data set is too small: class 0 of sklearn:digits has 1"),
         (["--test-limit", "9"], "has 0 test images, at least 1 are needed"),
-        (["--data", "nowhere"], "nowhere is no data set: give sklearn:digits"),
+        (["--data", "nowhere"], "nowhere is not a data set: give sklearn:digits"),
         (["--model", "resnet"], "unknown model 'resnet'"),
         (["--model", "torchvision:resnet18"], "has no width to choose"),
         (["--map-batch", "300"], "map_batch must divide 1000, not 300"),
@@ -385,7 +320,7 @@ def test_refusals(
     assert [line for line in said if line.startswith("fullgrad: error: ")] == said[-1:]
     assert message in said[-1]
     left = {p.name for p in out.rglob("*") if p.is_file()}
-    assert left <= {"roar-store.json"}
+    assert left <= {"store.json"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -408,7 +343,9 @@ def test_folders_refused(
     assert not (tmp_path / "new").exists()
     (other / "record.json").write_text('{"plan": {}}')
     assert call(other) == 2
-    assert "holds the results of another experiment; give another folder" in capsys.readouterr().err
+    assert (
+        "holds the results of another experiment, or of an older version" in capsys.readouterr().err
+    )
     assert call(other / "notes.txt") == 2
     assert "notes.txt is not a folder" in capsys.readouterr().err
     assert call(other / "notes.txt" / "below") == 2
@@ -448,209 +385,3 @@ def test_results_that_do_not_fit_leave_the_stages(
     assert call(out) == 0
     assert stages(out) == before
     assert {p.name for p in out.iterdir()} == FILES | {"stages"}
-
-
-KILLED = """
-import os, random, signal, sys, time
-from pathlib import Path
-import captum.attr, matplotlib.backends.backend_agg, pandas, pyarrow.parquet, scipy.stats
-import sklearn.datasets, torch, torch._dynamo
-from fullgrad.cli.main import main
-import fullgrad.cli.bench.roar
-from fullgrad.evaluation.retraining import checkpoint
-torch.set_num_threads(1)
-checkpoint.EVERY = 0.0  # after each step
-arguments, out, seeds = sys.argv[3:], Path(sys.argv[1]), sys.argv[2].split(",")
-
-def first_missing(folder):
-    return min((n for n, name in enumerate(order) if name not in stamps(folder)), default=len(order))
-
-def start(folder, number=None, event=None):
-    # dies before its so-manieth file is renamed while this stage is the next one to be done
-    child = os.fork()
-    if child == 0:
-        real, seen = os.replace, 0
-
-        def replace(source, target):
-            nonlocal seen
-            seen += first_missing(folder) == number
-            if seen == event:
-                os.kill(os.getpid(), signal.SIGKILL)
-            real(source, target)
-
-        if event is not None:
-            os.replace = replace
-        os._exit(main([*arguments, "--out", str(folder)]))
-    return child
-
-def stamps(folder):
-    return {p.name: p.stat().st_mtime_ns for p in folder.glob("stages/*.stage")}
-
-whole, order = out / "whole", []
-began = time.monotonic()
-assert os.waitpid(start(whole), 0)[1] == 0
-took = time.monotonic() - began
-times = stamps(whole)
-order += sorted(times, key=times.get)
-table = pandas.read_csv(whole / "results.csv").set_index("stage")
-
-def kind(number):
-    if number in (0, len(order)):
-        return "tables" if number else "base"
-    digest = order[number].removesuffix(".stage")
-    if "-" in digest:
-        return "maps"
-    return "intact" if table.method[digest] == "none" else table.input[digest]
-
-def unchanged(folder, before):
-    now = stamps(folder)
-    assert before.items() <= now.items(), "a finished stage was done again"
-    return now
-
-for seed in seeds:
-    draw, folder, hit, middle, before = random.Random(int(seed)), out / f"cut-{seed}", [], 0, {}
-    for wanted in ("base", "maps", "intact", "images", "masks", "any", "tables"):
-        if wanted == "any":  # at some time, whatever is at work
-            child = start(folder)
-            time.sleep(draw.random() * took / 3)
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            before = unchanged(folder, before)
-            (folder / "curves.png").unlink(missing_ok=True)  # should everything be done already
-            continue
-        missing = [n for n in range(first_missing(folder), len(order) + 1) if kind(n) == wanted]
-        number = draw.choice(missing[:3])
-        child = start(folder, number, 1 if wanted == "maps" else draw.randint(1, 8))
-        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL, wanted
-        before = unchanged(folder, before)
-        assert first_missing(folder) == number
-        hit.append(wanted)
-        middle += bool(list(folder.glob("stages/*.partial")))
-    assert os.waitpid(start(folder), 0)[1] == 0
-    unchanged(folder, before)
-    print(seed, "killed in its middle", middle, "in", *hit)
-"""
-
-
-def test_killed_in_every_kind_of_stage(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), "1,2", *SMALL],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = [line for line in done.stdout.splitlines() if "killed in its middle" in line]
-    assert len(said) == 2
-    for seed, line in zip((1, 2), said, strict=True):
-        middle, _, *hit = line.split("killed in its middle ")[1].split()
-        assert hit == ["base", "maps", "intact", "images", "masks", "tables"]
-        assert int(middle) >= 1
-        cut, whole = tmp_path / f"cut-{seed}", tmp_path / "whole"
-        for name in FILES - {"record.json"}:
-            assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
-        assert {p.name for p in cut.iterdir()} == FILES | {"stages"}
-        assert {p.suffix for p in (cut / "stages").iterdir()} == {".stage", ".json"}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    pytest.importorskip("ray", reason="Ray is not installed")
-    from fullgrad.evaluation.retraining.executors import OnRay
-
-    executor = OnRay(workers=2)
-    yield executor
-    executor.close()
-
-
-def small_plan(tmp_path: Path, executor: Any, name: str) -> tuple[RoarPlan, Roar]:
-    data = patch_data(60, 40)
-    plan = plan_for(data, "input_gradient", "random", fractions=(0.4,), runs=2)
-    plan = replace(plan, training=replace(plan.training, epochs=1))
-    return plan, Roar(plan, data, StageStore(tmp_path / name), executor, "cpu", 1, Silent)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_ray_gives_the_same_table(cluster: Any, tmp_path: Path) -> None:
-    plan, here = small_plan(tmp_path, InProcess(), "here")
-    here.run()
-    _, there = small_plan(tmp_path, cluster, "there")
-    assert there.run() == 12
-    assert there.run() == 0
-    pandas.testing.assert_frame_equal(
-        results.rows(plan, there.store), results.rows(plan, here.store)
-    )
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_workers_killed_in_the_middle_of_maps_and_of_training(cluster: Any, tmp_path: Path) -> None:
-    driver = os.getpid()
-    file = tmp_path / "own.py"
-    file.write_text(
-        "import os, signal\nfrom pathlib import Path\nfrom torch import nn\n"
-        "class Net(nn.Sequential):\n"
-        "    steps = 0\n"
-        "    def forward(self, x):\n"
-        "        self.steps += self.training\n"
-        f"        died = Path({str(tmp_path / 'training-died')!r})\n"
-        f"        if self.steps == 3 and os.getpid() != {driver} and not died.exists():\n"
-        "            died.touch()\n"
-        "            os.kill(os.getpid(), signal.SIGKILL)\n"
-        "        return super().forward(x)\n"
-        f"def net():\n    return Net(nn.Flatten(), nn.Linear({SIDE**2}, {CLASSES}))\n"
-    )
-    died = tmp_path / "maps-died"
-
-    def deadly(model: torch.nn.Module, inputs: torch.Tensor, target: Any) -> torch.Tensor:
-        if os.getpid() != driver and not died.exists():
-            died.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return inputs.detach()
-
-    methods.register("deadly", deadly)
-    try:
-        data = patch_data(60, 40)
-        plan = plan_for(data, "deadly", fractions=(0.4,), runs=2, mask_runs=0)
-        network = NetworkChoice(f"{file}:net", None, CLASSES, 1)
-        plan = replace(plan, network=network, training=replace(plan.training, batch=15, epochs=1))
-        stores = [StageStore(tmp_path / name) for name in ("there", "here")]
-        for store, executor in zip(stores, (cluster, InProcess()), strict=True):
-            assert Roar(plan, data, store, executor, "cpu", 1, Silent).run() == 6
-            assert died.exists()
-            assert (tmp_path / "training-died").exists()
-        here, there = (results.rows(plan, store) for store in stores)
-    finally:
-        methods.unregister("deadly")
-    pandas.testing.assert_frame_equal(here, there)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_killed_worker_costs_its_task_only(cluster: Any, tmp_path: Path) -> None:
-    def work(number: int) -> int:
-        with (tmp_path / f"tried-{number}").open("a") as file:
-            file.write("x")
-        if number == 2 and len((tmp_path / "tried-2").read_text()) == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return number * number
-
-    found: dict[int, int] = {}
-    cluster.run(work, ((k,) for k in range(5)), found.__setitem__, lambda: None)
-    assert found == {k: k * k for k in range(5)}
-    tries = [len((tmp_path / f"tried-{k}").read_text()) for k in range(5)]
-    assert tries == [1, 1, 2, 1, 1]
-
-    def dying(number: int) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    cluster._retries = 1
-    with pytest.raises(ExecutorError, match="a worker died more than 1 times over the same task"):
-        cluster.run(dying, [(1,)], found.__setitem__, lambda: None)
-
-    def refusing(number: int) -> None:
-        raise FullGradError("as it was said there")
-
-    with pytest.raises(FullGradError, match=r"^as it was said there$"):
-        cluster.run(refusing, [(1,)], found.__setitem__, lambda: None)

@@ -11,7 +11,7 @@ import torchvision
 from PIL import Image
 
 from fullgrad.errors import ImageError
-from fullgrad.evaluation.retraining.data import open_dataset
+from fullgrad.evaluation.datasets import open_dataset
 from fullgrad.evaluation.sources import open_source
 
 RNG = np.random.default_rng(0)

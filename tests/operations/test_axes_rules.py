@@ -44,7 +44,6 @@ LOST: dict[str, Callable[[Tensor], Tensor]] = {
     "gather": lambda x: x.gather(3, torch.zeros(x.shape, dtype=torch.long)),
     "glu along places": lambda x: F.glu(x, 3),
     "take": lambda x: x.take(torch.arange(x.numel()).flip(0)).view(x.shape),
-    "unfold": lambda x: x.unfold(3, 2, 1),
     "sorted, then a class token": lambda x: torch.cat([x.sort(-1).values, x[..., :1]], -1),
     "sorted, then stacked": lambda x: torch.stack([x.sort(-1).values, x], 1),
     "sorted, then convolved": lambda x: F.conv2d(

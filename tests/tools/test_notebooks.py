@@ -9,8 +9,6 @@ import pytest
 
 import notebooks
 
-pytest.importorskip("nbformat")
-
 STORED = sorted(notebooks.FOLDER.glob("*.ipynb"))
 
 
@@ -97,7 +95,6 @@ def test_changed_outputs_are_found() -> None:
 def test_what_fails_or_warns_or_tells_its_place_is_refused(
     tmp_path: Path, source: str, message: str
 ) -> None:
-    pytest.importorskip("nbclient")
     from nbformat import v4
 
     path = tmp_path / "one.ipynb"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import sys
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from figures import outside
 from fullgrad.errors import InputError, MissingDependencyError
-from fullgrad.viz import Row, blend, colours, normalise, picture, png, sheet
+from fullgrad.viz import Row, blend, colors, normalize, picture, png, sheet
 
 LONG = "black-and-tan coonhound, which is a hound whose name goes on for a very long time " * 4
 
@@ -28,36 +29,36 @@ def opened(figure: Figure) -> Image.Image:
     return image
 
 
-def test_normalise_goes_from_0_to_1_and_keeps_the_order() -> None:
-    heat = normalise(ramp() * 1e6 - 3)
+def test_normalize_goes_from_0_to_1_and_keeps_the_order() -> None:
+    heat = normalize(ramp() * 1e6 - 3)
     assert heat.min() == 0
     assert heat.max() == 1
     assert (np.diff(heat.ravel()) >= 0).all()
     assert heat.dtype == np.float32
 
 
-def test_normalise_is_robust_against_one_extreme_pixel() -> None:
+def test_normalize_is_robust_against_one_extreme_pixel() -> None:
     values = ramp(100, 100)
     values[50, 50] = 1e9
-    assert np.median(normalise(values)) == pytest.approx(0.5, abs=0.02)
+    assert np.median(normalize(values)) == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_single_spot_on_a_constant_map_is_seen() -> None:
     values = np.ones((100, 100))
     values[3, 4] = 2
-    heat = normalise(values)
+    heat = normalize(values)
     assert heat[3, 4] == 1
     assert heat.sum() == 1
 
 
 @pytest.mark.parametrize("value", [0.0, 7.5, -1e30])
 def test_a_constant_map_is_cold(value: float) -> None:
-    assert not normalise(torch.full((1, 1, 6, 5), value)).any()
+    assert not normalize(torch.full((1, 1, 6, 5), value)).any()
 
 
-def test_normalise_takes_tensors_with_leading_ones() -> None:
+def test_normalize_takes_tensors_with_leading_ones() -> None:
     values = torch.rand(1, 1, 6, 5, requires_grad=True)
-    assert normalise(values).shape == (6, 5)
+    assert normalize(values).shape == (6, 5)
 
 
 @pytest.mark.parametrize(
@@ -74,16 +75,16 @@ def test_normalise_takes_tensors_with_leading_ones() -> None:
 )
 def test_not_a_map(values: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        normalise(values)
+        normalize(values)
 
 
 def test_percentiles_in_the_wrong_order() -> None:
     with pytest.raises(ValueError, match="0 <= low < high <= 100, not 60 and 40"):
-        normalise(ramp(), 60, 40)
+        normalize(ramp(), 60, 40)
 
 
 def test_heat_is_brighter_and_more_colourful_than_cold() -> None:
-    colour = colours(np.array([[0.0, 0.5, 1.0]], np.float32)).astype(int)
+    colour = colors(np.array([[0.0, 0.5, 1.0]], np.float32)).astype(int)
     assert (np.diff(colour[0].sum(1)) > 0).all()
     mixed = blend(Image.new("RGB", (2, 1), (100, 100, 100)), np.array([[0.0, 1.0]], np.float32))
     assert mixed.dtype == np.uint8
@@ -129,7 +130,7 @@ def test_the_picture_shows_photograph_and_overlay_and_says_what_the_colours_mean
     assert (np.asarray(opened(figure).convert("RGB")) == (255, 0, 0)).all(2).any()
 
 
-def test_a_signed_map_has_the_signed_colours_and_a_scale_about_zero() -> None:
+def test_a_signed_map_has_the_signed_colors_and_a_scale_about_zero() -> None:
     values = np.zeros((20, 30))
     values[:, :10], values[:, 20:] = -2.0, 1.0
     figure = picture(Image.new("RGB", (30, 20), "grey"), values, "a", method="own", sign=True)
@@ -201,3 +202,22 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'fullgrad\[cli\]'"):
         picture(Image.new("RGB", (30, 20)), ramp(), "a")
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("fullgrad.viz", "colours", "colors"),
+        ("fullgrad.viz", "normalise", "normalize"),
+        ("fullgrad.viz.overlay", "COLOURS", "COLORMAP"),
+        ("fullgrad.viz.overlay", "colours", "colors"),
+        ("fullgrad.viz.overlay", "normalise", "normalize"),
+        ("fullgrad.viz.style", "signed_colours", "signed_colors"),
+    ],
+)
+def test_names_of_before_still_work(module: str, old: str, new: str) -> None:
+    found = importlib.import_module(module)
+    with pytest.warns(DeprecationWarning, match=f"{module}.{old} is now {new}"):
+        assert getattr(found, old) is getattr(found, new)
+    with pytest.raises(AttributeError, match=f"module '{module}' has no attribute 'nothing'"):
+        found.nothing

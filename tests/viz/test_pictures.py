@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import sys
 import warnings
@@ -10,84 +9,17 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
-from torch import nn
 
 import fullgrad
+from drawn import HOSTILE, LONG, Net, legible, photo, ramp, texts
 from fullgrad.errors import InputError, MissingDependencyError
-from fullgrad.viz.compare import RULES, Compared, comparison, most_rows, ranked
+from fullgrad.viz.compare import Compared, comparison
 from fullgrad.viz.contour import contour, contour_picture, top_pixels
 from fullgrad.viz.heatmap import heatmap
-from fullgrad.viz.layers import NO_MAP, Layer, layer_strip, layers_of, packed, unpacked
-from fullgrad.viz.overlay import normalise
-from fullgrad.viz.style import page, saved, shortened, signed, signed_colours, wrap
+from fullgrad.viz.layers import Layer, layer_strip
+from fullgrad.viz.style import page, saved, shortened, signed, signed_colors, wrap
 from fullgrad.viz.waterfall import Part, Waterfall, gathered, waterfall, waterfall_of
-
-LONG = "a module path whose name goes on for a very long time " * 6
-HOSTILE = ["W" * 300, LONG, "costs $5 and {a_b^c}", "\N{CAT FACE} 猫 \ud800 قط", "", "a\nb"]
-
-
-def ramp(height: int = 20, width: int = 30) -> np.ndarray:
-    return np.linspace(0, 1, height * width).reshape(height, width)
-
-
-def photo(width: int = 30, height: int = 20) -> Image.Image:
-    return Image.new("RGB", (width, height), "teal")
-
-
-def texts(figure: Figure) -> list[str]:
-    own = [t for a in figure.axes for t in a.texts]
-    return [t.get_text() for t in (*figure.texts, *own) if t.get_text()]
-
-
-def outside(figure: Figure) -> list[str]:
-    """Texts that are cut off, or that lie on another text or (outside axes) on a panel."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph|Matplotlib currently does not support")
-        figure.canvas.draw()
-        frame = figure.bbox
-        free = [t for t in figure.texts if t.get_text()]
-        ticks = [
-            t
-            for a in figure.axes
-            for t in (*a.get_xticklabels(), *a.get_yticklabels(), a.xaxis.label, a.yaxis.label)
-            if t.get_text() and t.get_visible()
-        ]
-        every = [*free, *ticks, *(t for a in figure.axes for t in a.texts)]
-        boxes = [t.get_window_extent() for t in every]
-        panels = [a.get_window_extent() for a in figure.axes]
-    found = []
-    for i, (text, box) in enumerate(zip(every, boxes, strict=True)):
-        if box.x0 < 0 or box.y0 < 0 or box.x1 > frame.x1 or box.y1 > frame.y1:
-            found.append(f"cut: {text.get_text()}")
-        if any(box.overlaps(other) for other in boxes[:i]):
-            found.append(f"on text: {text.get_text()}")
-        if i < len(free) and any(box.overlaps(p) for p in panels):
-            found.append(f"on panel: {text.get_text()}")
-    return found
-
-
-def legible(figure: Figure) -> None:
-    assert outside(figure) == []
-    assert max(figure.get_size_inches()) * figure.dpi < 12_000
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.body = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
-        self.head = nn.Linear(5, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.body(self.stem(x).relu()).relu().mean((2, 3)))
-
-
-@pytest.fixture(scope="module")
-def decomposition() -> fullgrad.Decomposition:
-    torch.manual_seed(0)
-    return fullgrad.decompose(Net().double(), torch.randn(2, 3, 12, 10).double(), 1)
-
 
 # Text
 
@@ -121,9 +53,9 @@ def test_a_picture_that_cannot_be_drawn_is_refused() -> None:
 # Colours
 
 
-def test_signed_colours_are_symmetric_about_zero_and_tell_the_signs_apart() -> None:
+def test_signed_colors_are_symmetric_about_zero_and_tell_the_signs_apart() -> None:
     values = np.linspace(-2, 2, 257).reshape(1, -1)
-    rgb = signed_colours(values, 2.0).astype(int)[0]
+    rgb = signed_colors(values, 2.0).astype(int)[0]
     red, blue = rgb[:, 0], rgb[:, 2]
     assert (red[:100] < blue[:100]).all()
     assert (red[157:] > blue[157:]).all()
@@ -133,12 +65,12 @@ def test_signed_colours_are_symmetric_about_zero_and_tell_the_signs_apart() -> N
     assert (np.diff(light[128:]) <= 0).all()
     assert light[128] > 240
     assert max(light[0], light[-1]) < 70
-    np.testing.assert_array_equal(signed_colours(values * 9, 2.0)[0, 0], rgb[0])
+    np.testing.assert_array_equal(signed_colors(values * 9, 2.0)[0, 0], rgb[0])
 
 
 def test_a_limit_that_is_none() -> None:
     with pytest.raises(ValueError, match="must be positive, not 0"):
-        signed_colours(ramp(), 0)
+        signed_colors(ramp(), 0)
 
 
 # The map alone
@@ -335,209 +267,6 @@ def test_stages_that_are_put_together_keep_order_and_sum(count: int, most: int) 
 def test_too_few_parts_to_leave() -> None:
     with pytest.raises(ValueError, match="at least 3 parts must be left, not 2"):
         gathered([Part("a", 1.0)], 2)
-
-
-# Layers
-
-
-def test_the_layers_of_a_decomposition(decomposition: fullgrad.Decomposition) -> None:
-    layers = layers_of(decomposition, sample=1)
-    maps = fullgrad.layer_maps(decomposition)
-    sums = decomposition.by_module(1)
-    assert [s.name for s in layers] == [name or "(model)" for name in sums]
-    assert [s.sum for s in layers] == [float(v[1]) for v in sums.values()]
-    for layer in layers:
-        key = "" if layer.name == "(model)" else layer.name
-        if key in maps:
-            np.testing.assert_array_equal(layer.map, maps[key][1, 0].numpy())
-        else:
-            assert layer.map is None
-    assert next(s for s in layers if s.name == "head").map is None
-    figure = layer_strip(layers, float(decomposition.output[1]), "class 1")
-    legible(figure)
-    assert NO_MAP in texts(figure)
-    said = " ".join(texts(figure)).replace("\n", " ")
-    assert "Brightness cannot be compared between stages" in said
-    signed = layers_of(decomposition, psi="signed")
-    legible(layer_strip(signed, float(decomposition.output[0]), sign=True))
-
-
-@pytest.mark.parametrize(("count", "sign"), [(1, False), (2, True), (7, True), (300, False)])
-def test_a_strip_of_any_length(count: int, sign: bool) -> None:
-    layers = [Layer(f"blocks.{i}", (-1.0) ** i * i, ramp(4, 4) - 0.5) for i in range(count)]
-    figure = layer_strip(layers, 3.0, "title", sign=sign)
-    assert outside(figure) == []
-    said = " ".join(texts(figure)).replace("\n", " ")
-    assert ("252 more stages with smaller sums" in said) == (count == 300)
-    if count == 300:
-        assert "blocks.299" in texts(figure)
-        assert "blocks.3" not in texts(figure)
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_strip_with_any_names(name: str) -> None:
-    maps = (ramp(2, 40), np.zeros((2, 40)), None, ramp(1, 1))
-    legible(layer_strip([Layer(name, 1.0, m) for m in maps], 0.0, name))
-
-
-def test_no_strip(decomposition: fullgrad.Decomposition) -> None:
-    with pytest.raises(InputError, match="at least one stage"):
-        layer_strip([], 1.0)
-    with pytest.raises(InputError, match="must be finite"):
-        layer_strip([Layer("a", math.nan)], 1.0)
-    with pytest.raises(ValueError, match="at least one panel is needed, not 0"):
-        layer_strip([Layer("a", 1.0)], 1.0, most=0)
-    flat = fullgrad.decompose(nn.Linear(4, 2), torch.randn(1, 4), 0)
-    with pytest.raises(InputError, match="one input of shape"):
-        layers_of(flat)
-    whole = fullgrad.decompose(Net(), torch.randn(2, 3, 9, 9), 1, per_sample=False)
-    with pytest.raises(InputError, match="leave per_sample=True"):
-        layers_of(whole)
-
-
-def test_layers_in_a_file() -> None:
-    layers = (Layer("a", 1.5, ramp()), Layer("ünï", -2.0), Layer("c", 0.0, ramp() * 2))
-    again = unpacked(packed(layers))
-    assert [(s.name, s.sum) for s in again] == [(s.name, s.sum) for s in layers]
-    assert again[1].map is None
-    np.testing.assert_allclose(again[2].map, layers[2].map, rtol=1e-6)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="at least one stage"):
-        packed([])
-    with pytest.raises(InputError, match="must be of one size"):
-        packed([Layer("a", 1.0, ramp()), Layer("b", 1.0, ramp(2, 2))])
-
-
-def file_of(**arrays: object) -> bytes:
-    with io.BytesIO() as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-        return file.getvalue()
-
-
-GOOD = {
-    "names": np.array(["a"]),
-    "sums": np.array([1.0]),
-    "places": np.array([0]),
-    "maps": np.ones((1, 2, 2)),
-}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "no file of layers"),
-        (b"x" * 100, "no file of layers"),
-        (file_of(names=np.array(["a"])), "no file of layers: KeyError"),
-        (file_of(**GOOD)[:-40], "no file of layers"),
-        (file_of(**(GOOD | {"places": np.array([7])})), "maps of no stage"),
-        (file_of(**(GOOD | {"sums": np.array([np.nan])})), "names or sums that are none"),
-        (file_of(**(GOOD | {"maps": np.full((1, 2, 2), np.inf)})), "NaN or infinite"),
-        (file_of(**(GOOD | {"names": np.array([{}], object)})), "no file of layers: ValueError"),
-    ],
-)
-def test_a_damaged_file_of_layers(content: bytes, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        unpacked(content)
-
-
-def test_a_file_of_layers_that_unpacks_to_too_much() -> None:
-    with io.BytesIO() as file:
-        np.savez_compressed(file, **(GOOD | {"maps": np.zeros((30, 1000, 1000))}))
-        with pytest.raises(InputError, match="holds more than 200 MB"):
-            unpacked(file.getvalue())
-
-
-# Side by side
-
-
-def test_ranks_are_the_share_of_pixels_that_count_less() -> None:
-    values = np.random.default_rng(0).integers(0, 20, (9, 11)).astype(float)
-    found = ranked(values)
-    flat = values.ravel()
-    for value, share in zip(flat, found.ravel(), strict=True):
-        less, equal = (flat < value).sum(), (flat == value).sum()
-        assert share == pytest.approx((less + (equal - 1) / 2) / (flat.size - 1))
-    assert not ranked(np.full((3, 3), 2.0)).any()
-
-
-@pytest.mark.parametrize("scale", list(RULES))
-def test_a_comparison_states_its_scale(scale: str) -> None:
-    maps = (ramp(), ramp() ** 3, "does not apply")
-    rows = [Compared(photo(), "tiger cat", maps, "probability 39.3%\ncat.png")] * 2
-    figure = comparison(
-        rows,
-        ("fullgrad", "grad_cam", "deeplift"),
-        scale=scale,
-        title="A model",
-        notes=["deeplift does not apply: no reason"],
-        rule="More.",
-    )  # type: ignore[arg-type]
-    legible(figure)
-    said = " ".join(texts(figure)).replace("\n", " ")
-    assert RULES[scale] + " More." in said
-    for text in (
-        "tiger cat",
-        "probability 39.3%",
-        "grad cam",
-        "deeplift does not apply: no reason",
-    ):
-        assert text in said
-    assert [t.get_text().replace("\n", " ") for a in figure.axes for t in a.texts] == [
-        "does not apply"
-    ] * 2
-
-
-def panels(scale: str, first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
-    rows = [Compared(photo(), "a", (first,)), Compared(photo(), "b", (second,))]
-    figure = comparison(rows, ("m",), scale=scale)  # type: ignore[arg-type]
-    return [np.asarray(a.images[0].get_array()) for a in figure.axes if a.images][1::2]
-
-
-def test_what_the_scales_make_alike() -> None:
-    small, large = ramp(), 5 * ramp() ** 3
-    for scale in ("map", "rank"):
-        a, b = panels(scale, small, 5 * small)
-        np.testing.assert_array_equal(a, b)
-    a, b = panels("rank", small, large)
-    np.testing.assert_array_equal(a, b)
-    a, b = panels("map", small, large)
-    assert (a != b).any()
-    a, b = panels("method", small, large)
-    assert a.sum(dtype=int) < b.sum(dtype=int)
-    a, b = panels("method", small, small)
-    np.testing.assert_array_equal(a, b)
-    from fullgrad.viz.overlay import colours
-
-    np.testing.assert_array_equal(a, colours(normalise(small)))
-    a, _ = panels("method", np.ones((20, 30)), np.ones((20, 30)))
-    assert len(np.unique(a.reshape(-1, 3), axis=0)) == 1
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_a_comparison_with_any_names(text: str) -> None:
-    rows = [Compared(photo(), text, (ramp(), text or "-"), f"probability 3%\n{text}")] * 2
-    legible(comparison(rows, (text[:60], "b"), title=text, notes=[text] * 2))
-
-
-@pytest.mark.parametrize("count", [1, 16])
-def test_a_comparison_of_any_width(count: int) -> None:
-    rows = [Compared(photo(), "tiger cat", (ramp(),) * count, "probability 39%")]
-    legible(comparison(rows, [f"method {i}" for i in range(count)]))
-
-
-def test_no_comparison() -> None:
-    row = Compared(photo(), "a", (ramp(),))
-    with pytest.raises(InputError, match="at least one photograph and one method"):
-        comparison([], ("a",))
-    with pytest.raises(InputError, match="at least one photograph and one method"):
-        comparison([row], ())
-    with pytest.raises(InputError, match="2 methods need as many maps, not 1"):
-        comparison([row], ("a", "b"))
-    with pytest.raises(InputError, match="the image is 30 x 20, the map 3 x 4"):
-        comparison([Compared(photo(), "a", (ramp(4, 3),))], ("a",))
-    with pytest.raises(ValueError, match="scale must be one of map, rank, method, not 'sum'"):
-        comparison([row], ("a",), scale="sum")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=f"room for {most_rows(1)} photographs, not for 1000"):
-        comparison([row] * 1000, ("a",))
 
 
 # Files

@@ -1,4 +1,4 @@
-"""Who may talk to the viewer, and what every answer says about itself.
+"""Who may talk to the viewer, and the headers of every response.
 
 A web page elsewhere must not use the viewer of a person who has it open: not by sending requests to
 it (their ``Origin`` tells), nor by giving its own name the viewer's address (then ``Host`` tells).
@@ -6,25 +6,15 @@ it (their ``Origin`` tells), nor by giving its own name the viewer's address (th
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
-import json
-import sys
-import traceback
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
-import torch
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fullgrad.app.refusal import Refusal
-from fullgrad.errors import FullGradError, ImageError
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+from fullgrad.app.refusal import Refusal, refusal_of
+from fullgrad.app.responses import strict_json
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -39,12 +29,10 @@ HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 )
-_ALLOCATION = "can't allocate memory"  # as PyTorch says it of the CPU's, in a RuntimeError
-_READING = ("GET", "HEAD")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
+    """Return whether only this machine can reach an address."""
     if host.lower() == "localhost":
         return True
     try:
@@ -54,19 +42,19 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """Refuses requests from elsewhere, adds headers to every answer, and outlives every error.
+    """Refuses requests from elsewhere, adds headers to every response, and outlives every error.
 
     Args:
-        app: what answers.
-        loopback: whether the server listens to this machine alone: then it has to be called by a
-            name of this machine.
+        app: the application that responds.
+        loopback: whether the server listens to this machine alone: then ``Host`` must be a name of
+            this machine.
     """
 
-    def __init__(self, app: App, loopback: bool) -> None:
+    def __init__(self, app: ASGIApp, loopback: bool) -> None:
         self._app, self._loopback = app, loopback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Respond to one request."""
         if scope["type"] != "http":
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
@@ -77,31 +65,25 @@ class Guard:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                named = {name for name, _ in HEADERS}
-                own = [h for h in message.get("headers", []) if h[0].lower() not in named]
-                message = {**message, "headers": [*own, *HEADERS]}
+                message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
             await send(message)
 
         try:
             self._check(scope)
             await self._app(scope, receive, guarded)
-        except Refusal as refusal:
-            if not begun:
-                await answer(guarded, refusal)
-        except (OSError, asyncio.TimeoutError):  # the client hung up, or took nothing any more
-            if not begun:
-                raise
         except Exception as error:
-            log(error)
-            if not begun:
-                await answer(guarded, internal())
+            if isinstance(error, OSError) and begun:
+                return  # the client hung up, or takes nothing any more
+            refusal = refusal_of(error)
+            if not begun:  # the rest of a body may still arrive: so the connection ends
+                body, headers = strict_json(refusal.body()), {"connection": "close"}
+                response = Response(body, refusal.status, headers, "application/json")
+                await response(scope, receive, guarded)
 
     def _check(self, scope: Scope) -> None:
-        headers: dict[str, list[str]] = {}
-        for name, value in scope["headers"]:
-            headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
-        hosts = headers.get("host", [])
-        host = hosts[0] if len(hosts) == 1 else ""
+        headers = Headers(scope=scope)
+        hosts = headers.getlist("host")
+        host = hosts[0].lower() if len(hosts) == 1 else ""
         if self._loopback and not is_loopback(_hostname(host)):
             raise Refusal(
                 "This viewer answers to names of its own machine only, such as 127.0.0.1 and "
@@ -109,12 +91,10 @@ class Guard:
                 "request",
                 403,
             )
-        if scope["method"] in _READING:
+        if scope["method"] in {"GET", "HEAD"}:
             return
-        origins = headers.get("origin", [])
-        sites = headers.get("sec-fetch-site", [])
-        foreign = any(not host or _netloc(o) != host.lower() for o in origins)
-        if foreign or any(s not in {"same-origin", "none"} for s in sites):
+        foreign = any(not host or _netloc(o) != host for o in headers.getlist("origin"))
+        if foreign or not {"same-origin", "none"}.issuperset(headers.getlist("sec-fetch-site")):
             raise Refusal("Requests from other web pages are refused.", "request", 403)
 
 
@@ -126,51 +106,9 @@ def _hostname(host: str) -> str:
 
 
 def _netloc(origin: str) -> str | None:
-    """Host and port of an origin; None for one that is no web page's (``null``, for example)."""
+    """Host and port of a web page's origin; None for any other (``null``, for example)."""
     try:
         parts = urlsplit(origin)
     except ValueError:
         return None
     return parts.netloc.lower() if parts.scheme in {"http", "https"} else None
-
-
-def internal() -> Refusal:
-    """What a person is told of an error that was not foreseen."""
-    return Refusal(
-        "Something went wrong in the viewer. Its terminal tells more; other requests are not "
-        "affected.",
-        "internal",
-        500,
-    )
-
-
-def log(error: BaseException) -> None:
-    """Write an error that was not foreseen on the terminal."""
-    text = "".join(traceback.format_exception(error))
-    print(f"fullgrad app: unexpected error\n{text}", file=sys.stderr, flush=True)
-
-
-def explained_failure(error: BaseException) -> Refusal:
-    """What a person is told of a computation that failed; unforeseen errors are logged."""
-    if isinstance(error, Refusal):
-        return error
-    if isinstance(error, ImageError):
-        return Refusal(str(error), "photograph")
-    if isinstance(error, FullGradError):
-        return Refusal(str(error), "method")
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _ALLOCATION in str(error):
-        return Refusal("The viewer ran out of memory for this request.", "internal", 500)
-    log(error)
-    return internal()
-
-
-async def answer(send: Send, refusal: Refusal) -> None:
-    """Send a refusal, and end the connection: the rest of a body may still be under way."""
-    body = json.dumps(refusal.body()).encode("ascii") + b"\n"
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -1,4 +1,4 @@
-"""Memory that a request has used, given back when the request has ended."""
+"""Gives back the memory of a request when the request has ended."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-def giver() -> Callable[[], None]:
-    """What collects what a request has left behind, and gives it back to the system.
+def memory_release() -> Callable[[], None]:
+    """Return a function that collects garbage and gives the freed memory back to the system.
 
-    What refers to itself, such as a figure or an error's trace, stays until Python's collector
-    comes by. And the C library keeps what was freed for later, in an arena for each thread: GNU's
-    can be told to give it back; where there is another, it is left to itself.
+    Objects that refer to themselves, such as a figure or an error's trace, stay until Python's
+    collector runs. And the C library keeps freed memory, in an arena for each thread; GNU's has a
+    call that gives it back, and others are left unchanged.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if _linux() else None
     if trim is not None:
@@ -33,8 +33,8 @@ def _linux() -> bool:
 
 
 @contextmanager
-def settled() -> Iterator[None]:
-    """Keep the collector from looking again and again at what was there before."""
+def frozen_collector() -> Iterator[None]:
+    """Keep the collector from visiting again and again the objects that exist already."""
     gc.collect()
     gc.freeze()
     try:

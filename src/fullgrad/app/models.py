@@ -26,9 +26,9 @@ class Served:
     """A model of the command line.
 
     Args:
-        model: as it was loaded, its paths cut down to file names.
-        names: of its classes, if they are known.
-        outputs: how many classes.
+        model: the loaded model, its paths cut down to file names.
+        names: the names of its classes, if they are known.
+        outputs: the number of its classes.
         applies: for each method, in the order of their names: True, or why it does not apply.
     """
 
@@ -37,20 +37,16 @@ class Served:
     outputs: int
     applies: tuple[bool | str, ...] = ()
 
-    def name(self, index: int) -> str | None:
-        """Of a class."""
-        return self.names[index] if self.names else None
 
-
-def served(model: LoadedModel, names: tuple[str, ...] | None) -> Served:
-    """A model made ready to be served: tried once with every method.
+def serve(model: LoadedModel, names: tuple[str, ...] | None) -> Served:
+    """Make a model ready to be served: try every method once.
 
     Args:
-        model: from :func:`fullgrad.vision.models.load_model`.
-        names: of its classes.
+        model: a model from :func:`fullgrad.vision.models.load_model`.
+        names: the names of its classes.
 
     Raises:
-        ModelLoadError: it is no image classifier.
+        ModelLoadError: it is not an image classifier.
     """
     outputs = number_of_classes(model)
     shown = without_folders(model)
@@ -59,7 +55,7 @@ def served(model: LoadedModel, names: tuple[str, ...] | None) -> Served:
 
 
 def without_folders(model: LoadedModel) -> LoadedModel:
-    """The same model, its specification and weights told by file names without their folders."""
+    """Return the same model with file names instead of paths in its specification and weights."""
     spec, weights, checkpoint = model.spec, model.weights, model.checkpoint
     file, colon, function = spec.rpartition(":")
     if ".py" in spec and colon:
@@ -86,11 +82,11 @@ def _applies(method: Method, model: LoadedModel) -> bool | str:
 
 
 def copies(models: Sequence[Served], count: int) -> list[tuple[LoadedModel, ...]]:
-    """The models once for each worker, so that no two ever touch the same module.
+    """Copy the models for each worker, so that no two workers ever touch the same module.
 
     Args:
-        models: of the command line.
-        count: of workers.
+        models: the models of the command line.
+        count: the number of workers.
 
     Raises:
         ModelLoadError: a model cannot be copied.

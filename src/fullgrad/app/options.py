@@ -1,11 +1,12 @@
-"""A method's options as the page offers them, and their values as they come back."""
+"""A method's options as the page offers them, and the check of the values that come back."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from fullgrad.app.refusal import Refusal
 from fullgrad.maps.aggregation import PSI
@@ -27,6 +28,15 @@ _RANGES = {
     "baseline": (-1e6, 1e6),
     "grid": (2, 256),
 }
+_KINDS: dict[type, Kind] = {
+    bool: "flag",
+    int: "integer",
+    float: "number",
+    str: "text",
+    type(None): "text",
+}
+_TYPES: dict[Kind, Any] = {"flag": bool, "integer": int, "number": float, "text": str}
+_NAMES = {"flag": "true or false", "integer": "a whole number", "number": "a number"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +44,12 @@ class Option:
     """One option of a method.
 
     Args:
-        name: of it.
-        kind: of its values.
-        default: JSON-ready.
+        name: the option's name.
+        kind: the kind of its values.
+        default: its default, JSON-ready.
         choices: all values of a ``choice``; suggestions for a ``text``; else None.
-        least: of a number.
-        most: of a number.
+        least: the smallest number.
+        most: the largest number.
     """
 
     name: str
@@ -49,61 +59,89 @@ class Option:
     least: float | None = None
     most: float | None = None
 
+    def checked(self, value: Any) -> Any:
+        """Check a value from parsed JSON.
 
-def offered(method: Method) -> tuple[Option, ...]:
-    """The options that can be chosen in the browser: those with a simple default."""
+        Raises:
+            ValueError: the option cannot have this value; the message says what it can have.
+        """
+        if self.kind == "text" and value in (None, ""):
+            return self.default
+        if self.kind == "integer" and isinstance(value, float) and value.is_integer():
+            value = int(value)  # 3.0: the same number in JSON
+        try:
+            return self._adapter().validate_python(value)
+        except ValidationError as error:
+            raise ValueError(f"must be {self._wanted()}, not {str(value)[:50]!r}") from error
+
+    def _adapter(self) -> TypeAdapter[Any]:
+        if self.kind == "choice":
+            annotation: Any = Literal[self.choices]
+            return TypeAdapter(annotation)
+        bounds: dict[str, Any] = {}
+        if self.kind == "text":
+            bounds = {"max_length": _LONGEST}
+        elif self.kind in {"integer", "number"}:
+            bounds = {"ge": self.least, "le": self.most}
+        if self.kind == "number":
+            bounds["allow_inf_nan"] = False
+        annotation = Annotated[_TYPES[self.kind], Field(strict=True, **bounds)]
+        return TypeAdapter(annotation)
+
+    def _wanted(self) -> str:
+        if self.kind == "choice":
+            return f"one of {', '.join('none' if c is None else c for c in self.choices or ())}"
+        if self.kind == "text":
+            return f"a text of at most {_LONGEST} characters"
+        if self.least is None or self.least == -_SAFE:
+            return _NAMES[self.kind]
+        return f"{_NAMES[self.kind]} from {self.least:g} to {self.most:g} here"
+
+
+def offered_options(method: Method) -> tuple[Option, ...]:
+    """Return the options that can be chosen in the browser: those with a simple default."""
     found = []
     for f in fields(method.options):
-        if f.name in _NEVER:
-            continue
         default = f.default
         if default is MISSING:
             default = f.default_factory() if f.default_factory is not MISSING else None
-        choices = _CHOICES.get(f.name)
-        if choices is not None:
-            found.append(Option(f.name, "choice", default, choices))
-            continue
-        kind = _kind(default)
-        if kind is None:
+        kind = "choice" if f.name in _CHOICES else _KINDS.get(type(default))
+        if f.name in _NEVER or kind is None:
             continue
         least, most = _RANGES.get(f.name, (-_SAFE, _SAFE) if kind == "integer" else (None, None))
-        found.append(Option(f.name, kind, default, _SUGGESTED.get(f.name), least, most))
+        choices = _CHOICES.get(f.name, _SUGGESTED.get(f.name))
+        found.append(Option(f.name, kind, default, choices, least, most))
     return tuple(found)
 
 
-def _kind(default: Any) -> Kind | None:
-    if isinstance(default, bool):
-        return "flag"
-    if isinstance(default, int):
-        return "integer"
-    if isinstance(default, float):
-        return "number"
-    return "text" if default is None or isinstance(default, str) else None
-
-
-def checked(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of options as the method takes them.
+def check_options(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check values of options.
 
     Args:
-        method: whose they are.
+        method: the method that has the options.
         given: parsed JSON.
 
     Returns:
-        Those that differ from the defaults.
+        The values that differ from the defaults, as the method takes them.
 
     Raises:
-        Refusal: an option that is not offered, or a value it cannot have.
+        Refusal: an option is not offered, or cannot have the value.
     """
-    known = {o.name: o for o in offered(method)}
+    known = {o.name: o for o in offered_options(method)}
     chosen: dict[str, Any] = {}
     for name, value in given.items():
         option = known.get(name)
         if option is None:
             have = f"it has {', '.join(known)}" if known else "it has none"
             raise Refusal(f"The method {method.name} has no option {name[:50]!r} here; {have}.")
-        value = _value(method, option, value)
-        if value != option.default:
-            chosen[name] = value
+        try:
+            checked = option.checked(value)
+            if name == "terms" and value:
+                checked = _terms(checked)
+        except ValueError as error:
+            raise Refusal(f"{method.name}: {name} {error}.") from error
+        if checked != option.default:
+            chosen[name] = checked
     try:
         method.settings(chosen)
     except (ValueError, TypeError) as error:
@@ -111,52 +149,11 @@ def checked(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
     return chosen
 
 
-def _value(method: Method, option: Option, value: Any) -> Any:
-    def wrong(wanted: str) -> Refusal:
-        return Refusal(f"{method.name}: {option.name} must be {wanted}, not {str(value)[:50]!r}.")
-
-    if option.kind == "choice":
-        assert option.choices is not None
-        if not any(value is c or (isinstance(value, str) and value == c) for c in option.choices):
-            raise wrong(
-                f"one of {', '.join('none' if c is None else str(c) for c in option.choices)}"
-            )
-        return value
-    if option.kind == "flag":
-        if not isinstance(value, bool):
-            raise wrong("true or false")
-        return value
-    if option.kind == "text":
-        return _text(option, value, wrong)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if option.kind == "integer":
-        if isinstance(value, float) and value.is_integer() and abs(value) <= _SAFE:
-            value = int(value)  # 3.0: the same number in JSON
-        if not number or not isinstance(value, int):
-            raise wrong("a whole number")
-    elif not number or not math.isfinite(_float(value)):
-        raise wrong("a number")
-    if option.least is not None and option.most is not None:
-        if not option.least <= value <= option.most:
-            raise wrong(f"from {option.least:g} to {option.most:g} here")
-    return value if option.kind == "integer" else float(value)
-
-
-def _float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # a whole number of hundreds of digits
-        return math.inf
-
-
-def _text(option: Option, value: Any, wrong: Any) -> Any:
-    if value is None or value == "":
-        return option.default
-    if not isinstance(value, str) or len(value) > _LONGEST:
-        raise wrong(f"a text of at most {_LONGEST} characters")
-    if option.name != "terms":
-        return value
-    parts = tuple(part.strip() for part in value.split(","))
+def _terms(text: str) -> str | tuple[str, ...]:
+    """One name, or several with commas between them."""
+    parts = tuple(part.strip() for part in text.split(","))
     if not all(parts):
-        raise wrong(f"one of {', '.join(NAMED)}, or module paths with commas between them")
+        raise ValueError(
+            f"must be one of {', '.join(NAMED)}, or module paths with commas between them"
+        )
     return parts[0] if len(parts) == 1 else parts

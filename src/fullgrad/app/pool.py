@@ -1,4 +1,4 @@
-"""A few workers, each a thread with its own models; and the requests that wait for them."""
+"""The workers, each a thread with its own models, and the queue of the requests that wait."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _EVERY = 0.1  # seconds between two reports of the same stage
 
 
 class Abandoned(BaseException):
-    """Nobody waits for the result any more.
+    """Stops a computation whose result nobody waits for.
 
-    Not an ``Exception``: nothing on the way may take it for a failure of the model.
+    It is not an ``Exception``: no code on the way may take it for a failure of the model.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a job is.
+    """Says how far a job is.
 
     Args:
         stage: ``waiting``, ``reading``, ``explaining`` or ``drawing``.
-        text: for people.
-        done: passes through the model so far, where their number is known.
+        text: the stage in words.
+        done: the passes through the model so far, where their number is known.
         of: their number.
     """
 
@@ -43,14 +43,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A job ended with a result."""
+    """Says that a job ended with a result."""
 
     result: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A job ended with an error."""
+    """Says that a job ended with an error."""
 
     error: BaseException
 
@@ -59,10 +59,10 @@ Event: TypeAlias = Progress | Done | Failed
 
 
 class Steps:
-    """What a computation tells about itself, and where it learns that it was abandoned.
+    """Reports a computation's stages, and stops it when nobody waits for it any more.
 
     Args:
-        tell: called from the worker's thread.
+        tell: receives the reports, in the worker's thread.
     """
 
     def __init__(self, tell: Callable[[Event], None]) -> None:
@@ -81,9 +81,9 @@ class Steps:
         """Begin a stage.
 
         Args:
-            stage: its name.
-            text: for people.
-            of: how many passes through the model it takes, if that is known.
+            stage: the stage's name.
+            text: the stage in words.
+            of: the number of its passes through the model, if that is known.
 
         Raises:
             Abandoned: nobody waits any more.
@@ -93,7 +93,7 @@ class Steps:
         self._report()
 
     def forward(self) -> None:
-        """One more pass through the model begins.
+        """Count one more pass through the model, which begins now.
 
         Raises:
             Abandoned: nobody waits any more.
@@ -116,11 +116,11 @@ class Steps:
             self._tell(Progress(self._stage, self._text, done, self._of))
 
 
-class Bench:
-    """What one worker works with.
+class WorkerModels:
+    """Holds one worker's copies of the models, and counts the passes through them.
 
     Args:
-        models: its own copies.
+        models: the copies.
     """
 
     def __init__(self, models: Sequence[LoadedModel]) -> None:
@@ -133,36 +133,38 @@ class Bench:
         if self._steps is not None:
             self._steps.forward()
 
-    def at_work(self, steps: Steps | None) -> None:
-        """Name whose passes through the models are counted."""
+    def count_for(self, steps: Steps | None) -> None:
+        """Choose the computation for which passes are counted."""
         self._steps = steps
 
 
 class Job:
-    """A request's computation.
+    """Holds a request's computation.
 
     Args:
-        run: called in a worker's thread.
-        tell: called from several threads with what happens; the last call is with a
-            :class:`Done` or :class:`Failed`, unless the job was dropped.
+        run: the computation, called in a worker's thread.
+        tell: receives what happens, from several threads; the last call is with a :class:`Done` or
+            :class:`Failed`, unless the job was dropped.
     """
 
-    def __init__(self, run: Callable[[Bench, Steps], Any], tell: Callable[[Event], None]) -> None:
+    def __init__(
+        self, run: Callable[[WorkerModels, Steps], Any], tell: Callable[[Event], None]
+    ) -> None:
         self.run, self.tell = run, tell
         self.steps = Steps(tell)
 
 
 class Pool:
-    """Workers and the jobs that wait for them, first come, first served.
+    """Runs jobs in worker threads, first come, first served.
 
     Args:
-        benches: one for each worker.
-        most: jobs that may wait.
+        workers: the models of each worker.
+        most: the number of jobs that may wait.
         after: called in the worker's thread after each job.
     """
 
     def __init__(
-        self, benches: Sequence[Bench], most: int, after: Callable[[], None] = lambda: None
+        self, workers: Sequence[WorkerModels], most: int, after: Callable[[], None] = lambda: None
     ) -> None:
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
@@ -171,25 +173,25 @@ class Pool:
         self._most, self._after = most, after
         self._threads = [
             threading.Thread(target=self._work, args=(b,), name=f"worker {i}", daemon=True)
-            for i, b in enumerate(benches, 1)
+            for i, b in enumerate(workers, 1)
         ]
         for thread in self._threads:
             thread.start()
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait."""
+        """Count the jobs that wait."""
         with self._changed:
             return len(self._waiting)
 
     @property
     def running(self) -> int:
-        """How many jobs are at work."""
+        """Count the jobs that a worker computes."""
         with self._changed:
             return self._running
 
     def submit(self, job: Job) -> None:
-        """Let a job wait for a worker.
+        """Put a job into the queue.
 
         Raises:
             Refusal: too many wait already, or the pool is closed.
@@ -208,7 +210,7 @@ class Pool:
             self._changed.notify()
 
     def drop(self, job: Job) -> None:
-        """Nobody waits for a job any more: it leaves the queue, or stops at its next step."""
+        """Remove a job from the queue, or stop it at its next step."""
         job.steps.abandon()
         with self._changed:
             if job in self._waiting:
@@ -219,7 +221,7 @@ class Pool:
         """Drop all jobs and let the workers end.
 
         Args:
-            seconds: how long to wait for them.
+            seconds: the longest time to wait for them.
 
         Returns:
             Whether all have ended.
@@ -251,7 +253,7 @@ class Pool:
             text = "about to begin"
         job.tell(Progress("waiting", text))
 
-    def _work(self, bench: Bench) -> None:
+    def _work(self, worker: WorkerModels) -> None:
         while True:
             with self._changed:
                 while not self._waiting and not self._closed:
@@ -262,10 +264,10 @@ class Pool:
                 self._running += 1
                 self._places()
             try:
-                bench.at_work(job.steps)
-                outcome = _outcome(job, bench)
+                worker.count_for(job.steps)
+                outcome = _outcome(job, worker)
             finally:
-                bench.at_work(None)
+                worker.count_for(None)
                 with self._changed:
                     self._running -= 1
             if outcome is not None:
@@ -274,9 +276,9 @@ class Pool:
             self._after()
 
 
-def _outcome(job: Job, bench: Bench) -> Done | Failed | None:
+def _outcome(job: Job, worker: WorkerModels) -> Done | Failed | None:
     try:
-        return Done(job.run(bench, job.steps))
+        return Done(job.run(worker, job.steps))
     except Abandoned:
         return None
     except BaseException as error:

@@ -1,61 +1,20 @@
-"""What the axes of an activation hold: samples, positions of the input's grid, or neither.
+"""What the axes of an activation hold: samples, places of the inputs, or neither.
 
-An axis is an ordered product of atoms, slowest first: after ``flatten(2)`` one axis holds rows and
-columns, in a window partition one axis holds samples and windows. Each axis of the input's grid
-has a coordinate: for the positions along the atoms that it depends on, where they lie. Following
-is pure bookkeeping on sizes; it reads no activation.
+An axis is an ordered product of atoms, slowest first. For each axis of each input that has places
+there may be a :class:`~fullgrad.axes.coordinates.Coordinate`: which interval of it the numbers
+read. Axis propagation is bookkeeping on sizes and small tables; it reads no activation.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Indices: TypeAlias = NDArray[np.int64]
-NOWHERE = -1  # padding, class tokens: a place that is not on the grid
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Atom:
-    """A factor of an axis. Two axes hold the same thing if they hold the same atom.
-
-    ``step`` says that it counts the steps of a recurrent layer, each a term of its own to a map.
-    """
-
-    size: int
-    batch: bool = False
-    step: bool = False
-
-
-Group: TypeAlias = tuple[Atom, ...]
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Coordinate:
-    """Where positions lie along one axis of a grid.
-
-    Args:
-        extent: number of places.
-        atoms: what the place depends on.
-        places: shape (sizes of the atoms), ``NOWHERE`` for what is not on the grid; None if they
-            run from 0 to extent - 1.
-    """
-
-    extent: int
-    atoms: Group
-    places: Indices | None = None
-
-    def values(self) -> Indices:
-        """The places as an array."""
-        if self.places is not None:
-            return self.places
-        return np.arange(self.extent).reshape([a.size for a in self.atoms])
+from fullgrad.axes import coordinates as places
+from fullgrad.axes.coordinates import NOWHERE, Atom, Coordinate, Group, Indices, Taps, count
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +23,8 @@ class Axes:
 
     Args:
         groups: the atoms of each axis.
-        coordinates: for each axis of the input's grid, where positions lie along it; None where
-            nothing depends on it.
+        coordinates: for each axis of the inputs' grids, what is read of it; None where the numbers
+            have no place along it.
     """
 
     groups: tuple[Group, ...]
@@ -74,28 +33,16 @@ class Axes:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """The sizes of the axes."""
-        return tuple(
-            [g[0].size if len(g) == 1 else math.prod([a.size for a in g]) for g in self.groups]
-        )
+        return tuple([g[0].size if len(g) == 1 else count(g) for g in self.groups])
 
     @cached_property
     def placed(self) -> bool:
-        """Whether any of its numbers lies at a position."""
+        """Whether any of its numbers has a place."""
         return any(c is not None for c in self.coordinates)
 
-    def along(self, group: Group) -> list[int]:
-        """The axes of the grids that exactly this group of atoms runs along, padded or not."""
-        found = []
-        for k, c in enumerate(self.coordinates):
-            if c is not None and c.atoms == group and group:
-                if c.places is None:
-                    found.append(k)
-                    continue
-                places = c.places.ravel()
-                inside = places[places != NOWHERE]
-                if bool((inside == np.arange(c.extent)[: len(inside)]).all()) and len(inside):
-                    found.append(k)
-        return found
+    def depends(self, group: Group) -> bool:
+        """Whether any place depends on these atoms."""
+        return any(c is not None and any(a in group for a in c.atoms) for c in self.coordinates)
 
 
 def neutral(group: Group) -> Group:
@@ -104,7 +51,7 @@ def neutral(group: Group) -> Group:
 
 
 def fresh(size: int) -> Group:
-    """An axis about which nothing is known."""
+    """An axis that holds no places."""
     return (Atom(size),) if size > 1 else ()
 
 
@@ -116,59 +63,44 @@ def as_steps(axes: Axes, dim: int) -> Axes:
     return Axes(
         tuple(groups),
         tuple(
-            None if c is None else replace(c, atoms=tuple(twins.get(a, a) for a in c.atoms))
+            c and c.now(tuple(twins.get(a, a) for a in c.atoms), c.table, c.pooled, c.line)
             for c in axes.coordinates
         ),
     )
 
 
-# -- coordinates ------------------------------------------------------------------------------
+def has_batch(group: Group) -> bool:
+    """Whether samples run along an axis, alone or with something else."""
+    return any(a.batch for a in group)
 
 
-def _split_atom(c: Coordinate | None, atom: Atom, parts: Group) -> Coordinate | None:
-    if c is None or atom not in c.atoms:
-        return c
-    atoms = tuple(p for a in c.atoms for p in (parts if a is atom else (a,)))
-    if c.places is None:
-        return Coordinate(c.extent, atoms)
-    return coordinate(c.extent, atoms, c.places.reshape([a.size for a in atoms]))
-
-
-def _ranked(values: Indices) -> tuple[int, Indices]:
-    """Number the places anew, without gaps: a coarser grid."""
-    known = np.unique(values[values != NOWHERE])
-    ranks = np.searchsorted(known, values)
-    return len(known), np.where(values == NOWHERE, NOWHERE, ranks)
-
-
-def coordinate(extent: int, atoms: Group, values: Indices) -> Coordinate:
-    """A coordinate in its simplest form: without atoms that the places do not depend on."""
-    for i in reversed(range(len(atoms))):
-        if len(atoms) > 1 and bool((values == values.take([0], axis=i)).all()):
-            atoms, values = atoms[:i] + atoms[i + 1 :], np.asarray(values.take(0, axis=i))
-    identity = values.size == extent and bool((values.ravel() == np.arange(extent)).all())
-    return Coordinate(extent, atoms, None if identity else values)
-
-
-def _restricted(c: Coordinate | None, left: set[Atom]) -> Coordinate | None:
-    """What remains of a coordinate when only some atoms do."""
-    if c is None or all(a in left for a in c.atoms):
-        return c
-    gone = tuple(i for i, a in enumerate(c.atoms) if a not in left)
-    atoms = tuple(a for a in c.atoms if a in left)
-    if not atoms:
-        return None
-    values = c.values()
-    first = np.where(values == NOWHERE, np.iinfo(np.int64).max, values).min(axis=gone)
-    first = np.where(first == np.iinfo(np.int64).max, NOWHERE, first)
-    extent, ranks = _ranked(first)
-    return coordinate(extent, atoms, ranks)
+def samples(group: Group) -> int:
+    """How many samples run along an axis."""
+    return count([a for a in group if a.batch])
 
 
 def with_groups(axes: Axes, groups: Sequence[Group]) -> Axes:
-    """The same atoms in other axes; coordinates of atoms that are gone become coarser."""
+    """The same atoms in other axes; what ran along atoms that are gone was read together."""
     left = {a for g in groups for a in g}
-    return Axes(tuple(groups), tuple(_restricted(c, left) for c in axes.coordinates))
+    read = _owned(axes, {a for g in axes.groups for a in g} - left)
+    return Axes(tuple(groups), tuple(c and places.restricted(c, left) for c in read))
+
+
+def _owned(axes: Axes, gone: set[Atom]) -> tuple[Coordinate | None, ...]:
+    """The coordinates before some atoms are read together.
+
+    A number that reads nothing along one axis of an input reads nothing of that input. Where that
+    depends on atoms that are read together, it must be known along the other axes first.
+    """
+    found = list(axes.coordinates)
+    for k, c in enumerate(axes.coordinates):
+        if c is None or not gone.intersection(c.atoms) or c.everywhere:
+            continue
+        for j, other in enumerate(found):
+            if j != k and other is not None and other.input == c.input:
+                if gone.intersection(other.atoms):
+                    found[j] = places.where_read(other, c)
+    return tuple(found)
 
 
 # -- rearranging ------------------------------------------------------------------------------
@@ -179,30 +111,32 @@ def regrouped(axes: Axes, shape: Sequence[int]) -> Axes | None:
     found = _filled(axes, shape)
     if found is None:  # windows of 7 put together, to be cut into windows of 8
         for d, group in enumerate(axes.groups):
-            if len(group) > 1 and not any(a.batch for a in group):
+            if len(group) > 1:
                 axes = merged(axes, d) or axes
         found = _filled(axes, shape)
     return found
 
 
 def _filled(axes: Axes, shape: Sequence[int]) -> Axes | None:
-    left = [a for g in axes.groups for a in g if a.size > 1]
+    left = [a for g in axes.groups for a in g if a.size > 1 or a.batch]
     coordinates = list(axes.coordinates)
     left.reverse()
     groups: list[Group] = []
     for size in shape:
         group: list[Atom] = []
         filled = 1
+        while left and left[-1].batch and left[-1].size == 1:
+            group.append(left.pop())
         while filled < size:
             if not left or size % filled:
                 return None
             atom = left.pop()
             need = size // filled
             if need % atom.size:
-                if atom.size % need:
+                if atom.size % need or atom.batch:
                     return None
-                parts = (Atom(need, atom.batch), Atom(atom.size // need, atom.batch))
-                coordinates = [_split_atom(c, atom, parts) for c in coordinates]
+                parts = (Atom(need), Atom(atom.size // need))
+                coordinates = [c and places.split(c, atom, parts) for c in coordinates]
                 left.append(parts[1])
                 atom = parts[0]
             group.append(atom)
@@ -223,78 +157,145 @@ def merged(axes: Axes, dim: int) -> Axes | None:
     group = axes.groups[dim]
     if len(group) == 1:
         return axes
-    if any(a.batch for a in group):
+    if samples(group) > 1:
         return None
-    whole = Atom(math.prod(a.size for a in group))
-    coordinates: list[Coordinate | None] = []
-    for c in axes.coordinates:
-        if c is None or not any(a in group for a in c.atoms):
-            coordinates.append(c)
-            continue
-        others = tuple(a for a in c.atoms if a not in group)
-        present = tuple(a for a in group if a in c.atoms)
-        order = [c.atoms.index(a) for a in (*present, *others)]
-        values = c.values().transpose(order)
-        full = values.reshape(
-            [a.size if a in present else 1 for a in group] + [a.size for a in others]
-        )
-        full = np.broadcast_to(full, [a.size for a in (*group, *others)])
-        atoms = (whole, *others)
-        coordinates.append(coordinate(c.extent, atoms, full.reshape([a.size for a in atoms])))
-    groups = [*axes.groups]
-    groups[dim] = (whole,)
-    return Axes(tuple(groups), tuple(coordinates))
+    whole = Atom(count(group))
+    changed = tuple(c and places.merged(c, group, whole) for c in axes.coordinates)
+    return Axes((*axes.groups[:dim], (whole,), *axes.groups[dim + 1 :]), changed)
 
 
-def taken(axes: Axes, dim: int, index: Indices, *, coarser: bool = False) -> Axes | None:
-    """After taking places along one axis (slices, rolls, pads: ``NOWHERE`` is a new place).
+def taken(axes: Axes, dim: int, index: Indices) -> Axes | None:
+    """After places of one axis were taken by number: slices, rolls, flips, pads, tables.
 
     Args:
         axes: before.
         dim: the axis.
-        index: which places are taken, shape (new size,).
-        coarser: the grid becomes as coarse as what was taken (strided slices).
+        index: which places are taken, shape (size after,); ``NOWHERE`` is a place that was not
+            there.
+
+    Returns:
+        None if samples were taken apart.
     """
-    if len(index) == axes.shape[dim] and bool((index == np.arange(len(index))).all()):
+    size = axes.shape[dim]
+    if len(index) == size and bool((index == np.arange(size)).all()):
         return axes
+    if samples(axes.groups[dim]) > 1 or (has_batch(axes.groups[dim]) and size > 1):
+        blocks = _blocks_taken(axes, dim, index)
+        if blocks is not None or samples(axes.groups[dim]) > 1:
+            return blocks
     single = merged(axes, dim)
-    if single is None or single.groups[dim][0].batch:
-        return None
+    assert single is not None
     (old,), new = single.groups[dim], Atom(len(index))
-    coordinates: list[Coordinate | None] = []
-    for c in single.coordinates:
-        if c is None or old not in c.atoms:
-            coordinates.append(c)
-            continue
-        axis = c.atoms.index(old)
-        values = np.take(c.values(), np.maximum(index, 0), axis=axis)
-        outside = (index == NOWHERE).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
-        values = np.where(outside, NOWHERE, values)
-        extent = c.extent
-        if coarser:
-            extent, values = _ranked(values)
-        atoms = tuple(new if a is old else a for a in c.atoms)
-        coordinates.append(coordinate(extent, atoms, values))
-    groups = [*single.groups]
-    groups[dim] = (new,)
-    return Axes(tuple(groups), tuple(coordinates))
+    changed = tuple(c and places.taken(c, old, new, index) for c in single.coordinates)
+    return Axes((*single.groups[:dim], (new,), *single.groups[dim + 1 :]), changed)
+
+
+def _blocks_taken(axes: Axes, dim: int, index: Indices) -> Axes | None:
+    """After whole batches were taken of an axis on which several stand one after the other."""
+    group = axes.groups[dim]
+    at = next(i for i, a in enumerate(group) if a.batch)
+    outer, inner = group[:at], group[at:]
+    block = count(inner)
+    if not outer or len(index) % block or (index == NOWHERE).any():
+        return None
+    rows = index.reshape(-1, block)
+    numbers = rows[:, 0] // block
+    if not bool((rows == numbers[:, None] * block + np.arange(block)).all()):
+        return None
+    tile, new = Atom(count(outer)), Atom(len(numbers))
+    tiled = tuple(c and places.merged(c, outer, tile) for c in axes.coordinates)
+    if len(numbers) == 1:
+        changed = tuple(c and places.chosen(c, tile, int(numbers[0])) for c in tiled)
+        return Axes((*axes.groups[:dim], inner, *axes.groups[dim + 1 :]), changed)
+    changed = tuple(c and places.taken(c, tile, new, numbers) for c in tiled)
+    return Axes((*axes.groups[:dim], (new, *inner), *axes.groups[dim + 1 :]), changed)
 
 
 def selected(axes: Axes, dim: int, place: int) -> Axes | None:
-    """After choosing one place of an axis, which vanishes; its coordinate stays as a number."""
-    one = taken(axes, dim, np.array([place]))
-    if one is None:
+    """After choosing one place of an axis, which vanishes; its place stays known."""
+    group = axes.groups[dim]
+    single = merged(axes, dim)
+    if single is None or samples(group) > 1:
         return None
-    group = one.groups[dim]
-    atom = group[0] if group else None
-    coordinates = tuple(
-        Coordinate(
-            c.extent,
-            tuple(a for a in c.atoms if a is not atom),
-            np.asarray(c.values().take(0, axis=c.atoms.index(atom))),
-        )
-        if c is not None and atom in c.atoms
-        else c
-        for c in one.coordinates
-    )
-    return Axes((*one.groups[:dim], *one.groups[dim + 1 :]), coordinates)
+    changed = single.coordinates
+    if single.groups[dim]:
+        atom = single.groups[dim][0]
+        changed = tuple(c and places.chosen(c, atom, place) for c in changed)
+    return Axes((*single.groups[:dim], *single.groups[dim + 1 :]), changed)
+
+
+def windowed(axes: Axes, taps: Mapping[int, Taps]) -> Axes | None:
+    """After windows slid over some axes.
+
+    Args:
+        axes: before.
+        taps: for each axis that a window slides over, what it reads.
+
+    Returns:
+        None if a window slides over samples.
+    """
+    for dim, window in taps.items():
+        size, after = axes.shape[dim], len(window.index)
+        if window.nothing_moves and size == after:
+            continue
+        if samples(axes.groups[dim]) > 1:
+            return None
+        single = axes if size == 1 else merged(axes, dim)
+        assert single is not None
+        old = single.groups[dim][0] if single.groups[dim] else None
+        if after == 1 and old is not None:  # one place is left, of all that the window reads
+            new = Atom(1)
+            one = tuple(c and places.gathered(c, old, new, window) for c in single.coordinates)
+            axes = Axes((*single.groups[:dim], (), *single.groups[dim + 1 :]), one)
+            continue
+        new = old if old is not None and old.size == after else Atom(after)
+        changed = single.coordinates
+        if old is not None:
+            owned = _owned(single, {old})
+            changed = tuple(c and places.windowed(c, old, new, window) for c in owned)
+        axes = Axes((*single.groups[:dim], (new,), *single.groups[dim + 1 :]), changed)
+    return axes
+
+
+def refined(axes: Axes, inside: Mapping[int, int]) -> Axes:
+    """After numbers of one place were put side by side: each gets a part of the cell as center.
+
+    Args:
+        axes: after they were put there.
+        inside: from an axis to the axis that numbers the parts of its cells.
+    """
+    for dim, part in inside.items():
+        if len(axes.groups[dim]) == len(axes.groups[part]) == 1:
+            cell, fine = axes.groups[dim][0], axes.groups[part][0]
+            changed = tuple(c and places.refined(c, cell, fine) for c in axes.coordinates)
+            axes = replace(axes, coordinates=changed)
+    return axes
+
+
+def read_at(axes: Axes, index: Sequence[Indices]) -> Axes | None:
+    """After the last two axes were read at places that differ by sample.
+
+    Args:
+        axes: before, samples first.
+        index: for rows and columns, the places that each number after reads: shape
+            (B, height, width, places), ``NOWHERE`` for none.
+
+    Returns:
+        None if the samples are not the first axis, or rows and columns are not told apart.
+    """
+    batch = axes.groups[0]
+    rows, columns = (merged(axes, d) for d in (2, 3))
+    if len(batch) != 1 or not batch[0].batch or rows is None or columns is None:
+        return None
+    axes = merged(rows, 3) or rows
+    height, width = Atom(index[0].shape[1]), Atom(index[0].shape[2])
+    found: list[Coordinate | None] = []
+    for c in axes.coordinates:
+        if c is None:
+            found.append(None)
+            continue
+        along = [d for d in (0, 1) if axes.groups[2 + d] and axes.groups[2 + d][0] in c.atoms]
+        if len(c.atoms) != 1 or len(along) != 1:
+            return None
+        found.append(places.read_at(c, (batch[0], height, width), index[along[0]]))
+    return Axes((*axes.groups[:2], (height,), (width,)), tuple(found))

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from fullgrad.axes.algebra import (
-    NOWHERE,
-    Atom,
-    Axes,
-    Coordinate,
-    Group,
-    coordinate,
-    fresh,
-    merged,
-    with_groups,
-)
+from fullgrad.axes import coordinates as places
+from fullgrad.axes.algebra import Axes, fresh, has_batch, merged, samples
+from fullgrad.axes.coordinates import HIGH, LOW, Atom, Coordinate, Group, Table, count
 
 
 @dataclass(eq=False, slots=True)
@@ -25,7 +17,7 @@ class Bindings:
     """What one recording learns of axes on its way.
 
     Args:
-        found: fresh atoms that turned out to be positions, when a sum with positions told so.
+        found: fresh atoms that turned out to be places, when a sum with places told so.
         reached: single places (each selection's coordinate) in the order in which something was
             first computed there.
     """
@@ -40,82 +32,136 @@ class Bindings:
                 self.reached.setdefault(c, len(self.reached))
 
     def newest(self, there: Sequence[Coordinate]) -> Coordinate:
-        """Of the coordinates of one sum's operands, the one that counts.
+        """Of the single places of one sum's operands, the one that counts.
 
         A recurrent step puts what it remembers, at earlier places, together with the input that
         it reads: the result lies at the latter, which was reached last or is reached now.
         """
-        if len(there) > 1 and all(not c.atoms for c in there):
-            return max(there, key=lambda c: self.reached.get(c, len(self.reached)))
-        return there[0]
+        return max(there, key=lambda c: self.reached.get(c, len(self.reached)))
+
+
+# -- the same axes under other atoms ----------------------------------------------------------
+
+
+def aligned_with(groups: Sequence[Group], part: Axes, without: int | None = None) -> Axes:
+    """An operand whose axes hold the atoms of the result, where their sizes agree.
+
+    Args:
+        groups: of the result.
+        part: the operand, whose last axes are the result's last axes.
+        without: an axis that is left alone.
+    """
+    ahead = len(groups) - len(part.groups)
+    twins: dict[Atom, Atom] = {}
+    for d, group in enumerate(groups):
+        theirs = part.groups[d - ahead] if d >= ahead else ()
+        if d == without or theirs == group or count(theirs) != count(group) or not theirs:
+            continue
+        if [a.size for a in theirs] != [a.size for a in group]:
+            if len(group) != 1 or has_batch(theirs):
+                continue
+            single = merged(part, d - ahead)
+            assert single is not None
+            part, theirs = single, single.groups[d - ahead]
+        twins.update(zip(theirs, group, strict=True))
+    return _renamed(part, twins)
+
+
+def _renamed(axes: Axes, twins: Mapping[Atom, Atom]) -> Axes:
+    """The same axes with other atoms of the same sizes."""
+    if not twins:
+        return axes
+    return Axes(
+        tuple(tuple(twins.get(a, a) for a in g) for g in axes.groups),
+        tuple(c and _with(c, twins) for c in axes.coordinates),
+    )
+
+
+def _with(c: Coordinate, twins: Mapping[Atom, Atom]) -> Coordinate:
+    if not any(a in twins for a in c.atoms):
+        return c
+    return c.now(tuple(twins.get(a, a) for a in c.atoms), c.table, c.pooled, c.line)
+
+
+def _lined(there: Sequence[Coordinate]) -> Coordinate | None:
+    """Places on the same line, together: the same centers, and intervals that hold all."""
+    first = there[0]
+    if first.line is None or any(c.line != first.line or c.atoms != first.atoms for c in there):
+        return None
+    table = first.table.copy()
+    for c in there[1:]:
+        np.minimum(table[LOW], c.table[LOW], out=table[LOW])
+        np.maximum(table[HIGH], c.table[HIGH], out=table[HIGH])
+    return first.now(first.atoms, table, None, first.line)
+
+
+def _union(there: Sequence[Coordinate], atoms: Iterable[Atom]) -> Coordinate:
+    """Operands' places along one axis of an input, together."""
+    there = [c for c in there if not c.pooled] or there
+    first = there[0]
+    if len(there) == 1 or all(c is first for c in there[1:]):
+        return first
+    lined = _lined(there)
+    if lined is not None:
+        return lined
+    used = tuple(a for a in atoms if any(a in c.atoms for c in there))
+    table = places.united([places.over(c, used) for c in there])
+    return places.simplified(first.now(used, table, first.pooled))
 
 
 def combined(parts: Sequence[Axes], shape: Sequence[int], bindings: Bindings) -> Axes | None:
     """After an element-wise operation with broadcasting.
 
-    Where one operand's axis holds positions and another's holds something fresh of the same size,
-    the fresh one is positions as well.
+    Numbers read what any operand reads there. Where one operand's axis holds places and another's
+    holds something fresh of the same size, the fresh one holds places as well.
     """
     dims = len(shape)
+    parts = [_evenly_grouped(p, parts, shape) for p in parts]
     candidates = sorted(parts, key=lambda p: (not p.placed, p.shape != tuple(shape)))
     groups: list[Group] = []
     for d, size in enumerate(shape):
         chosen: Group | None = None
         for p in candidates:
             i = d - (dims - len(p.groups))
-            if i < 0 or (p.shape[i] != size):
+            if i < 0 or p.shape[i] != size:
                 continue
             group = p.groups[i]
             if chosen is None:
                 chosen = group
-            elif chosen and group and chosen != group and not any(a.batch for a in chosen):
+            elif chosen and group and chosen != group and not has_batch(chosen):
                 _bind(candidates[0], chosen, group, p, bindings)
         groups.append(fresh(size) if chosen is None else chosen)
-    left = {a for g in groups for a in g}
-    rank = max(len(p.coordinates) for p in parts)
-    coordinates = []
-    for k in range(rank):
-        there = [p.coordinates[k] for p in candidates]
-        whole = [c for c in there if c is not None and all(a in left for a in c.atoms)]
-        coordinates.append(bindings.newest(whole) if whole else None)
-    return united(Axes(tuple(groups), tuple(coordinates)), candidates)
+    left = [a for g in groups for a in g]
+    aligned = [aligned_with(groups, p) for p in candidates]
+    coordinates: list[Coordinate | None] = []
+    for k in range(max(len(p.coordinates) for p in parts)):
+        there = [c for c in (p.coordinates[k] for p in aligned) if c is not None]
+        there = [c for c in there if all(a in left for a in c.atoms)]
+        single = [c for c in there if not c.atoms]
+        if single and len(single) == len(there) > 1:
+            own = [c for p in candidates if (c := p.coordinates[k]) is not None]
+            there = [bindings.newest(own)]
+        coordinates.append(_union(there, left) if there else None)
+    return Axes(tuple(groups), tuple(coordinates))
 
 
-def united(axes: Axes, others: Sequence[Axes | None], without: int | None = None) -> Axes:
-    """Axes that also lie where operands on other grids do, whose axes are of the same sizes.
-
-    Args:
-        axes: of the result.
-        others: operands, broadcast to the result.
-        without: an axis along which the operands are joined.
-    """
-    coordinates = list(axes.coordinates)
-    dims = len(axes.groups)
-    for other in others:
-        if other is None or not any(
-            c is not None and coordinates[k] is None for k, c in enumerate(other.coordinates)
-        ):
-            continue
-        twins: dict[Atom, Atom] = {}
-        for d, group in enumerate(axes.groups):
-            i = d - (dims - len(other.groups))
-            if d != without and i >= 0:
-                theirs = other.groups[i]
-                if [a.size for a in theirs] == [a.size for a in group]:
-                    twins.update(zip(theirs, group, strict=True))
-        for k, c in enumerate(other.coordinates):
-            if coordinates[k] is None and c is not None and all(a in twins for a in c.atoms):
-                atoms = tuple(twins[a] for a in c.atoms)
-                coordinates[k] = Coordinate(c.extent, atoms, c.places) if atoms else c
-    return replace(axes, coordinates=tuple(coordinates))
+def _evenly_grouped(part: Axes, parts: Sequence[Axes], shape: Sequence[int]) -> Axes:
+    """An operand whose axes are single atoms where another operand's are divided otherwise."""
+    for d in range(-len(part.groups), 0):
+        sizes = {
+            tuple(a.size for a in p.groups[d])
+            for p in parts
+            if len(p.groups) >= -d and p.shape[d] == shape[d] and p.placed
+        }
+        if len(sizes) > 1 and part.shape[d] == shape[d]:
+            part = merged(part, len(part.groups) + d) or part
+    return part
 
 
 def _bind(placed: Axes, known: Group, other: Group, holder: Axes, bindings: Bindings) -> None:
-    if holder.placed or not any(c and any(a in known for a in c.atoms) for c in placed.coordinates):
+    if holder.placed or not placed.depends(known):
         return
-    if len(known) == len(other) and all(
-        a.size == b.size for a, b in zip(known, other, strict=True)
-    ):
+    if [a.size for a in known] == [a.size for a in other]:
         twins = dict(zip(known, other, strict=True))
     elif len(other) == 1:
         single = merged(Axes((known,), placed.coordinates), 0)
@@ -125,9 +171,7 @@ def _bind(placed: Axes, known: Group, other: Group, holder: Axes, bindings: Bind
     else:
         return
     found = tuple(
-        Coordinate(c.extent, tuple(twins[a] for a in c.atoms), c.places)
-        if c is not None and all(a in twins for a in c.atoms)
-        else None
+        _with(c, twins) if c is not None and all(a in twins for a in c.atoms) else None
         for c in placed.coordinates
     )
     if any(c is not None for c in found):
@@ -150,64 +194,129 @@ def resolved(axes: Axes, bindings: Bindings) -> Axes:
 # -- joins ------------------------------------------------------------------------------------
 
 
-def _nowhere(c: Coordinate) -> bool:
-    return c.places is not None and not bool((c.places != NOWHERE).any())
-
-
 def joined(parts: Sequence[Axes | None], sizes: Sequence[int], dim: int) -> Axes | None:
-    """After a concatenation along one axis; constants (None) lie nowhere."""
-    reference = next((p for p in parts if p is not None and p.placed), None)
-    reference = reference or next((p for p in parts if p is not None), None)
-    if reference is None:
+    """After a concatenation along one axis.
+
+    Args:
+        parts: the operands; None for constants, which have no place.
+        sizes: of the operands along the axis.
+        dim: the axis.
+
+    Returns:
+        None if samples are joined with something else.
+    """
+    known = [p for p in parts if p is not None]
+    if not known:
         return None
-    singles = [None if p is None else merged(p, dim) for p in parts]
+    if any(has_batch(p.groups[dim]) for p in known):
+        found = _batches_joined(parts, dim)
+        if found is not None or any(samples(p.groups[dim]) > 1 for p in known):
+            return found
+    singles = [p and merged(p, dim) for p in parts]
+    if any(s is not None and s.depends(s.groups[dim]) for s in singles):
+        # One operand's axis may hold what another axis of another operand holds.
+        singles = [s and _renamed(s, {a: Atom(a.size) for a in s.groups[dim]}) for s in singles]
+    reference = next((s for s in singles if s and s.placed), None) or next(s for s in singles if s)
     whole = Atom(sum(sizes))
-    if any(
-        p is not None and (s is None or any(a.batch for a in s.groups[dim]))
-        for p, s in zip(parts, singles, strict=True)
-    ):
+    aligned = [s and aligned_with(reference.groups, s, dim) for s in singles]
+    atoms = [a for d, g in enumerate(reference.groups) if d != dim for a in g]
+    coordinates = []
+    for k in range(len(reference.coordinates)):
+        coordinates.append(_joined_along(aligned, sizes, dim, k, whole, atoms))
+    groups = (*reference.groups[:dim], (whole,), *reference.groups[dim + 1 :])
+    return Axes(groups, tuple(coordinates))
+
+
+def _joined_along(
+    parts: Sequence[Axes | None],
+    sizes: Sequence[int],
+    dim: int,
+    k: int,
+    whole: Atom,
+    atoms: Sequence[Atom],
+) -> Coordinate | None:
+    """The places of all operands along one axis of an input, one operand after the other."""
+    there = [None if p is None else p.coordinates[k] for p in parts]
+    found = [c for c in there if c is not None]
+    if not found:
         return None
-    coordinates: list[Coordinate | None] = []
-    for k, kept in enumerate(reference.coordinates):
-        along: list[Coordinate | None] = []
-        for s in singles:
-            c = None if s is None else s.coordinates[k]
-            atoms = () if s is None else s.groups[dim]
-            if c is not None and (not atoms or atoms[0] not in c.atoms or _nowhere(c)):
-                c = None
-            along.append(c)
-        there = [c for c in along if c is not None]
-        if not there:
-            coordinates.append(kept)
-            continue
-        if any(len(c.atoms) > 1 or c.extent != there[0].extent for c in there):
+    if not all(c.pooled for c in found):
+        there = [None if c is None or c.pooled else c for c in there]
+        found = [c for c in there if c is not None]
+    spoken_for = all(
+        c is not None or p is None or not _elsewhere(p, found[0].input)
+        for p, c in zip(parts, there, strict=True)
+    )
+    lined = _lined(found) if spoken_for else None
+    if lined is not None and lined.atoms[0] in atoms:
+        return lined  # channels put side by side
+    own = [() if p is None else p.groups[dim] for p in parts]
+    along = any(g and g[0] in c.atoms for g, c in zip(own, there, strict=True) if c is not None)
+    others = tuple(a for a in atoms if any(a in c.atoms for c in found))
+    tables: list[Table | None] = []
+    for p, c, group, size in zip(parts, there, own, sizes, strict=True):
+        shape = (size, *(a.size for a in others))
+        if c is not None:
+            table = places.over(c, (*group, *others))
+            tables.append(np.broadcast_to(table if group else table[:, None], (3, *shape)))
+        elif along or (p is not None and _elsewhere(p, found[0].input)):
+            tables.append(np.full((3, *shape), np.nan))
+        else:
+            tables.append(None)  # without a place of its own it goes with the others
+    spoken = [t for t in tables if t is not None]
+    if not along and all(places.same(t[:, 0], spoken[0][:, 0]) for t in spoken):
+        return found[0].now(others, spoken[0][:, 0], found[0].pooled)
+    filled = [
+        np.broadcast_to(places.united([s[:, :1] for s in spoken]), (3, n, *spoken[0].shape[2:]))
+        if t is None
+        else t
+        for t, n in zip(tables, sizes, strict=True)
+    ]
+    table = np.concatenate(filled, 1)
+    return places.simplified(found[0].now((whole, *others), table))
+
+
+def _elsewhere(axes: Axes, number: int) -> bool:
+    """Whether an operand has places, but none on an input."""
+    return axes.placed and all(c is None or c.input != number for c in axes.coordinates)
+
+
+def _batches_joined(parts: Sequence[Axes | None], dim: int) -> Axes | None:
+    """Batches put one after the other: a new atom says which."""
+    first = parts[0]
+    if first is None:
+        return None
+    tiles: list[int] = []
+    prepared: list[Axes] = []
+    inner: Group | None = None
+    for p in parts:
+        if p is None:
             return None
-        pieces = [
-            np.full(n, NOWHERE) if c is None else c.values()
-            for c, n in zip(along, sizes, strict=True)
-        ]
-        coordinates.append(coordinate(there[0].extent, (whole,), np.concatenate(pieces)))
-    groups = [*reference.groups]
-    groups[dim] = (whole,)
-    whole_axes = with_groups(Axes(tuple(groups), tuple(coordinates)), groups)
-    return united(whole_axes, singles, dim)
+        group = p.groups[dim]
+        at = next((i for i, a in enumerate(group) if a.batch), None)
+        if at is None:
+            return None
+        outer, rest = group[:at], group[at:]
+        if inner is None:
+            inner = rest
+        if [a.size for a in rest] != [a.size for a in inner]:
+            return None
+        tile = (Atom(count(outer)),)
+        changed = tuple(
+            c and places.merged(c, outer, tile[0]) if outer else c for c in p.coordinates
+        )
+        apart = Axes((*p.groups[:dim], tile, rest, *p.groups[dim + 1 :]), changed)
+        prepared.append(_renamed(apart, dict(zip(rest, inner, strict=True))))
+        tiles.append(count(outer))
+    together = joined(prepared, tiles, dim)
+    if together is None or inner is None:
+        return None
+    groups = together.groups
+    group = (*groups[dim], *groups[dim + 1])
+    return Axes((*groups[:dim], group, *groups[dim + 2 :]), together.coordinates)
 
 
 def stacked(parts: Sequence[Axes | None], dim: int) -> Axes | None:
     """After stacking along a new axis, which may bring back what ``selected`` took apart."""
-    known = [p for p in parts if p is not None]
-    if not known:
-        return None
-    first, new = known[0], Atom(len(parts))
-    coordinates: list[Coordinate | None] = []
-    for k, c in enumerate(first.coordinates):
-        numbers = [None if p is None else p.coordinates[k] for p in parts]
-        there = [n for n in numbers if n is not None]
-        if there and all(n.atoms == () and n.extent == there[0].extent for n in there):
-            values = np.array([NOWHERE if n is None else int(n.values()) for n in numbers])
-            coordinates.append(coordinate(there[0].extent, (new,), values))
-        else:
-            coordinates.append(c)
-    groups = (*first.groups[:dim], (new,), *first.groups[dim:])
-    apart = [Axes((*p.groups[:dim], (), *p.groups[dim:]), p.coordinates) for p in known]
-    return united(Axes(groups, tuple(coordinates)), apart, dim)
+    apart = [p and Axes((*p.groups[:dim], (), *p.groups[dim:]), p.coordinates) for p in parts]
+    return joined(apart, [1] * len(parts), dim)

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from fullgrad.axes.algebra import Atom, Axes, Coordinate, Group
+from fullgrad.axes.algebra import Axes
+from fullgrad.axes.coordinates import Atom, Coordinate, Group, evenly, identity
 from fullgrad.errors import LayoutError
 
 InputLayout: TypeAlias = str | Sequence[str | None] | None
@@ -130,7 +131,7 @@ def _of_input(shape: Sequence[int], letters: str, grid: Grid | None, total: int)
     coordinates: list[Coordinate | None] = [None] * total
     if grid is not None:
         along = [a for a, c in zip(atoms, letters, strict=True) if c not in "BC"]
-        coordinates[grid.start : grid.stop] = [Coordinate(a.size, (a,)) for a in along]
+        coordinates[grid.start : grid.stop] = [identity(a.size, a, grid.input) for a in along]
     return Axes(tuple((a,) for a in atoms), tuple(coordinates))
 
 
@@ -241,6 +242,38 @@ def _axes(pattern: Pattern, shape: Sequence[int], layouts: Layouts, module: str,
             group.append(atom)
             if c in grids:
                 grid, k = grids[c]
-                coordinates[grid.start + k] = Coordinate(atom.size, (atom,))
+                coordinates[grid.start + k] = evenly(grid.sizes[k], atom, grid.input)
         groups.append(tuple(group))
     return Axes(tuple(groups), tuple(coordinates))
+
+
+def example_layout(shape: Sequence[int], batch: int, grids: Sequence[Grid]) -> str:
+    """A layout that an activation of a shape may have, for messages: one that can be stated.
+
+    Args:
+        shape: of the activation.
+        batch: number of samples.
+        grids: of the inputs.
+    """
+    letters, sizes = grids[0].letters, grids[0].sizes
+    first = "B"
+    if shape and shape[0] != batch and shape[0] % batch == 0:
+        first = f"(B N={shape[0] // batch})"
+    others = [c for c in "NSUVXYZ" if c not in letters and c not in first]
+    rank = len(shape)
+    if rank == len(letters) + 2:
+        return " ".join((first, "C", *letters))
+    if rank < 3:
+        return " ".join((first, "C")[:rank])
+    places = shape[-2]
+    fitted = [*letters]
+    if len(letters) == 2:
+        wide, high = sizes[1], sizes[0]
+        height = math.isqrt(places * high // wide)
+        if not height or height * height * wide != places * high:
+            height = next(n for n in range(math.isqrt(places), 0, -1) if places % n == 0)
+        fitted = [f"{letters[0]}={height}", f"{letters[1]}={places // height}"]
+    elif len(letters) == 3:
+        fitted = [f"{letters[0]}={places}", f"{letters[1]}=1", f"{letters[2]}=1"]
+    middle = fitted[0] if len(fitted) == 1 else f"({' '.join(fitted)})"
+    return " ".join((first, *others[: rank - 3], middle, "C"))

@@ -4,13 +4,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from fullgrad.axes.algebra import NOWHERE, Atom, Axes, Indices
+from fullgrad.axes.algebra import Axes
+from fullgrad.axes.coordinates import (
+    CENTER,
+    HIGH,
+    LOW,
+    NOWHERE,
+    Atom,
+    Coordinate,
+    Indices,
+    Table,
+    over,
+)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Cells:
+    """The cells of a term's grid along one axis of the input, in order.
+
+    Args:
+        count: how many there are.
+        weights: shape (places of the input, cells): how the input's places are interpolated from
+            the cells, zero where nothing is read; None where the cells are even and cover the axis:
+            they are stretched over it, corners aligned, as in the paper.
+    """
+
+    count: int
+    weights: Table | None = None
+
+    @property
+    def key(self) -> tuple[int, bytes]:
+        """Equal for cells that lie at the same places."""
+        return self.count, b"" if self.weights is None else self.weights.tobytes()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -21,29 +54,40 @@ class Placement:
         sizes: of the axes taken apart, for all samples.
         batch: which of them counts the samples; None if there is one sample only.
         positions: which of them are positions, in ascending order.
-        extents: of the grid that the positions make, one for each axis of the input's.
-        places: of each position, row-major, its place on the grid, or ``NOWHERE``; None if they
-            are the grid already.
+        cells: of the grid that the positions make, one for each axis of the input's.
+        places: of each position, row-major, its cell, or ``NOWHERE``; a row for each sample where
+            they differ; None if they are the grid already.
+        shares: of each position, how much of its number belongs to this grid, should it lie on
+            several inputs' grids; None for all of it.
         steps: which positions count the steps of a recurrent layer, each a term of its own.
     """
 
     sizes: tuple[int, ...]
     batch: int | None
     positions: tuple[int, ...]
-    extents: tuple[int, ...]
+    cells: tuple[Cells, ...]
     places: Indices | None
+    shares: Table | None = None
     steps: tuple[int, ...] = ()
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """Of the grid."""
+        return tuple(c.count for c in self.cells)
 
 
 def placement_of(axes: Axes, batch: int) -> Placement | None:
     """How the terms of an activation are to be read.
 
     Args:
-        axes: of the activation.
+        axes: of the activation, with the coordinates of one input's grid.
         batch: number of samples.
 
     Returns:
-        None if none of its numbers lies at a position (a dense layer's, a class token's).
+        None if none of its numbers has a place (a dense layer's, a class token's).
+
+    Raises:
+        ValueError: the samples are not one axis.
     """
     atoms = [a for g in axes.groups for a in g if a.size > 1 or a.batch]
     batches = [i for i, a in enumerate(atoms) if a.batch]
@@ -52,50 +96,174 @@ def placement_of(axes: Axes, batch: int) -> Placement | None:
     if len(batches) != (batch > 1) or (batches and atoms[batches[0]].size != batch):
         raise ValueError("the samples are not one axis")
     known = [c for c in axes.coordinates if c is not None]
-    if not known:
+    if not known or not all(c.anywhere for c in known):
         return None
-    of_places = {a for c in known for a in c.atoms}
+    if all(c.pooled == "mean" for c in known):
+        return None
+    of_places = {a for c in known for a in c.atoms if not a.batch}
     positions = tuple(i for i, a in enumerate(atoms) if a in of_places)
-    extents = tuple(1 if c is None else c.extent for c in axes.coordinates)
-    places = _places(axes, [atoms[i] for i in positions], extents)
+    along = [None if c is None else _along(c) for c in axes.coordinates]
+    cells = tuple(Cells(1) if a is None else a[0] for a in along)
+    sample = next((a for g in axes.groups for a in g if a.batch), None)
+    places = _places(axes, [atoms[i] for i in positions], along, sample)
     if places is not None and not (places != NOWHERE).any():
         return None
-    if not positions and math.prod(extents) > 1 and places is None:
-        raise ValueError("positions without an axis")
-    sizes = tuple(a.size for a in atoms)
+    sizes, counted = tuple(a.size for a in atoms), batches[0] if batches else None
     steps = tuple(i for i in positions if atoms[i].step)
-    return Placement(sizes, batches[0] if batches else None, positions, extents, places, steps)
+    return Placement(sizes, counted, positions, cells, places, steps=steps)
 
 
-def _places(axes: Axes, atoms: Sequence[Atom], extents: Sequence[int]) -> Indices | None:
-    in_order = [a for c in axes.coordinates if c is not None for a in c.atoms if a.size > 1]
-    if in_order == list(atoms) and all(c is None or c.places is None for c in axes.coordinates):
+def placements_on(axes: Axes, grids: Sequence[slice], batch: int) -> list[Placement | None]:
+    """How the terms of an activation are to be read on the grids of several inputs.
+
+    A number that lies on several grids is shared equally among them.
+
+    Args:
+        axes: of the activation.
+        grids: which of its coordinates belong to each grid.
+        batch: number of samples.
+
+    Raises:
+        ValueError: the samples are not one axis.
+    """
+    parts = [replace(axes, coordinates=axes.coordinates[g]) for g in grids]
+    found = [placement_of(part, batch) for part in parts]
+    if sum(p is not None for p in found) < 2:
+        return found
+    on = [_on(part) if p is not None else None for part, p in zip(parts, found, strict=True)]
+    return [
+        None if p is None or own is None else replace(p, shares=_shares(axes, own, on))
+        for p, own in zip(found, on, strict=True)
+    ]
+
+
+# The atoms that decide which numbers lie on a grid, and whether they do.
+_On: TypeAlias = tuple[tuple[Atom, ...], NDArray[np.bool_]]
+
+
+def _on(axes: Axes) -> _On:
+    known = [c for c in axes.coordinates if c is not None]
+    atoms = tuple(dict.fromkeys(a for c in known for a in c.atoms))
+    there = np.ones([a.size for a in atoms], dtype=bool)
+    for c in known:
+        there &= ~np.isnan(over(c, atoms)[LOW])
+    return atoms, there
+
+
+def _shares(axes: Axes, own: _On, others: Sequence[_On | None]) -> Table | None:
+    positions = [a for g in axes.groups for a in g if a in own[0] and not a.batch and a.size > 1]
+    total = np.zeros([a.size for a in positions])
+    for other in others:
+        if other is None:
+            continue
+        atoms, there = other
+        there = np.asarray(there.any(tuple(i for i, a in enumerate(atoms) if a not in positions)))
+        left = [a for a in atoms if a in positions]
+        order = sorted(range(len(left)), key=lambda i: positions.index(left[i]))
+        shape = [a.size if a in left else 1 for a in positions]
+        total += there.transpose(order).reshape(shape)
+    return None if (total <= 1).all() else np.asarray(1 / np.maximum(total, 1)).reshape(-1)
+
+
+def _along(c: Coordinate) -> tuple[Cells, Indices]:
+    """The cells along one axis of the input, and each number's cell, shape (sizes of the atoms)."""
+    if c.line is not None:
+        count = c.atoms[0].size
+        centers = c.table[CENTER]
+        numbers = np.arange(count)
+        return Cells(count, None if _stretched(centers, c) else _weights(centers, c)), numbers
+    centers = c.table[CENTER]
+    there = ~np.isnan(centers)
+    distinct, index = np.unique(np.round(centers[there], 6), return_inverse=True)
+    numbers = np.full(centers.shape, NOWHERE, dtype=np.int64)
+    if len(distinct) > c.size:  # as fine as it is, the input's own places
+        numbers[there] = np.clip(np.floor(centers[there] + 0.5), 0, c.size - 1).astype(np.int64)
+        return Cells(c.size), numbers
+    numbers[there] = index.reshape(-1)
+    if _stretched(distinct, c):
+        return Cells(len(distinct)), numbers
+    return Cells(len(distinct), _weights(distinct, c)), numbers
+
+
+def _stretched(centers: Table, c: Coordinate) -> bool:
+    """Whether cells are even and leave less than one of them uncovered at the ends."""
+    if c.line is not None and len(centers) > 1:
+        step = c.line[1]
+        return bool(c.table[LOW, 0] < step and c.size - 1 - c.table[HIGH, -1] < step)
+    low, high = np.nanmin(c.table[LOW]), np.nanmax(c.table[HIGH])
+    steps = np.diff(centers)
+    if len(steps) and float(np.ptp(steps)) > 1e-3 * float(steps.max()):
+        return False
+    step = float(steps[0]) if len(steps) else high - low + 1
+    return bool(low < step and c.size - 1 - high < step)
+
+
+def _weights(centers: Table, c: Coordinate) -> Table:
+    """Linear interpolation between centers, at the input's places that are read."""
+    read = np.zeros(c.size + 1)
+    flat = c.table.reshape(3, -1)
+    low, high = flat[LOW], flat[HIGH]
+    there = ~np.isnan(low)
+    np.add.at(read, low[there].astype(np.int64), 1)
+    np.add.at(read, high[there].astype(np.int64) + 1, -1)
+    places = np.arange(c.size, dtype=np.float64)
+    right = np.clip(np.searchsorted(centers, places), 1, max(len(centers) - 1, 1))
+    weights = np.zeros((c.size, len(centers)))
+    if len(centers) == 1:
+        weights[:, 0] = 1.0
+    else:
+        left = right - 1
+        share = (places - centers[left]) / (centers[right] - centers[left])
+        share = np.clip(share, 0.0, 1.0)
+        rows = np.arange(c.size)
+        weights[rows, left] = 1 - share
+        weights[rows, right] += share
+    weights[np.cumsum(read)[:-1] <= 0] = 0.0
+    return weights
+
+
+def _places(
+    axes: Axes,
+    atoms: Sequence[Atom],
+    along: Sequence[tuple[Cells, Indices] | None],
+    sample: Atom | None,
+) -> Indices | None:
+    """Each position's cell in the whole grid; None if the positions are the grid in order."""
+    known = [c for c in axes.coordinates if c is not None]
+    if all(c.line is not None for c in known) and [c.atoms[0] for c in known] == list(atoms):
         return None
     sizes = [a.size for a in atoms]
-    total, nowhere = np.zeros(sizes, dtype=np.int64), np.zeros(sizes, dtype=bool)
-    stride = math.prod(extents)
-    for extent, c in zip(extents, axes.coordinates, strict=True):
-        stride //= extent
-        if c is None:
+    differ = sample is not None and any(
+        c is not None and sample in c.atoms for c in axes.coordinates
+    )
+    used = [sample, *atoms] if differ and sample is not None else list(atoms)
+    shape = [a.size for a in used]
+    total, nowhere = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
+    stride = math.prod(a[0].count for a in along if a is not None)
+    for c, found in zip(axes.coordinates, along, strict=True):
+        if c is None or found is None:
             continue
-        there = [a for a in c.atoms if a.size > 1]
-        values = c.values().reshape([a.size for a in there])
-        order = sorted(range(len(there)), key=lambda i: atoms.index(there[i]))
-        shape = [a.size if a in there else 1 for a in atoms]
-        values = values.transpose(order).reshape(shape)
-        total = total + values * stride
-        nowhere = nowhere | (values == NOWHERE)
-    places = np.where(nowhere, NOWHERE, total).reshape(-1)
-    whole = len(places) == math.prod(extents)
-    return None if whole and (places == np.arange(len(places))).all() else places
+        cells, numbers = found
+        stride //= cells.count
+        order = sorted(
+            range(len(c.atoms)), key=lambda i: used.index(c.atoms[i]) if c.atoms[i] in used else -1
+        )
+        kept = [c.atoms[i] for i in order]
+        numbers = numbers.transpose(order).reshape([a.size if a in kept else 1 for a in used])
+        total = total + numbers * stride
+        nowhere = nowhere | (numbers == NOWHERE)
+    places = np.where(nowhere, NOWHERE, total).reshape((shape[0], -1) if differ else (-1,))
+    count = math.prod(a[0].count for a in along if a is not None)
+    in_order = not differ and len(places) == count and bool((places == np.arange(count)).all())
+    return None if in_order and sizes else places
 
 
 def arranged(value: Tensor, placement: Placement) -> tuple[Tensor, tuple[int, ...]]:
     """A term, or some samples of it, with its axes taken apart and samples first.
 
     Returns:
-        Shape (samples, ...), without what lies nowhere, and which of its axes are positions (the
-        last one alone, should something lie nowhere).
+        Shape (samples, ...), without what has no place in any sample, and which of its axes are
+        positions (the last one alone, should something have no place).
     """
     sizes, positions = list(placement.sizes), placement.positions
     if placement.batch is None:
@@ -106,15 +274,25 @@ def arranged(value: Tensor, placement: Placement) -> tuple[Tensor, tuple[int, ..
     else:
         value = value.reshape(sizes).movedim(placement.batch, 0)
         positions = tuple(p + (p < placement.batch) for p in positions)
-    if placement.places is None or not (placement.places == NOWHERE).any():
+    there = _there(placement)
+    if there is None:
         return value, positions
-    there = np.flatnonzero(placement.places != NOWHERE)
     if len(positions) == 1 and there[-1] - there[0] + 1 == len(there):
         return value.narrow(positions[0], int(there[0]), len(there)), positions
     others = [i for i in range(value.dim()) if i not in positions]
     last = value.permute(*others, *positions).flatten(len(others))
     index = torch.from_numpy(there).to(value.device)
     return last.index_select(-1, index), (len(others),)
+
+
+def _there(placement: Placement) -> Indices | None:
+    """Which positions have a place in any sample; None for all."""
+    if placement.places is None:
+        return None
+    present = placement.places != NOWHERE
+    if present.ndim > 1:
+        present = present.any(0)
+    return None if present.all() else np.flatnonzero(present)
 
 
 def on_grid(maps: Tensor, placement: Placement) -> Tensor:
@@ -127,10 +305,19 @@ def on_grid(maps: Tensor, placement: Placement) -> Tensor:
     Returns:
         Shape (samples, 1, *extents); positions that share a place are summed.
     """
-    samples = maps.shape[0]
+    samples, there = maps.shape[0], _there(placement)
+    if placement.shares is not None:
+        shares = placement.shares if there is None else placement.shares[there]
+        weights = torch.from_numpy(shares).to(maps.device, maps.dtype)
+        maps = (maps.reshape(samples, -1) * weights).reshape(maps.shape)
     if placement.places is not None:
-        there = placement.places[placement.places != NOWHERE]
-        index = torch.from_numpy(there).to(maps.device)
-        grid = maps.new_zeros(samples, math.prod(placement.extents))
-        maps = grid.index_add_(1, index, maps.reshape(samples, -1))
+        places = placement.places if there is None else placement.places[..., there]
+        size = math.prod(placement.extents)
+        flat = maps.reshape(samples, -1)
+        if places.ndim == 1:
+            index = torch.from_numpy(places).to(maps.device)
+            maps = maps.new_zeros(samples, size).index_add_(1, index, flat)
+        else:
+            index = torch.from_numpy(np.where(places == NOWHERE, size, places)).to(maps.device)
+            maps = maps.new_zeros(samples, size + 1).scatter_add_(1, index, flat)[:, :size]
     return maps.reshape(samples, 1, *placement.extents)

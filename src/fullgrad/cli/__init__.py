@@ -1,7 +1,5 @@
 """The command line. Importing this package is cheap: commands are imported when they are run."""
 
-from fullgrad.errors import FullGradError
+from fullgrad.errors import UsageError
 
-
-class UsageError(FullGradError):
-    """What was asked for cannot be done; nothing has been."""
+__all__ = ["UsageError"]

@@ -16,13 +16,12 @@ import torch
 
 from fullgrad._optional import require
 from fullgrad.app.guard import is_loopback
-from fullgrad.app.limits import Limits
-from fullgrad.app.memory import giver, settled
-from fullgrad.app.models import Served, copies, served
-from fullgrad.app.photograph import ceiling
-from fullgrad.app.pool import Bench, Pool
+from fullgrad.app.memory import frozen_collector, memory_release
+from fullgrad.app.models import Served, copies, serve
+from fullgrad.app.pool import Pool, WorkerModels
 from fullgrad.app.refusal import hide
 from fullgrad.app.server import build
+from fullgrad.app.upload import Limits, pillow_limit
 from fullgrad.cli import UsageError
 from fullgrad.cli.explain import class_names
 from fullgrad.vision.image_result import number_of_classes
@@ -96,17 +95,15 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FullGradError: nothing was served.
     """
-    for module, extra in (("starlette", "app"), ("uvicorn", "app"), ("matplotlib", "app")):
-        require(module, extra)
     quiet()
     _check_pixels(args.max_pixels)
     hide(_hidden(args))
-    listening = listen(args.host, args.port)  # first: a port in use is told before a long load
+    listening = listen(args.host, args.port)  # first: a port in use is reported before a long load
     try:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.workers))
         models = load(args)
-        benches = [Bench(own) for own in copies(models, args.workers)]
-        pool = Pool(benches, most=args.workers * _WAITING, after=giver())
+        workers = [WorkerModels(own) for own in copies(models, args.workers)]
+        pool = Pool(workers, most=args.workers * _WAITING, after=memory_release())
         limits = Limits(args.max_bytes, args.max_pixels)
         app = build(
             models, pool, limits, loopback=is_loopback(args.host), uploads=args.workers * _UPLOADS
@@ -119,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
                 file=sys.stderr,
                 flush=True,
             )
-        with settled():
+        with frozen_collector():
             _serve(app, listening, _url(args.host, listening), args.open)
             ended = pool.close(_STOPPING)
     finally:
@@ -131,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_pixels(count: int) -> None:
-    most = ceiling()
+    most = pillow_limit()
     if most is not None and count > most:
         raise UsageError(
             f"--max-pixels {count} is more than Pillow opens: give at most {most} pixels"
@@ -148,13 +145,13 @@ def _hidden(args: argparse.Namespace) -> list[Path]:
 
 
 def quiet() -> None:
-    """Keep warnings of the libraries off the terminal: what is wrong with a request, it is told."""
+    """Keep the libraries' warnings off the terminal: a request is told what is wrong with it."""
     for module in _LIBRARIES:
         warnings.filterwarnings("ignore", module=module)
 
 
 def load(args: argparse.Namespace) -> list[Served]:
-    """The models of the command line.
+    """Load the models of the command line.
 
     Raises:
         UsageError: weights or labels for another number of models.
@@ -168,7 +165,7 @@ def load(args: argparse.Namespace) -> list[Served]:
         model = load_model(spec, own_weights, args.device)
         loaded.append((model, class_names(own_labels, model, number_of_classes(model))))
     print("fullgrad: trying which methods apply", file=sys.stderr, flush=True)
-    return [served(model, names) for model, names in loaded]
+    return [serve(model, names) for model, names in loaded]
 
 
 def _each(args: argparse.Namespace, name: str, count: int) -> list[str | None]:
@@ -184,10 +181,10 @@ def _each(args: argparse.Namespace, name: str, count: int) -> list[str | None]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound to the address.
+    """Open a socket that is bound to the address.
 
     Raises:
-        UsageError: the address cannot be had.
+        UsageError: the address is not available.
     """
     if not host:
         raise UsageError("--host is empty: give an address, or leave it out for this machine alone")
@@ -195,7 +192,7 @@ def listen(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise UsageError(
-            f"--host {host!r} is no address of this machine: {error.strerror}"
+            f"--host {host!r} is not an address of this machine: {error.strerror}"
         ) from error
     family, kind, protocol, _, address = found[0]
     made = socket.socket(family, kind, protocol)

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from fullgrad._files import printable, write_together
 from fullgrad.cli import UsageError
-from fullgrad.cli.checked import ROWS, Report, as_json, as_text, report_of
+from fullgrad.cli.explain import note_random_weights, options_of
 from fullgrad.cli.main import DONE
-from fullgrad.decomposition import decompose
-from fullgrad.decomposition.result import Decomposition
-from fullgrad.engine.targets import Target
-from fullgrad.errors import FullGradError
-from fullgrad.vision.images import preprocess, read_photograph
-from fullgrad.vision.labels import class_index
-from fullgrad.vision.models import DEFAULT_MODEL, LoadedModel, load_model
+from fullgrad.vision.check import ROWS, check
+from fullgrad.vision.image_result import provenance
+from fullgrad.vision.models import DEFAULT_MODEL, load_model
 
 _DESCRIPTION = """\
 Splits a model's output into its terms, and shows where it comes from: the input and each stage,
@@ -109,14 +99,19 @@ def run(args: argparse.Namespace) -> int:
     """
     _check(args)
     model = load_model(args.model, args.weights, args.device)
-    x, about = _input(args, model, _in_precision(model, args.dtype))
-    d = _decomposed(model, x, _target(args.target, model))
-    report = report_of(d, args.depth)
-    explained = _explained(report, model, args.target)
-    text = as_text(report, _heading(model, about, explained), None if args.all else ROWS)
+    found = check(
+        model,
+        args.input,
+        size=args.size,
+        batch=args.batch or 1,
+        seed=args.seed or 0,
+        dtype=args.dtype,
+        target=args.target,
+        depth=args.depth,
+    )
+    text = found.text(None if args.all else ROWS)
     if args.json:
-        values = as_json(report, model, about, explained, args.command_line)
-        content = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        content = found.record(provenance(model, args.command_line, options_of(args))).text()
         try:
             write_together(args.json.parent, {args.json.name: content.encode()})
         except OSError as error:
@@ -124,9 +119,7 @@ def run(args: argparse.Namespace) -> int:
                 f"{printable(args.json)} cannot be written: {error.strerror}"
             ) from error
         text += f"\n-> {printable(args.json)}"
-    if not model.trained:
-        note = f"{model.spec} has random weights: its classes and maps mean nothing"
-        print(f"fullgrad: note: {note}", file=sys.stderr)
+    note_random_weights(model)
     print(text)
     return DONE
 
@@ -140,96 +133,3 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"--json {printable(args.json)} is a folder: name a file")
         if not args.json.parent.is_dir():
             raise UsageError(f"the folder of --json {printable(args.json)} does not exist")
-
-
-def _in_precision(model: LoadedModel, dtype: str | None) -> torch.dtype:
-    """Bring the model to a precision; the one it has by default."""
-    if dtype is None:
-        own = (p.dtype for p in model.module.parameters() if p.is_floating_point())
-        return next(own, torch.get_default_dtype())
-    wanted: torch.dtype = getattr(torch, dtype)
-    try:
-        model.module.to(wanted)
-    except (RuntimeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"{model.spec} cannot be brought to {dtype}: {reason}") from error
-    return wanted
-
-
-def _input(
-    args: argparse.Namespace, model: LoadedModel, dtype: torch.dtype
-) -> tuple[Tensor, dict[str, Any]]:
-    preprocessing = model.preprocessing
-    if args.input is not None:
-        photograph = read_photograph(args.input)
-        x = preprocess(photograph.image, preprocessing)[None]
-        about: dict[str, Any] = {"kind": "photograph", "path": printable(args.input)}
-        about["sha256"] = photograph.sha256
-    else:
-        seed = args.seed or 0
-        shape = (args.batch or 1, *(args.size or (3, *preprocessing.crop)))
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        about = {"kind": "random", "seed": seed}
-    about |= {"shape": list(x.shape), "dtype": str(dtype).removeprefix("torch.")}
-    return x.to(model.device, dtype), about
-
-
-def _target(text: str | None, model: LoadedModel) -> Target:
-    if text is None:
-        return None
-    parts = text.split(",")
-    if all(p.strip().isascii() and p.strip().isdecimal() for p in parts):
-        indices = tuple(map(int, parts))
-        return indices[0] if len(indices) == 1 else indices
-    names = model.class_names
-    if not names:
-        raise UsageError(
-            f"the target {text!r} is no index, and the class names of {model.spec} are not known"
-        )
-    return class_index(text, names, len(names))
-
-
-def _decomposed(model: LoadedModel, x: Tensor, target: Target) -> Decomposition:
-    try:
-        return decompose(model.module, x, target)
-    except FullGradError:
-        raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise UsageError("out of memory: choose a smaller --size or --batch") from error
-    except Exception as error:
-        try:
-            with torch.no_grad():
-                model.module(x)
-        except Exception as its_own:
-            size = "x".join(map(str, x.shape))
-            raise UsageError(
-                f"{model.spec} fails on an input of shape {size}: {type(its_own).__name__}: "
-                f"{its_own} (--size gives the shape of one sample)"
-            ) from error
-        raise
-
-
-def _explained(report: Report, model: LoadedModel, target: str | None) -> dict[str, Any]:
-    """What f is, for the first sample."""
-    index, names = report.samples[0].target, model.class_names
-    given = "" if target is None or index is not None else target.replace(" ", "")
-    return {
-        "source": report.source,
-        "target": given if index is None else index,
-        "name": names[index] if names and index is not None and index < len(names) else None,
-        "chosen": "predicted" if target is None and index is not None else "given",
-    }
-
-
-def _heading(model: LoadedModel, about: dict[str, Any], explained: dict[str, Any]) -> list[str]:
-    what = f"random, seed {about['seed']}" if about["kind"] == "random" else about["path"]
-    shape = "x".join(map(str, about["shape"]))
-    target = "" if explained["target"] == "" else f"[{explained['target']}]"
-    name = f" {printable(explained['name'])}" if explained["name"] else ""
-    chosen = ", the predicted class" * (explained["chosen"] == "predicted")
-    samples = ", of the first sample" * (about["shape"][0] > 1)
-    return [
-        f"model      {printable(model.spec)} ({model.weights})",
-        f"input      {what}: {shape}, {about['dtype']}, {model.device}",
-        f"explained  f = {explained['source']}{target}{name}{chosen}{samples}",
-    ]

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from fullgrad import methods
-from fullgrad._files import printable, write_together
+from fullgrad._files import check_folder, make_folder, printable, write_together
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
-from fullgrad.cli.compared import Row, compared, reasons, record, said, told
-from fullgrad.cli.explain import add_model_arguments, class_names
-from fullgrad.cli.files import check_folder, make_folder
+from fullgrad.cli.explain import add_model_arguments, classes_of, note_random_weights, options_of
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.cli.progress import Progress
-from fullgrad.errors import FullGradError, ImageError
-from fullgrad.evaluation.plan import MethodChoice
-from fullgrad.methods.attribution import EXTRA
-from fullgrad.vision.image_result import number_of_classes
-from fullgrad.vision.images import find_images, read_photograph
-from fullgrad.vision.labels import class_index
+from fullgrad.vision.image_result import ImageResult, provenance
+from fullgrad.vision.images import find_images
 from fullgrad.vision.models import LoadedModel, load_model
-from fullgrad.viz.compare import RULES, Compared, comparison, most_rows
+from fullgrad.viz.compare import RULES, most_rows
+from fullgrad.viz.comparison import Comparison, compare, parse_choices, word
 from fullgrad.viz.style import FORMATS, saved
 
 METHODS = ("input_gradient", "integrated_gradients", "smoothgrad", "grad_cam", "fullgrad")
@@ -86,47 +77,50 @@ def run(args: argparse.Namespace) -> int:
             "no photograph given: name image files or folders, as in 'fullgrad compare cat.jpg'"
         )
     require("matplotlib", "cli")
-    choices = _choices(args.methods)
+    try:
+        choices = parse_choices(args.methods)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     paths = find_images(args.images)
     _check_out(args.out, paths)
     if len(paths) > (most := most_rows(len(choices))):
         raise UsageError(f"a sheet has room for {most} photographs, not for {len(paths)}")
     model = load_model(args.model, args.weights, args.device)
-    if not model.trained:
-        print(
-            f"fullgrad: note: {model.spec} has random weights: its classes and maps mean nothing",
-            file=sys.stderr,
-        )
-    classes = number_of_classes(model)
-    names = class_names(args.labels, model, classes)
-    target = None if args.target is None else class_index(args.target, names, classes)
+    note_random_weights(model)
+    names, target = classes_of(args, model)
     make_folder(args.out.parent)
-    failed: list[tuple[Path, str]] = []
-    rows = _rows(model, paths, choices, names, target, failed)
-    if not rows:
+    progress = Progress("maps")
+
+    def on_row(row: ImageResult) -> None:
+        progress.end()
+        print(told(row), flush=True)
+
+    def on_failure(path: Path, reason: str) -> None:
+        progress.end()
+        print(f"fullgrad: error: {' '.join(reason.split())}", file=sys.stderr, flush=True)
+
+    try:
+        found = compare(
+            model,
+            paths,
+            choices,
+            names=names,
+            target=target,
+            scale=args.scale,
+            on_map=progress,
+            on_row=on_row,
+            on_failure=on_failure,
+        )
+    finally:
+        progress.end()
+    if not found.rows:
         print("nothing was written: no photograph is left to compare", file=sys.stderr)
         return SOME_FAILED
-    if all(cell.map is None for row in rows for cell in row.cells):
-        first = rows[0].cells[0]
-        raise UsageError(f"no method gives a map; {first.method}: {first.reason}")
-    _write(args, model, rows, choices, failed)
-
-    broken = any(c.map is None and c.applies for r in rows for c in r.cells)
-    return SOME_FAILED if failed or broken else DONE
-
-
-def _choices(texts: Sequence[str]) -> tuple[MethodChoice, ...]:
-    try:
-        choices = tuple(map(MethodChoice.parse, texts))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    labels = [c.label for c in choices]
-    if twice := sorted({x for x in labels if labels.count(x) > 1}):
-        raise UsageError(f"asked for twice: {', '.join(twice)}")
-    for choice in choices:
-        if package := methods.get(choice.name).package:
-            require(package, EXTRA)
-    return choices
+    if all(cell.values is None for row in found.rows for cell in row.maps):
+        first = found.rows[0].map
+        raise UsageError(f"no method gives a map; {first.label}: {first.reason}")
+    _write(args, model, found)
+    return DONE if found.complete else SOME_FAILED
 
 
 def _check_out(out: Path, images: Sequence[Path]) -> None:
@@ -141,89 +135,24 @@ def _check_out(out: Path, images: Sequence[Path]) -> None:
         raise UsageError(f"--out {printable(out)} is one of the photographs")
 
 
-def _rows(
-    model: LoadedModel,
-    paths: Sequence[Path],
-    choices: Sequence[MethodChoice],
-    names: tuple[str, ...] | None,
-    target: int | None,
-    failed: list[tuple[Path, str]],
-) -> list[Row]:
-    rows = []
-    progress = Progress("maps")
-    total = len(paths) * len(choices)
-
-    def fail(path: Path, text: str) -> None:
-        progress.end()
-        failed.append((path, text))
-        print(f"fullgrad: error: {' '.join(text.split())}", file=sys.stderr, flush=True)
-
-    try:
-        for place, path in enumerate(paths):
-            try:
-                photograph = read_photograph(path)
-            except ImageError as error:
-                fail(path, str(error))
-                continue
-            tick = partial(_tick, progress, place * len(choices), total)
-            try:
-                row = compared(model, photograph, choices, names, target, tick)
-            except (FullGradError, RuntimeError, MemoryError, ValueError) as error:
-                fail(path, f"{printable(path)} cannot be explained: {said(error)}")
-                continue
-            rows.append(row)
-            progress.end()
-            print(told(row), flush=True)
-    finally:
-        progress.end()
-    return rows
-
-
-def _tick(progress: Progress, before: int, total: int, done: int) -> None:
-    progress(before + done, total)
-
-
-def _rule(target: int | None) -> str:
-    which = "which the model predicts" if target is None else "which was asked for"
-    return f"Every map explains the class at its left, {which}; probability is its softmax."
-
-
-def _write(
-    args: argparse.Namespace,
-    model: LoadedModel,
-    rows: Sequence[Row],
-    choices: Sequence[MethodChoice],
-    failed: Sequence[tuple[Path, str]],
-) -> None:
-    rule = _rule(args.target)
-    shown = [
-        Compared(
-            row.view,
-            row.name,
-            tuple(c.shown for c in row.cells),
-            f"probability {row.probability:.1%}\n{row.photograph.path.name}",
-        )
-        for row in rows
+def told(row: ImageResult) -> str:
+    """One photograph, for people."""
+    lines = [
+        f"{printable(row.photograph.path)}: {row.label} [{row.target}], "
+        f"probability {row.probability:.1%}, logit {row.logit:.4g}"
     ]
-    figure = comparison(
-        shown,
-        [c.label for c in choices],
-        scale=args.scale,
-        rule=rule,
-        notes=reasons(rows),
-        title=model.spec if args.title is None else args.title,
-    )
-    sheet = saved(figure, args.out.suffix.lower().removeprefix("."))
-    values = record(model, rows, choices, failed, args.command_line) | {
-        "scale": args.scale,
-        "rule": f"{RULES[args.scale]} {rule}",
-        "sheet": {"file": printable(args.out.name), "sha256": hashlib.sha256(sheet).hexdigest()},
-    }
-    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    contents = {args.out.name: sheet, f"{args.out.stem}.json": text.encode()}
+    lines += [f"  {c.label} {word(c)}: {c.reason}" for c in row.maps if c.values is None]
+    return "\n".join(lines)
+
+
+def _write(args: argparse.Namespace, model: LoadedModel, found: Comparison) -> None:
+    out: Path = args.out
+    sheet = saved(found.figure(args.title), out.suffix.lower().removeprefix("."))
+    made = provenance(model, args.command_line, options_of(args))
+    text = found.record(made, out.name, sheet).text()
     try:
-        files = write_together(args.out.parent, contents)
+        files = write_together(out.parent, {out.name: sheet, f"{out.stem}.json": text.encode()})
     except OSError as error:
-        raise UsageError(f"{printable(args.out)} cannot be written: {error.strerror}") from error
+        raise UsageError(f"{printable(out)} cannot be written: {error.strerror}") from error
     for file in files:
         print(f"-> {printable(file)}")

@@ -4,39 +4,34 @@ from __future__ import annotations
 
 import argparse
 import ast
-import io
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Any
 
 from fullgrad import methods
-from fullgrad._files import printable, write_together
+from fullgrad._files import check_folder, make_folder, printable, unique_stems
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
-from fullgrad.cli.files import check_folder, make_folder, unique_stems
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.errors import FullGradError, ImageError, LayoutError, MethodError, ModelError
 from fullgrad.maps.selection import NAMED
 from fullgrad.methods import Method
 from fullgrad.vision.image_result import (
-    Explained,
-    Task,
-    explain,
+    ImageResult,
+    explain_images,
     number_of_classes,
-    overlay_of,
-    record,
-    shares,
+    one_line,
+    provenance,
 )
-from fullgrad.vision.images import OVERLAY_SUFFIX, Photograph, find_images, read_photograph
+from fullgrad.vision.images import Photograph, find_images, read_photograph
 from fullgrad.vision.labels import class_index, imagenet_names, read_labels
 from fullgrad.vision.models import DEFAULT_MODEL, LoadedModel, load_model
-from fullgrad.viz.layers import packed
-from fullgrad.viz.overlay import png
+from fullgrad.viz.images import write_files
+
+if TYPE_CHECKING:
+    from fullgrad.vision.schema import Provenance
 
 _DESCRIPTION = """\
 Shows where in a photograph an image classifier's decision comes from.
@@ -166,17 +161,15 @@ def run(args: argparse.Namespace) -> int:
     return code()
 
 
-def explain_files(
-    args: argparse.Namespace,
-) -> tuple[Iterator[tuple[Explained, Task, list[Path]]], Callable[[], int]]:
+def explain_files(args: argparse.Namespace) -> tuple[Iterator[ImageResult], Callable[[], int]]:
     """Check everything, then explain photograph after photograph.
 
     Args:
         args: of ``fullgrad explain``.
 
     Returns:
-        The results, with their files, as they come (each is printed), and what gives the exit
-        code once they have come.
+        The results as they come (each is written and printed), and what gives the exit code once
+        they have come.
 
     Raises:
         FullGradError: a mistake in the arguments, model, target or output folder.
@@ -188,22 +181,47 @@ def explain_files(
     require("matplotlib", "cli")
     paths = find_images(args.images)
     check_folder(args.out)
-    task = _task(args)
-    make_folder(args.out)
-    failed: list[Path] = []
-    results = _Run(args, task, paths, failed).results()
-    return results, lambda: SOME_FAILED if failed else DONE
-
-
-def _task(args: argparse.Namespace) -> Task:
     model = load_model(args.model, args.weights, args.device)
+    note_random_weights(model)
+    names, target = classes_of(args, model)
+    method, options = chosen_method(args)
+    make_folder(args.out)
+    explain = partial(
+        explain_images,
+        model,
+        names=names,
+        target=target,
+        method=method,
+        options=options,
+        parts=("map", "split", "layers") if args.layers else ("map", "split"),
+    )
+    found = provenance(model, args.command_line, options_of(args))
+    command = _Run(args, explain, found, paths)
+    return command.results(), lambda: SOME_FAILED if command.failed else DONE
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The command's options as its records hold them."""
+    return {k: v for k, v in vars(args).items() if k not in {"command", "command_line"}}
+
+
+def note_random_weights(model: LoadedModel) -> None:
+    """Say so where a model's weights are random."""
     if not model.trained:
-        _note(f"{model.spec} has random weights: its classes and maps mean nothing")
+        note(f"{model.spec} has random weights: its classes and maps mean nothing")
+
+
+def classes_of(
+    args: argparse.Namespace, model: LoadedModel
+) -> tuple[tuple[str, ...] | None, int | None]:
+    """The names of the model's classes, and the one to explain.
+
+    Raises:
+        FullGradError: the model is not a classifier, or ``--labels`` or ``--target`` do not fit it.
+    """
     classes = number_of_classes(model)
     names = class_names(args.labels, model, classes)
-    target = None if args.target is None else class_index(args.target, names, classes)
-    method, options = chosen_method(args)
-    return Task(model, names, target, method, options, args.layers)
+    return names, None if args.target is None else class_index(args.target, names, classes)
 
 
 def class_names(labels: str | None, model: LoadedModel, classes: int) -> tuple[str, ...] | None:
@@ -226,16 +244,19 @@ class _Run:
     """The photographs of one command, in batches; a photograph that fails stops no other."""
 
     def __init__(
-        self, args: argparse.Namespace, task: Task, paths: Sequence[Path], failed: list[Path]
+        self,
+        args: argparse.Namespace,
+        explain: Callable[[Sequence[Photograph]], list[ImageResult]],
+        found: Provenance,
+        paths: Sequence[Path],
     ) -> None:
-        self._args = args
-        self._task = task
-        self._paths = paths
+        self._args, self._explainer, self._provenance, self._paths = args, explain, found, paths
         self._stems = dict(zip(paths, unique_stems(paths), strict=True))
-        self._failed = failed
+        self._noted: set[str] = set()
         self._done = 0
+        self.failed: list[Path] = []
 
-    def results(self) -> Iterator[tuple[Explained, Task, list[Path]]]:
+    def results(self) -> Iterator[ImageResult]:
         size = self._args.batch_size
         for start in range(0, len(self._paths), size):
             self._progress(start)
@@ -243,15 +264,16 @@ class _Run:
             for result in self._explain(photographs) if photographs else []:
                 path = result.photograph.path
                 try:
-                    files = self._write(result)
+                    stem = self._stems[path]
+                    files = write_files(result, self._args.out, stem, self._provenance)
                 except OSError as error:
                     text = f"the results of {printable(path)} cannot be written: {error.strerror}"
                     self._fail(path, text)
                     continue
                 self._done += 1
                 self._clear()
-                print(report(self._task, result, files), flush=True)
-                yield result, self._task, files
+                print(report(result, files), flush=True)
+                yield result
         self._clear()
 
     def _read(self, paths: Sequence[Path]) -> list[Photograph]:
@@ -263,46 +285,37 @@ class _Run:
                 self._fail(path, str(error))
         return photographs
 
-    def _explain(self, photographs: list[Photograph]) -> list[Explained]:
+    def _explain(self, photographs: list[Photograph]) -> list[ImageResult]:
         try:
-            return explain(self._task, photographs)
+            results = self._explainer(photographs)
+            self._check_parts(results[0])
         except (FullGradError, RuntimeError, MemoryError, ValueError) as error:
             if len(photographs) > 1:  # find out which of them it is
                 return [r for p in photographs for r in self._explain([p])]
             if not self._done:  # the model's fault, so every photograph would fail alike
                 if isinstance(error, LayoutError):
                     raise UsageError(f"{error} On the command line: --terms input") from error
-                if isinstance(error, (ModelError, MethodError)):
+                if isinstance(error, (ModelError, MethodError, UsageError)):
                     raise
                 if isinstance(error, ValueError) and not isinstance(error, FullGradError):
                     raise UsageError(str(error)) from error
             path = photographs[0].path
-            self._fail(path, f"{printable(path)} cannot be explained: {_reason(error)}")
+            self._fail(path, f"{printable(path)} cannot be explained: {one_line(error)}")
             return []
+        return results
 
-    def _write(self, result: Explained) -> list[Path]:
-        task, args = self._task, self._args
-        stem = self._stems[result.photograph.path]
-        array = io.BytesIO()
-        np.save(array, result.saliency.astype(np.float32))
-        options = {
-            key: [printable(p) for p in value] if key == "images" else _plain(value)
-            for key, value in vars(args).items()
-            if key not in {"command", "command_line"}
-        }
-        values = record(task, result, args.command_line, options)
-        text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        contents = {
-            f"{stem}{OVERLAY_SUFFIX}": png(overlay_of(task, result)),
-            f"{stem}.saliency.npy": array.getvalue(),
-            f"{stem}.json": text.encode(),
-        }
-        if args.layers:
-            contents[f"{stem}.layers.npz"] = packed(result.layers)
-        return write_together(args.out, contents)
+    def _check_parts(self, result: ImageResult) -> None:
+        """Layers were asked for, so their lack is an error; that of the split is reported once."""
+        lacking = list(result.notes.values())
+        if self._args.layers and lacking:
+            raise UsageError(f"--layers: {lacking[0]}")
+        for text in lacking:
+            if text not in self._noted:
+                self._noted.add(text)
+                note(" ".join(text.split()))
 
     def _fail(self, path: Path, message: str) -> None:
-        self._failed.append(path)
+        self.failed.append(path)
         self._clear()
         print(f"fullgrad: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
@@ -318,47 +331,38 @@ class _Run:
             sys.stderr.flush()
 
 
-def _plain(value: Any) -> Any:
-    return printable(value) if isinstance(value, Path) else value
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return "out of memory"
-    if isinstance(error, FullGradError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
-
-
-def _note(message: str) -> None:
+def note(message: str) -> None:
+    """Say something that is not an error."""
     print(f"fullgrad: note: {message}", file=sys.stderr)
 
 
-def report(task: Task, result: Explained, files: Sequence[Path]) -> str:
+def report(result: ImageResult, files: Sequence[Path]) -> str:
     """One result, for people.
 
     Args:
-        task: what was asked for.
         result: what came out.
         files: where it was written.
 
     Returns:
         A few lines.
     """
-    width = max(len(task.name(index)) for index, _ in result.top)
+    labels = [score.name or f"class {score.index}" for score in result.top]
+    width = max(map(len, labels))
     lines = [printable(result.photograph.path)]
     if result.photograph.frames > 1:
         lines[0] += f"  (first of {result.photograph.frames} frames)"
     lines += [
-        f"  {place}. {task.name(index):<{width}}  {probability:7.2%}   [{index}]"
-        for place, (index, probability) in enumerate(result.top, 1)
+        f"  {place}. {label:<{width}}  {score.probability:7.2%}   [{score.index}]"
+        for place, (label, score) in enumerate(zip(labels, result.top, strict=True), 1)
     ]
-    parts = [f"{name} {value:.3g}" for name, value in shares(result)]
-    lines += [
-        f"  explained: {task.name(result.target)} [{result.target}], "
-        f"logit {result.logit:.4g} = {' + '.join(parts).replace('+ -', '- ')}",
-        f"  residual {result.residual:.1e} (relative {result.relative_residual:.1e}, "
-        f"tolerance {result.tolerance:.0e})",
-        *(f"  -> {printable(file)}" for file in files),
-    ]
-    return "\n".join(lines)
+    logit = f"  explained: {result.label} [{result.target}], logit {result.logit:.4g}"
+    if (split := result.split) is None:
+        lines.append(logit)
+    else:
+        parts = " + ".join(f"{name} {value:.3g}" for name, value in split.shares)
+        lines += [
+            f"{logit} = {parts.replace('+ -', '- ')}",
+            f"  residual {split.residual:.1e} (relative {split.relative_residual:.1e}, "
+            f"tolerance {split.tolerance:.0e})",
+        ]
+    return "\n".join([*lines, *(f"  -> {printable(file)}" for file in files)])

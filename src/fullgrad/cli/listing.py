@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import MISSING, fields
-from typing import Any
 
-from fullgrad import methods
+from fullgrad.methods.listing import listing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    listed = [_described(methods.get(name)) for name in methods.names()]
+    listed = listing()
     if args.json:
         print(json.dumps(listed, indent=2))
         return 0
@@ -34,17 +32,3 @@ def run(args: argparse.Namespace) -> int:
         if method["reference"]:
             print(f"    {method['reference']}")
     return 0
-
-
-def _described(method: methods.Method) -> dict[str, Any]:
-    defaults = {}
-    for f in fields(method.options):
-        value = f.default if f.default is not MISSING else None
-        defaults[f.name] = list(value) if isinstance(value, tuple) else value
-    return {
-        "name": method.name,
-        "about": method.about,
-        "options": defaults,
-        "reference": method.reference,
-        "package": method.package,
-    }

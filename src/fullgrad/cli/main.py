@@ -41,7 +41,7 @@ COMMANDS = (
     Command("compare", "fullgrad.cli.compare", "a sheet of photographs and saliency methods"),
     Command("report", "fullgrad.cli.report", "one HTML file to share, from what was written"),
     Command("app", "fullgrad.cli.app", "a viewer in the browser, on this machine"),
-    Command("bench", "fullgrad.cli.bench.group", "the paper's experiments"),
+    Command("bench", "fullgrad.cli.bench", "the paper's experiments"),
     Command("methods", "fullgrad.cli.listing", "the saliency methods, their options and sources"),
     Command("demo", "fullgrad.cli.demo", "explain a few photographs that need no download"),
     Command("check", "fullgrad.cli.check", "where a model's output comes from, and what is exact"),

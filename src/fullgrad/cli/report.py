@@ -7,10 +7,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from fullgrad._files import printable, write_together
+from fullgrad._files import check_folder, make_folder, printable, write_together
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
-from fullgrad.cli.files import check_folder, make_folder
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.report import report
 

@@ -43,7 +43,7 @@ def unrecorded_nodes(tape: Tape, recorder: Recorder, output: Tensor) -> list[str
         if node is None or node in seen:
             continue
         seen.add(node)
-        if not recorder.node_depends(node):
+        if not recorder.dependence.of_node(node):
             continue
         name = node.name()
         known = node in tape.nodes or node in recorder.roots or _is_identity(node, name)

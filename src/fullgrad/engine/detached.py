@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
-from weakref import WeakMethod
 
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -41,24 +40,59 @@ def tensors_in(args: Iterable[Any]) -> Iterator[Tensor]:
             yield from tensors_in(a)
 
 
+class Dependence:
+    """Which values depend on the input, asked of the autograd graph.
+
+    Args:
+        roots: autograd nodes of the tensors that the model is given.
+    """
+
+    def __init__(self, roots: Iterable[Any]) -> None:
+        self._known: dict[Any, bool] = dict.fromkeys(roots, True)
+
+    def add(self, node: Any) -> None:
+        """Note that what an autograd node made depends on the input."""
+        self._known[node] = True
+
+    def of(self, value: Any) -> bool:
+        """Whether a value depends on the input through autograd."""
+        if not isinstance(value, Tensor):
+            return isinstance(value, (list, tuple)) and any(map(self.of, value))
+        if not value.requires_grad:
+            return False
+        node = value.grad_fn
+        return node is not None and self.of_node(node)
+
+    def of_node(self, node: Any) -> bool:
+        """Whether what an autograd node made depends on the input."""
+        known = self._known
+        found = known.get(node)
+        if found is not None:
+            return found
+        stack = [node]
+        while stack:
+            top = stack[-1]
+            before = [n for n, _ in top.next_functions if n is not None]
+            unknown = [n for n in before if n not in known]
+            if unknown and not any(known.get(n) for n in before):
+                stack.extend(unknown)
+                continue
+            known[top] = any(known.get(n, False) for n in before)
+            stack.pop()
+        return known[node]
+
+
 class Detached:
     """Float values outside the graph that depend on the input.
 
     Args:
-        depends: whether a tensor depends on the input inside the graph; a method of the recorder
-            that holds this, which must not be held in turn: the recording would stay in memory
-            until the garbage collector comes by.
+        dependence: which values depend on the input inside the graph.
     """
 
-    def __init__(self, depends: Callable[[Any], bool]) -> None:
-        self._weak_depends = WeakMethod(depends)
+    def __init__(self, dependence: Dependence) -> None:
+        self._depends = dependence.of
         self._cuts: dict[_Place, _Cut] = {}
         self._storages: set[int] = set()
-
-    def _depends(self, value: Any) -> bool:
-        depends = self._weak_depends()
-        assert depends is not None
-        return depends(value)
 
     def __bool__(self) -> bool:
         return bool(self._cuts)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fullgrad.errors import InputError
 
@@ -136,7 +136,12 @@ def prepare(
 
 
 def _usable(value: Any) -> Any:
-    """Inference tensors cannot take part in a recorded forward; their copies can."""
+    """Inference tensors cannot take part in a recorded forward; their copies can.
+
+    A subclass of ``Tensor`` (an image type, for example) is passed on as a plain tensor.
+    """
+    if isinstance(value, Tensor) and type(value) not in (Tensor, nn.Parameter):
+        value = value.as_subclass(Tensor)
     if isinstance(value, Tensor) and value.is_inference():
         with torch.inference_mode(False):
             return value.clone()

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fullgrad._compat import fused_kernels, set_fused_kernels
+from fullgrad._compat import fused_kernels, memory_of, set_fused_kernels
 from fullgrad.errors import ModelError
 
 _changed = threading.Condition()
@@ -68,12 +68,14 @@ class Guard:
                         inner.append((value, keep(value)))
                     else:
                         self.empty.append(value)
-                elif isinstance(value, Tensor):
-                    self.storages[value.untyped_storage().data_ptr()] = value.detach()
+                elif isinstance(value, Tensor) and (memory := memory_of(value)) is not None:
+                    self.storages[memory] = value.detach()
             self.modules.append((module, state, inner))
         for t in (*self.model.parameters(), *self.model.buffers()):
             alias = t.detach()
-            self.storages[t.untyped_storage().data_ptr()] = alias
+            memory = memory_of(t)
+            if memory is not None:
+                self.storages[memory] = alias
             self.tensors.append((t, alias, t.requires_grad, t.grad if t.is_leaf else None))
         if self.evaluate:
             for module, _, _ in self.modules:
@@ -82,9 +84,9 @@ class Guard:
 
     def before_write(self, t: Tensor) -> None:
         """Remember a parameter's or buffer's values before the model overwrites them."""
-        key = t.untyped_storage().data_ptr()
-        owner = self.storages.get(key)
-        if owner is not None and key not in self.written:
+        key = memory_of(t)
+        owner = None if key is None else self.storages.get(key)
+        if key is not None and owner is not None and key not in self.written:
             whole = _whole_storage(owner)
             self.written[key] = (whole, whole.clone())
 
@@ -103,7 +105,7 @@ class Guard:
         for t, alias, requires_grad, grad in self.tensors:
             if t.grad_fn is not None and alias.grad_fn is None:
                 t.detach_()
-            if t.data_ptr() != alias.data_ptr() or t.shape != alias.shape:
+            if memory_of(t) != memory_of(alias) or t.shape != alias.shape:
                 t.data = alias
             if t.requires_grad != requires_grad:
                 t.requires_grad_(requires_grad)

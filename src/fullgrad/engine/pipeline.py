@@ -24,12 +24,12 @@ from fullgrad.axes.layouts import (
     input_layouts,
 )
 from fullgrad.engine import backward, samples, verification
+from fullgrad.engine._recurrence import Recurrence
 from fullgrad.engine.coverage import model_error_for, refuse_blocked, unrecorded_nodes
 from fullgrad.engine.inputs import Inputs, Prepared, check, prepare
 from fullgrad.engine.model_state import Guard, eager, guarded, plain_recurrence, redraw
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.recorder import Recorder, recording
-from fullgrad.engine.recurrence import Recurrence
 from fullgrad.engine.tape import Entry, Tape, resolve_general
 from fullgrad.engine.targets import Selected, Target, select
 from fullgrad.engine.terms import Term

@@ -15,10 +15,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fullgrad._compat import DispatchMode, base_of, node_was_registered, saved_input, saves_plainly
+from fullgrad._compat import (
+    DispatchMode,
+    base_of,
+    memory_of,
+    node_was_registered,
+    saved_input,
+    saves_plainly,
+)
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.layouts import Layouts, StatedLayouts, input_layouts
-from fullgrad.engine.detached import Detached, tensors_in
+from fullgrad.axes.regions import after_writing
+from fullgrad.engine import refusals
+from fullgrad.engine.detached import Dependence, Detached, tensors_in
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.tape import (
     Entry,
@@ -30,7 +39,6 @@ from fullgrad.engine.tape import (
     overwritten_base,
     rest_of,
 )
-from fullgrad.errors import BlockedGradientError
 from fullgrad.operations import Bias, Call
 from fullgrad.operations.fallback import GeneralCall
 from fullgrad.operations.propagation import Propagation, axes_after
@@ -89,11 +97,12 @@ class Recorder(DispatchMode):
         self._on_write = on_write
         self._keep_steps = keep_steps
         self._allow_detached = allow_detached
-        self._depends_on_input: dict[Any, bool] = dict.fromkeys(self.roots, True)
+        self.dependence = Dependence(self.roots)
+        self.depends = self.dependence.of
         self._pending: _Pending | None = None
         self._unproved: list[_Pending] = []
         self._readers: dict[int, list[Entry]] = {}
-        self.detached = Detached(self.depends)
+        self.detached = Detached(self.dependence)
         if layouts is None:
             shapes = [root.next_functions[0][0].variable.shape for root in roots]
             layouts = input_layouts(shapes, [""] * len(shapes), None)
@@ -103,35 +112,6 @@ class Recorder(DispatchMode):
         }
         self._rank = layouts.rank
         self._stated = stated
-
-    # -- dependence -------------------------------------------------------------------------
-
-    def depends(self, value: Any) -> bool:
-        """Whether a value depends on the input through autograd."""
-        if not isinstance(value, Tensor):
-            return isinstance(value, (list, tuple)) and any(map(self.depends, value))
-        if not value.requires_grad:
-            return False
-        node = value.grad_fn
-        return node is not None and self.node_depends(node)
-
-    def node_depends(self, node: Any) -> bool:
-        """Whether what an autograd node made depends on the input."""
-        known = self._depends_on_input
-        found = known.get(node)
-        if found is not None:
-            return found
-        stack = [node]
-        while stack:
-            top = stack[-1]
-            before = [n for n, _ in top.next_functions if n is not None]
-            unknown = [n for n in before if n not in known]
-            if unknown and not any(known.get(n) for n in before):
-                stack.extend(unknown)
-                continue
-            known[top] = any(known.get(n, False) for n in before)
-            stack.pop()
-        return known[node]
 
     def _axes_of(self, value: Any) -> Axes | None:
         if not isinstance(value, Tensor) or not value.requires_grad:
@@ -151,17 +131,25 @@ class Recorder(DispatchMode):
         if self._pending is not None or self._unproved:
             self.settle()
         operation = overload(func)
+        if types:
+            refusals.refuse_wrapped([*args, *kwargs.values()], self.path, operation.label)
         depends = any(map(self.depends, args)) or (
             bool(kwargs) and any(map(self.depends, kwargs.values()))
         )
+        if depends:
+            refusals.refuse_sparse(args, self.path, operation.label)
+        unchanged: list[tuple[Tensor, Tensor]] = []
         if operation.writes:
             for i in operation.writes:
                 written = args[i] if i < len(args) else kwargs.get(operation.names[i])
-                self._before_write(written, operation, depends)
+                unchanged += self._before_write(written, operation, depends)
         if operation.statistics:
             self._before_statistics(operation, args)
         if not depends or operation.entry.detaches or not torch.is_grad_enabled():
             out = func(*args, **kwargs)
+            for written, before in unchanged:
+                if not torch.equal(written.detach(), before):
+                    raise refusals.outside_the_graph(self.path.current(), operation.label)
             if depends or self.detached:
                 self._after_cut(operation, depends, args, kwargs, out)
             if depends and operation.own_autograd:
@@ -268,7 +256,7 @@ class Recorder(DispatchMode):
             The path of the module under execution.
         """
         module, node = self.path.current(), outputs[0].grad_fn
-        self._depends_on_input[node] = True
+        self.dependence.add(node)
         self.tape.nodes[node] = module
         self.tape.dtypes.update(o.dtype for o in outputs)
         self._axes.update({(node, k): a for k, a in enumerate(axes) if a is not None})
@@ -324,7 +312,7 @@ class Recorder(DispatchMode):
                 # Asking an overwritten view for its node would wait for autograd, which waits here.
                 base = overwritten_base(call, o)
                 node = o.grad_fn if base is None else base.grad_fn
-                self._depends_on_input[node] = True
+                self.dependence.add(node)
                 tape.nodes[node] = module
                 tape.dtypes.add(o.dtype)
             nodes.append(node)
@@ -380,7 +368,7 @@ class Recorder(DispatchMode):
                 continue
             base = overwritten_base(pending.call, out)
             if base is not None:
-                whole = known.get(id(base)) if known is not None else None
+                whole = after_writing(known.get(id(base)) if known else None, base, out, axes)
                 if whole is not None:
                     self._axes[node, 0] = whole
                 view = (node, *geometry(out))
@@ -425,23 +413,27 @@ class Recorder(DispatchMode):
 
     # -- writes and values outside the graph ------------------------------------------------
 
-    def _before_write(self, written: Any, operation: Overload, depends: bool) -> None:
+    def _before_write(
+        self, written: Any, operation: Overload, depends: bool
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Prepare for a write.
+
+        Returns:
+            Values of the graph that are written outside it, and copies of them: right only if
+            nothing changes (a clamp of what is within its limits).
+        """
+        unchanged = []
         for t in tensors_in([written]):
             if depends and not torch.is_grad_enabled() and t.requires_grad and self.depends(t):
-                raise BlockedGradientError(
-                    f"{self.path.current() or 'the model'} overwrites a value that depends on "
-                    f"the input under no_grad ({operation.label}): no gradient can be right. "
-                    "Remove the no_grad or the in-place operation."
-                )
+                unchanged.append((t, t.detach().clone()))
             if self.detached.aliases(t) and not self.depends(t):
-                raise BlockedGradientError(
-                    f"{self.path.current() or 'the model'} overwrites a value that depends on the "
-                    f"input through a detached view of it ({operation.label}): no gradient can be "
-                    "right. Copy it first (detach().clone())."
-                )
+                raise refusals.through_a_view(self.path.current(), operation.label)
             self._on_write(t)
-            for entry in self._readers.pop(t.untyped_storage().data_ptr(), ()):
-                entry.protect(t.untyped_storage().data_ptr())
+            memory = memory_of(t)
+            if memory is not None:
+                for entry in self._readers.pop(memory, ()):
+                    entry.protect(memory)
+        return unchanged
 
     def _before_statistics(self, operation: Overload, args: tuple[Any, ...]) -> None:
         if args[operation.names.index("training")]:

@@ -61,6 +61,8 @@ def main_tensor(output: Any) -> tuple[Tensor, str]:
         entries = {str(k): v for k, v in output.items()}
     elif dataclasses.is_dataclass(output) and not isinstance(output, type):
         entries = {f.name: getattr(output, f.name) for f in dataclasses.fields(output)}
+    elif any(name in _MAIN_KEYS for name in getattr(output, "_fields", ())):  # a named tuple
+        entries = output._asdict()
     elif isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
         tensor, source = main_tensor(output[0])
         return tensor, f"{source}[0]"

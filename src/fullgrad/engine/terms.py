@@ -19,7 +19,7 @@ from fullgrad.engine.tape import Entry
 from fullgrad.operations import Bias
 
 # Numbers read at once. A GPU's cost is the number of launches.
-_AT_ONCE = {"cpu": 1 << 21}
+AT_ONCE = {"cpu": 1 << 21}
 _AT_ONCE_ELSEWHERE = 1 << 25
 
 
@@ -76,7 +76,7 @@ class Term:
             bias: the whole bias, if it is computed already.
         """
         gradient, batch = self.gradient, self.batch
-        at_once = _AT_ONCE.get(gradient.device.type, _AT_ONCE_ELSEWHERE)
+        at_once = AT_ONCE.get(gradient.device.type, _AT_ONCE_ELSEWHERE)
         together = max(1, at_once * batch // max(1, gradient.numel()))
         if together >= batch or self.labels is not None or self._along() is not None:
             whole = self.bias() if bias is None else bias

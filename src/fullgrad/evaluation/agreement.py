@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from fullgrad._files import printable
+from fullgrad._files import printable, write_together
 from fullgrad._optional import require
 from fullgrad.evaluation import statistics
-from fullgrad.evaluation.store import PLAN, TABLE, StoreError
+from fullgrad.evaluation.bench import kinds
+from fullgrad.evaluation.store import OLD_PLAN, RECORD, TABLE, StoreError, make_folder, unwritable
 
 RANDOM = "random"
 LOW, HIGH = 0.3, 0.7  # rank correlations below and above which tests disagree and agree
@@ -21,7 +23,7 @@ _FEWEST = 3  # methods in common, for a correlation to mean anything
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Agreement:
-    """How methods rank under each test.
+    """Says how methods rank under each test.
 
     Args:
         ranks: a row for each method, a column for each test; 1 is best, empty where a test has
@@ -35,34 +37,73 @@ class Agreement:
     correlations: Any
     cautions: tuple[str, ...]
 
+    def as_markdown(self) -> str:
+        """Return ranks, correlations and cautions as a page."""
+        tests = list(self.ranks.columns)
+        short = {test: chr(ord("A") + i) if i < 26 else f"T{i}" for i, test in enumerate(tests)}
+        head, rule = " | ".join(short.values()), "|---|" + "---:|" * len(tests)
+        lines = ["# Do the tests agree?", ""]
+        lines += [f"- **{short[test]}**: {test}" for test in tests]
+        lines += ["", "Ranks (1 is best):", "", f"| method | {head} |", rule]
+        means = self.ranks.astype("Float64").mean(axis=1)
+        for method in means.sort_values(kind="stable").index:
+            cells = ["–" if math.isnan(rank) else str(int(rank)) for rank in self._row(method)]
+            lines.append(f"| {method} | " + " | ".join(cells) + " |")
+        lines += ["", "Spearman's rank correlation of the tests:", "", f"| | {head} |", rule]
+        known = {
+            frozenset((r["first"], r["second"])): r["correlation"]
+            for _, r in self.correlations.iterrows()
+        }
+        for a in tests:
+            values = [1.0 if a == b else known[frozenset((a, b))] for b in tests]
+            cells = ["–" if v is None or math.isnan(v) else f"{v:+.2f}" for v in values]
+            lines.append(f"| **{short[a]}** | " + " | ".join(cells) + " |")
+        return "\n".join([*lines, "", *(f"- {caution}" for caution in self.cautions)]) + "\n"
+
+    def _row(self, method: str) -> list[float]:
+        """Return a method's ranks, NaN where a test has not tried it."""
+        return [float(r) for r in self.ranks.loc[method].astype("Float64").fillna(float("nan"))]
+
+    def write(self, folder: Path) -> None:
+        """Write ``agreement.md``, ``ranks.csv`` and ``correlations.csv``.
+
+        Raises:
+            StoreError: they cannot be written.
+        """
+        make_folder(folder)
+        files = {
+            "agreement.md": self.as_markdown().encode(),
+            "ranks.csv": self.ranks.to_csv().encode(),
+            "correlations.csv": self.correlations.to_csv(index=False).encode(),
+        }
+        try:
+            write_together(folder, files)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+
 
 def scores_of(folder: Path) -> dict[str, Any]:
-    """The methods' scores under each test of a run; the higher, the better.
+    """Return the methods' scores under each test of a run; the higher, the better.
 
     Args:
-        folder: results of ``fullgrad bench pixel-perturbation`` or ``digit-flipping``.
+        folder: results of ``fullgrad bench``, also of an older version.
 
     Raises:
         StoreError: no finished run lies there.
     """
     pandas: Any = require("pandas", "bench")
     try:
-        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         rows = pandas.read_csv(folder / f"{TABLE}.csv")
+        found = {}
+        for name in (OLD_PLAN, RECORD):
+            if (folder / name).is_file():
+                found = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StoreError(f"{printable(folder)} holds no finished run: {error}") from error
-    name = folder.resolve().name
-    columns = set(rows.columns)
-    if {"order", "fill", "relative_change"} <= columns:
-        found = {}
-        for (order, fill), group in statistics.areas(rows).groupby(["order", "fill"], sort=False):
-            scores = group.groupby("method", sort=False)["area"].mean()
-            found[f"{name}: {order} first, {fill}"] = -scores if order == "least" else scores
-        return found
-    if {"pair", "pixels", "change"} <= columns:
-        most = rows[rows["pixels"] == max(plan["pixels"])]
-        by_pair = most.groupby(["method", "pair"], sort=False)["change"].mean()
-        return {f"{name}: digits flipped": by_pair.groupby("method", sort=False).mean()}
+    for kind in kinds().values():
+        if kind.columns <= set(rows.columns):
+            scores = kind.scores(rows, found.get("plan", found))
+            return {f"{folder.resolve().name}: {test}": own for test, own in scores.items()}
     raise StoreError(f"{printable(folder)} holds results of an unknown kind")
 
 
@@ -91,8 +132,7 @@ def agreement(folders: Sequence[Path]) -> Agreement:
         both = scores[[first, second]].dropna()
         value = None
         if len(both) >= _FEWEST:
-            a, b = both[first].rank(), both[second].rank()
-            value = float(a.corr(b)) if a.nunique() > 1 and b.nunique() > 1 else None
+            value = statistics.correlation(both[first], both[second])
         found.append({"first": first, "second": second, "methods": len(both), "correlation": value})
     correlations = pandas.DataFrame(found)
     return Agreement(ranks, correlations, tuple(_cautions(scores, ranks, correlations)))

@@ -6,6 +6,7 @@ leaves the output of the predicted class as it was; with the most salient ones, 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -16,14 +17,14 @@ from torch import Tensor, nn
 from fullgrad.engine.model_state import guarded
 from fullgrad.engine.targets import main_tensor
 from fullgrad.errors import InputError
-from fullgrad.evaluation.fills import Fill
+from fullgrad.evaluation.removal import Fill, constant, count_of, first_of, order_of
 
 Order: TypeAlias = Literal["least", "most"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Changes:
-    """What removing pixels did, for each sample and fraction.
+    """Holds what removing pixels did, for each sample and fraction.
 
     Args:
         target: the class predicted on the whole image, shape (B,).
@@ -31,7 +32,7 @@ class Changes:
         after: its logit with pixels removed, shape (B, fractions).
         relative: |after - before| / |before|, the paper's measure, same shape.
         probability: change of the class's probability, same shape.
-        kept: whether the class is still the predicted one, same shape.
+        class_unchanged: whether the class is still the predicted one, same shape.
     """
 
     target: Tensor
@@ -39,73 +40,13 @@ class Changes:
     after: Tensor
     relative: Tensor
     probability: Tensor
-    kept: Tensor
+    class_unchanged: Tensor
 
-
-def order_of(maps: Tensor, order: Order, seed: int = 0) -> Tensor:
-    """The places of each map in the order of their removal.
-
-    Args:
-        maps: shape (B, 1, *positions).
-        order: least or most salient first.
-        seed: equal numbers are in random order.
-
-    Returns:
-        Shape (B, P), indices into the flattened positions.
-
-    Raises:
-        ValueError: an unknown order.
-        InputError: maps of another shape, or with NaN.
-    """
-    if order not in ("least", "most"):
-        raise ValueError(f"order must be 'least' or 'most', not {order!r}")
-    if maps.dim() < 3 or maps.shape[1] != 1 or not bool(torch.isfinite(maps).all()):
-        raise InputError(
-            f"maps must be finite, of shape (B, 1, positions...), not {tuple(maps.shape)}"
-        )
-    flat = maps.flatten(1)
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = torch.randperm(flat.shape[1], generator=generator).to(flat.device)
-    ranks = flat[:, shuffled].argsort(dim=1, descending=order == "most", stable=True)
-    return shuffled[ranks]
-
-
-def first_of(places: Tensor, count: int, shape: Sequence[int]) -> Tensor:
-    """Which positions are removed.
-
-    Args:
-        places: shape (B, P), from :func:`order_of`.
-        count: how many of the first ones.
-        shape: of the inputs, (B, C, *positions).
-
-    Returns:
-        Shape (B, 1, *positions), True where removed.
-    """
-    gone = torch.zeros(places.shape, dtype=torch.bool, device=places.device)
-    gone.scatter_(1, places[:, :count], True)
-    return gone.view(len(places), 1, *shape[2:])
-
-
-def constant(value: Tensor | float) -> Fill:
-    """A fill with a number, or one for each channel, shape (C,), in the model's input space."""
-
-    def fill(x: Tensor, gone: Tensor, seeds: list[int]) -> Tensor:
-        values = torch.as_tensor(value, dtype=x.dtype, device=x.device)
-        filled: Tensor = torch.where(gone, values.view(1, -1, *[1] * (x.dim() - 2)), x)
-        return filled
-
-    return fill
-
-
-def count_of(fraction: float, places: int) -> int:
-    """How many of the places a fraction of them is: at least one, rounded.
-
-    Raises:
-        ValueError: not a fraction.
-    """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fractions must lie in (0, 1], not {fraction!r}")
-    return max(1, round(fraction * places))
+    @property
+    def kept(self) -> Tensor:
+        """The old name of ``class_unchanged``."""
+        warnings.warn("kept is now class_unchanged", DeprecationWarning, stacklevel=2)
+        return self.class_unchanged
 
 
 def logits_of(
@@ -116,7 +57,7 @@ def logits_of(
     seeds: list[int],
     batch_size: int = 32,
 ) -> Tensor:
-    """The outputs of many perturbations of the same images, in common batches.
+    """Return the outputs of many perturbations of the same images, in common batches.
 
     Args:
         model: with an output of shape (B, classes); in evaluation mode, called under no_grad.
@@ -147,7 +88,7 @@ def logits_of(
 
 
 def compared(whole: Tensor, logits: Tensor, target: Tensor) -> Changes:
-    """What perturbations did to the outputs.
+    """Return what perturbations did to the outputs.
 
     Args:
         whole: logits of the whole images, shape (B, classes).
@@ -165,7 +106,7 @@ def compared(whole: Tensor, logits: Tensor, target: Tensor) -> Changes:
         after=after,
         relative=(after - before[:, None]).abs() / before[:, None].abs(),
         probability=p_after - p_before,
-        kept=logits.argmax(2) == target[:, None],
+        class_unchanged=logits.argmax(2) == target[:, None],
     )
 
 
@@ -188,7 +129,7 @@ def changes(
         maps: shape (B, 1, *positions).
         fractions: of the pixels that are removed, each in (0, 1].
         order: least salient first (the paper's test) or most salient first.
-        fill: what removed pixels become: one of :mod:`fullgrad.evaluation.fills`, or in the
+        fill: what removed pixels become: one of :mod:`fullgrad.evaluation.removal.FILLS`, or in the
             model's input space a number, or one for each channel.
         seed: breaks ties in the maps, and is the fill's.
         batch_size: how many perturbed images go through the model together.

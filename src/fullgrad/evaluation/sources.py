@@ -1,11 +1,12 @@
-"""The images of an experiment: a folder, a CSV of files, or one of torchvision's data sets."""
+"""Images that are read one by one: a folder, a CSV of files, or one of torchvision's data sets."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+class DataError(ImageError):
+    """Images or data sets cannot be read, or are unsuitable."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
-    """One image.
+    """Reads one image.
 
     Args:
         name: that tells it apart.
@@ -36,7 +41,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """Images that can be read.
+    """Holds images that can be read.
 
     Args:
         spec: as it was asked for.
@@ -58,10 +63,10 @@ def open_source(spec: str, limit: int | None = None) -> Source:
         spec: a folder (searched recursively), a CSV file with a column ``file`` (relative to the
             CSV file) and perhaps ``class_index``, or ``torchvision:NAME:ROOT[:SPLIT]`` for a data
             set that lies in a folder already (its test images, or those for validation).
-        limit: how many, spread evenly over all of them; None for all.
+        limit: up to how many, spread evenly over all of them; None for all.
 
     Raises:
-        ImageError: there are none, the source cannot be read, or none of its images can.
+        DataError: there are none, the source cannot be read, or none of its images can.
         ValueError: a limit below 1.
     """
     if limit is not None and limit < 1:
@@ -73,9 +78,9 @@ def open_source(spec: str, limit: int | None = None) -> Source:
     elif Path(spec).suffix.lower() == ".csv":
         found = _table(Path(spec))
     else:
-        raise ImageError(
-            f"{printable(spec)} is no source of images: give a folder, a .csv file with a column "
-            "'file', or torchvision:NAME:ROOT"
+        raise DataError(
+            f"{printable(spec)} is not a source of images: give a folder, a .csv file with a "
+            "column 'file', or torchvision:NAME:ROOT"
         )
     found = [found[i] for i in _spread(len(found), limit)]
     items, excluded = [], []
@@ -89,12 +94,12 @@ def open_source(spec: str, limit: int | None = None) -> Source:
         items.append(item)
         digest.update(f"{item.name}\0{item.label}\0{content}\n".encode("utf-8", "replace"))
     if not items:
-        raise ImageError(f"none of the {len(found)} images of {printable(spec)} can be read")
+        raise DataError(f"none of the {len(found)} images of {printable(spec)} can be read")
     return Source(spec, tuple(items), tuple(excluded), digest.hexdigest()[:16])
 
 
 def _spread(count: int, limit: int | None) -> list[int]:
-    """At most so many of all, evenly."""
+    """Choose up to ``limit`` of all, evenly."""
     if limit is None or limit >= count:
         return list(range(count))
     return [i * count // limit for i in range(limit)]
@@ -108,14 +113,19 @@ def _file(path: Path, name: str, label: int | None) -> Item:
     return Item(name, label, read)
 
 
-def _folder(folder: Path) -> list[Item]:
-    files = sorted(
+def image_files(folder: Path, pattern: str = "*") -> list[Path]:
+    """Return the image files of a folder that match a pattern, in order."""
+    return sorted(
         p
-        for p in folder.rglob("*")
+        for p in folder.glob(pattern)
         if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
     )
+
+
+def _folder(folder: Path) -> list[Item]:
+    files = image_files(folder, "**/*")
     if not files:
-        raise ImageError(f"the folder {printable(folder)} holds no image files")
+        raise DataError(f"the folder {printable(folder)} holds no image files")
     return [_file(p, p.relative_to(folder).as_posix(), None) for p in files]
 
 
@@ -127,16 +137,16 @@ def _table(path: Path) -> list[Item]:
             columns = reader.fieldnames or []
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ImageError(f"{name} cannot be read: {error}") from error
+        raise DataError(f"{name} cannot be read: {error}") from error
     if "file" not in columns:
-        raise ImageError(f"{name} has no column 'file' (it has: {', '.join(columns) or 'none'})")
+        raise DataError(f"{name} has no column 'file' (it has: {', '.join(columns) or 'none'})")
     if not rows:
-        raise ImageError(f"{name} names no images")
+        raise DataError(f"{name} names no images")
     items = []
     for number, row in enumerate(rows, 2):
         text = (row.get("class_index") or "").strip()
         if text and not text.isdecimal():
-            raise ImageError(f"line {number} of {name}: class_index {text!r} is not a number")
+            raise DataError(f"line {number} of {name}: class_index {text!r} is not a number")
         file_name = row["file"] or ""
         label = int(text) if text else None
         items.append(_file(path.parent / file_name, file_name, label))
@@ -144,31 +154,16 @@ def _table(path: Path) -> list[Item]:
 
 
 def _torchvision(spec: str, limit: int | None) -> list[Item]:
-    datasets: Any = require("torchvision.datasets", "vision")
-    _, _, rest = spec.partition(":")
-    name, _, rest = rest.partition(":")
-    root, _, split = rest.partition(":")
-    kind = getattr(datasets, name, None)
-    if not isinstance(kind, type) or not root:
-        raise ImageError(
-            f"{spec!r}: give torchvision:NAME:ROOT, NAME one of torchvision.datasets' classes, "
-            "ROOT the folder where it lies"
-        )
-    try:
+    kind, root, split = torchvision_set(spec)
+    name = kind.__name__
+    with readable(name, root):
         data = _opened(kind, root, split, spec)
         chosen = _spread(len(data), limit)  # before any is decoded
-    except TypeError as error:
-        raise ImageError(f"torchvision's {name} cannot be read here: {error}") from error
-    except (RuntimeError, OSError) as error:
-        raise ImageError(
-            f"torchvision's {name} cannot be read from {printable(root)}: {error}. Download it "
-            "first"
-        ) from error
 
     def item(i: int) -> Item:
         label = data[i][1]
         if not isinstance(label, int):
-            raise ImageError(
+            raise DataError(
                 f"torchvision's {name} gives no class for an image but {type(label).__name__}"
             )
 
@@ -181,29 +176,54 @@ def _torchvision(spec: str, limit: int | None) -> list[Item]:
     return [item(i) for i in chosen]
 
 
+def torchvision_set(spec: str) -> tuple[Any, str, str]:
+    """Return the class of ``torchvision:NAME:ROOT[:SPLIT]``, its folder and the split.
+
+    Raises:
+        DataError: torchvision has no such class, or there is no folder.
+    """
+    datasets: Any = require("torchvision.datasets", "vision")
+    name, _, rest = spec.partition(":")[2].partition(":")
+    root, _, split = rest.partition(":")
+    kind = getattr(datasets, name, None)
+    if not isinstance(kind, type) or not root:
+        raise DataError(
+            f"{printable(spec)}: give torchvision:NAME:ROOT, NAME one of torchvision.datasets' "
+            "classes, ROOT the folder where it lies"
+        )
+    return kind, root, split
+
+
+@contextmanager
+def readable(name: str, root: str) -> Iterator[None]:
+    """Turn the errors of a data set of torchvision's into one line."""
+    try:
+        yield
+    except TypeError as error:
+        raise DataError(f"torchvision's {name} cannot be read here: {error}") from error
+    except (RuntimeError, OSError) as error:
+        raise DataError(
+            f"torchvision's {name} cannot be read from {printable(root)}: {error}. Download it "
+            "first"
+        ) from error
+
+
 def _opened(kind: Any, root: str, split: str, spec: str) -> Any:
-    """A data set of torchvision's, with the split that is asked for, or else its test images."""
+    """Open a data set of torchvision's, with the split that is asked for, or its test images."""
     known = inspect.signature(kind).parameters
     if "root" not in known:
-        raise ImageError(f"{spec!r}: torchvision's {kind.__name__} does not lie in a folder")
+        raise DataError(f"{spec!r}: torchvision's {kind.__name__} does not lie in a folder")
     if "train" in known:
         if split not in {"", "test", "train"}:
-            raise ImageError(f"{spec!r}: the split is 'test' or 'train', not {split!r}")
+            raise DataError(f"{spec!r}: the split is 'test' or 'train', not {split!r}")
         return kind(root, train=split == "train")
     if "split" not in known:
         if split:
-            raise ImageError(f"{spec!r}: torchvision's {kind.__name__} has no splits")
+            raise DataError(f"{spec!r}: torchvision's {kind.__name__} has no splits")
         return kind(root)
-    if split:
-        return _with_split(kind, root, split, spec)
     try:
-        return _with_split(kind, root, "test", spec)
-    except ImageError:
-        return _with_split(kind, root, "val", spec)
-
-
-def _with_split(kind: Any, root: str, split: str, spec: str) -> Any:
-    try:
-        return kind(root, split=split)
+        return kind(root, split=split or "test")
     except ValueError as error:
-        raise ImageError(f"{spec!r}: {error}") from error
+        if split:
+            raise DataError(f"{spec!r}: {error}") from error
+        return kind(root, split="val")

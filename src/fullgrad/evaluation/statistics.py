@@ -1,7 +1,8 @@
-"""Means with bootstrap intervals, and paired differences between methods, over images."""
+"""Means with intervals, and methods ranked and compared in pairs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from typing import Any, TypeAlias
 
@@ -11,137 +12,205 @@ from fullgrad._optional import require
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Table: TypeAlias = Any  # a pandas.DataFrame
+Interval: TypeAlias = Callable[[Array], tuple[float, float]]
 
 RESAMPLES = 2000
 LEVEL = 0.95
-_GROUP = ["method", "order", "fill", "fraction"]
+_EXACT = 2**12  # sign flips that are all tried; of more, so many at random
 
 
 def interval(values: Array, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean over images, at :data:`LEVEL`.
+    """Return the percentile bootstrap interval of a mean, at :data:`LEVEL`.
 
     Args:
-        values: one number for each image, shape (N,).
+        values: one number for each case (image), shape (N,).
         seed: of the resampling.
 
     Returns:
-        Lower and upper end; both the value itself for one image.
+        Lower and upper end; both the value itself for one case.
+
+    Example:
+        >>> low, high = interval(np.array([1.0, 2.0, 3.0, 4.0]))
+        >>> low < 2.5 < high
+        True
     """
-    generator = np.random.default_rng(seed)
-    picks = generator.integers(0, len(values), (RESAMPLES, len(values)))
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(values[picks].mean(1), (tail, 100 - tail))
-    return float(low), float(high)
+    if len(values) < 2:
+        return float(values.mean()), float(values.mean())
+    stats: Any = require("scipy.stats", "bench")
+    found = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
-def per_image(rows: Table, value: str) -> Table:
-    """One number for each image, method, order, fill and fraction: the mean over runs."""
-    keys = ["image", *_GROUP]
-    return rows.groupby(keys, sort=False, observed=True)[value].mean().reset_index()
-
-
-def summary(rows: Table) -> Table:
-    """For each method, order, fill and fraction: means over the images with intervals.
+def student(values: Array) -> tuple[float, float]:
+    """Return Student's interval of a mean, at :data:`LEVEL`; NaN for a single number.
 
     Args:
-        rows: of :mod:`fullgrad.evaluation.pixel_perturbation`.
+        values: one number for each run, shape (N,).
+    """
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    stats: Any = require("scipy.stats", "bench")
+    reach = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values)
+    return float(values.mean() - reach), float(values.mean() + reach)
+
+
+def sign_flips(values: Array) -> float:
+    """Return the two-sided p-value that paired differences have mean zero, by flipping signs.
+
+    Args:
+        values: one difference for each run; the least possible answer is 2 to the 1 - runs.
+    """
+    if len(values) < 2:
+        return 1.0
+    stats: Any = require("scipy.stats", "bench")
+    found = stats.permutation_test(
+        (values,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=_EXACT,
+        rng=np.random.default_rng(0),
+    )
+    return float(found.pvalue)
+
+
+def correlation(first: Array, second: Array) -> float | None:
+    """Return Spearman's rank correlation; None where one side has no order."""
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    stats: Any = require("scipy.stats", "bench")
+    return float(stats.spearmanr(first, second).statistic)
+
+
+def area(x: Array, y: Array) -> float:
+    """Return the mean height of a curve: the area below it by its length, by trapezoids."""
+    if len(x) == 1:
+        return float(y[0])
+    integrate: Any = require("scipy.integrate", "bench")
+    return float(integrate.trapezoid(y, x) / (x[-1] - x[0]))
+
+
+def _groups(table: Table, by: Sequence[str]) -> Iterator[tuple[dict[str, Any], Table]]:
+    if not by:
+        yield {}, table
+        return
+    for key, group in table.groupby(list(by), sort=False, observed=True):
+        yield dict(zip(by, key, strict=True)), group
+
+
+def _mean(values: Array, name: str, cases: str, between: Interval) -> dict[str, Any]:
+    low, high = between(values)
+    return {cases: len(values), name: float(values.mean()), "low": low, "high": high}
+
+
+def summary(
+    table: Table,
+    by: Sequence[str],
+    value: str,
+    cases: str = "cases",
+    between: Interval = interval,
+    means: Sequence[str] = (),
+) -> Table:
+    """Return means with intervals, and medians, one row for each group.
+
+    Args:
+        table: one row for each case and group.
+        by: columns that make a group.
+        value: the column that is averaged.
+        cases: name of the column that counts them.
+        between: from the values to the interval of their mean.
+        means: further columns that are averaged.
     """
     pandas: Any = require("pandas", "bench")
-    names = ("relative_change", "probability_change", "kept")
-    tables = {name: per_image(rows, name) for name in names}
-    found = []
-    for key, group in tables["relative_change"].groupby(_GROUP, sort=False, observed=True):
-        values = group["relative_change"].to_numpy()
-        low, high = interval(values)
-        row = dict(zip(_GROUP, key, strict=True))
-        row |= {
-            "images": len(values),
-            "relative_change": float(values.mean()),
-            "low": low,
-            "high": high,
-            "median": float(np.median(values)),
-        }
-        for name in names[1:]:
-            t = tables[name]
-            same = (t[_GROUP] == list(key)).all(axis=1)
-            row[name] = float(t.loc[same, name].mean())
-        found.append(row)
+    found = [
+        key
+        | _mean(group[value].to_numpy(), value, cases, between)
+        | {"median": float(group[value].median())}
+        | {name: float(group[name].mean()) for name in means}
+        for key, group in _groups(table, by)
+    ]
     return pandas.DataFrame(found)
 
 
-def areas(rows: Table) -> Table:
-    """For each image, method, order and fill: the mean change along the logarithmic axis.
+def ranking(
+    table: Table,
+    by: Sequence[str],
+    highest: Callable[[dict[str, Any]], bool],
+    value: str = "area",
+    cases: str = "cases",
+    between: Interval = interval,
+) -> Table:
+    """Return the methods in the order of their means, the best first.
 
-    The area under the curve over the logarithm of the fraction, divided by the axis' length; the
-    change itself where there is one fraction.
-    """
-    table = per_image(rows, "relative_change")
-    keys = ["image", "method", "order", "fill"]
-
-    def area(group: Table) -> float:
-        ordered = group.sort_values("fraction")
-        x = np.log(ordered["fraction"].to_numpy())
-        y = ordered["relative_change"].to_numpy()
-        if len(x) == 1:
-            return float(y[0])
-        return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / (x[-1] - x[0]))
-
-    grouped = table.groupby(keys, sort=False, observed=True)[["fraction", "relative_change"]]
-    return grouped.apply(area).rename("area").reset_index()
-
-
-def ranking(rows: Table) -> Table:
-    """Methods by their mean area, for each order and fill; the best first.
-
-    Least salient first: the smallest is best; most salient first: the largest.
+    Args:
+        table: one row for each group, method and case.
+        by: columns that make a group, in which methods are ranked.
+        highest: whether the largest is best in a group.
+        value: the column of the scores.
+        cases: name of the column that counts them.
+        between: from the values to the interval of their mean.
     """
     pandas: Any = require("pandas", "bench")
     found = []
-    for (order, fill), group in areas(rows).groupby(["order", "fill"], sort=False, observed=True):
-        lines = []
-        for method, own in group.groupby("method", sort=False, observed=True):
-            values = own["area"].to_numpy()
-            low, high = interval(values)
-            lines.append(
-                {
-                    "order": order,
-                    "fill": fill,
-                    "method": method,
-                    "images": len(values),
-                    "area": float(values.mean()),
-                    "low": low,
-                    "high": high,
-                }
-            )
-        lines.sort(key=lambda r: r["area"], reverse=order == "most")
-        found += [{**line, "rank": i} for i, line in enumerate(lines, 1)]
+    for key, group in _groups(table, by):
+        lines = [
+            key | own | _mean(part[value].to_numpy(), value, cases, between)
+            for own, part in _groups(group, ["method"])
+        ]
+        lines.sort(key=lambda line: line[value], reverse=highest(key))
+        found += [line | {"rank": i} for i, line in enumerate(lines, 1)]
     return pandas.DataFrame(found)
 
 
-def differences(rows: Table) -> Table:
-    """Paired differences of the areas of every two methods over the same images.
+def differences(
+    table: Table,
+    by: Sequence[str],
+    case: str,
+    value: str = "area",
+    between: Interval = interval,
+    flips: bool = False,
+) -> Table:
+    """Return paired differences of every two methods over the same cases.
 
     ``differ`` is True where the interval of the mean difference (first minus second) leaves out
-    zero.
+    zero. Nothing is corrected for the number of pairs.
+
+    Args:
+        table: one row for each group, method and case.
+        by: columns that make a group, in which methods are compared.
+        case: the column by which values are paired.
+        value: the column of the scores.
+        between: from the differences to the interval of their mean.
+        flips: add the p-value ``p`` of :func:`sign_flips`, and ``p_least``, the least that it can
+            be: with three cases 0.25.
     """
     pandas: Any = require("pandas", "bench")
     found = []
-    for (order, fill), group in areas(rows).groupby(["order", "fill"], sort=False, observed=True):
-        wide = group.pivot_table(index="image", columns="method", values="area", sort=False)
+    for key, group in _groups(table, by):
+        wide = group.pivot_table(index=case, columns="method", values=value, sort=False)
         for a, b in combinations(list(wide.columns), 2):
-            values = (wide[a] - wide[b]).to_numpy()
-            low, high = interval(values)
-            found.append(
-                {
-                    "order": order,
-                    "fill": fill,
-                    "first": a,
-                    "second": b,
-                    "difference": float(values.mean()),
-                    "low": low,
-                    "high": high,
-                    "differ": not low <= 0 <= high,
-                }
-            )
-    columns = ["order", "fill", "first", "second", "difference", "low", "high", "differ"]
-    return pandas.DataFrame(found, columns=columns)
+            gaps = (wide[a] - wide[b]).dropna().to_numpy()
+            low, high = between(gaps)
+            line = key | {"first": a, "second": b, "difference": float(gaps.mean())}
+            line |= {"low": low, "high": high, "differ": low > 0 or high < 0}
+            if flips:
+                line |= {"p": sign_flips(gaps), "p_least": 2.0 ** (1 - len(gaps))}
+            found.append(line)
+    columns = [*by, "first", "second", "difference", "low", "high", "differ"]
+    return pandas.DataFrame(found, columns=columns + ["p", "p_least"] * flips)
+
+
+def ranking_text(table: Table, value: str = "area", cases: str = "cases") -> list[str]:
+    """Return a ranking in lines, for people; intervals where there are several cases."""
+    width = max(6, *(len(method) for method in table["method"]))
+    return [
+        f"  {r['rank']:>2}. {r['method']:<{width}}  {r[value]:.4f}"
+        + (f"  [{r['low']:.4f}, {r['high']:.4f}]" if r[cases] > 1 else "")
+        for _, r in table.iterrows()
+    ]

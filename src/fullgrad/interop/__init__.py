@@ -13,4 +13,5 @@ if TYPE_CHECKING:
 
 __all__ = ["captum", "grad_cam", "quantus"]
 
-__getattr__ = submodules(__name__, __all__)
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fullgrad.axes.algebra import Axes
-from fullgrad.axes.layouts import Grid
-from fullgrad.axes.placement import Placement, arranged, on_grid, placement_of
+from fullgrad.axes.layouts import Grid, example_layout
+from fullgrad.axes.placement import Cells, Placement, arranged, on_grid, placements_on
 from fullgrad.errors import LayoutError
 
 Psi: TypeAlias = Literal["layer", "channel", "signed"]
@@ -86,42 +85,82 @@ def rescaled_channel_sum(term: Tensor, psi: Psi = "layer") -> Tensor:
     return rescaled_sum(term, [1], psi).unsqueeze(1)
 
 
-def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Bring maps of shape (B, 1, *positions) to the input's size, linearly, corners aligned."""
-    if tuple(maps.shape[2:]) == tuple(size):
-        return maps
-    return F.interpolate(maps, size=tuple(size), mode=_MODES[len(size)], align_corners=True)
+def upsample(maps: Tensor, size: Sequence[int], cells: Sequence[Cells] = ()) -> Tensor:
+    """Bring maps of shape (B, 1, *cells) to the input's size, linearly.
+
+    Args:
+        maps: on a term's own grid.
+        size: of the input.
+        cells: where the grid's cells lie; left out, they are stretched over the input, corners
+            aligned.
+    """
+    if all(c.weights is None for c in cells):
+        if tuple(maps.shape[2:]) == tuple(size):
+            return maps
+        return F.interpolate(maps, size=tuple(size), mode=_MODES[len(size)], align_corners=True)
+    for d, (n, c) in enumerate(zip(size, cells, strict=True)):
+        if c.weights is None and c.count == n:
+            continue
+        weights = _aligned(n, c.count) if c.weights is None else torch.from_numpy(c.weights)
+        weights = weights.to(maps.device, maps.dtype)
+        maps = torch.tensordot(maps, weights, ([2 + d], [1])).movedim(-1, 2 + d)
+    return maps
+
+
+def _aligned(size: int, cells: int) -> Tensor:
+    """The weights of linear interpolation with aligned corners, shape (size, cells)."""
+    columns = torch.eye(cells, dtype=torch.float64).unsqueeze(1)
+    return F.interpolate(columns, size=size, mode="linear", align_corners=True)[:, 0].T
 
 
 class Aggregate:
-    """Sums of term maps, one per spatial resolution, upsampled once at the end."""
+    """Sums of term maps, one for each grid, upsampled once at the end."""
 
     def __init__(self, size: Sequence[int]) -> None:
         self._size = tuple(size)
-        self._sums: dict[tuple[int, ...], Tensor] = {}
+        self._sums: dict[Any, tuple[Tensor, tuple[Cells, ...]]] = {}
 
-    def add(self, reduced: Tensor) -> None:
-        """Count a term's map, shape (B, 1, *positions)."""
-        key = tuple(reduced.shape[2:])
+    def add(self, reduced: Tensor, cells: tuple[Cells, ...]) -> None:
+        """Count a term's map, shape (B, 1, *cells)."""
+        key = tuple(c.key for c in cells)
         known = self._sums.get(key)
-        if known is None or known.dtype != reduced.dtype:
-            self._sums[key] = reduced if known is None else known + reduced
+        if known is None:
+            self._sums[key] = (reduced, cells)
+        elif known[0].dtype != reduced.dtype:
+            self._sums[key] = (known[0] + reduced, cells)
         else:
-            known.add_(reduced)
+            known[0].add_(reduced)
 
-    def map(self) -> Tensor:
-        """Everything counted so far at the input's size, shape (B, 1, *positions)."""
+    def map(self) -> Tensor | None:
+        """Everything counted so far at the input's size, shape (B, 1, *positions); None if none."""
         total: Tensor | None = None
-        for maps in self._sums.values():
-            upsampled = upsample(maps, self._size)
+        for maps, cells in self._sums.values():
+            upsampled = upsample(maps, self._size, cells)
             total = upsampled if total is None else total + upsampled
-        if total is None:
-            raise LayoutError("no term of 'bias' has positions, so there is no map")
         return total
 
+    @staticmethod
+    def maps_of(aggregates: Sequence[Aggregate]) -> tuple[Tensor, ...]:
+        """The maps of all inputs: zero for one that no term lies on.
 
-def _unknown(module: str, op: str, shape: Sequence[int], decomposed: bool) -> LayoutError:
-    example = f"as in activation_layouts={{{module!r}: 'B (H W) C'}}"
+        Raises:
+            LayoutError: no term lies on any of them.
+        """
+        found = [a.map() for a in aggregates]
+        some = next((m for m in found if m is not None), None)
+        if some is None:
+            raise LayoutError("no term of 'bias' has positions, so there is no map")
+        return tuple(
+            some.new_zeros(len(some), 1, *a._size) if m is None else m
+            for a, m in zip(aggregates, found, strict=True)
+        )
+
+
+def _unknown(
+    module: str, op: str, shape: Sequence[int], batch: int, grids: Sequence[Grid], decomposed: bool
+) -> LayoutError:
+    fits = example_layout(shape, batch, grids)
+    example = f"as in activation_layouts={{{module!r}: {fits!r}}}"
     advice = (
         f"State it when you call fullgrad.decompose, {example}, or aggregate its terms yourself."
         if decomposed
@@ -162,14 +201,11 @@ def placements_for(
         flat = 0 < len(shape) <= 2 and shape[0] == batch
         if flat and all(len(g.sizes) > 1 for g in grids):
             return [None] * len(grids)  # a dense layer's
-        raise _unknown(module, op, shape, decomposed)
+        raise _unknown(module, op, shape, batch, grids, decomposed)
     try:
-        return [
-            placement_of(replace(axes, coordinates=axes.coordinates[g.start : g.stop]), batch)
-            for g in grids
-        ]
+        return placements_on(axes, [slice(g.start, g.stop) for g in grids], batch)
     except ValueError:
-        raise _unknown(module, op, shape, decomposed) from None
+        raise _unknown(module, op, shape, batch, grids, decomposed) from None
 
 
 def reduced(value: Tensor, placement: Placement, psi: Psi, *, overwrite: bool = False) -> Tensor:

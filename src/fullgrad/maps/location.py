@@ -15,6 +15,7 @@ from fullgrad.operations import Kind
 
 # On which grids a term lies, and how it is to be read there.
 Location: TypeAlias = Sequence[tuple[int, Placement]]
+_USUAL_CHANNELS = (1, 3, 4)  # of images
 
 
 class Locator:
@@ -78,6 +79,13 @@ class Locator:
             self._without += 1
         return location
 
+    def _in_doubt(self) -> bool:
+        """Whether an input may as well have its channels last."""
+        return any(
+            len(s) == 3 or (s[-1] in _USUAL_CHANNELS and s[1] not in _USUAL_CHANNELS)
+            for s in self._shapes
+        )
+
     def of_input(self, place: int) -> Location:
         """Where the term of an input lies: on its own grid."""
         grid = self._layouts.grids[place : place + 1]
@@ -95,7 +103,7 @@ class Locator:
         """
         if self._unknown is not None:
             raise self._unknown
-        if self._without > self._located and not self._layouts.stated:
+        if self._without > self._located and not self._layouts.stated and self._in_doubt():
             raise LayoutError(
                 f"{self._without} terms with more than two axes have no spatial position, only "
                 f"{self._located} have one: is the input laid out as (batch, channels, "

@@ -80,7 +80,7 @@ def term_map(term: BiasTerm, decomposition: Decomposition, psi: Psi = "layer") -
     found = _placements(term, decomposition)
     for grid, placement in zip(decomposition.layouts.grids, found, strict=True):
         if placement is not None:
-            return upsample(reduced(term.value, placement, psi), grid.sizes)
+            return upsample(reduced(term.value, placement, psi), grid.sizes, placement.cells)
     raise LayoutError(
         f"{term.op} in {term.module or 'the model'} (shape {tuple(term.shape)}) has no "
         "positions, so it has no map"

@@ -39,20 +39,19 @@ class MapAccumulator:
     def read(self, value: Tensor, location: Location) -> list[Tensor]:
         """What a map needs of (some samples of) a term, for each grid; its memory may be used."""
         last = len(location) - 1
-        maps = [
+        return [
             reduced(value, placement, self._psi, overwrite=i == last)
             for i, (_, placement) in enumerate(location)
         ]
-        return [m / len(maps) for m in maps] if len(maps) > 1 else maps
 
     def add(self, location: Location, maps: Sequence[Tensor]) -> None:
         """Count what was read of a term, all samples of it."""
-        for (grid, _), m in zip(location, maps, strict=True):
-            self._aggregates[grid].add(m)
+        for (grid, placement), m in zip(location, maps, strict=True):
+            self._aggregates[grid].add(m, placement.cells)
 
     def maps(self) -> Maps:
         """The maps at the inputs' sizes, each of shape (B, 1, *positions)."""
-        return tuple(aggregate.map() for aggregate in self._aggregates)
+        return Aggregate.maps_of(self._aggregates)
 
 
 class _Located(ABC):
@@ -137,8 +136,8 @@ class Draw(_Located):
         return self._maps.maps()
 
 
-# The grid, among how many the term is shared, its name, which of that name, and its shape.
-_Key: TypeAlias = tuple[int, int, str, int, torch.Size]
+# The grid, the term's name, which of that name, and its shape.
+_Key: TypeAlias = tuple[int, str, int, torch.Size]
 _Sums: TypeAlias = dict[_Key, tuple[Placement, tuple[int, ...], Tensor]]
 
 
@@ -171,10 +170,9 @@ class TermAverage:
         while self._sums:
             key = next(iter(self._sums))
             placement, positions, total = self._sums.pop(key)
-            grid, sharing = key[:2]
-            mean = total / (self._copies * sharing)
-            aggregates[grid].add(drawn(mean, positions, placement, psi, overwrite=True))
-        return tuple(aggregate.map() for aggregate in aggregates)
+            part = drawn(total / self._copies, positions, placement, psi, overwrite=True)
+            aggregates[key[0]].add(part, placement.cells)
+        return Aggregate.maps_of(aggregates)
 
 
 class Average(_Located):
@@ -202,7 +200,7 @@ class Average(_Located):
         for grid, placement in location:
             view, positions = arranged(read[0], placement)
             total = view.unflatten(0, (-1, self._average.samples)).sum(0)
-            key = (grid, len(location), name, number, total.shape)
+            key = (grid, name, number, total.shape)
             self._sums[key] = (placement, positions, total)
 
     def result(self, totals: Totals) -> None:

@@ -5,6 +5,9 @@ input (Srinivas & Fleuret 2019, section 3, extended to every differentiable oper
 holds the operations of one algebraic class; importing it enters them into the table.
 """
 
+from typing import TYPE_CHECKING
+
+from fullgrad._lazy import submodules
 from fullgrad.operations import (  # noqa: F401
     affine,
     attention,
@@ -36,3 +39,6 @@ __all__ = [
     "register",
     "scaled_output",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

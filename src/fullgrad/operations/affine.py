@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fullgrad.axes.algebra import NOWHERE, Axes, taken
+from fullgrad.axes.algebra import Axes, taken
 from fullgrad.axes.broadcasting import joined, stacked
+from fullgrad.axes.coordinates import NOWHERE
 from fullgrad.operations.call import NO_BIAS, Bias, Call, explicit
 from fullgrad.operations.propagation import Answer, Propagation, broadcast, elementwise, keeps_axes
 from fullgrad.operations.registry import put

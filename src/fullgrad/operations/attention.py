@@ -49,6 +49,8 @@ def _fused_attention(call: Call) -> tuple[Bias, ...] | None:
             future = torch.ones(product.shape[-2:], dtype=torch.bool, device=q.device).triu_(1)
             logits = logits.masked_fill(future, -math.inf)
         p = torch.softmax(logits, -1)
+        if masks or causal:  # a row that may read nothing has no weights
+            p = p.masked_fill((logits == -math.inf).all(-1, keepdim=True), 0)
         direction = product * products
         if mask_depends:
             direction = direction + torch.where(p == 0, torch.zeros_like(p), masks[0])
@@ -67,7 +69,11 @@ def _attention_axes(p: Propagation) -> Answer:
     """The result lies where the queries do."""
     query, _, value = (p.axes_of(a) for a in p.call.args[:3])
     if query is None:
-        return None
+        if value is None or p.call.depends(p.input):
+            return None
+        # Queries that do not depend on the input (of objects, for example) read all of it.
+        rows, last = fresh(p.shape[-2]), neutral(value.groups[-1])
+        return with_groups(value, [*value.groups[:-2], rows, last])
     last = fresh(p.shape[-1]) if value is None else neutral(value.groups[-1])
     return with_groups(query, [*query.groups[:-1], last])
 

@@ -112,7 +112,7 @@ def _slice(p: Propagation) -> Answer:
         return None
     dim, step = (p.get("dim") or 0) % len(axes.groups), p.get("step") or 1
     index = np.arange(axes.shape[dim])[slice(p.get("start"), p.get("end"), step)]
-    return taken(axes, dim, index, coarser=step > 1)
+    return taken(axes, dim, index)
 
 
 _views("slice", axes=_slice)
@@ -225,7 +225,28 @@ def _index(p: Propagation) -> Answer:
 _moves("index", axes=_index)
 
 
+def _unfold(p: Propagation) -> Answer:
+    """Windows along one axis; what is in a window goes into a new last axis."""
+    axes = p.first()
+    if axes is None:
+        return None
+    dim = p.get("dimension") % len(axes.groups)
+    size, step, after = p.get("size"), p.get("step"), p.shape[dim]
+    index = np.arange(after)[:, None] * step + np.arange(size)
+    cut = taken(axes, dim, index.reshape(-1))
+    apart = cut and regrouped(cut, [*cut.shape[:dim], after, size, *cut.shape[dim + 1 :]])
+    if apart is None:
+        return None
+    order = [d for d in range(len(apart.groups)) if d != dim + 1]
+    return permuted(apart, [*order, dim + 1])
+
+
+_views("unfold", axes=_unfold)
+
+
 # -- numbers whose places are not followed ----------------------------------------------------
 
-_views(["diagonal", "unfold"])
+# Sequences of several lengths put one behind the other: samples and steps mix in one axis.
+_moves(["_pack_padded_sequence"])
+_views("diagonal")
 _moves(["gather", "take", "masked_select", "diag_embed", "view_as_real", "view_as_complex"])

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fullgrad.axes.algebra import Axes, Group, fresh, neutral, with_groups
+from fullgrad.axes.algebra import Axes, fresh, has_batch, neutral, with_groups
+from fullgrad.axes.coordinates import Group
 from fullgrad.operations.call import NO_BIAS, Bias, BiasRule, Call, Kind, explicit
-from fullgrad.operations.propagation import Answer, AxesRule, Propagation, placed
+from fullgrad.operations.propagation import Answer, AxesRule, Propagation
 from fullgrad.operations.registry import put
 
 
@@ -74,16 +75,14 @@ def _product_axes(p: Propagation, factors: Sequence[Any]) -> Axes | None:
     Of two factors with positions the rows count: a score lies where its query does.
     """
     left, right = (p.axes_of(f) for f in factors)
-    by_rows = left is not None and placed(left.groups[-2], left)
+    by_rows = left is not None and left.depends(left.groups[-2])
     if p.lost(factors[:1] if by_rows else factors):
         return None
     shape = p.shape
     rows = fresh(shape[-2]) if left is None else left.groups[-2]
     columns = fresh(shape[-1]) if right is None else right.groups[-1]
     by_columns = right is not None and (
-        left is None
-        or (placed(columns, right) and not placed(rows, left))
-        or any(a.batch for a in columns)
+        left is None or (right.depends(columns) and not left.depends(rows)) or has_batch(columns)
     )
     outer = [left, right] if not by_columns else [right, left]
     batches: list[Group] = []

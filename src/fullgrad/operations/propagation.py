@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
 from torch import Tensor
 
-from fullgrad.axes.algebra import Atom, Axes, Coordinate, Group, fresh, taken, with_groups
+from fullgrad.axes import algebra, windows
+from fullgrad.axes.algebra import Axes, fresh, has_batch, regrouped, with_groups
 from fullgrad.axes.broadcasting import Bindings, combined
+from fullgrad.axes.coordinates import Taps
 from fullgrad.operations.call import Call
 
 
@@ -90,11 +91,6 @@ def axes_after(rule: AxesRule | None, p: Propagation) -> Sequence[Axes | None]:
     if isinstance(answer, list):
         return answer
     return [answer, *[None] * (len(p.call.outputs) - 1)]
-
-
-def placed(group: Group, axes: Axes) -> bool:
-    """Whether any position depends on these atoms."""
-    return any(c is not None and any(a in group for a in c.atoms) for c in axes.coordinates)
 
 
 # -- rules that serve many operations ---------------------------------------------------------
@@ -183,7 +179,7 @@ def reorders(p: Propagation) -> Answer:
         return None
     dim = p.get("dim", -1) % len(axes.groups)
     group = axes.groups[dim]
-    if placed(group, axes) or any(a.batch for a in group):
+    if axes.depends(group) or has_batch(group):
         return None
     groups = [fresh(p.shape[d]) if d == dim else g for d, g in enumerate(axes.groups)]
     return [with_groups(axes, groups)] * len(p.call.outputs)
@@ -212,73 +208,92 @@ def reduces(p: Propagation) -> Answer:
     return [with_groups(axes, groups)] * len(p.call.outputs)
 
 
-def windowed(spatial: int, *, new_channels: bool = False) -> AxesRule:
+def windowed(
+    spatial: int,
+    kernel: int | None = None,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    *,
+    new_channels: bool = False,
+) -> AxesRule:
     """Make the rule of a window that slides over the last axes, as in pooling or resampling.
-
-    The positions of the output are a grid of their own, which a map stretches to the input's size.
 
     Args:
         spatial: how many axes the window slides over.
+        kernel: how many numbers the window reads along each of them; None if that is not known:
+            the places of the output are then spread evenly, and each may have read everything.
+        stride: from one window to the next.
+        padding: before the first number.
+        dilation: between the numbers of a window.
         new_channels: the axis before them holds something new, as after a convolution.
 
     Returns:
         A rule for :func:`fullgrad.operations.register`.
     """
 
+    def window(place: int, before: int, after: int) -> Taps:
+        if kernel is None:
+            return windows.anywhere(before, after)
+        return windows.sliding(before, after, kernel, stride, padding, dilation)
+
     def rule(p: Propagation) -> Answer:
-        channels = fresh(p.shape[-spatial - 1]) if new_channels else None
-        return [slid(p.first(), p.shape, spatial, p.rank, channels)] * len(p.call.outputs)
+        channels = p.shape[-spatial - 1] if new_channels else None
+        return [slid(p, spatial, window, channels)] * len(p.call.outputs)
 
     return rule
 
 
+def each(value: Any, count: int) -> list[Any]:
+    """An argument for each axis; one for all of them is repeated."""
+    listed = list(value) if isinstance(value, (list, tuple)) else [value]
+    return listed * count if len(listed) == 1 else listed
+
+
 def slid(
-    axes: Axes | None, shape: Sequence[int], spatial: int, rank: int, channels: Group | None
+    p: Propagation,
+    spatial: int,
+    window: Callable[[int, int, int], Taps],
+    channels: int | None = None,
+    groups: int = 1,
 ) -> Axes | None:
-    """Slide a window over the last axes.
+    """Slide a window over the last axes of the first argument.
 
     Args:
-        axes: before, None if unknown.
-        shape: after.
+        p: the executed operation.
         spatial: how many axes the window slides over.
-        rank: of the input's grid if there is one, else 0.
-        channels: of the output; None keeps them.
+        window: from the number of the axis among them, its size before and its size after to what
+            the window reads.
+        channels: how many channels it makes; None keeps them.
+        groups: in how many groups channels are read together.
     """
+    axes, shape = p.first(), p.shape
     if axes is None or len(axes.groups) != len(shape):
         return None
-    groups = list(axes.groups[:-spatial])
-    if channels is not None:
-        groups[-1] = channels
-    coordinates = list(axes.coordinates)
-    for i in range(spatial):
-        d = len(shape) - spatial + i
-        before, size = axes.groups[d], shape[d]
-        along = axes.along(before)
-        if not along and not placed(before, axes) and spatial == rank:
-            along = [i]
-        if not along:
-            if axes.shape[d] != size:
-                return _slid_within(axes, shape)
-            groups.append(before)
-            continue
-        atom = Atom(size)
-        for k in along:
-            coordinates[k] = Coordinate(size, (atom,))
-        groups.append((atom,))
-    return with_groups(Axes(tuple(groups), tuple(coordinates)), groups)
+    start = len(shape) - spatial
+    taps = {start + i: window(i, axes.shape[start + i], shape[start + i]) for i in range(spatial)}
+    found = algebra.windowed(axes, taps)
+    if found is None or channels is None:
+        return found
+    return channels_read(found, start - 1, groups, channels)
 
 
-def _slid_within(axes: Axes, shape: Sequence[int]) -> Axes | None:
-    """Pooling inside the windows of a partition: every so many places, on a coarser grid."""
-    for d, (before, after) in enumerate(zip(axes.shape, shape, strict=True)):
-        if before == after:
-            continue
-        group = axes.groups[d]
-        along = [c for c in axes.coordinates if c is not None and set(group) & set(c.atoms)]
-        if len(group) != 1 or len(along) != 1 or before % after:
-            return None
-        coarser = taken(axes, d, np.arange(0, before, before // after), coarser=True)
-        if coarser is None:
-            return None
-        axes = coarser
-    return axes
+def channels_read(axes: Axes, dim: int, groups: int, after: int) -> Axes | None:
+    """Read the channels of each group together, to make others.
+
+    Args:
+        axes: before.
+        dim: the axis of the channels.
+        groups: how many groups there are.
+        after: how many channels there are afterwards, all groups together.
+    """
+    behind = axes.groups[dim + 1 :]
+    if groups == 1 or not axes.depends(axes.groups[dim]):
+        return with_groups(axes, [*axes.groups[:dim], fresh(after), *behind])
+    shape = axes.shape
+    apart = regrouped(axes, [*shape[:dim], groups, shape[dim] // groups, *shape[dim + 1 :]])
+    if apart is None:
+        return None
+    left = with_groups(apart, [*apart.groups[: dim + 1], *apart.groups[dim + 2 :]])
+    group = (*left.groups[dim], *fresh(after // groups))
+    return Axes((*left.groups[:dim], group, *left.groups[dim + 1 :]), left.coordinates)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
-from fullgrad.axes.algebra import Atom, Axes, Coordinate, fresh, regrouped
+from fullgrad._compat import grid_sampler_2d
+from fullgrad.axes import windows as taps
+from fullgrad.axes.algebra import permuted, read_at, refined, regrouped, taken, windowed
+from fullgrad.axes.coordinates import Taps
 from fullgrad.operations.call import NO_BIAS, Bias, Call, no_bias
 from fullgrad.operations.homogeneous import degree_one
-from fullgrad.operations.propagation import Answer, Propagation, slid, windowed
+from fullgrad.operations.propagation import Answer, AxesRule, Propagation, each, slid
 from fullgrad.operations.registry import put
 
 _linear = partial(put, bias=no_bias, family="linear")
@@ -41,7 +45,15 @@ def _convolution_bias(call: Call) -> tuple[Bias, ...]:
 
 
 def _convolution_axes(p: Propagation) -> Answer:
-    return windowed(len(p.shape) - 2, new_channels=True)(p)
+    weight, dims = p.get("weight"), len(p.shape) - 2
+    stride, padding, dilation = (each(p.get(n), dims) for n in ("stride", "padding", "dilation"))
+    slide = taps.transposed if p.get("transposed") else taps.sliding
+
+    def window(i: int, before: int, after: int) -> Taps:
+        kernel = weight.shape[2 + i]
+        return slide(before, after, kernel, stride[i], padding[i], dilation[i])
+
+    return slid(p, dims, window, p.shape[1], p.get("groups"))
 
 
 put("convolution", _convolution_bias, _convolution_axes, family="affine")
@@ -49,35 +61,122 @@ put("convolution", _convolution_bias, _convolution_axes, family="affine")
 
 # -- pooling, padding with numbers of the image, resampling -----------------------------------
 
-for _dims in (1, 2, 3):
-    _linear([f"reflection_pad{_dims}d", f"replication_pad{_dims}d"], axes=windowed(_dims))
-    _linear([f"upsample_nearest{_dims}d", f"_upsample_nearest_exact{_dims}d"], axes=windowed(_dims))
-for _dims in (2, 3):
-    _linear([f"avg_pool{_dims}d", f"_adaptive_avg_pool{_dims}d"], axes=windowed(_dims))
-    put(
-        [
-            f"max_pool{_dims}d_with_indices",
-            f"adaptive_max_pool{_dims}d",
-            f"fractional_max_pool{_dims}d",
-        ],
-        degree_one,
-        windowed(_dims),
-        family="homogeneous",
-    )
-_linear("upsample_linear1d", axes=windowed(1))
-_linear(["upsample_bilinear2d", "_upsample_bilinear2d_aa"], axes=windowed(2))
-_linear(["upsample_bicubic2d", "_upsample_bicubic2d_aa"], axes=windowed(2))
-_linear("upsample_trilinear3d", axes=windowed(3))
+
+def _pool(dims: int) -> AxesRule:
+    def rule(p: Propagation) -> Answer:
+        kernel = each(p.get("kernel_size"), dims)
+        stride = each(p.get("stride") or kernel, dims)
+        padding, dilation = each(p.get("padding"), dims), each(p.get("dilation", 1), dims)
+
+        def window(i: int, before: int, after: int) -> Taps:
+            return taps.sliding(before, after, kernel[i], stride[i], padding[i], dilation[i])
+
+        return [slid(p, dims, window)] * len(p.call.outputs)
+
+    return rule
+
+
+def _adaptive(dims: int) -> AxesRule:
+    return lambda p: [slid(p, dims, lambda i, n, m: taps.adaptive(n, m))] * len(p.call.outputs)
+
+
+def _padded(dims: int, *, edge: bool) -> AxesRule:
+    def rule(p: Propagation) -> Answer:
+        widths = p.get("padding")
+
+        def window(i: int, before: int, after: int) -> Taps:
+            at = 2 * (dims - 1 - i)
+            return taps.reflected(before, widths[at], widths[at + 1], edge=edge)
+
+        return slid(p, dims, window)
+
+    return rule
+
+
+def _resized(dims: int, reach: int, *, exact: bool = False, antialias: bool = False) -> AxesRule:
+    """Resampling between ``2 * reach`` neighbors, or with ``reach`` 0 from the nearest one."""
+
+    def rule(p: Propagation) -> Answer:
+        ends = ("",) if dims == 1 else ("_d", "_h", "_w")[-dims:]
+        scales = [p.get(f"scales{end}") for end in ends]
+
+        def window(i: int, before: int, after: int) -> Taps:
+            return taps.resized(
+                before,
+                after,
+                reach,
+                corners=bool(p.get("align_corners", False)),
+                scale=scales[i],
+                exact=exact,
+                antialias=antialias,
+            )
+
+        return slid(p, dims, window)
+
+    return rule
+
+
+for _d in (1, 2, 3):
+    _linear(f"reflection_pad{_d}d", axes=_padded(_d, edge=False))
+    _linear(f"replication_pad{_d}d", axes=_padded(_d, edge=True))
+    _linear(f"upsample_nearest{_d}d", axes=_resized(_d, 0))
+    _linear(f"_upsample_nearest_exact{_d}d", axes=_resized(_d, 0, exact=True))
+for _d in (2, 3):
+    _linear(f"avg_pool{_d}d", axes=_pool(_d))
+    _linear(f"_adaptive_avg_pool{_d}d", axes=_adaptive(_d))
+    put(f"max_pool{_d}d_with_indices", degree_one, _pool(_d), family="homogeneous")
+    put(f"adaptive_max_pool{_d}d", degree_one, _adaptive(_d), family="homogeneous")
+    put(f"fractional_max_pool{_d}d", degree_one, family="homogeneous")  # windows drawn at random
+_linear("upsample_linear1d", axes=_resized(1, 1))
+_linear("upsample_bilinear2d", axes=_resized(2, 1))
+_linear("_upsample_bilinear2d_aa", axes=_resized(2, 1, antialias=True))
+_linear("upsample_bicubic2d", axes=_resized(2, 2))
+_linear("_upsample_bicubic2d_aa", axes=_resized(2, 2, antialias=True))
+_linear("upsample_trilinear3d", axes=_resized(3, 1))
 put("torchvision::roi_pool", degree_one, family="homogeneous")
 
 
 # -- channels and places exchanged ------------------------------------------------------------
 
-_linear(["pixel_shuffle", "pixel_unshuffle"], axes=windowed(2, new_channels=True))
+
+def _shuffled(p: Propagation) -> Answer:
+    """Channels (C, r, r) go into rows and columns: (C, H, r, W, r)."""
+    axes, r = p.first(), p.get("upscale_factor")
+    if axes is None:
+        return None
+    *outer, channels, height, width = axes.shape
+    n = len(outer)
+    apart = regrouped(axes, [*outer, channels // r**2, r, r, height, width])
+    if apart is None:
+        return None
+    moved = permuted(apart, [*range(n + 1), n + 3, n + 1, n + 4, n + 2])
+    return regrouped(refined(moved, {n + 1: n + 2, n + 3: n + 4}), p.shape)
+
+
+_linear("pixel_shuffle", axes=_shuffled)
+
+
+def _unshuffled(p: Propagation) -> Answer:
+    axes, r = p.first(), p.get("downscale_factor")
+    if axes is None:
+        return None
+    *outer, channels, height, width = axes.shape
+    n = len(outer)
+    apart = regrouped(axes, [*outer, channels, height // r, r, width // r, r])
+    order = [*range(n + 1), n + 2, n + 4, n + 1, n + 3]
+    return apart and regrouped(permuted(apart, order), p.shape)
+
+
+_linear("pixel_unshuffle", axes=_unshuffled)
 
 
 def _channels_shuffled(p: Propagation) -> Answer:
-    return slid(p.first(), p.shape, len(p.shape) - 2, 0, fresh(p.shape[1]))
+    axes, groups = p.first(), p.get("groups")
+    if axes is None:
+        return None
+    batch, channels, *places = axes.shape
+    apart = regrouped(axes, [batch, groups, channels // groups, *places])
+    return apart and regrouped(permuted(apart, [0, 2, 1, *range(3, 3 + len(places))]), axes.shape)
 
 
 _linear("channel_shuffle", axes=_channels_shuffled)
@@ -86,33 +185,77 @@ _linear("channel_shuffle", axes=_channels_shuffled)
 # -- patches ----------------------------------------------------------------------------------
 
 
+def _patch_taps(p: Propagation, sizes: Sequence[int]) -> list[Taps]:
+    """Of rows and columns: which places each patch holds, shape (patches, kernel)."""
+    names = ("kernel_size", "dilation", "padding", "stride")
+    kernel, dilation, padding, stride = (each(p.get(n), 2) for n in names)
+
+    def along(i: int, n: int) -> Taps:
+        after = (n + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
+        return taps.sliding(n, after, kernel[i], stride[i], padding[i], dilation[i])
+
+    return [along(i, n) for i, n in enumerate(sizes)]
+
+
 def _patches(p: Propagation) -> Answer:
-    """Patches in the last axis, one place each; what is in a patch is channels."""
-    before = p.input.shape
-    if len(before) != 4 or p.rank != 2:
+    """Patches in the last axis; what is in a patch goes into channels (C, kernel, kernel)."""
+    axes = p.first()
+    if axes is None or len(axes.groups) != 4:
         return None
-    kernel, dilation, padding, stride = (
-        p.get(name) for name in ("kernel_size", "dilation", "padding", "stride")
-    )
-    sizes = [
-        (before[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
-        for i in range(2)
-    ]
-    cut = slid(p.first(), (*p.shape[:2], *sizes), 2, 2, fresh(p.shape[1]))
-    return cut and regrouped(cut, p.shape)
+    found = _patch_taps(p, axes.shape[2:])
+    for i, t in enumerate(found):
+        moved = taken(axes, 2 + i, t.index.T.reshape(-1))
+        if moved is None:
+            return None
+        axes = moved
+    (rows, height), (columns, width) = (t.index.T.shape for t in found)
+    apart = regrouped(axes, [*axes.shape[:2], rows, height, columns, width])
+    return apart and regrouped(permuted(apart, [0, 1, 2, 4, 3, 5]), p.shape)
 
 
 _linear("im2col", axes=_patches)
 
 
 def _folded(p: Propagation) -> Answer:
-    """Patches put back: a grid of the size that is asked for."""
+    """Patches put back: each place reads its number in all patches that hold it."""
     axes, shape = p.first(), p.shape
-    if axes is None or len(shape) != 4 or p.rank != 2:
+    if axes is None or len(shape) != 4:
         return None
-    atoms = (Atom(shape[2]), Atom(shape[3]))
-    groups = (axes.groups[0], fresh(shape[1]), *((a,) for a in atoms))
-    return Axes(groups, tuple(Coordinate(a.size, (a,)) for a in atoms))
+    found = _patch_taps(p, shape[2:])
+    (height, rows), (width, columns) = (t.index.shape for t in found)
+    apart = regrouped(axes, [shape[0], shape[1], rows, columns, height, width])
+    together = apart and regrouped(
+        permuted(apart, [0, 1, 2, 4, 3, 5]), [*shape[:2], rows * height, columns * width]
+    )
+    return together and windowed(
+        together, {2 + i: taps.inverse(t, shape[2 + i]) for i, t in enumerate(found)}
+    )
 
 
 _linear("col2im", axes=_folded)
+
+
+# -- numbers read at computed places -----------------------------------------------------------
+
+
+def _sampled_bias(call: Call) -> tuple[Bias, ...] | None:
+    """Linear in the image; where the places depend as well, the fallback answers."""
+    return None if call.depends(call.get("grid")) else NO_BIAS
+
+
+def _sampled_axes(p: Propagation) -> Answer:
+    """Each number lies where it was read, which differs by sample."""
+    axes, grid = p.first(), p.get("grid")
+    modes = {0: 1, 1: 0}  # bilinear reads both neighbors, nearest the next one
+    reach, padding = modes.get(p.get("interpolation_mode")), p.get("padding_mode")
+    if axes is None or reach is None or padding not in (0, 1):
+        return None
+    found = grid.detach().double().cpu().numpy()
+    read = [
+        taps.sampled(found[..., 1 - i], axes.shape[2 + i], reach, p.get("align_corners"), padding)
+        for i in range(2)
+    ]
+    return read_at(axes, read)
+
+
+put("grid_sampler_2d", _sampled_bias, _sampled_axes, family="affine", equivalent=grid_sampler_2d())

@@ -6,42 +6,24 @@ import csv
 import io
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fullgrad._files import printable
 from fullgrad._html import Html, joined, tag
-from fullgrad.evaluation.store import PLAN, RECORD, TABLE
+from fullgrad.evaluation.bench import kinds
+from fullgrad.evaluation.experiment import MEANINGS
+from fullgrad.evaluation.store import OLD_PLAN, RECORD, STAGES, TABLE
 from fullgrad.report.markup import Builder, details, facts, kind_of
 from fullgrad.report.provenance import again, made, version_facts
 from fullgrad.report.values import ReportError, Values, read_bytes, read_json, shown
 
 ROWS = 400  # of a table that are shown
 _FIRST = ("ranking.csv", "summary.csv")  # tables that are not folded away
-_KNOWN = {"plan", "versions", "command"}
+_KNOWN = {"plan", "versions", "command", "files"}
 _UNKNOWN = "results"
-_MEANT = "pixel perturbation"  # the experiment whose columns these are
-MEANINGS = {
-    "order": "which pixels are removed first, the least or the most salient ones",
-    "fill": "what a removed pixel becomes",
-    "method": "whose map gives the order",
-    "fraction": "share of the pixels that are removed",
-    "images": "how many images the mean is over",
-    "relative_change": "mean over images of |change of the output| / |output|",
-    "area": "relative change, averaged along the logarithmic axis of fractions",
-    "low": "lower end of the 95 % bootstrap interval",
-    "high": "upper end of the 95 % bootstrap interval",
-    "median": "over images, of the relative change",
-    "probability_change": "mean change of the class's probability",
-    "kept": "share of images whose predicted class stays",
-    "rank": "1 is best: the smallest area where the least salient go first, else the largest",
-    "first": "one method of a pair",
-    "second": "the other one",
-    "difference": "first minus second, over the same images",
-    "differ": "whether the interval of the difference leaves out zero",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +31,8 @@ class Experiment:
     """A results folder.
 
     Args:
-        folder: with ``plan.json`` and ``record.json``.
-        record: what the latter says.
+        folder: with ``record.json``.
+        record: what that says.
     """
 
     folder: Path
@@ -63,12 +45,13 @@ def found_in(folder: Path) -> Experiment | None:
     Raises:
         ReportError: the run is not finished, or its record is damaged.
     """
-    if not (folder / PLAN).is_file():
-        return None
+    begun = (folder / STAGES).is_dir() or (folder / OLD_PLAN).is_file()
     if not (folder / RECORD).is_file():
+        if not begun:
+            return None
         raise ReportError(
             f"the run in {printable(folder)} is not finished (it has no {RECORD}): start it again "
-            "with the same command, and it goes on"
+            "with the same command, and it resumes"
         )
     record = read_json(folder / RECORD)
     record.inside("plan")
@@ -89,15 +72,18 @@ def section(builder: Builder, found: Experiment, problems: list[str]) -> Html:
         ReportError: the record is not what ``fullgrad bench`` writes.
     """
     record = found.record
-    title = _title(record)
+    name = _name(record)
+    title = name.replace("-", " ")
+    own = kinds()[name].meanings if name in kinds() else {}
+    meanings = {**MEANINGS, **own} if own else {}
     parts = [tag("h2", f"Experiment: {title}", id=builder.name("experiment"))]
     for path in sorted(found.folder.glob("*.png")):
         parts.append(_picture(builder, path, problems))
     tables = [p for p in found.folder.glob("*.csv") if p.stem != TABLE]
     for path in sorted(tables, key=lambda p: (_place(p.name), p.name)):
-        parts.append(_table(builder, path, title, problems))
-    if title not in {_MEANT, _UNKNOWN}:
-        command = f"fullgrad bench {title.replace(' ', '-')} --help"
+        parts.append(_table(builder, path, meanings, problems))
+    if not meanings and name != _UNKNOWN:
+        command = f"fullgrad bench {name} --help"
         parts.append(tag("p", "What the experiment measures: ", tag("code", command)))
     if (found.folder / f"{TABLE}.csv").is_file():
         parts.append(
@@ -114,7 +100,7 @@ def section(builder: Builder, found: Experiment, problems: list[str]) -> Html:
         facts((k, shown(v), "") for k, v in plan),
         made(
             [
-                *version_facts(record),
+                *version_facts(dict(record.inside("versions").items())),
                 *((k.replace("_", " "), shown(v), _meaning(k)) for k, v in rest),
             ],
             "h3",
@@ -142,14 +128,14 @@ def _meaning(name: str) -> str:
     }.get(name, "")
 
 
-def _title(record: Values) -> str:
-    """The experiment's name on the command line."""
+def _name(record: Values) -> str:
+    """Return the experiment's name on the command line."""
     try:
         words = shlex.split(record.text("command"))
     except ValueError:
         words = []
     if words[:2] == ["fullgrad", "bench"] and len(words) > 2:
-        return words[2].replace("-", " ")
+        return words[2]
     return _UNKNOWN
 
 
@@ -165,13 +151,13 @@ def _picture(builder: Builder, path: Path, problems: list[str]) -> Html:
         return tag("p", problems[-1], class_="warn")
     if path.name == "curves.png":
         alt = "Curves of the experiment, one for each method; the tables below hold their numbers"
-        caption = "Curves of all methods. Bands, where there are any, are 95 % bootstrap intervals."
+        caption = "Curves of all methods. Bands, where there are any, are 95 % intervals."
     else:
         alt, caption = f"Picture {name} of the results folder", name
     return builder.picture(content, kind, alt, caption, wide=True)
 
 
-def _table(builder: Builder, path: Path, title: str, problems: list[str]) -> Html:
+def _table(builder: Builder, path: Path, meanings: Mapping[str, str], problems: list[str]) -> Html:
     name = printable(path.name)
     try:
         heads, rows = _read(path)
@@ -181,7 +167,7 @@ def _table(builder: Builder, path: Path, title: str, problems: list[str]) -> Htm
     if not rows:
         return tag("p", f"{name} is empty.")
     numeric = [i for i in range(len(heads)) if all(_number(r[i]) is not None for r in rows)]
-    known = [(h, MEANINGS[h]) for h in heads if h in MEANINGS and title == _MEANT]
+    known = [(h, meanings[h]) for h in heads if h in meanings]
     meaning = joined(tag("li", tag("strong", h), f": {m}") for h, m in known)
     cut = f" The first {ROWS} of {len(rows)} rows." if len(rows) > ROWS else ""
     shown_rows = [

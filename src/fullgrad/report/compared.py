@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fullgrad._files import printable
 from fullgrad._html import Html, joined, tag
 from fullgrad.report.markup import Builder, details, kind_of
 from fullgrad.report.provenance import again, made, model_facts, version_facts
-from fullgrad.report.values import ReportError, Values, read_bytes, shown
+from fullgrad.report.values import ReportError, read_bytes, shown
+from fullgrad.vision.schema import ComparisonRecord, FailureInfo, MethodInfo, RowInfo
 from fullgrad.viz.style import number
-
-KIND = "fullgrad comparison"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class Comparison:
     """
 
     path: Path
-    record: Values
+    record: ComparisonRecord
 
 
 def section(builder: Builder, found: Comparison, problems: list[str]) -> Html:
@@ -42,21 +41,20 @@ def section(builder: Builder, found: Comparison, problems: list[str]) -> Html:
         ReportError: the record is not what ``fullgrad compare`` writes.
     """
     record = found.record
-    rows, methods = record.each("rows"), record.each("methods")
-    spec = record.inside("model").text("spec")
-    title = f"{_many(len(rows), 'photograph')} by {_many(len(methods), 'method')} on {spec}"
+    rows, counted = record.rows, _many(len(record.methods), "method")
+    title = f"{_many(len(rows), 'photograph')} by {counted} on {record.model.spec}"
     parts = [
         tag("h2", title, id=builder.name("compared")),
         _sheet(builder, found, problems),
         _classes(builder, rows),
-        _failed(record),
+        _failed(record.failed),
         tag("h3", "The methods"),
-        tag("ul", *(_method(m) for m in methods)),
+        tag("ul", *(_method(m) for m in record.methods)),
         _reasons(rows),
         details("The range of each map", _ranges(builder, rows)),
-        made([*model_facts(record.inside("model")), *version_facts(record)], "h3"),
+        made([*model_facts(record.model), *version_facts(record.versions)], "h3"),
         again(
-            record.text("command"),
+            record.command,
             "h3",
             "In the folder where it was run. The photographs' SHA-256 digests in the table above "
             "tell whether they are the same files.",
@@ -70,8 +68,7 @@ def _many(count: int, what: str) -> str:
 
 
 def _sheet(builder: Builder, found: Comparison, problems: list[str]) -> Html:
-    told = found.record.inside("sheet")
-    name = told.text("file")
+    record, name = found.record, found.record.sheet.file
     try:
         if name != Path(name).name or name.startswith("."):
             raise ReportError(f"the sheet {printable(name)} is not beside its record")
@@ -79,7 +76,7 @@ def _sheet(builder: Builder, found: Comparison, problems: list[str]) -> Html:
     except ReportError as error:
         problems.append(f"No sheet: {error}")
         return tag("p", problems[-1], class_="warn")
-    if hashlib.sha256(content).hexdigest() != told.text("sha256"):
+    if hashlib.sha256(content).hexdigest() != record.sheet.sha256:
         problems.append(f"No sheet: {printable(name)} is not the one that its record tells of")
         return tag("p", problems[-1], class_="warn")
     kind = kind_of(content)
@@ -89,26 +86,23 @@ def _sheet(builder: Builder, found: Comparison, problems: list[str]) -> Html:
             "here, let the sheet's --out end in .png or .svg)."
         )
         return tag("p", said)
-    rows = found.record.each("rows")
-    methods = ", ".join(m.text("label") for m in found.record.each("methods"))
-    classes = ", ".join(r.inside("target").text("name") for r in rows[:12])
+    methods = ", ".join(m.label for m in record.methods)
+    classes = ", ".join(r.target.name or f"class {r.target.index}" for r in record.rows[:12])
     alt = f"A row for each photograph ({classes}), a column for each method: {methods}"
-    return builder.picture(content, kind, alt, found.record.text("rule"), wide=True)
+    return builder.picture(content, kind, alt, record.rule, wide=True)
 
 
-def _classes(builder: Builder, rows: list[Values]) -> Html:
-    cells = []
-    for row in rows:
-        image, target = row.inside("image"), row.inside("target")
-        cells.append(
-            (
-                image.text("path"),
-                target.text("name"),
-                f"{target.number('probability'):.1%}",
-                number(target.number("logit")),
-                tag("code", image.text("sha256")),
-            )
+def _classes(builder: Builder, rows: Sequence[RowInfo]) -> Html:
+    cells = [
+        (
+            row.image.path,
+            row.target.name or f"class {row.target.index}",
+            f"{row.target.probability:.1%}",
+            number(row.target.logit),
+            tag("code", row.image.sha256),
         )
+        for row in rows
+    ]
     caption = (
         "What every row explains. Logit: the class's output, whose gradient the methods take. "
         "Probability: the softmax of all logits. SHA-256: of the photograph's file."
@@ -117,30 +111,28 @@ def _classes(builder: Builder, rows: list[Values]) -> Html:
     return builder.table(caption, heads, cells, numeric=(2, 3))
 
 
-def _failed(record: Values) -> Html:
-    failed = record.each("failed")
+def _failed(failed: Sequence[FailureInfo]) -> Html:
     if not failed:
         return Html("")
-    rows = (tag("li", f"{f.text('image')}: {f.text('reason')}") for f in failed)
+    rows = (tag("li", f"{f.image}: {f.reason}") for f in failed)
     return joined([tag("h3", "Photographs that failed"), tag("ul", *rows)])
 
 
-def _method(method: Values) -> Html:
-    more = " ".join(t for t in (method.text("about"), method.text("reference")) if t)
-    given = method.inside("options").items()
-    options = f" ({', '.join(f'{k}: {shown(v)}' for k, v in given)})" if given else ""
-    return tag("li", tag("strong", method.text("label")), options, f": {more}" if more else "")
+def _method(method: MethodInfo) -> Html:
+    more = " ".join(t for t in (method.about, method.reference) if t)
+    given = ", ".join(f"{k}: {shown(v)}" for k, v in method.options.items())
+    options = f" ({given})" if given else ""
+    return tag("li", tag("strong", method.label), options, f": {more}" if more else "")
 
 
-def _reasons(rows: list[Values]) -> Html:
+def _reasons(rows: Sequence[RowInfo]) -> Html:
     said: dict[str, list[str]] = {}
     for row in rows:
-        for cell in row.each("maps"):
-            if (reason := cell.maybe_text("reason")) is not None:
-                applies = cell.plain().get("applies") is True
-                what = "failed" if applies else "does not apply"
-                text = f"{cell.text('method')} {what}: {reason}"
-                said.setdefault(text, []).append(row.inside("image").text("path"))
+        for cell in row.maps:
+            if cell.reason is not None:
+                what = "failed" if cell.applies else "does not apply"
+                text = f"{cell.method} {what}: {cell.reason}"
+                said.setdefault(text, []).append(row.image.path)
     if not said:
         return Html("")
     items = []
@@ -150,20 +142,13 @@ def _reasons(rows: list[Values]) -> Html:
     return joined([tag("h3", "Maps that there are not"), tag("ul", *items)])
 
 
-def _ranges(builder: Builder, rows: list[Values]) -> Html:
-    cells: list[tuple[Any, ...]] = []
-    for row in rows:
-        for cell in row.each("maps"):
-            if "least" in cell:
-                cells.append(
-                    (
-                        row.inside("image").text("path"),
-                        cell.text("method"),
-                        number(cell.number("least")),
-                        number(cell.number("most")),
-                        f"{cell.number('seconds'):.2f}",
-                    )
-                )
+def _ranges(builder: Builder, rows: Sequence[RowInfo]) -> Html:
+    cells = [
+        (row.image.path, c.method, number(c.least), number(c.most), f"{c.seconds:.2f}")
+        for row in rows
+        for c in row.maps
+        if c.least is not None and c.most is not None
+    ]
     caption = (
         "The smallest and largest number of each map, in the method's own units: they cannot be "
         "compared between methods. Seconds: that the map took on the machine where it was made."

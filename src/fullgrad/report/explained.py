@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +16,16 @@ from fullgrad._html import Html, tag
 from fullgrad.errors import InputError
 from fullgrad.report.markup import Builder, details, facts, kind_of
 from fullgrad.report.provenance import again, made, model_facts, version_facts
-from fullgrad.report.values import ReportError, Values, read_bytes, shown
+from fullgrad.report.values import ReportError, read_bytes, shown
 from fullgrad.vision.images import OVERLAY_SUFFIX
+from fullgrad.vision.layers import unpacked
+from fullgrad.vision.schema import ClassInfo, ImageInfo, ImageRecord, TargetInfo
 from fullgrad.viz.heatmap import heatmap
-from fullgrad.viz.layers import layer_strip, unpacked
+from fullgrad.viz.images import LAYERS_SUFFIX, MAP_SUFFIX
+from fullgrad.viz.layers import layer_strip
 from fullgrad.viz.style import number, plane, saved, signed
 from fullgrad.viz.waterfall import Part, Waterfall, gathered
 
-NEEDED = ("image", "target", "decomposition", "saliency")
 _OPTIONS = {
     "psi": "how terms are rescaled before they are summed; none: by layer",
     "terms": "which terms the map is made of",
@@ -46,7 +47,7 @@ class Explained:
     """
 
     path: Path
-    record: Values
+    record: ImageRecord
     files: Mapping[str, bytes] | None = None
 
     def file(self, suffix: str) -> Path:
@@ -72,17 +73,15 @@ class Explained:
     @property
     def name(self) -> str:
         """Of the photograph's file."""
-        text = self.record.inside("image").text("path")
+        text = self.record.image.path
         return text.replace("\\", "/").rpartition("/")[2] or text
 
     @property
     def run(self) -> str:
         """What photographs that were explained in the same way have in common."""
-        found = self.record.plain()
-        return json.dumps(
-            [found.get(k) for k in ("model", "versions", "command", "options")]
-            + [self.record.inside("saliency").text("method")],
-            sort_keys=True,
+        return self.record.model_dump_json(
+            include={"model": True, "versions": True, "command": True, "options": True}
+            | {"saliency": {"method": True}}
         )
 
 
@@ -106,64 +105,59 @@ def section(builder: Builder, group: Sequence[Explained], problems: list[str]) -
     if not articles:
         raise ReportError(problems.pop())
     record = group[0].record
-    method = record.inside("saliency").text("method")
-    spec = record.inside("model").text("spec")
+    method, spec = record.saliency.method, record.model.spec
     count = f"{len(articles)} photographs" if len(articles) > 1 else "One photograph"
     content = [
         tag("h2", f"{count} explained: {method} on {spec}", id=builder.name("explained")),
         *articles,
     ]
-    saliency = record.inside("saliency")
-    given = saliency.inside("options").items()
     rows = [
         ("method", method, "how the map is made ('fullgrad methods' lists them)"),
-        *((f"method: {k}", shown(v), _OPTIONS.get(k, "")) for k, v in given),
-        *model_facts(record.inside("model")),
-        *version_facts(record),
+        *(
+            (f"method: {k}", shown(v), _OPTIONS.get(k, ""))
+            for k, v in record.saliency.options.items()
+        ),
+        *model_facts(record.model),
+        *version_facts(record.versions),
     ]
     files = "The photographs' SHA-256 digests above tell whether they are the same files."
     content += [
         made(rows, "h3"),
-        again(record.text("command"), "h3", f"In the folder where it was run. {files}"),
+        again(record.command, "h3", f"In the folder where it was run. {files}"),
     ]
     return tag("section", *content)
 
 
 def _photograph(builder: Builder, e: Explained, problems: list[str]) -> Html:
-    record, target = e.record, e.record.inside("target")
+    record, target = e.record, e.record.target
     label = _label(target)
     chosen = (
         "the class that the model predicts"
-        if target.text("chosen") == "predicted"
-        else ("the class that was asked for")
+        if target.chosen == "predicted"
+        else "the class that was asked for"
+    )
+    said = (
+        f", {chosen}. Its logit, the number before softmax, is {number(target.logit)}; its "
+        f"probability, the softmax of all logits, is {target.probability:.1%}."
     )
     parts = [
         tag("h3", f"{e.name}: {label}"),
         _overlay(builder, e, label, problems),
-        _classes(builder, record),
+        _classes(builder, record.top),
         tag("h4", "Where the logit comes from"),
-        tag(
-            "p",
-            "Explained is ",
-            tag("strong", label),
-            f", {chosen}. Its logit, the number before softmax, is "
-            f"{number(target.number('logit'))}; its probability, the softmax of all logits, is "
-            f"{target.number('probability'):.1%}. The logit is the exact sum of what the input "
-            "contributes (gradient times input) and of what each stage's biases contribute "
-            "(gradient times bias):",
-        ),
+        tag("p", "Explained is ", tag("strong", label), said),
+        *(tag("p", note) for note in record.notes),
         *_waterfall(builder, e, problems),
         *_layers(builder, e, problems),
         *_map(builder, e, problems),
-        details("The photograph's file", facts(_file_facts(record.inside("image")))),
+        details("The photograph's file", facts(_file_facts(record.image))),
     ]
     return tag("article", *parts)
 
 
-def _label(target: Values) -> str:
-    name = target.maybe_text("name")
-    index = target.integer("index")
-    return f"{name} (class {index})" if name else f"class {index}"
+def _label(target: TargetInfo) -> str:
+    index = target.index
+    return f"{target.name} (class {index})" if target.name else f"class {index}"
 
 
 def _warning(text: str, problems: list[str]) -> Html:
@@ -172,8 +166,7 @@ def _warning(text: str, problems: list[str]) -> Html:
 
 
 def _overlay(builder: Builder, e: Explained, label: str, problems: list[str]) -> Html:
-    method = e.record.inside("saliency").text("method")
-    path = e.file(OVERLAY_SUFFIX)
+    method, path = e.record.saliency.method, e.file(OVERLAY_SUFFIX)
     try:
         content = e.content(OVERLAY_SUFFIX)
     except ReportError as error:
@@ -197,18 +190,13 @@ def _overlay(builder: Builder, e: Explained, label: str, problems: list[str]) ->
 
 def _has_sign(e: Explained) -> bool:
     """Whether the map's numbers have a sign."""
-    return bool(e.record.inside("saliency").inside("options").plain().get("psi") == "signed")
+    return e.record.saliency.options.get("psi") == "signed"
 
 
-def _classes(builder: Builder, record: Values) -> Html:
+def _classes(builder: Builder, top: Sequence[ClassInfo]) -> Html:
     rows = [
-        (
-            place,
-            t.maybe_text("name") or "not known",
-            t.integer("index"),
-            f"{t.number('probability'):.2%}",
-        )
-        for place, t in enumerate(record.each("top"), 1)
+        (place, c.name or "not known", c.index, f"{c.probability:.2%}")
+        for place, c in enumerate(top, 1)
     ]
     caption = (
         "The most probable classes. Probability is the softmax of the model's outputs: over all "
@@ -218,22 +206,28 @@ def _classes(builder: Builder, record: Values) -> Html:
 
 
 def _waterfall(builder: Builder, e: Explained, problems: list[str]) -> list[Html]:
-    d, target = e.record.inside("decomposition"), e.record.inside("target")
+    d, target = e.record.decomposition, e.record.target
+    if d is None:
+        return []
+    intro = (
+        "The logit is the exact sum of what the input contributes (gradient times input) and of "
+        "what each stage's biases contribute (gradient times bias):"
+    )
     try:
-        parts = tuple(Part(s.text("of"), s.number("sum")) for s in d.each("shares"))
-        found = Waterfall(parts, target.number("logit"), d.number("residual"))
+        parts = tuple(Part(s.of, s.sum) for s in d.shares)
+        found = Waterfall(parts, target.logit, d.residual)
     except InputError as error:
         return [_warning(f"The record of {e.name} does not add up: {error}", problems)]
-    relative, tolerance = d.number("relative_residual"), d.number("tolerance")
+    relative, tolerance = d.relative_residual, d.tolerance
     said = (
         f"Residual: the logit minus all parts is {found.residual:.1e}, which is {relative:.1e} of "
         f"their sizes; up to {tolerance:.0e} counts as rounding."
     )
-    table = waterfall_table(builder, found)
+    table = [tag("p", intro), waterfall_table(builder, found)]
     if relative > tolerance:
         text = f"The split of {e.name} is not complete ({said} It is more.) Do not trust it."
-        return [table, _warning(text, problems)]
-    return [table, tag("p", f"{said} So the split is complete: nothing is missing.")]
+        return [*table, _warning(text, problems)]
+    return [*table, tag("p", f"{said} So the split is complete: nothing is missing.")]
 
 
 def waterfall_table(builder: Builder, found: Waterfall) -> Html:
@@ -279,17 +273,17 @@ def waterfall_table(builder: Builder, found: Waterfall) -> Html:
 
 
 def _layers(builder: Builder, e: Explained, problems: list[str]) -> list[Html]:
-    path = e.file(".layers.npz")
-    if not e.has(".layers.npz"):
+    path = e.file(LAYERS_SUFFIX)
+    split = e.record.decomposition
+    if split is None or not e.has(LAYERS_SUFFIX):
         return []
-    target = e.record.inside("target")
     try:
-        layers = unpacked(e.content(".layers.npz"))
-        shares = [s.number("sum") for s in e.record.inside("decomposition").each("shares")[1:]]
+        layers = unpacked(e.content(LAYERS_SUFFIX))
+        shares = [s.sum for s in split.shares[1:]]
         gap = math.fsum(s.sum for s in layers) - math.fsum(shares)
         if abs(gap) > _SAME * math.fsum(map(abs, shares)):
             raise ReportError(f"{printable(path)} holds the layers of something else")
-        content = saved(layer_strip(layers, target.number("logit")), "png")
+        content = saved(layer_strip(layers, e.record.target.logit, sign=_has_sign(e)), "png")
     except (InputError, ReportError) as error:
         return [_warning(f"No layers of {e.name}: {error}", problems)]
     names = ", ".join(s.name for s in layers[:12])
@@ -302,20 +296,19 @@ def _layers(builder: Builder, e: Explained, problems: list[str]) -> list[Html]:
 
 
 def _map(builder: Builder, e: Explained, problems: list[str]) -> list[Html]:
-    path, saliency = e.file(".saliency.npy"), e.record.inside("saliency")
+    path, saliency = e.file(MAP_SUFFIX), e.record.saliency
     try:
-        values = plane(np.load(io.BytesIO(e.content(".saliency.npy")), allow_pickle=False))
+        values = plane(np.load(io.BytesIO(e.content(MAP_SUFFIX)), allow_pickle=False))
     except ReportError as error:
         return [_warning(f"No map: {error}", problems)]
     except Exception as error:  # whatever numpy raises on what is no array, or no map
         return [_warning(f"No map: {printable(path)} holds none ({error})", problems)]
-    ends = saliency.number("least"), saliency.number("most")
+    ends = saliency.least, saliency.most
     close = _CLOSE * max(abs(ends[0]), abs(ends[1]))
     if abs(values.min() - ends[0]) > close or abs(values.max() - ends[1]) > close:
         text = f"{printable(path)} is not the map that the record of {e.name} tells of"
         return [_warning(text, problems)]
-    method = saliency.text("method")
-    sign = _has_sign(e)
+    method, sign = saliency.method, _has_sign(e)
     content = saved(heatmap(values, method=method, sign=sign), "png")
     units = (
         "They have a sign: those above 0 raise the output, those below lower it."
@@ -330,10 +323,10 @@ def _map(builder: Builder, e: Explained, problems: list[str]) -> list[Html]:
     return [details("The map alone", builder.picture(content, "image/png", alt, caption))]
 
 
-def _file_facts(image: Values) -> list[tuple[Any, Any, Any]]:
-    size = f"{image.integer('width')} x {image.integer('height')} pixels"
+def _file_facts(image: ImageInfo) -> list[tuple[Any, Any, Any]]:
+    size = f"{image.width} x {image.height} pixels"
     return [
-        ("path", image.text("path"), "as it was given"),
+        ("path", image.path, "as it was given"),
         ("size", size, "as stored, before the model's preparation"),
-        ("SHA-256", tag("code", image.text("sha256")), "equal digests, equal files"),
+        ("SHA-256", tag("code", image.sha256), "equal digests, equal files"),
     ]

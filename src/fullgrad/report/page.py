@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from fullgrad._files import printable
 from fullgrad._html import Html, escaped, joined, tag
@@ -17,7 +17,8 @@ from fullgrad.report.compared import Comparison
 from fullgrad.report.explained import Explained
 from fullgrad.report.layout import PAGE, POLICY, STYLE
 from fullgrad.report.markup import Builder
-from fullgrad.report.values import ReportError, Values, read_json
+from fullgrad.report.values import ReportError, read_bytes
+from fullgrad.vision.schema import ComparisonRecord, ImageRecord, read_record
 
 Item: TypeAlias = Explained | Comparison | Experiment
 
@@ -61,20 +62,20 @@ def report(paths: Sequence[Path], title: str = "", command: str = "") -> Made:
     return _made(found, problems, title, command)
 
 
-def report_of(name: str, record: dict[str, Any], files: Mapping[str, bytes]) -> Made:
+def report_of(name: str, record: ImageRecord, files: Mapping[str, bytes]) -> Made:
     """A page of one photograph whose record and files are in memory; nothing is read or written.
 
     Args:
         name: of the photograph, for messages.
-        record: as ``fullgrad explain`` writes it.
+        record: of the photograph.
         files: contents of the files it writes beside the record, by their endings
             (``.overlay.png``, ``.saliency.npy``, ``.layers.npz``).
 
     Raises:
-        ReportError: the record is none.
+        ReportError: the record does not fit its files.
         MissingDependencyError: matplotlib is not installed.
     """
-    item = Explained(Path(f"{name}.json"), Values(record, f"{name}.json"), files)
+    item = Explained(Path(f"{name}.json"), record, files)
     return _made([item], [], "", "")
 
 
@@ -149,14 +150,10 @@ def _found(path: Path, problems: list[str]) -> list[Item]:
 
 def _record(path: Path) -> Explained | Comparison | None:
     """The record in a file; None for JSON of another kind."""
-    record = read_json(path)
-    if record.plain().get("kind") == compared.KIND:
+    record = read_record(read_bytes(path), printable(path))
+    if isinstance(record, ComparisonRecord):
         return Comparison(path, record)
-    if all(name in record for name in explained.NEEDED):
-        found = Explained(path, record)
-        _ = found.run, found.name  # which refuse what is no record
-        return found
-    return None
+    return Explained(path, record) if isinstance(record, ImageRecord) else None
 
 
 def _unique(found: Iterable[Item]) -> Iterable[Item]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fullgrad._html import Html, joined, tag
 from fullgrad.report.markup import facts
-from fullgrad.report.values import Values, shown
+from fullgrad.report.values import shown
+from fullgrad.vision.schema import ModelInfo
 
 _MEANING = {
     "spec": "what the model was asked for as",
@@ -19,10 +21,10 @@ _MEANING = {
 }
 
 
-def model_facts(model: Values) -> list[tuple[Any, Any, Any]]:
+def model_facts(model: ModelInfo) -> list[tuple[Any, Any, Any]]:
     """Model and weights, for :func:`fullgrad.report.markup.facts`."""
     found: list[tuple[Any, Any, Any]] = []
-    for key, value in model.items():
+    for key, value in model:
         text = shown(value)
         if key == "checkpoint":  # where it lies is nobody's business
             text = text.replace("\\", "/").rpartition("/")[2]
@@ -31,13 +33,12 @@ def model_facts(model: Values) -> list[tuple[Any, Any, Any]]:
     return found
 
 
-def version_facts(record: Values) -> list[tuple[Any, Any, Any]]:
+def version_facts(versions: Mapping[str, Any]) -> list[tuple[Any, Any, Any]]:
     """Versions of the packages that have a part in the result."""
-    versions = [
-        f"{name} {shown(v) if v is not None else 'not installed'}"
-        for name, v in record.inside("versions").items()
+    said = [
+        f"{name} {shown(v) if v is not None else 'not installed'}" for name, v in versions.items()
     ]
-    return [("versions", ", ".join(versions), "other versions may give slightly other numbers")]
+    return [("versions", ", ".join(said), "other versions may give slightly other numbers")]
 
 
 def made(rows: list[tuple[Any, Any, Any]], level: str) -> Html:

@@ -1,20 +1,18 @@
-"""Numbers and texts out of JSON that others may have written or damaged."""
+"""Files that others may have written or damaged, and their values as text."""
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from fullgrad._files import printable
-from fullgrad.errors import FullGradError
+from fullgrad.vision.schema import RecordError
 
 _LARGEST = 50_000_000  # bytes of a file that is read
 
 
-class ReportError(FullGradError):
-    """A file is not what ``fullgrad`` writes."""
+ReportError = RecordError  # a file is not what ``fullgrad`` writes
 
 
 class Values:
@@ -34,83 +32,28 @@ class Values:
         self._found: dict[str, Any] = found
         self.where = where
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._found
-
-    def _of(self, name: str, kinds: Any, what: str, optional: bool) -> Any:
-        value = self._found.get(name)
-        if value is None and optional:
-            return None
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise ReportError(f"{self.where}: {name!r} is not {what}")
-        return value
-
     def text(self, name: str) -> str:
-        """A text.
+        """Return a text.
 
         Raises:
             ReportError: there is none of that name.
         """
-        value: str = self._of(name, str, "a text", optional=False)
-        return value
-
-    def maybe_text(self, name: str) -> str | None:
-        """A text, or None where there is null or nothing.
-
-        Raises:
-            ReportError: there is something else.
-        """
-        value: str | None = self._of(name, str, "a text", optional=True)
-        return value
-
-    def number(self, name: str) -> float:
-        """A finite number.
-
-        Raises:
-            ReportError: there is none of that name.
-        """
-        value = self._of(name, (int, float), "a number", optional=False)
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if not math.isfinite(number):
-            raise ReportError(f"{self.where}: {name!r} is not a finite number")
-        return number
-
-    def integer(self, name: str) -> int:
-        """A whole number.
-
-        Raises:
-            ReportError: there is none of that name.
-        """
-        value: int = self._of(name, int, "a whole number", optional=False)
+        value = self._found.get(name)
+        if not isinstance(value, str):
+            raise ReportError(f"{self.where}: {name!r} is not a text")
         return value
 
     def inside(self, name: str) -> Values:
-        """The object of a name.
+        """Return the object of a name.
 
         Raises:
             ReportError: there is none.
         """
         return Values(self._found.get(name), f"{self.where}: {name!r}")
 
-    def each(self, name: str) -> list[Values]:
-        """The objects of a list.
-
-        Raises:
-            ReportError: there is no list, or one of something else.
-        """
-        found = self._of(name, list, "a list", optional=False)
-        return [Values(v, f"{self.where}: {name!r}[{i}]") for i, v in enumerate(found)]
-
     def items(self) -> list[tuple[str, Any]]:
-        """Names and values as they are."""
+        """Return names and values as they are."""
         return list(self._found.items())
-
-    def plain(self) -> dict[str, Any]:
-        """The object itself."""
-        return self._found
 
 
 def read_bytes(path: Path) -> bytes:

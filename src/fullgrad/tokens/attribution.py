@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fullgrad._options import takes_options
-from fullgrad.axes.algebra import NOWHERE
+from fullgrad.axes.coordinates import NOWHERE
 from fullgrad.axes.layouts import ActivationLayouts
 from fullgrad.axes.placement import Placement
 from fullgrad.engine import verification

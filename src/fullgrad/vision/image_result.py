@@ -1,100 +1,450 @@
-"""Photographs through a model: classes, decomposition, map, and the record of it all."""
+"""Images through a classifier: classes, maps, the exact split of a logit, and the record of it."""
 
 from __future__ import annotations
 
 import platform
 import shlex
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fullgrad import methods
-from fullgrad._files import printable
+from fullgrad._files import AnyPath, printable
 from fullgrad._version import __version__
-from fullgrad.decomposition import decompose
+from fullgrad.decomposition import Decomposition, decompose
 from fullgrad.engine.targets import main_tensor
-from fullgrad.errors import FullGradError, ModelLoadError
+from fullgrad.errors import (
+    FullGradError,
+    LayoutError,
+    MethodError,
+    ModelError,
+    ModelLoadError,
+    OutputError,
+)
 from fullgrad.maps.saliency import saliency_from_decomposition
 from fullgrad.methods import Method
-from fullgrad.vision.images import Photograph, display_image, preprocess
+from fullgrad.methods.choice import MethodChoice
+from fullgrad.vision.images import Photograph, display_image, preprocess, read_photograph
+from fullgrad.vision.layers import MODEL, Array, Layer, fitting_depth, layers_of
 from fullgrad.vision.models import LoadedModel
-from fullgrad.viz.layers import Layer, layers_of
-from fullgrad.viz.overlay import picture
 
-TOP = 5
+if TYPE_CHECKING:
+    from fullgrad.vision.schema import ImageInfo, ImageRecord, ModelInfo, Provenance, TargetInfo
+
+INPUT = "input"  # the name of the input's share
+Part: TypeAlias = Literal["map", "split", "layers"]
+Stage: TypeAlias = Literal["classes", "split", "map", "layers"]
 PACKAGES = ("torchvision", "timm", "numpy", "pillow", "matplotlib")
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What to do with every photograph.
+class ClassScore(NamedTuple):
+    """One of the most probable classes: its index, its name if that is known, its softmax."""
 
-    Args:
-        model: the classifier.
-        names: of its classes, if they are known.
-        target: class to explain; None for the predicted one.
-        method: that makes the maps.
-        options: of it.
-        layers: whether the map of each stage is kept.
-    """
-
-    model: LoadedModel
-    names: tuple[str, ...] | None
-    target: int | None
-    method: Method
-    options: dict[str, Any]
-    layers: bool = False
-
-    def name(self, index: int) -> str:
-        """Of a class, for people."""
-        return self.names[index] if self.names else f"class {index}"
+    index: int  # type: ignore[assignment]  # tuples have a method of that name
+    name: str | None
+    probability: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Explained:
-    """One photograph, explained.
+class MethodMap:
+    """The map of one method on one image, or the reason why there is none.
+
+    Args:
+        label: the method with its options, for tables and figures.
+        method: the method.
+        options: those that were given.
+        values: float32 of shape (height, width); None where there is no map.
+        seconds: that the map took.
+        reason: why there is no map.
+        applies: False where the method does not suit the model, True where it failed.
+    """
+
+    label: str
+    method: Method
+    options: Mapping[str, Any]
+    values: Array | None
+    seconds: float
+    reason: str = ""
+    applies: bool = True
+
+    @property
+    def signed(self) -> bool:
+        """Whether the numbers have a sign."""
+        return self.options.get("psi") == "signed"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All options, with their defaults, as JSON can hold them."""
+        return {k: _plain(v) for k, v in asdict(self.method.settings(self.options)).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The exact decomposition of one logit.
+
+    Args:
+        input: the sum of the input term.
+        stages: the sums of the bias terms by stage.
+        residual: logit minus all sums.
+        relative_residual: compared with the sum of the terms' absolute values.
+        tolerance: for the relative residual.
+    """
+
+    input: float
+    stages: Mapping[str, float]
+    residual: float
+    relative_residual: float
+    tolerance: float
+
+    @property
+    def shares(self) -> list[tuple[str, float]]:
+        """The input and the stages with their sums; they add up to the logit less the residual."""
+        return [(INPUT, self.input), *((n or MODEL, value) for n, value in self.stages.items())]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageResult:
+    """One explained image.
 
     Args:
         photograph: the file.
-        view: what the model saw of it.
-        saliency: float32 of shape (height, width).
+        view: what the model saw of it, a Pillow image.
         target: the explained class.
-        logit: its output.
+        name: the name of that class, if it is known.
+        chosen: ``predicted`` or ``given``.
+        logit: the class's output.
         probability: its softmax.
-        top: the most probable classes and their probabilities.
-        input_sum: the input term's share of the logit.
-        stage_sums: and the bias terms' by stage, the module path's first component.
-        residual: logit minus all shares.
-        relative_residual: compared with the sum of the terms' absolute values.
-        tolerance: for the relative residual.
-        layers: the stages with their maps, if they are kept.
+        top: the most probable classes.
+        maps: one for each method.
+        split: the decomposition of the logit, if it was asked for and can be had.
+        layers: the stages with their maps, likewise.
+        notes: why a part that was asked for cannot be had, by part.
+        seconds: that all of it took, for all images that went through the model together.
     """
 
     photograph: Photograph
     view: Any
-    saliency: np.ndarray[Any, Any]
     target: int
+    name: str | None
+    chosen: Literal["predicted", "given"]
     logit: float
     probability: float
-    top: tuple[tuple[int, float], ...]
-    input_sum: float
-    stage_sums: dict[str, float]
-    residual: float
-    relative_residual: float
-    tolerance: float
-    layers: tuple[Layer, ...] = ()
+    top: tuple[ClassScore, ...]
+    maps: tuple[MethodMap, ...]
+    split: Split | None
+    layers: tuple[Layer, ...] | None
+    notes: Mapping[Part, str]
+    seconds: float
+
+    @property
+    def label(self) -> str:
+        """The name of the explained class, for people."""
+        return self.name or f"class {self.target}"
+
+    @property
+    def map(self) -> MethodMap:
+        """The first map.
+
+        Raises:
+            ValueError: no map was asked for.
+        """
+        if not self.maps:
+            raise ValueError("no map was asked for")
+        return self.maps[0]
+
+    @property
+    def saliency(self) -> Array:
+        """The numbers of the first map, float32 of shape (height, width).
+
+        Raises:
+            ValueError: there is no map.
+        """
+        if self.map.values is None:
+            raise ValueError(f"{self.map.label} has no map: {self.map.reason}")
+        return self.map.values
+
+    def image_info(self) -> ImageInfo:
+        """Return the image's file, for records."""
+        from fullgrad.vision.schema import ImageInfo
+
+        width, height = self.photograph.size
+        return ImageInfo(
+            path=printable(self.photograph.path),
+            sha256=self.photograph.sha256,
+            width=width,
+            height=height,
+            mode=self.photograph.mode,
+            frames=self.photograph.frames,
+        )
+
+    def target_info(self, name: str | None) -> TargetInfo:
+        """Return the explained class under a name, for records."""
+        from fullgrad.vision.schema import TargetInfo
+
+        return TargetInfo(
+            index=self.target,
+            name=name,
+            chosen=self.chosen,
+            logit=self.logit,
+            probability=self.probability,
+        )
+
+    def record(self, provenance: Provenance) -> ImageRecord:
+        """Return all that is needed to trust and to repeat the result with its first map.
+
+        Args:
+            provenance: see :func:`provenance`.
+
+        Raises:
+            ValueError: there is no map.
+        """
+        from fullgrad.vision import schema
+
+        found = self.saliency
+        return schema.ImageRecord(
+            image=self.image_info(),
+            target=self.target_info(self.name),
+            top=tuple(schema.ClassInfo(**score._asdict()) for score in self.top),
+            decomposition=None if self.split is None else _split_info(self.split, self.logit),
+            saliency=schema.SaliencyInfo(
+                method=self.map.method.name,
+                options=self.map.settings,
+                height=found.shape[0],
+                width=found.shape[1],
+                least=float(found.min()),
+                most=float(found.max()),
+            ),
+            notes=tuple(self.notes.values()),
+            **dict(provenance),
+        )
+
+
+def explain_images(
+    model: LoadedModel,
+    images: Sequence[Photograph | AnyPath],
+    *,
+    names: Sequence[str] | None = None,
+    target: int | None = None,
+    method: str | Method | Sequence[MethodChoice] = "fullgrad",
+    options: Mapping[str, Any] | None = None,
+    parts: Collection[Part] = ("map", "split"),
+    depth: int | None = 1,
+    top: int = 5,
+    on_stage: Callable[[Stage, str], None] = lambda stage, text: None,
+) -> list[ImageResult]:
+    """Explain images, all of them in one batch.
+
+    Of one method an error is raised. Of several methods each image has a cell for each: a map, or
+    the reason why there is none. The decomposition can fail where a method other than FullGrad
+    works; the result then has a note instead. Likewise for the maps of single stages.
+
+    Args:
+        model: the classifier.
+        images: files, or images that were read already; at least one.
+        names: of the model's classes; None for those that the model brings.
+        target: class to explain in every image; None for the predicted one.
+        method: one method, or several with their options.
+        options: of the one method.
+        parts: what is computed: ``map``, ``split`` (the decomposition of the logit) and
+            ``layers`` (the stages with their maps).
+        depth: components of the module path that make a stage; None for a depth that gives a few
+            stages.
+        top: how many of the most probable classes are kept.
+        on_stage: called with each stage of the work and a text for people before it begins; what
+            it raises ends the work.
+
+    Returns:
+        One result for each image.
+
+    Raises:
+        ImageError: an image cannot be read.
+        ModelLoadError: the model is not an image classifier.
+        OutputError: the model's output is not finite.
+        ValueError: an unknown part, method or option, or options of several methods.
+        FullGradError: see :func:`fullgrad.decompose` and :func:`fullgrad.methods.attribute`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from fullgrad.vision.models import load_model
+        >>> model = load_model("torchvision:squeezenet1_1", weights="none")
+        >>> image = Image.new("RGB", (300, 300), "red")
+        >>> photograph = Photograph(image, Path("red.png"), "", image.size, "RGB", 1)
+        >>> (found,) = explain_images(model, [photograph], target=3)
+        >>> found.label, found.saliency.shape, found.split.residual < 1e-3
+        ('class 3', (224, 224), True)
+    """
+    began = time.perf_counter()
+    if unknown := set(parts) - set(get_args(Part)):
+        raise ValueError(f"parts are {', '.join(get_args(Part))}, not {min(unknown)!r}")
+    single, asked = _asked(method, options)
+    photographs = [p if isinstance(p, Photograph) else read_photograph(p) for p in images]
+    if not photographs:
+        raise ValueError("at least one image is needed")
+    on_stage("classes", "asking the model for its classes")
+    views = [display_image(p.image, model.preprocessing) for p in photographs]
+    inputs = torch.stack([preprocess(p.image, model.preprocessing) for p in photographs])
+    inputs = inputs.to(model.device)
+    logits = logits_of(model, inputs)
+    if not bool(torch.isfinite(logits).all()):
+        raise OutputError("the model's output holds NaN or infinite values; nothing to explain")
+    if target is None:
+        targets = logits.argmax(1)
+    else:
+        targets = torch.full((len(logits),), target, device=logits.device)
+    notes: dict[Part, str] = {}
+    decomposition = None
+    if not {"split", "layers"}.isdisjoint(parts):
+        on_stage("split", "splitting the logit into its terms")
+        try:
+            decomposition = decompose(model.module, inputs, targets)
+        except FullGradError as error:
+            if any(m.name == "fullgrad" for m, _, _ in asked):
+                raise
+            notes["split"] = f"There is no split of the logit: {error}"
+    maps: list[list[MethodMap]] = []
+    for found in asked if "map" in parts else ():
+        maps.append(_maps(model, inputs, targets, found, decomposition, on_stage, single))
+    splits: Sequence[Split | None] = [None] * len(photographs)
+    layers: Sequence[tuple[Layer, ...] | None] = [None] * len(photographs)
+    if decomposition is not None:
+        on_stage("layers", "adding up the stages")
+        depth = fitting_depth(decomposition) if depth is None else depth
+        splits = _splits(decomposition, depth)
+        if "layers" in parts:
+            psi: Any = asked[0][1].get("psi") or "layer"
+            try:
+                layers = [
+                    layers_of(decomposition, depth=depth, psi=psi, sample=i)
+                    for i in range(len(photographs))
+                ]
+            except LayoutError as error:
+                notes["layers"] = f"There are no maps of single stages: {error}"
+    probabilities = logits.double().softmax(1).cpu()
+    classes = model.class_names if names is None else names
+    if classes is not None and len(classes) != logits.shape[1]:
+        classes = None
+
+    def result(i: int) -> ImageResult:
+        index = int(targets[i])
+        values, places = probabilities[i].topk(min(top, logits.shape[1]))
+        scores = zip(places.tolist(), values.tolist(), strict=True)
+        return ImageResult(
+            photograph=photographs[i],
+            view=views[i],
+            target=index,
+            name=classes[index] if classes else None,
+            chosen="predicted" if target is None else "given",
+            logit=float(logits[i, index] if decomposition is None else decomposition.output[i]),
+            probability=float(probabilities[i, index]),
+            top=tuple(ClassScore(k, classes[k] if classes else None, p) for k, p in scores),
+            maps=tuple(column[i] for column in maps),
+            split=splits[i],
+            layers=layers[i],
+            notes=notes,
+            seconds=time.perf_counter() - began,
+        )
+
+    return [result(i) for i in range(len(photographs))]
+
+
+_Asked: TypeAlias = tuple[Method, Mapping[str, Any], str]
+
+
+def _asked(
+    method: str | Method | Sequence[MethodChoice], options: Mapping[str, Any] | None
+) -> tuple[bool, list[_Asked]]:
+    """Whether it is one method, and the methods with their options and labels."""
+    if not isinstance(method, (str, Method)):
+        if options is not None:
+            raise ValueError("options belong to one method; give several methods with their own")
+        return False, [(methods.get(c.name), c.options, c.label) for c in method]
+    one = methods.get(method) if isinstance(method, str) else method
+    given = dict(options or {})
+    one.settings(given)
+    return True, [(one, given, one.name)]
+
+
+def _maps(
+    model: LoadedModel,
+    inputs: Tensor,
+    targets: Tensor,
+    asked: _Asked,
+    decomposition: Decomposition | None,
+    on_stage: Callable[[Stage, str], None],
+    single: bool,
+) -> list[MethodMap]:
+    """The maps of one method for all images; of several methods an error becomes its reason."""
+    method, options, label = asked
+    ready = method.name == "fullgrad" and decomposition is not None  # its terms are here already
+    on_stage("map", "summing the terms to a map" if ready else f"computing the {label} map")
+    began = time.perf_counter()
+    try:
+        if ready:
+            assert decomposition is not None
+            found = saliency_from_decomposition(decomposition, **options)
+        else:
+            found = methods.attribute(
+                method, model.module, inputs, targets, batch_size=len(inputs), **options
+            )
+    except (FullGradError, RuntimeError, MemoryError, ValueError) as error:
+        if single:
+            raise
+        applies = not isinstance(error, (MethodError, LayoutError, ModelError))
+        reason = one_line(error).removeprefix(f"{method.name} does not apply to the model: ")
+        return [MethodMap(label, method, options, None, 0.0, reason, applies)] * len(inputs)
+    seconds = (time.perf_counter() - began) / len(inputs)
+    values = found[:, 0].detach().float().cpu().numpy()
+    return [MethodMap(label, method, options, v, seconds) for v in values]
+
+
+def _splits(decomposition: Decomposition, depth: int) -> list[Split]:
+    d = decomposition
+    stages = d.by_module(depth)
+    return [
+        Split(
+            input=float(d.input_sums[i]),
+            stages={name: float(sums[i]) for name, sums in stages.items()},
+            residual=float(d.residual[i]),
+            relative_residual=float(d.relative_residual[i]),
+            tolerance=d.tolerance,
+        )
+        for i in range(len(d.output))
+    ]
+
+
+def _split_info(split: Split, logit: float) -> Any:
+    from fullgrad.vision.schema import ShareInfo, SplitInfo
+
+    return SplitInfo(
+        residual=split.residual,
+        relative_residual=split.relative_residual,
+        tolerance=split.tolerance,
+        shares=tuple(
+            ShareInfo(of=name, sum=value, share=value / logit if logit else None)
+            for name, value in split.shares
+        ),
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """Return what went wrong, on one line."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return "out of memory"
+    text = str(error) if isinstance(error, FullGradError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
 
 
 def logits_of(model: LoadedModel, batch: Tensor) -> Tensor:
-    """The model's output for each class.
+    """Return the model's output for each class, shape (batch, classes).
 
     Raises:
-        ModelLoadError: the model fails, or its output is not of shape (batch, classes).
+        ModelLoadError: the model fails, or its output is not of that shape.
     """
     try:
         with torch.no_grad():
@@ -115,7 +465,7 @@ def logits_of(model: LoadedModel, batch: Tensor) -> Tensor:
 
 
 def number_of_classes(model: LoadedModel) -> int:
-    """How many classes the model tells apart, by trying it on a black image.
+    """Return how many classes the model tells apart, by trying it on a black image.
 
     Raises:
         ModelLoadError: it does not work as an image classifier.
@@ -124,68 +474,8 @@ def number_of_classes(model: LoadedModel) -> int:
     return logits_of(model, torch.zeros(1, 3, height, width, device=model.device)).shape[1]
 
 
-def explain(task: Task, photographs: Sequence[Photograph]) -> list[Explained]:
-    """Explain photographs in one batch.
-
-    Args:
-        task: model and options.
-        photographs: at least one.
-
-    Returns:
-        One result for each.
-
-    Raises:
-        FullGradError: see :func:`fullgrad.decompose`.
-    """
-    views = [display_image(p.image, task.model.preprocessing) for p in photographs]
-    inputs = torch.stack([preprocess(p.image, task.model.preprocessing) for p in photographs])
-    inputs = inputs.to(task.model.device)
-    logits = logits_of(task.model, inputs)
-    if task.target is None:
-        targets = logits.argmax(1)
-    else:
-        targets = torch.full((len(logits),), task.target, device=logits.device)
-    decomposition = decompose(task.model.module, inputs, targets)
-    if task.method.name == "fullgrad":  # its terms are here already
-        maps = saliency_from_decomposition(decomposition, **task.options)
-    else:
-        maps = methods.attribute(
-            task.method, task.model.module, inputs, targets, batch_size=len(inputs), **task.options
-        )
-    probabilities = logits.double().softmax(1).cpu()
-    stages = decomposition.by_module(depth=1)
-    results = []
-    for i, photograph in enumerate(photographs):
-        target = int(targets[i])
-        values, classes = probabilities[i].topk(min(TOP, logits.shape[1]))
-        results.append(
-            Explained(
-                photograph=photograph,
-                view=views[i],
-                saliency=maps[i, 0].detach().float().cpu().numpy(),
-                target=target,
-                logit=float(decomposition.output[i]),
-                probability=float(probabilities[i, target]),
-                top=tuple(zip(classes.tolist(), values.tolist(), strict=True)),
-                input_sum=float(decomposition.input_sums[i]),
-                stage_sums={key: float(sums[i]) for key, sums in stages.items()},
-                residual=float(decomposition.residual[i]),
-                relative_residual=float(decomposition.relative_residual[i]),
-                tolerance=decomposition.tolerance,
-                layers=layers_of(decomposition, sample=i) if task.layers else (),
-            )
-        )
-    return results
-
-
-def shares(result: Explained) -> list[tuple[str, float]]:
-    """Where the logit comes from: (input or stage, sum), adding up to it but for the residual."""
-    stages = [(name or "(model)", value) for name, value in result.stage_sums.items()]
-    return [("input", result.input_sum), *stages]
-
-
 def versions() -> dict[str, str | None]:
-    """Of Python, fullgrad and the packages that have a part in the result."""
+    """Return the versions of Python, fullgrad and the packages that have a part in the result."""
     found: dict[str, str | None] = {"fullgrad": __version__}
     found["python"] = platform.python_version()
     found["torch"] = torch.__version__  # with its build: "+cu132", which metadata leaves out
@@ -197,94 +487,44 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def model_record(model: LoadedModel) -> dict[str, Any]:
-    """Which model it was, as JSON-ready values."""
-    return {
-        "spec": model.spec,
-        "weights": model.weights,
-        "trained": model.trained,
-        "checkpoint": printable(model.checkpoint) if model.checkpoint else None,
-        "sha256": model.sha256,
-        "device": str(model.device),
-        "preprocessing": asdict(model.preprocessing),
-    }
+def model_info(model: LoadedModel) -> ModelInfo:
+    """Return which model it was, for records."""
+    from fullgrad.vision.schema import ModelInfo
+
+    return ModelInfo(
+        spec=printable(model.spec),
+        weights=model.weights,
+        trained=model.trained,
+        checkpoint=printable(model.checkpoint) if model.checkpoint else None,
+        sha256=model.sha256,
+        device=str(model.device),
+        preprocessing={k: _plain(v) for k, v in asdict(model.preprocessing).items()},
+    )
 
 
-def record(
-    task: Task, result: Explained, command: Sequence[str], options: dict[str, Any]
-) -> dict[str, Any]:
-    """All that is needed to trust and to repeat one result, as JSON-ready values.
+def provenance(
+    model: LoadedModel, command: Sequence[str] = (), options: Mapping[str, Any] | None = None
+) -> Provenance:
+    """Return how results are made: model, versions, command line and its options.
 
     Args:
-        task: what was asked for.
-        result: what came out.
-        command: the command line.
-        options: its options, defaults filled in.
+        model: that was explained.
+        command: words of the command line; empty where there was none.
+        options: of the command, defaults filled in.
     """
-    model, photograph = task.model, result.photograph
-    settings = task.method.settings(task.options)
-    return {
-        "image": {
-            "path": printable(photograph.path),
-            "sha256": photograph.sha256,
-            "width": photograph.size[0],
-            "height": photograph.size[1],
-            "mode": photograph.mode,
-            "frames": photograph.frames,
-            "frame_used": 0,
-        },
-        "target": {
-            "index": result.target,
-            "name": task.names[result.target] if task.names else None,
-            "chosen": "predicted" if task.target is None else "given",
-            "logit": result.logit,
-            "probability": result.probability,
-        },
-        "top": [
-            {
-                "index": index,
-                "name": task.names[index] if task.names else None,
-                "probability": probability,
-            }
-            for index, probability in result.top
-        ],
-        "decomposition": {
-            "residual": result.residual,
-            "relative_residual": result.relative_residual,
-            "tolerance": result.tolerance,
-            "shares": [
-                {"of": name, "sum": value, "share": value / result.logit if result.logit else None}
-                for name, value in shares(result)
-            ],
-        },
-        "saliency": {
-            "method": task.method.name,
-            "options": {k: _plain(v) for k, v in asdict(settings).items()},
-            "height": result.saliency.shape[0],
-            "width": result.saliency.shape[1],
-            "least": float(result.saliency.min()),
-            "most": float(result.saliency.max()),
-        },
-        "model": model_record(model),
-        "versions": versions(),
-        "command": shlex.join(map(printable, command)),
-        "options": options,
-    }
+    from fullgrad.vision.schema import Provenance
+
+    return Provenance(
+        model=model_info(model),
+        versions=versions(),
+        command=shlex.join(map(printable, command)),
+        options={k: _plain(v) for k, v in (options or {}).items()},
+    )
 
 
 def _plain(value: Any) -> Any:
     """A value as JSON can hold it."""
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
-
-
-def overlay_of(task: Task, result: Explained) -> Any:
-    """The labelled picture of one result, a matplotlib figure."""
-    title = (
-        f"{task.name(result.target)} (class {result.target}): probability "
-        f"{result.probability:.1%}, logit {result.logit:.2f}"
-    )
-    caption = result.photograph.path.name
-    sign = task.options.get("psi") == "signed"
-    return picture(result.view, result.saliency, title, caption, method=task.method.name, sign=sign)
+    known = isinstance(value, (str, int, float, bool, type(None)))
+    return value if known else printable(str(value))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from fullgrad.errors import InputError
-from fullgrad.viz.overlay import HIGH, LOW, Array, colours, normalise, show
+from fullgrad.viz.overlay import HIGH, LOW, Array, colors, normalize, show
 from fullgrad.viz.style import (
     BLANK,
     FAINT,
@@ -168,7 +168,7 @@ def _heats(rows: Sequence[Compared], count: int, scale: Scale) -> list[list[Arra
         ]
         maps = [m for m in found if not isinstance(m, str)]
         ends = _pooled(maps) if scale == "method" and maps else None
-        columns.append([c if isinstance(c, str) else colours(_heat(c, scale, ends)) for c in found])
+        columns.append([c if isinstance(c, str) else colors(_heat(c, scale, ends)) for c in found])
     return [[column[i] for column in columns] for i in range(len(rows))]
 
 
@@ -184,7 +184,7 @@ def _heat(values: Array, scale: Scale, ends: tuple[float, float] | None) -> Arra
     if scale == "rank":
         return ranked(values)
     if ends is None:
-        return normalise(values)
+        return normalize(values)
     low, high = ends
     if not high > low:
         return np.zeros(values.shape, np.float32)

@@ -31,7 +31,7 @@ def top_pixels(saliency: Tensor | Array, percent: float) -> Array:
         bool, shape (height, width).
 
     Raises:
-        InputError: see :func:`fullgrad.viz.normalise`.
+        InputError: see :func:`fullgrad.viz.normalize`.
         ValueError: a percentage out of range.
     """
     if not 0 < percent <= 100:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fullgrad._optional import require
 from fullgrad.errors import InputError
-from fullgrad.viz.curves import style
+from fullgrad.viz.curves import Panels, blank
 from fullgrad.viz.overlay import Array, wrapped
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ _CELL = 0.78  # inches
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """One digit, and what each method erases of it.
+    """Holds one digit, and what each method erases of it.
 
     Args:
         pair: in words, ``8→3``.
@@ -37,7 +36,7 @@ class Example:
 
 
 def flipping_curves(summary: Any, note: str = "") -> Figure:
-    """Change of the log-odds against the number of erased pixels, one panel for each pair.
+    """Draw the change of the log-odds against the erased pixels, one panel for each pair.
 
     Args:
         summary: columns pair, method, pixels, change, low, high.
@@ -45,69 +44,22 @@ def flipping_curves(summary: Any, note: str = "") -> Figure:
 
     Raises:
         InputError: nothing to draw.
+        MissingDependencyError: matplotlib is not installed.
     """
-    require("matplotlib", "bench")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    if not len(summary):
-        raise InputError("there are no results to draw")
-    pairs = list(dict.fromkeys(summary["pair"]))
-    names = list(dict.fromkeys(summary["method"]))
-    columns = 2 if len(pairs) == 4 else min(3, len(pairs))
-    rows = -(-len(pairs) // columns)
-    width = 3.5 * columns + 3.0
-    height = max(3.2 * rows + 0.7, 0.27 * len(names) + 0.9)
-    figure = Figure(figsize=(width, height), dpi=110)
-    FigureCanvasAgg(figure)
-    right = 1 - 3.0 / width
-    grid = figure.add_gridspec(
-        rows,
-        columns,
-        left=0.7 / width,
-        right=right,
-        wspace=0.28,
-        top=1 - 0.45 / height,
-        bottom=0.85 / height,
-        hspace=0.5,
-    )
-    handles: dict[str, Any] = {}
-    for place, pair in enumerate(pairs):
-        axes = figure.add_subplot(grid[place // columns, place % columns])
-        for i, name in enumerate(names):
-            own = summary[(summary["pair"] == pair) & (summary["method"] == name)]
-            if not len(own):
-                continue
-            (line,) = axes.plot(own["pixels"], own["change"], markersize=4, lw=1.4, **style(i))
-            axes.fill_between(
-                own["pixels"], own["low"], own["high"], color=line.get_color(), alpha=0.12, lw=0
-            )
-            handles[name] = line
-        axes.axhline(0, color="0.6", lw=0.8)
-        axes.set_title(f"{pair} (higher is better)", size=9)
-        axes.set_xlabel("pixels erased at most", size=9)
-        if place % columns == 0:
-            axes.set_ylabel("fall of the log-odds", size=9)
-        axes.tick_params(labelsize=8)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        axes.grid(alpha=0.25, lw=0.6)
-    figure.legend(
-        handles.values(),
-        handles,
-        loc="upper left",
-        fontsize=8,
-        frameon=False,
-        bbox_to_anchor=(right + 0.02, 1 - 0.35 / height),
-        borderaxespad=0,
-    )
+    pairs, names = (list(dict.fromkeys(summary[c])) for c in ("pair", "method"))
     text = "Means over digits; bands: 95 % bootstrap intervals." + (f" {note}" if note else "")
-    figure.text(0.7 / width, 0.12 / height, text, size=8, color="0.35", parse_math=False)
-    return figure
+    columns = 2 if len(pairs) == 4 else min(3, len(pairs))
+    panels = Panels(len(pairs), names, columns, (3.5, 3.2), 3.0, [text])
+    for place, pair in enumerate(pairs):
+        y = "" if place % columns else "fall of the log-odds"
+        axes = panels.panel(place, f"{pair} (higher is better)", "pixels erased at most", y)
+        panels.lines(axes, summary[summary["pair"] == pair], "pixels", "change")
+        axes.axhline(0, color="0.6", lw=0.8)
+    return panels.done()
 
 
 def flipping_examples(examples: Sequence[Example], pixels: int) -> Figure:
-    """Digits before and after, a row for each pair and a column for each method.
+    """Draw digits before and after, a row for each pair and a column for each method.
 
     Args:
         examples: one for each row.
@@ -116,10 +68,6 @@ def flipping_examples(examples: Sequence[Example], pixels: int) -> Figure:
     Raises:
         InputError: no examples.
     """
-    require("matplotlib", "bench")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     if not examples:
         raise InputError("there are no examples to draw")
     names = list(examples[0].after)
@@ -128,8 +76,7 @@ def flipping_examples(examples: Sequence[Example], pixels: int) -> Figure:
     gap, label = 0.14, 0.75
     width = max(label + (len(names) + 1) * (_CELL + gap) + 0.1, 6.5)
     height = head + len(examples) * (_CELL + 0.34) + 0.05
-    figure = Figure(figsize=(width, height), dpi=110)
-    FigureCanvasAgg(figure)
+    figure = blank(width, height)
     title = f"At most {pixels} pixels erased. Below each digit: fall of the log-odds."
     figure.text(0.1 / width, 1 - 0.1 / height, title, va="top", size=10)
     for row, example in enumerate(examples):

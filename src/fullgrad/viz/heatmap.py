@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from fullgrad.viz.overlay import HIGH, LOW, Array, colours, normalise, show
+from fullgrad.viz.overlay import HIGH, LOW, Array, colors, normalize, show
 from fullgrad.viz.style import (
     DIVERGING,
     FAINT,
@@ -20,7 +20,7 @@ from fullgrad.viz.style import (
     plane,
     scale_bar,
     signed,
-    signed_colours,
+    signed_colors,
     wrap,
 )
 
@@ -46,14 +46,14 @@ def heatmap(
         A matplotlib figure.
 
     Raises:
-        InputError: see :func:`fullgrad.viz.normalise`.
+        InputError: see :func:`fullgrad.viz.normalize`.
         MissingDependencyError: matplotlib is not installed.
     """
     values = plane(saliency)
     title = wrap(title, _PANEL, 12)
     if sign:
         limit = limit_of(values)
-        drawn = signed_colours(values, limit)
+        drawn = signed_colors(values, limit)
         ends, name = (-limit, limit), DIVERGING
         ticks = {-limit: signed(-limit), 0.0: "0", limit: signed(limit)}
         text = (
@@ -61,7 +61,7 @@ def heatmap(
             f"the {HIGH:g} % percentile of their sizes."
         )
     else:
-        drawn = colours(normalise(values))
+        drawn = colors(normalize(values))
         ends, name = (0.0, 1.0), SEQUENTIAL
         low, high = _ends(values)
         ticks = {0.0: number(low), 1.0: number(high)}
@@ -90,7 +90,7 @@ def heatmap(
 
 
 def _ends(values: Array) -> tuple[float, float]:
-    """The values that :func:`normalise` makes 0 and 1."""
+    """The values that :func:`normalize` makes 0 and 1."""
     low, high = np.percentile(values, (LOW, HIGH))
     if not high > low:
         low, high = values.min(), values.max()

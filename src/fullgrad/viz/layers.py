@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from fullgrad.decomposition.result import Decomposition
 from fullgrad.errors import InputError
-from fullgrad.maps.aggregation import Psi
-from fullgrad.maps.saliency import layer_maps
-from fullgrad.viz.overlay import Array, colours, normalise, show
+from fullgrad.vision.layers import Layer, layers_of, packed, unpacked
+from fullgrad.viz.overlay import colors, normalize, show
 from fullgrad.viz.style import (
     BLANK,
     DIVERGING,
@@ -32,64 +26,19 @@ from fullgrad.viz.style import (
     scale_bar,
     shortened,
     signed,
-    signed_colours,
+    signed_colors,
     wrap,
 )
-from fullgrad.viz.waterfall import MODEL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["Layer", "layer_strip", "layers_of", "packed", "unpacked"]
+
 MOST = 48  # stages with a panel of their own
 NO_MAP = "no positions"
 _COLUMNS, _PANEL, _GAP, _WORDS = 6, 1.4, 0.14, 0.62  # inches, but for the columns
-_LIMIT = 200_000_000  # bytes of maps in a file
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Layer:
-    """A stage's part in an output.
-
-    Args:
-        name: its module path.
-        sum: of its bias terms.
-        map: shape (height, width); None where its terms have no positions (dense layers).
-    """
-
-    name: str
-    sum: float
-    map: Array | None = None
-
-
-def layers_of(
-    decomposition: Decomposition, *, depth: int = 1, psi: Psi = "layer", sample: int = 0
-) -> tuple[Layer, ...]:
-    """The stages of one sample of a decomposition, from the first to the last.
-
-    Args:
-        decomposition: of one input of shape (B, C, height, width), with sums for each sample.
-        depth: components of the module path that make a stage.
-        psi: see :func:`fullgrad.layer_maps`.
-        sample: which of the batch.
-
-    Raises:
-        InputError: the input has not two spatial axes, or the sums are the whole batch's.
-        LayoutError: where a term's numbers lie is not known.
-        ValueError: depth is below 1, or psi unknown.
-    """
-    d = decomposition
-    if len(d.inputs) != 1 or d.inputs[0].dim() != 4:
-        raise InputError("a strip of layers needs one input of shape (batch, channels, h, w)")
-    if len(d.residual) != len(d.output):
-        raise InputError("a strip of layers needs sums for each sample: leave per_sample=True")
-    maps = layer_maps(d, depth=depth, psi=psi)
-    found = []
-    for name, sums in d.by_module(depth).items():
-        own = maps.get(name)
-        drawn = None if own is None else own[sample, 0].detach().cpu().double().numpy()
-        found.append(Layer(name or MODEL, float(sums[sample]), drawn))
-    return tuple(found)
 
 
 def layer_strip(
@@ -189,7 +138,7 @@ def _panel(axes: Axes, layer: Layer, limit: float | None) -> None:
         axes.text(0.5, 0.5, NO_MAP, ha="center", va="center", size=8, color="0.3")
         return
     values = plane(layer.map)
-    show(axes, colours(normalise(values)) if limit is None else signed_colours(values, limit))
+    show(axes, colors(normalize(values)) if limit is None else signed_colors(values, limit))
 
 
 def _share(axes: Axes, share: float) -> None:
@@ -199,62 +148,3 @@ def _share(axes: Axes, share: float) -> None:
     axes.set_facecolor(BLANK)
     axes.barh(0.5, share, height=1, color=RAISES if share > 0 else LOWERS)
     axes.axvline(0, color="0.2", lw=0.8)
-
-
-def packed(layers: Sequence[Layer]) -> bytes:
-    """Stages as the content of a file ``NAME.layers.npz``, which ``fullgrad report`` reads.
-
-    Args:
-        layers: at least one; all maps of one size.
-
-    Raises:
-        InputError: no stages, or maps of several sizes.
-    """
-    if not layers:
-        raise InputError("a file of layers needs at least one stage")
-    maps = {i: plane(s.map) for i, s in enumerate(layers) if s.map is not None}
-    if len({m.shape for m in maps.values()}) > 1:
-        raise InputError("the maps of all stages must be of one size")
-    with io.BytesIO() as file:
-        np.savez_compressed(
-            file,
-            names=np.array([s.name for s in layers], np.str_),
-            sums=np.array([s.sum for s in layers], np.float64),
-            places=np.array(list(maps), np.int64),
-            maps=np.array(list(maps.values()), np.float32),
-        )
-        return file.getvalue()
-
-
-def unpacked(content: bytes) -> tuple[Layer, ...]:
-    """Stages from the content of a file that :func:`packed` made.
-
-    Args:
-        content: of the file; nothing in it is executed.
-
-    Raises:
-        InputError: it is no such file.
-    """
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if sum(member.file_size for member in archive.infolist()) > _LIMIT:
-                raise InputError(f"the layers' file holds more than {_LIMIT // 1_000_000} MB")
-        with np.load(io.BytesIO(content), allow_pickle=False) as found:
-            arrays: dict[str, Any] = {k: found[k] for k in ("names", "sums", "places", "maps")}
-        names, sums = arrays["names"], arrays["sums"].astype(np.float64)
-        places, maps = arrays["places"], arrays["maps"].astype(np.float64)
-        own: dict[int, Array] = {int(p): plane(m) for p, m in zip(places, maps, strict=True)}
-        if not set(own) <= set(range(len(names))):
-            raise InputError("the layers' file holds maps of no stage")
-        if names.ndim != 1 or names.dtype.kind != "U" or not np.isfinite(sums).all():
-            raise InputError("the layers' file holds names or sums that are none")
-        return tuple(
-            Layer(str(n), float(s), own.get(i))
-            for i, (n, s) in enumerate(zip(names, sums, strict=True))
-        )
-    except InputError:
-        raise
-    except Exception as error:  # whatever damaged archives raise
-        raise InputError(f"no file of layers: {type(error).__name__}: {error}") from error

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fullgrad.viz.overlay import Array, colours, normalise, show
+from fullgrad.viz.overlay import Array, colors, normalize, show
 from fullgrad.viz.style import (
     DIVERGING,
     FAINT,
@@ -18,7 +18,7 @@ from fullgrad.viz.style import (
     plane,
     scale_bar,
     signed,
-    signed_colours,
+    signed_colors,
     wrap,
 )
 
@@ -29,7 +29,7 @@ _WIDTH, _PANEL = 6.4, 6.0  # inches
 
 
 def drawn(saliency: Array, sign: bool, limit: float | None = None) -> Array:
-    """A map in the project's colours, uint8 RGB of shape (height, width, 3).
+    """A map in the project's colors, uint8 RGB of shape (height, width, 3).
 
     Args:
         saliency: shape (height, width).
@@ -38,14 +38,14 @@ def drawn(saliency: Array, sign: bool, limit: float | None = None) -> Array:
     """
     values = plane(saliency)
     if sign:
-        return signed_colours(values, limit or limit_of(values))
-    return colours(normalise(values))
+        return signed_colors(values, limit or limit_of(values))
+    return colors(normalize(values))
 
 
 def mixture(
     photograph: Array, saliency: Array, opacity: float, title: str, text: str, *, sign: bool = False
 ) -> Figure:
-    """The map over the photograph in its own colours, with words and a scale.
+    """The map over the photograph in its own colors, with words and a scale.
 
     Args:
         photograph: uint8 RGB of shape (height, width, 3).

@@ -10,7 +10,7 @@ import numpy as np
 
 from fullgrad._optional import require
 from fullgrad.errors import InputError
-from fullgrad.viz.overlay import Array, blend, colours, normalise, show, wrapped
+from fullgrad.viz.overlay import Array, blend, colors, normalize, show, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,12 +68,12 @@ def sheet(rows: Sequence[Row]) -> Figure:
         centre = _LABEL + column * (_PANEL + _GAP) + _PANEL / 2
         figure.text(centre / width, 1 - 0.12 / height, head, ha="center", va="top", size=10)
     for place, row in enumerate(rows):
-        heat = normalise(row.saliency)
+        heat = normalize(row.saliency)
         bottom = height - _HEAD - place * (_PANEL + _GAP) - _PANEL
         panels: tuple[Array, ...] = (
             np.asarray(row.image.convert("RGB")),
             blend(row.image, heat),
-            colours(heat),
+            colors(heat),
         )
         for column, panel in enumerate(panels):
             left = _LABEL + column * (_PANEL + _GAP)

@@ -9,26 +9,32 @@ colour says is also said by a number or a sign.
 from __future__ import annotations
 
 import io
+import textwrap
 import warnings
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from torch import Tensor
 
+from fullgrad._deprecated import renamed
 from fullgrad._files import printable
 from fullgrad._optional import require
 from fullgrad._table import number as number  # noqa: PLC0414
 from fullgrad._table import signed as signed  # noqa: PLC0414
 from fullgrad.errors import InputError
-from fullgrad.viz import overlay, tokens
-from fullgrad.viz.overlay import HIGH, LOW, Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SEQUENTIAL, DIVERGING = overlay.COLOURS, tokens.COLOURS
+Array: TypeAlias = np.ndarray[Any, Any]
+
+COLORMAP = SEQUENTIAL = "inferno"
+DIVERGING = "RdBu_r"
+LOW, HIGH = 1.0, 99.5  # percentiles between which a map is stretched
+__getattr__ = renamed(__name__, {"signed_colours": "signed_colors"})
+
 RAISES, LOWERS, TOTAL = "#B2182B", "#2166AC", "#404040"
 INK, FAINT, BLANK = "black", "0.35", "0.93"
 DPI = 110
@@ -171,15 +177,67 @@ def bare(axes: Axes) -> None:
 
 
 def plane(saliency: Tensor | Array) -> Array:
-    """A map's numbers, float64 of shape (height, width).
+    """Return a map's numbers, float64 of shape (height, width).
 
     Raises:
         InputError: more than one map, an empty one, or NaN or infinite values.
     """
-    overlay.normalise(saliency)  # which refuses what is no map
-    array: Any = saliency.detach().cpu() if isinstance(saliency, Tensor) else saliency
-    values: Array = np.asarray(array, np.float64).reshape(array.shape[-2:])
+    array = saliency.detach().cpu().double().numpy() if isinstance(saliency, Tensor) else saliency
+    shape = array.shape
+    if len(shape) < 2 or array.size == 0 or array.size != shape[-1] * shape[-2]:
+        raise InputError(f"one map of shape (height, width) is needed, not {tuple(shape)}")
+    values: Array = np.asarray(array, np.float64).reshape(shape[-2:])
+    if not bool(np.isfinite(values).all()):
+        raise InputError("the map holds NaN or infinite values")
     return values
+
+
+def normalize(saliency: Tensor | Array, low: float = LOW, high: float = HIGH) -> Array:
+    """Stretch a map to [0, 1], robustly against single extreme pixels.
+
+    Args:
+        saliency: a map; axes of length 1 before the last two are dropped.
+        low: this percentile of the map becomes 0, and so does all below.
+        high: this percentile becomes 1, and so does all above.
+
+    Returns:
+        float32 of shape (height, width); zeros for a constant map.
+
+    Raises:
+        InputError: more than one map, an empty one, or NaN or infinite values.
+        ValueError: percentiles that are not 0 <= low < high <= 100.
+    """
+    if not 0 <= low < high <= 100:
+        raise ValueError(f"percentiles must be 0 <= low < high <= 100, not {low} and {high}")
+    values = plane(saliency)
+    bottom, top = np.percentile(values, (low, high))
+    if not top > bottom:  # almost all pixels alike: what differs is all there is to see
+        bottom, top = float(values.min()), float(values.max())
+    if not top > bottom:
+        return np.zeros(values.shape, np.float32)
+    heat: Array = np.clip((values - bottom) / (top - bottom), 0, 1).astype(np.float32)
+    return heat
+
+
+def colors(heat: Array) -> Array:
+    """Colours of a map in [0, 1].
+
+    Args:
+        heat: shape (height, width), from :func:`normalize`.
+
+    Returns:
+        uint8 RGB of shape (height, width, 3).
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    return _rgb(COLORMAP, heat)
+
+
+def show(axes: Axes, content: Array) -> None:
+    """An image without ticks, frame or distortion."""
+    axes.imshow(content, aspect="equal", interpolation="auto")
+    bare(axes)
 
 
 def limit_of(values: Array) -> float:
@@ -188,7 +246,7 @@ def limit_of(values: Array) -> float:
     return float(np.percentile(sizes, HIGH)) or float(sizes.max()) or 1.0
 
 
-def signed_colours(values: Array, limit: float) -> Array:
+def signed_colors(values: Array, limit: float) -> Array:
     """Colours of a signed map: blue at ``-limit``, pale at 0, red at ``limit``.
 
     Args:
@@ -204,8 +262,11 @@ def signed_colours(values: Array, limit: float) -> Array:
     """
     if not limit > 0:
         raise ValueError(f"the limit of a signed scale must be positive, not {limit!r}")
-    scaled = np.clip(values / limit, -1, 1) / 2 + 0.5
-    rgba = require("matplotlib", "cli").colormaps[DIVERGING](scaled, bytes=True)
+    return _rgb(DIVERGING, np.clip(values / limit, -1, 1) / 2 + 0.5)
+
+
+def _rgb(name: str, scaled: Array) -> Array:
+    rgba = require("matplotlib", "cli").colormaps[name](scaled, bytes=True)
     result: Array = rgba[..., :3]
     return result
 
@@ -221,6 +282,18 @@ def scale_bar(axes: Axes, ends: tuple[float, float], ticks: dict[float, str], na
     bar.set_ticks(places, labels=[ticks[p] for p in places])
     bar.ax.tick_params(labelsize=8, length=2, pad=1)
     bar.outline.set_visible(False)
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG file content.
+
+    Args:
+        figure: from :func:`picture` or :func:`fullgrad.viz.sheet`.
+
+    Returns:
+        The bytes of the file.
+    """
+    return _file_of(figure, "png")
 
 
 def saved(figure: Figure, kind: str) -> bytes:
@@ -239,11 +312,22 @@ def saved(figure: Figure, kind: str) -> bytes:
     if kind not in FORMATS:
         raise ValueError(f"a picture is one of {', '.join(FORMATS)}, not {kind!r}")
     if kind == "png":
-        return overlay.png(figure)
+        return png(figure)
     date = {"svg": "Date", "pdf": "CreationDate"}[kind]
+    with require("matplotlib", "cli").rc_context({"svg.hashsalt": "fullgrad"}):
+        return _file_of(figure, kind, metadata={date: None})
+
+
+def _file_of(figure: Figure, kind: str, **options: Any) -> bytes:
     with io.BytesIO() as file, warnings.catch_warnings():
+        # Names may be in a script that matplotlib's font lacks: it draws boxes and warns.
         warnings.filterwarnings("ignore", message="Glyph")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
-        with require("matplotlib", "cli").rc_context({"svg.hashsalt": "fullgrad"}):
-            figure.savefig(file, format=kind, metadata={date: None})
+        figure.savefig(file, format=kind, **options)
         return file.getvalue()
+
+
+def wrapped(text: str, width: int) -> str:
+    """Text in lines of at most ``width`` characters; words longer than a line are broken."""
+    lines = [textwrap.wrap(printable(line), width) for line in text.split("\n")]
+    return "\n".join(line for part in lines for line in part)

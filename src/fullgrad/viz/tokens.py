@@ -18,13 +18,12 @@ from torch import Tensor
 from fullgrad._files import printable
 from fullgrad._optional import require
 from fullgrad.errors import InputError
-from fullgrad.viz.overlay import Array, wrapped
+from fullgrad.viz.style import DIVERGING, Array, lines, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = "RdBu_r"
 LABEL = "contribution to the output (blue lowers it, red raises it)"
 LONGEST = 24  # characters of a token's box; longer ones lose their middle
 _WIDTH = 9.0  # inches, of the whole picture
@@ -117,9 +116,9 @@ def token_strips(strips: Sequence[Strip], title: str = "", *, label: str = LABEL
     rows = [_boxes([shown(t) for t in s.tokens], v) for s, v in zip(strips, values, strict=True)]
     heads = [wrapped(s.title, 95) for s in strips]
     title = wrapped(title, 80)
-    height = 0.15 + _lines(title) * 0.28 + _FOOT
+    height = 0.15 + lines(title) * 0.28 + _FOOT
     for boxes, head in zip(rows, heads, strict=True):
-        height += _lines(head) * _HEAD + 0.06 + (boxes[-1].line + 1) * (_BOX + _GAP) + 0.15
+        height += lines(head) * _HEAD + 0.06 + (boxes[-1].line + 1) * (_BOX + _GAP) + 0.15
     figure = Figure(figsize=(_WIDTH, height), dpi=130)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -128,17 +127,17 @@ def token_strips(strips: Sequence[Strip], title: str = "", *, label: str = LABEL
     top = height - 0.12
     if title:
         axes.text(_MARGIN, top, title, va="top", size=13, weight="bold", parse_math=False)
-        top -= _lines(title) * 0.28
+        top -= lines(title) * 0.28
     norm = Normalize(-limit, limit)
     for boxes, head in zip(rows, heads, strict=True):
         if head:
             axes.text(_MARGIN, top, head, va="top", size=10, parse_math=False)
-            top -= _lines(head) * _HEAD + 0.06
+            top -= lines(head) * _HEAD + 0.06
         for box in boxes:
             _draw(axes, box, top, norm, limit)
         top -= (boxes[-1].line + 1) * (_BOX + _GAP) + 0.15
     bar = figure.add_axes((0.25, 0.48 / height, 0.5, 0.13 / height))
-    _colour_bar(bar, norm, limit, label)
+    _color_bar(bar, norm, limit, label)
     return figure
 
 
@@ -165,10 +164,6 @@ def _values(strip: Strip) -> Array:
     return values
 
 
-def _lines(text: str) -> int:
-    return text.count("\n") + 1 if text else 0
-
-
 def _columns(text: str) -> int:
     """Columns that a text takes in a monospaced font."""
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
@@ -191,11 +186,11 @@ def _boxes(tokens: Sequence[str], values: Array) -> list[_Placed]:
 def _draw(axes: Axes, box: _Placed, top: float, norm: Any, limit: float) -> None:
     from matplotlib.patches import Rectangle
 
-    colour = require("matplotlib", "cli").colormaps[COLOURS](norm(box.score))
+    color = require("matplotlib", "cli").colormaps[DIVERGING](norm(box.score))
     ink = "white" if abs(box.score) > 0.55 * limit else "black"
     bottom = top - box.line * (_BOX + _GAP) - _BOX
     axes.add_patch(
-        Rectangle((box.left, bottom), box.width, _BOX, facecolor=colour, edgecolor="0.6", lw=0.6)
+        Rectangle((box.left, bottom), box.width, _BOX, facecolor=color, edgecolor="0.6", lw=0.6)
     )
     middle = box.left + box.width / 2
     common: dict[str, Any] = {"ha": "center", "va": "center", "color": ink, "parse_math": False}
@@ -213,10 +208,10 @@ def number(score: float, limit: float) -> str:
     return f"{score:+.{digits}f}"
 
 
-def _colour_bar(axes: Axes, norm: Any, limit: float, label: str) -> None:
+def _color_bar(axes: Axes, norm: Any, limit: float, label: str) -> None:
     from matplotlib.cm import ScalarMappable
 
-    bar = axes.figure.colorbar(ScalarMappable(norm, COLOURS), cax=axes, orientation="horizontal")
+    bar = axes.figure.colorbar(ScalarMappable(norm, DIVERGING), cax=axes, orientation="horizontal")
     ends = [-limit, -limit / 2, 0.0, limit / 2, limit]
     bar.set_ticks(ends, labels=[number(t, limit) for t in ends])
     bar.ax.tick_params(labelsize=8)

@@ -11,6 +11,8 @@ import numpy as np
 
 from fullgrad.decomposition.result import Decomposition
 from fullgrad.errors import InputError
+from fullgrad.vision.image_result import INPUT
+from fullgrad.vision.layers import MODEL
 from fullgrad.viz.style import (
     FAINT,
     LOWERS,
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INPUT, MODEL = "input", "(model)"
 MOST = 40  # bars; of more stages the small ones are put together
 AGREES = 1e-6  # how far parts, residual and output may differ, relative to the parts' sizes
 _WIDTH, _ROW, _NAMES, _NUMBERS = 8.2, 0.27, 2.5, 1.75  # inches

@@ -1,4 +1,4 @@
-/** What is chosen, kept in the address behind the #; the photograph is not. */
+/** Keeps the choice, but not the photograph, in the address behind the #. */
 
 /** Write a choice into the address, without a step in the history. */
 export function remember(choice) {
@@ -15,9 +15,10 @@ export function remember(choice) {
 }
 
 /**
- * The choice that the address holds.
+ * Read the choice from the address.
  * @param {object} about the server's models and methods
- * @returns {{choice: object, problems: string[]}} what cannot be used is said, and left out
+ * @returns {{choice: object, problems: string[]}} the choice, and the parts of the address that
+ *     cannot be used and are left out
  */
 export function recalled(about) {
   const words = new URLSearchParams(location.hash.slice(1));
@@ -59,7 +60,7 @@ function given(text, method, name, problems) {
     const plain = typeof found === "object" && found !== null && !Array.isArray(found);
     if (plain && Object.keys(found).every((key) => known.includes(key))) return found;
   } catch {
-    // said below
+    // reported below
   }
   problems.push(`${name}=${text}`);
   return {};

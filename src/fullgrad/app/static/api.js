@@ -1,6 +1,6 @@
-/** The server's interface; see docs/design/app.md. */
+/** Calls the server's interface; see docs/design/app.md. */
 
-/** What the server, or the way to it, said instead of an answer. */
+/** Carries what the server, or the connection to it, said instead of a result. */
 export class Refusal extends Error {
   constructor(message, kind) {
     super(message);
@@ -28,13 +28,13 @@ async function ask(path, init) {
   throw new Refusal(told.error || `The server answered ${response.status}.`, told.kind);
 }
 
-/** Models, methods and limits. */
+/** Ask for the models, the methods and the limits. */
 export async function about() {
   return (await ask("/api/about")).json();
 }
 
 /**
- * The query of a request.
+ * Write the query of a request.
  * @param {{model: number, target: ?number, method: string, options: object}} request
  */
 function query(request, name, more) {
@@ -58,7 +58,7 @@ function posted(photograph, signal) {
   };
 }
 
-/** The lines of a body, as they come. */
+/** Read the lines of a body while they arrive. */
 async function* lines(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -98,7 +98,7 @@ export async function explain(photograph, request, parts, { signal, progress }) 
 }
 
 /**
- * A file of what was explained.
+ * Download a file of what was explained.
  * @param {"picture"|"array"|"report"} kind
  * @returns {Promise<{blob: Blob, name: string}>}
  */

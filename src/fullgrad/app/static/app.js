@@ -1,4 +1,4 @@
-/** The page: what is chosen, what is asked of the server, and what of its answers is shown. */
+/** Runs the page: what is chosen, what is asked of the server, and what is shown. */
 
 import { recalled, remember } from "./address.js";
 import { Refusal, about, download, explain } from "./api.js";
@@ -6,7 +6,7 @@ import { classChooser } from "./classes.js";
 import { byId, el, show } from "./dom.js";
 import { methodChooser } from "./methods.js";
 import { className, number, probability, shortened } from "./numbers.js";
-import { watchPhotographs } from "./photograph.js";
+import { watchPhotographs } from "./upload.js";
 import { viewer } from "./viewer.js";
 import { drawWaterfall, markStage } from "./waterfall.js";
 
@@ -26,7 +26,7 @@ const classes = classChooser((target) => {
 let first;
 let second;
 
-// What is asked for now; two equal keys mean equal answers.
+// What is asked for now; two equal keys mean equal results.
 const firstRequest = () => ({
   model: choice.model, target: choice.target, method: choice.method, options: choice.options,
 });
@@ -40,11 +40,11 @@ function say(text) {
 }
 
 /**
- * Say what failed, beside what else did.
- * @param {"start"|"photograph"|"result"|"download"} what was tried
- * @param {?Error} error null: it did not fail, or is tried anew
- * @param {function()} again tries the same once more, where that may help
- * @param {string} words of the button for it
+ * Say what failed, beside other failures.
+ * @param {"start"|"photograph"|"result"|"download"} what the action that was tried
+ * @param {?Error} error the failure; null where there is none, or the action is tried again
+ * @param {function()} again tries the action again, where that may help
+ * @param {string} words the text of the button for it
  */
 function fail(what, error, again, words = "Try again") {
   const box = byId("error");
@@ -65,7 +65,7 @@ function fail(what, error, again, words = "Try again") {
   if (error && !(error instanceof Refusal)) throw error;
 }
 
-/** Keep the keyboard's place where a button that had it is about to go. */
+/** Keep the keyboard's focus where the button that has it is about to disappear. */
 function stay() {
   byId("result").focus({ preventScroll: true });
 }
@@ -119,8 +119,7 @@ function showFirst(key, request, result) {
     ["Probability", probability(target.probability),
       "How sure the network is of this class (softmax of all outputs); not how often it is right."],
     ["Logit", number(target.logit),
-      "The network's raw output for this class, before softmax. This is the number that is " +
-      "split into parts."],
+      "The network's raw output for this class, before softmax. This number is split into parts."],
     ["Time", `${result.seconds.toFixed(2)} s`, "What the computation took on the server."],
   ];
   byId("facts").replaceChildren(...facts.map(([name, value, what]) =>
@@ -133,7 +132,7 @@ function showFirst(key, request, result) {
   view.show(result, shownSecond?.result ?? null);
 }
 
-/** Take over a new choice; what failed of an earlier one is no longer said. */
+/** Use a new choice, and hide what failed of an earlier one. */
 function update() {
   remember(choice);
   byId("notice").textContent = "";
@@ -144,7 +143,7 @@ function update() {
   compute();
 }
 
-/** Bring what is on screen to what is chosen; whatever was on its way is given up. */
+/** Compute what is chosen and show it; a computation under way is given up. */
 async function compute() {
   running?.abort();
   const own = new AbortController();
@@ -213,7 +212,7 @@ function forget() {
 }
 
 function takePhotograph({ blob, name }) {
-  if (photograph) choice.target = null; // another photograph, another answer
+  if (photograph) choice.target = null; // another photograph has other classes
   photograph = { blob, name, turn: (photograph?.turn ?? 0) + 1 };
   forget();
   update();
@@ -313,7 +312,8 @@ async function begin() {
   say("Ready for a photograph.");
   if (found.problems.length) {
     byId("notice").textContent =
-      `The address names what is not here (${found.problems.join(", ")}); the usual is used instead.`;
+      `The address names what this viewer does not have (${found.problems.join(", ")}); the default ` +
+      "is used instead.";
   }
 }
 

@@ -1,11 +1,11 @@
-/** The class to explain: one of the ten most probable, or any by search. */
+/** Chooses the class to explain: one of the ten most probable, or any class by search. */
 
 import { byId, el, show } from "./dom.js";
 import { className, probability } from "./numbers.js";
 
 const MOST = 50; // classes listed for a search
 
-/** Classes that a search text means, the likely ones first. */
+/** Find the classes that match a search text, the best matches first. */
 export function matching(text, names, outputs) {
   const wanted = text.trim().toLowerCase();
   if (!wanted) return [];
@@ -21,8 +21,8 @@ export function matching(text, names, outputs) {
 }
 
 /**
- * The part of the page where a class is chosen.
- * @param {function(?number)} chosen told a class's index, or null for the most probable
+ * Set up the part of the page where a class is chosen.
+ * @param {function(?number)} chosen receives the index of a class, or null for the most probable
  */
 export function classChooser(chosen) {
   const top = byId("top");
@@ -112,14 +112,14 @@ export function classChooser(chosen) {
   });
 
   return {
-    /** Another model: its classes. */
+    /** Offer the classes of another model. */
     model(next) {
       model = next;
       search.value = "";
       close();
       hint.textContent = "";
     },
-    /** Nothing is known of a photograph. */
+    /** Forget the photograph's classes. */
     forget() {
       top.replaceChildren();
       show(true, byId("class-hint"));
@@ -127,7 +127,7 @@ export function classChooser(chosen) {
         "The ten most probable classes appear here once there is a photograph. Without a choice, " +
         "the most probable one is explained.";
     },
-    /** Which class was asked for, null for the most probable. */
+    /** Mark the class that was asked for, null for the most probable. */
     asked(target) {
       show(target !== null, byId("predicted"));
       for (const button of top.querySelectorAll("button")) {
@@ -136,7 +136,7 @@ export function classChooser(chosen) {
         button.setAttribute("aria-pressed", String(pressed));
       }
     },
-    /** What the model sees in the photograph. */
+    /** List what the model sees in the photograph. */
     predictions(found) {
       byId("class-hint").textContent =
         "What the network sees, with its probabilities: the softmax of its outputs, which sums " +

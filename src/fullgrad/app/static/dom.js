@@ -1,6 +1,6 @@
-/** Elements, made and found. Text is always set as text, never as markup. */
+/** Makes and finds elements. Text is always set as text, never as markup. */
 
-/** The element of an id, which the page must have. */
+/** Find the element of an id, which the page must have. */
 export function byId(id) {
   const found = document.getElementById(id);
   if (!found) throw new Error(`the page has no element #${id}`);
@@ -8,7 +8,7 @@ export function byId(id) {
 }
 
 /**
- * A new element.
+ * Make an element.
  * @param {string} tag
  * @param {object} attributes `class`, `text`, any attribute; null, undefined and false are left out
  * @param {...(Node|string)} children
@@ -25,7 +25,7 @@ export function el(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** A long name of a module, which may break into lines behind its dots and underscores. */
+/** Let a long module name break into lines behind its dots and underscores. */
 export function breakable(name) {
   if (name.length < 20) return [name];
   return name.split(/(?<=[._/])/).flatMap((part, place) => (place ? [el("wbr"), part] : [part]));

@@ -1,8 +1,8 @@
-/** A method with its options, in a form that is built from what the server knows. */
+/** Builds the form of a method and its options from what the server knows. */
 
 import { el, show } from "./dom.js";
 
-// What the options of the registered methods are; those of a method of one's own have none.
+// The meanings of the registered methods' options; a user's own method has no text here.
 const MEANINGS = {
   psi: "How a stage's numbers are rescaled before they are summed: per layer, per channel, or not " +
     "at all, with their sign.",
@@ -10,9 +10,9 @@ const MEANINGS = {
   samples: "Noisy copies that are averaged; more are smoother and slower.",
   scale: "Strength of the noise, as a share of the input's range.",
   grid: "Random numbers along each side of the map; more make smaller blobs.",
-  seed: "Of the random numbers: the same seed gives the same map.",
+  seed: "Starts the random numbers: the same seed gives the same map.",
   n_steps: "Steps from the baseline to the input; more are more exact and slower.",
-  baseline: "The value of an input that counts as nothing; 0 is the mean colour.",
+  baseline: "The value of an input that counts as nothing; 0 is the mean color.",
   layer: "Module path of the layer to look at; empty: the last one with positions.",
   relu: "Drop what speaks against the class.",
 };
@@ -31,8 +31,8 @@ function wanted({ kind, least, most }) {
 }
 
 /**
- * One option's field; `read` answers with its value, `undefined` for the default; `good` says
- * whether there is one, and marks the field where there is not.
+ * Build one option's field; `read` returns its value, `undefined` for the default; `good` returns
+ * whether the value is valid, and marks the field where it is not.
  */
 function field(option, id, value, changed) {
   const hint = `${id}-hint`;
@@ -78,7 +78,7 @@ function field(option, id, value, changed) {
     const valid = control.checkValidity();
     control.setAttribute("aria-invalid", String(!valid));
     says.textContent = valid ? normal
-      : `This must be ${wanted(option)}. Until it is, no change of an option counts. ${normal}`;
+      : `This must be ${wanted(option)}. Until then, changes of options have no effect. ${normal}`;
     return valid;
   };
   good(); // the value may come from an address
@@ -98,11 +98,11 @@ function field(option, id, value, changed) {
 }
 
 /**
- * A choice of a method.
- * @param {Element} place where it is put
- * @param {object[]} methods of the server
- * @param {{id: string, label: string, none: ?string}} how words, and the name of "no method"
- * @param {function(?string, object)} changed told the method's name (null: none) and its options
+ * Build the choice of a method.
+ * @param {Element} place the element that receives it
+ * @param {object[]} methods the server's methods
+ * @param {{id: string, label: string, none: ?string}} how its texts, and the name of "no method"
+ * @param {function(?string, object)} changed receives the method's name (null: none) and options
  */
 export function methodChooser(place, methods, { id, label, none }, changed) {
   const select = el("select", { id, "aria-describedby": `${id}-about` });
@@ -154,7 +154,7 @@ export function methodChooser(place, methods, { id, label, none }, changed) {
   });
 
   return {
-    /** Show a choice for a model, without telling about it. */
+    /** Show a choice for a model, without calling `changed`. */
     set(model, name, given) {
       const apply = (m) => m.applies[model] === true;
       select.replaceChildren(
@@ -167,7 +167,7 @@ export function methodChooser(place, methods, { id, label, none }, changed) {
       );
       select.value = name ?? NONE;
       const not = methods.filter((m) => !apply(m));
-      show(not.length > 0 && !none, refused); // said once on the page
+      show(not.length > 0 && !none, refused); // shown once on the page
       const count = not.length === 1 ? "1 method does" : `${not.length} methods do`;
       refused.replaceChildren(
         el("summary", { text: `${count} not apply to this model` }),
@@ -176,7 +176,7 @@ export function methodChooser(place, methods, { id, label, none }, changed) {
       );
       describe(given);
     },
-    /** Whether a method applies to a model. */
+    /** Return whether a method applies to a model. */
     applies(model, name) {
       return methods.some((m) => m.name === name && m.applies[model] === true);
     },

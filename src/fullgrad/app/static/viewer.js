@@ -1,9 +1,9 @@
-/** The picture: photograph, map, opacity, stages and the swipe, all without asking the server. */
+/** Shows photograph, map, opacity, stages and the swipe, all without asking the server. */
 
 import { breakable, byId, el, show } from "./dom.js";
 import { className, number, share, signed } from "./numbers.js";
 
-/** A colour scale with its ends. */
+/** Draw a color scale with its ends. */
 function scaleOf(label, signedMap, left, right, says) {
   return el("div", { class: "scale" },
     label ? el("p", { class: "scale-name", text: label }) : "",
@@ -23,15 +23,16 @@ function mapScale(result, label) {
 function stageScale(hasSign, label) {
   if (hasSign) {
     return scaleOf(label, true, "lowers the logit", "raises it",
-      "One scale for the maps of all stages, so their colours can be compared.");
+      "One scale for the maps of all stages, so their colors can be compared.");
   }
-  return scaleOf(label, false, "least", "most", "Each stage's map is coloured by itself: compare " +
-    "stages by their sums, not by their colours.");
+  return scaleOf(label, false, "least", "most", "Each stage's map has a color scale of its own: compare " +
+    "stages by their sums, not by their colors.");
 }
 
 /**
- * The viewer.
- * @param {function(?string)} stageShown told the name of the stage that is shown, null for the whole
+ * Set up the picture.
+ * @param {function(?string)} stageShown receives the name of the stage that is shown, null for the
+ *     whole map
  */
 export function viewer(stageShown) {
   const picture = byId("picture");
@@ -49,7 +50,7 @@ export function viewer(stageShown) {
     byId("heat-second").style.opacity = share;
     byId("opacity-says").textContent = `${opacity.value} %`;
     opacity.setAttribute("aria-valuetext", `${opacity.value} %`);
-    picture.classList.toggle("grey", byId("grey").checked);
+    picture.classList.toggle("gray", byId("gray").checked);
   }
 
   function drawSwipe() {
@@ -76,7 +77,7 @@ export function viewer(stageShown) {
     const heat = byId("heat-first");
     const png = own ? own.png : result.map.png;
     show(Boolean(png), heat);
-    show(!png, byId("nowhere"));
+    show(!png, byId("no-position"));
     if (png) heat.src = png;
     heat.alt = own
       ? `Map of stage ${own.name} for ${className(result.target)}`
@@ -124,7 +125,7 @@ export function viewer(stageShown) {
   }
 
   opacity.addEventListener("input", drawOpacity);
-  byId("grey").addEventListener("change", drawOpacity);
+  byId("gray").addEventListener("change", drawOpacity);
   stage.addEventListener("input", drawStage);
   byId("stage-back").addEventListener("click", () => step(-1));
   byId("stage-next").addEventListener("click", () => step(1));
@@ -135,7 +136,7 @@ export function viewer(stageShown) {
 
   return {
     /**
-     * Show a result, and a second one beside it or none (null); the stage stays the same one,
+     * Show a result, and a second one beside it unless that is null. The stage stays the same
      * where the new result has it.
      */
     show(next, beside) {
@@ -165,7 +166,7 @@ export function viewer(stageShown) {
       drawSecond();
       if (result) drawScales(current());
     },
-    /** The map's opacity, from 0 to 1. */
+    /** Return the map's opacity, from 0 to 1. */
     opacity: () => Number(opacity.value) / 100,
     /** Forget everything. */
     clear() {

@@ -1,11 +1,11 @@
-/** Where the logit comes from: a table of parts with bars, each beginning where the last one ended. */
+/** Draws where the logit comes from: a table whose bars each begin where the last one ends. */
 
 import { breakable, byId, el, show } from "./dom.js";
 import { className, number, share, signed, tiny } from "./numbers.js";
 
 const MANY = 24; // rows beyond which the table scrolls by itself
 
-/** Where each bar begins and ends, and the ends of the scale. */
+/** Compute where each bar begins and ends, and the ends of the scale. */
 export function laidOut(found) {
   let sum = 0;
   const bars = [{ name: "input", value: found.input }, ...found.stages].map((part) => {
@@ -29,7 +29,7 @@ function bar(start, end, kind, { low, high }) {
 }
 
 function row(name, drawn, value, part, attributes = {}) {
-  // Roles are said, since on narrow screens the rows are laid out by another rule than a table's.
+  // Narrow screens lay the rows out as a grid, so the roles of a table are stated.
   return el("tr", { role: "row", ...attributes },
     el("th", { scope: "row", role: "rowheader" }, ...breakable(name)),
     el("td", { class: "drawn", role: "cell" }, drawn),
@@ -39,7 +39,7 @@ function row(name, drawn, value, part, attributes = {}) {
 
 const head = (text, kind) => el("th", { scope: "col", role: "columnheader", class: kind, text });
 
-/** Many rows scroll by themselves, with the keyboard too. */
+/** Let a table of many rows scroll by itself, with the keyboard too. */
 function scrolling(box, on) {
   box.classList.toggle("scrolls", on);
   const words = { role: "region", "aria-label": "All parts of the logit", tabindex: "0" };

@@ -1,1 +1,155 @@
-"""``fullgrad bench``: the paper's experiments, each a command of its own."""
+"""``fullgrad bench``: tests of saliency maps, each a command of its own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fullgrad._files import check_folder, printable
+from fullgrad.cli import UsageError
+from fullgrad.cli.explain import add_model_arguments
+from fullgrad.cli.main import DONE, SOME_FAILED
+from fullgrad.cli.progress import Progress
+from fullgrad.errors import FullGradError
+from fullgrad.evaluation import bench
+from fullgrad.evaluation.agreement import agreement
+from fullgrad.evaluation.experiment import Option, Test
+from fullgrad.evaluation.store import RECORD
+
+_AGREEMENT = "agreement"
+_NOT_OPTIONS = ("command", "command_line", "experiment", "out", "store", "dry_run")
+
+
+class _Renamed(argparse.Action):
+    """Takes an option under its old name, and reports the new one."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        new = f"--{self.dest.replace('_', '-')}"
+        print(f"fullgrad: warning: {option_string} is now {new}", file=sys.stderr)
+        setattr(namespace, self.dest, values)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of every test."""
+    parser.description = "Tests of saliency maps. Interrupted runs resume."
+    commands = parser.add_subparsers(dest="experiment", metavar="EXPERIMENT", required=True)
+    options: dict[str, Any] = {
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "allow_abbrev": False,
+    }
+    for name, kind in bench.kinds().items():
+        sub = commands.add_parser(name, help=kind.title, epilog=kind.epilog, **options)
+        sub.description = kind.description or kind.title
+        _add_test_arguments(sub, kind)
+    sub = commands.add_parser(
+        _AGREEMENT, help="how methods rank under each test of several runs", **options
+    )
+    sub.description = (
+        "Ranks methods under each test (order, fill) of several runs, gives the rank correlation\n"
+        "of the tests, and says where they disagree."
+    )
+    sub.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="results folders")
+    text = "folder for agreement.md, ranks.csv and correlations.csv (default: print only)"
+    sub.add_argument("--out", type=Path, metavar="DIR", help=text)
+
+
+def _add_test_arguments(parser: argparse.ArgumentParser, kind: type[Test]) -> None:
+    add = parser.add_argument
+    for option in kind.options:
+        _declare(parser, option)
+    add("--out", type=Path, required=True, metavar="DIR", help="results folder")
+    text = "folder of finished work, which several results may share (default: stages/ in --out)"
+    add("--store", type=Path, metavar="DIR", help=text)
+    if hasattr(kind, "outlook"):
+        text = "tell the plan and what it takes; write nothing"
+        add("--dry-run", action="store_true", help=text)
+    if kind.for_model:
+        add_model_arguments(parser)
+
+
+def _declare(parser: argparse.ArgumentParser, option: Option) -> None:
+    default, text = option.default, option.help
+    if default is not None and option.kind is not bool:
+        several = isinstance(default, tuple)
+        written = " ".join(map(str, default)) if several else default
+        text += f" (default: {written})".replace("%", "%%")
+    settings: dict[str, Any] = {"help": text, "default": default, "required": option.required}
+    if option.kind is bool:
+        settings["action"] = "store_true" if default is False else argparse.BooleanOptionalAction
+    else:
+        settings |= {"type": option.kind, "choices": option.choices}
+        if option.kind is not str:
+            settings["metavar"] = "N"
+        if isinstance(default, tuple):
+            settings["nargs"] = "+"
+    parser.add_argument(option.flag, **settings)
+    if option.old is not None:
+        hidden = argparse.SUPPRESS
+        old: dict[str, Any] = {"dest": option.name, "action": _Renamed}
+        parser.add_argument(option.old, default=hidden, help=hidden, **old)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the arguments say.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        FullGradError: a mistake in the arguments, or work that had to stop; what is done is kept.
+    """
+    if args.out is not None:
+        check_folder(args.out)
+    if args.experiment == _AGREEMENT:
+        return _agreement(args.runs, args.out)
+    options = {k: v for k, v in vars(args).items() if k not in _NOT_OPTIONS}
+    try:
+        return _run(args, options)
+    except FullGradError:
+        raise
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _run(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    if getattr(args, "dry_run", False):
+        print(bench.outlook(args.experiment, args.out, store=args.store, say=_say, **options))
+        return DONE
+    found = bench.bench(
+        args.experiment,
+        args.out,
+        store=args.store,
+        meter=Progress,
+        say=_say,
+        command=args.command_line,
+        **options,
+    )
+    if found.known:
+        print(f"finished before: {printable(args.out / RECORD)}")
+    print(found)
+    if not found.finished:
+        return SOME_FAILED
+    print(f"\n-> {printable(args.out)}")
+    return DONE
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _agreement(runs: Sequence[Path], out: Path | None) -> int:
+    found = agreement(runs)
+    if out is not None:
+        found.write(out)
+        print(f"-> {printable(out)}\n")
+    print(found.as_markdown(), end="")
+    return DONE

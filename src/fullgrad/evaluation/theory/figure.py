@@ -1,7 +1,7 @@
 """The picture of the theory: regions, sums, and what changes on a path.
 
-matplotlib's object-oriented interface with the Agg canvas, as in ``overlay``. Colours are safe for
-colour-blind readers (Okabe and Ito's, and cividis), and nothing is told by colour alone.
+matplotlib's object-oriented interface with the Agg canvas, as in ``overlay``. Colors are safe for
+color-blind readers (Okabe and Ito's, and cividis), and nothing is told by color alone.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _arrow(axes: Any, at: Array, slope: Array, behind: float) -> None:
 
 
 def _levels() -> Array:
-    """The lighter two thirds of a colour map, on which black lines can be seen."""
+    """The lighter two thirds of a color map, on which black lines can be seen."""
     return np.linspace(0.33, 1, 256)
 
 
@@ -222,8 +222,8 @@ def _bars(axes: Axes, seen: Represented, place: int) -> None:
     output = float(seen.output[place])
     names = ["input", *(f"biases\n{layer}" for layer in seen.layers), "f(x)"]
     heights, bottoms = [*steps, output], [*starts, 0.0]
-    colours = [_BLUE, *([_ORANGE] * len(seen.layers)), "0.25"]
-    axes.bar(range(len(names)), heights, bottom=bottoms, width=0.7, color=colours, ec=colours, lw=1)
+    colors = [_BLUE, *([_ORANGE] * len(seen.layers)), "0.25"]
+    axes.bar(range(len(names)), heights, bottom=bottoms, width=0.7, color=colors, ec=colors, lw=1)
     for i, (height, bottom) in enumerate(zip(heights, bottoms, strict=True)):
         top = max(bottom, bottom + height) if height >= 0 else min(bottom, bottom + height)
         axes.annotate(
@@ -284,15 +284,15 @@ def _lines(axes: Axes, walk: Walk, values: Array, jumps: bool) -> None:
     pieces = [np.flatnonzero(walk.pieces == piece) for piece in range(len(edges) - 1)]
     styles: Sequence[tuple[str, Any]] = ((_BLUE, "-"), (_ORANGE, (0, (5, 1.5))))
     for column in range(values.shape[1]):
-        colour, style = styles[column] if values.shape[1] == 2 else (_GREY, "-")
+        color, style = styles[column] if values.shape[1] == 2 else (_GREY, "-")
         width = 2.2 if values.shape[1] == 2 else 1.1
         for inside, start, end in zip(pieces, edges[:-1], edges[1:], strict=True):
             x, y = walk.at[inside], values[inside, column]
             if jumps:  # drawn up to the borders: the points themselves stop short of them
                 x, y = np.array([start, *x, end]), np.array([y[0], *y, y[-1]])
-                axes.plot(x, y, color=colour, ls=style, lw=width, solid_capstyle="butt")
+                axes.plot(x, y, color=color, ls=style, lw=width, solid_capstyle="butt")
         if not jumps:
-            axes.plot(walk.at, values[:, column], color=colour, ls=style, lw=width)
+            axes.plot(walk.at, values[:, column], color=color, ls=style, lw=width)
     for border in walk.borders:
         axes.axvline(border, color="0.55", lw=0.9, ls=":")
     axes.set_xlim(0, 1)
@@ -306,7 +306,7 @@ def _ends(axes: Axes, values: Array) -> None:
     first, second = (float(v) for v in values[-1])
     apart = max(0.0, 0.2 * gap - abs(first - second)) / 2
     sign = 1 if first >= second else -1
-    for value, shift, name, colour in (
+    for value, shift, name, color in (
         (first, sign * apart, "$x_1$", _BLUE),
         (second, -sign * apart, "$x_2$", _ORANGE),
     ):
@@ -316,7 +316,7 @@ def _ends(axes: Axes, values: Array) -> None:
             (3, 0),
             textcoords="offset points",
             size=10,
-            color=colour,
+            color=color,
             va="center",
             annotation_clip=False,
         )

@@ -1,0 +1,1 @@
+"""Tests of maps, one a file."""

@@ -1,0 +1,66 @@
+"""A method with its options, from one text such as ``fullgrad:psi=channel``."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fullgrad.methods.registry import get
+
+
+@dataclass(frozen=True, slots=True)
+class MethodChoice:
+    """A method with its options.
+
+    Args:
+        name: of a method in :mod:`fullgrad.methods`.
+        options: those that differ from the defaults.
+
+    Raises:
+        ValueError: an unknown method or option.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        get(self.name).settings(self.options)
+
+    @property
+    def label(self) -> str:
+        """The text for tables and figures, such as ``fullgrad:terms=explicit``."""
+        given = ",".join(f"{k}={_written(v)}" for k, v in sorted(self.options.items()))
+        return f"{self.name}:{given}" if given else self.name
+
+    @classmethod
+    def parse(cls, text: str) -> MethodChoice:
+        """Read ``NAME`` or ``NAME:OPTION=VALUE,OPTION=VALUE``; ``+`` joins several values.
+
+        Raises:
+            ValueError: not of that form, or an unknown method or option.
+
+        Example:
+            >>> MethodChoice.parse("fullgrad:psi=channel").options
+            {'psi': 'channel'}
+        """
+        name, _, rest = text.partition(":")
+        options: dict[str, Any] = {}
+        for part in rest.split(",") if rest else []:
+            key, equals, value = part.partition("=")
+            if not equals or not key.isidentifier():
+                raise ValueError(f"{text!r} is not METHOD or METHOD:OPTION=VALUE,...")
+            options[key] = tuple(value.split("+")) if "+" in value else _parsed(value)
+        return cls(name, options)
+
+
+def _written(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

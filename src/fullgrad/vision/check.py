@@ -1,0 +1,397 @@
+"""A model's decomposition in numbers: ``check``, the library's side of ``fullgrad check``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fullgrad._files import AnyPath, printable
+from fullgrad.axes.coordinates import NOWHERE
+from fullgrad.decomposition import Decomposition, decompose
+from fullgrad.engine.targets import Target
+from fullgrad.errors import FullGradError, InputError, LayoutError, UsageError
+from fullgrad.maps.aggregation import placements_for
+from fullgrad.maps.saliency import saliency_from_decomposition
+from fullgrad.vision.images import preprocess, read_photograph
+from fullgrad.vision.labels import class_index
+from fullgrad.vision.models import LoadedModel
+from fullgrad.vision.schema import (
+    CheckRecord,
+    ExplainedInfo,
+    FallbackInfo,
+    MapInfo,
+    PhotographInput,
+    Provenance,
+    RandomInput,
+    SampleInfo,
+    StageInfo,
+    TermsInfo,
+)
+
+ROWS = 30  # stages in the text, unless all are asked for
+_HEAD = "where f comes from"
+_LONGEST = 48  # characters of a name in the table
+_OPERATIONS = 8  # kinds of operations named in the text; the record has all of them
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The numbers of a decomposition.
+
+    Args:
+        source: which part of the model's output is explained.
+        depth: components of the module path that make a stage.
+        tolerance: for the relative residuals.
+        samples: one for each of the batch.
+        terms: how many bias terms of each kind and operation.
+        general_path: operations whose bias comes from the forward-mode fallback.
+        saliency: what a map is made of, or why there is none.
+    """
+
+    source: str
+    depth: int
+    tolerance: float
+    samples: tuple[SampleInfo, ...]
+    terms: TermsInfo
+    general_path: tuple[FallbackInfo, ...]
+    saliency: MapInfo
+
+    def text(self, limit: int | None = ROWS) -> str:
+        """Return a table for people: the first sample, and the largest residual of all.
+
+        Args:
+            limit: stages to show, those that contribute most; None for all.
+        """
+        first = self.samples[0]
+        stages = [(s.module or "(model)", s.sum) for s in first.stages]
+        by_size = sorted(range(len(stages)), key=lambda i: -abs(stages[i][1]))
+        shown = sorted(by_size[:limit])
+        rows = [("input term", first.input), *(stages[i] for i in shown)]
+        if len(shown) < len(stages):
+            rest = sum(stages[i][1] for i in by_size[len(shown) :])
+            rows.append((f"{len(stages) - len(shown)} other stages (--all shows them)", rest))
+        ends = [("sum", first.sum), ("output f", first.output), ("residual", first.residual)]
+        width = max(len(_HEAD), *(len(_short(name)) for name, _ in rows + ends))
+        lines = [
+            f"{_short(name):<{width}}  {value:>12.6g}  {_percent(_share(value, first.output)):>9}"
+            for name, value in rows + ends
+        ]
+        rule = "-" * max(map(len, lines))
+        lines.insert(len(rows), rule)
+        worst = max(s.relative_residual for s in self.samples)
+        of = f" (largest of {len(self.samples)} samples)" * (len(self.samples) > 1)
+        return "\n".join(
+            [
+                f"{_HEAD:<{width}}  {'value':>12}  {'share':>9}",
+                rule,
+                *lines,
+                f"relative residual {worst:.1e}{of}, tolerance {self.tolerance:.0e}",
+                "",
+                *_counts(self),
+            ]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSummary:
+    """What a check of a model found.
+
+    Args:
+        model: the model.
+        input: what it was checked on.
+        explained: the explained scalar of the first sample.
+        statistics: the numbers.
+    """
+
+    model: LoadedModel
+    input: PhotographInput | RandomInput
+    explained: ExplainedInfo
+    statistics: Statistics
+
+    def text(self, limit: int | None = ROWS) -> str:
+        """Return the summary for people; see :meth:`Statistics.text`."""
+        about, explained = self.input, self.explained
+        what = f"random, seed {about.seed}" if isinstance(about, RandomInput) else about.path
+        shape = "x".join(map(str, about.shape))
+        target = "" if explained.target == "" else f"[{explained.target}]"
+        name = f" {printable(explained.name)}" if explained.name else ""
+        chosen = ", the predicted class" * (explained.chosen == "predicted")
+        samples = ", of the first sample" * (about.shape[0] > 1)
+        return "\n".join(
+            [
+                f"model      {printable(self.model.spec)} ({self.model.weights})",
+                f"input      {what}: {shape}, {about.dtype}, {self.model.device}",
+                f"explained  f = {explained.source}{target}{name}{chosen}{samples}",
+                "",
+                self.statistics.text(limit),
+            ]
+        )
+
+    def record(self, provenance: Provenance) -> CheckRecord:
+        """Return every stage of every sample, and how the numbers were made.
+
+        Args:
+            provenance: see :func:`fullgrad.vision.image_result.provenance`.
+        """
+        found = self.statistics
+        return CheckRecord(
+            input=self.input,
+            explained=self.explained,
+            depth=found.depth,
+            tolerance=found.tolerance,
+            samples=found.samples,
+            bias_terms=found.terms,
+            general_path=found.general_path,
+            saliency=found.saliency,
+            **dict(provenance),
+        )
+
+
+def check(
+    model: LoadedModel,
+    image: AnyPath | None = None,
+    *,
+    size: Sequence[int] | None = None,
+    batch: int = 1,
+    seed: int = 0,
+    dtype: Literal["float32", "float64"] | None = None,
+    target: Target | str = None,
+    depth: int = 1,
+) -> CheckSummary:
+    """Split a model's output into its terms, and summarize them.
+
+    Args:
+        model: any model; ``dtype`` converts it in place.
+        image: a file, prepared as the model wants it; None for random numbers.
+        size: shape of one random sample; None for the model's input size.
+        batch: number of random samples.
+        seed: of the random numbers.
+        dtype: precision of model and input; None for the model's own.
+        target: see :func:`fullgrad.decompose`; also a class's name, or indices as text
+            (``"1,2,3"``).
+        depth: components of the module path that make a stage.
+
+    Raises:
+        UsageError: the model fails on the input, or has not the precision or the target.
+        FullGradError: see :func:`fullgrad.decompose`.
+
+    Example:
+        >>> from fullgrad.vision.models import load_model
+        >>> model = load_model("torchvision:squeezenet1_1", weights="none")
+        >>> summary = check(model, size=(3, 64, 64), target=1)
+        >>> print(summary.text().splitlines()[2])
+        explained  f = output[1]
+    """
+    precision = _in_precision(model, dtype)
+    about: PhotographInput | RandomInput
+    if image is not None:
+        photograph = read_photograph(image)
+        x = preprocess(photograph.image, model.preprocessing)[None]
+    else:
+        shape = (batch, *(size or (3, *model.preprocessing.crop)))
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    form, name = tuple(x.shape), str(precision).removeprefix("torch.")
+    if image is not None:
+        about = PhotographInput(
+            path=printable(image), sha256=photograph.sha256, shape=form, dtype=name
+        )
+    else:
+        about = RandomInput(seed=seed, shape=form, dtype=name)
+    d = _decomposed(model, x.to(model.device, precision), _target(target, model))
+    found = statistics(d, depth)
+    return CheckSummary(model, about, _explained(found, model, target), found)
+
+
+def statistics(decomposition: Decomposition, depth: int = 1) -> Statistics:
+    """Return the numbers of a decomposition.
+
+    Args:
+        decomposition: with sums for each sample.
+        depth: components of the module path that make a stage.
+
+    Raises:
+        ValueError: depth is below 1.
+    """
+    d = decomposition
+    stages = {printable(name): sums.tolist() for name, sums in d.by_module(depth).items()}
+    columns = (d.output, d.input_sums, d.input_sums + d.bias_sums, d.residual, d.relative_residual)
+    rows = zip(*(column.double().tolist() for column in columns), strict=True)
+    targets = [None] * len(d.output) if d.target is None else d.target.tolist()
+    samples = tuple(
+        SampleInfo(
+            target=targets[i],
+            output=output,
+            input=of_input,
+            sum=total,
+            residual=residual,
+            relative_residual=relative,
+            input_share=_share(of_input, output),
+            stages=tuple(
+                StageInfo(module=name, sum=s[i], share=_share(s[i], output))
+                for name, s in stages.items()
+            ),
+        )
+        for i, (output, of_input, total, residual, relative) in enumerate(rows)
+    )
+    kinds = Counter(t.kind for t in d.bias_terms)
+    return Statistics(
+        source=d.output_source,
+        depth=depth,
+        tolerance=d.tolerance,
+        samples=samples,
+        terms=TermsInfo(
+            kinds={kind: kinds[kind] for kind in ("explicit", "implicit", "both")},
+            operations=dict(Counter(t.op for t in d.bias_terms).most_common()),
+        ),
+        general_path=tuple(
+            FallbackInfo(module=printable(module), operation=op, times=count)
+            for (module, op), count in Counter(d.general_path).items()
+        ),
+        saliency=_drawn(d),
+    )
+
+
+def _share(value: float, whole: float) -> float | None:
+    return value / whole if whole else None
+
+
+def _drawn(d: Decomposition) -> MapInfo:
+    """What a map of the decomposition is made of, or why there is none."""
+    try:
+        saliency_from_decomposition(d)
+        batch, grids = len(d.output), d.layouts.grids
+        found = [
+            [
+                p
+                for p in placements_for(t.axes, t.module, t.op, t.shape, batch, grids)
+                if p is not None
+            ]
+            for t in d.bias_terms
+        ]
+    except (LayoutError, InputError) as error:
+        return MapInfo(error=str(error))
+    nowhere = [t for t, places in zip(d.bias_terms, found, strict=True) if not places]
+    part = sum(
+        any(p.places is not None and bool((p.places == NOWHERE).any()) for p in places)
+        for places in found
+    )
+    sizes = sum(float(t.sums.abs().sum()) for t in d.bias_terms) + float(d.input_sums.abs().sum())
+    lost = sum(float(t.sums.abs().sum()) for t in nowhere)
+    return MapInfo(
+        terms=len(found) - len(nowhere),
+        in_part=part,
+        nowhere=len(nowhere),
+        nowhere_share=lost / sizes if sizes else 0.0,
+    )
+
+
+def _counts(report: Statistics) -> list[str]:
+    total = sum(report.terms.kinds.values())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in report.terms.kinds.items())
+    named = [f"{op} {count}" for op, count in report.terms.operations.items()]
+    more = [f"{len(named) - _OPERATIONS} more"] * (len(named) > _OPERATIONS)
+    general = [
+        f"{f.operation} in {_short(f.module or '(model)')}" + f" x{f.times}" * (f.times > 1)
+        for f in report.general_path
+    ]
+    others = [f"{len(general) - _OPERATIONS} more"] * (len(general) > _OPERATIONS)
+    return [
+        f"bias terms      {total}: {kinds}",
+        f"by operation    {', '.join(named[:_OPERATIONS] + more) or 'none'}",
+        f"general path    {', '.join(general[:_OPERATIONS] + others) or 'none'}",
+        f"saliency map    {_map_text(report.saliency)}",
+    ]
+
+
+def _map_text(drawn: MapInfo) -> str:
+    if drawn.error is not None:
+        return f"none: {' '.join(drawn.error.split())}"
+    part = f" ({drawn.in_part} in part)" if drawn.in_part else ""
+    return (
+        f"{drawn.terms} bias terms are drawn on the input's grid{part}, {drawn.nowhere} lie "
+        f"nowhere (share of the sum of all terms' |sums|: {drawn.nowhere_share:.1%})"
+    )
+
+
+def _short(name: str) -> str:
+    """A name in one line that fits the table: the middle of a long one is left out."""
+    name = printable(name)
+    half = (_LONGEST - 3) // 2
+    return name if len(name) <= _LONGEST else f"{name[:half]}...{name[-half:]}"
+
+
+def _percent(share: float | None) -> str:
+    if share is None:
+        return "-"
+    return f"{share:.1%}" if abs(share) < 100 else f"{share * 100:.1e}%"
+
+
+def _in_precision(model: LoadedModel, dtype: str | None) -> torch.dtype:
+    """Bring the model to a precision; the one it has by default."""
+    if dtype is None:
+        own = (p.dtype for p in model.module.parameters() if p.is_floating_point())
+        return next(own, torch.get_default_dtype())
+    wanted: torch.dtype = getattr(torch, dtype)
+    try:
+        model.module.to(wanted)
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"{model.spec} cannot be brought to {dtype}: {reason}") from error
+    return wanted
+
+
+def _target(text: Target | str, model: LoadedModel) -> Target:
+    if not isinstance(text, str):
+        return text
+    parts = text.split(",")
+    if all(p.strip().isascii() and p.strip().isdecimal() for p in parts):
+        indices = tuple(map(int, parts))
+        return indices[0] if len(indices) == 1 else indices
+    names = model.class_names
+    if not names:
+        raise UsageError(
+            f"the target {text!r} is no index, and the class names of {model.spec} are not known"
+        )
+    return class_index(text, names, len(names))
+
+
+def _decomposed(model: LoadedModel, x: Tensor, target: Target) -> Decomposition:
+    try:
+        return decompose(model.module, x, target)
+    except FullGradError:
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise UsageError("out of memory: choose a smaller --size or --batch") from error
+    except Exception as error:
+        try:
+            with torch.no_grad():
+                model.module(x)
+        except Exception as its_own:
+            size = "x".join(map(str, x.shape))
+            raise UsageError(
+                f"{model.spec} fails on an input of shape {size}: {type(its_own).__name__}: "
+                f"{its_own} (--size gives the shape of one sample)"
+            ) from error
+        raise
+
+
+def _explained(found: Statistics, model: LoadedModel, target: Target | str) -> ExplainedInfo:
+    """What f is, for the first sample."""
+    index, names = found.samples[0].target, model.class_names
+    given = "" if target is None or index is not None else _written(target)
+    return ExplainedInfo(
+        source=found.source,
+        target=given if index is None else index,
+        name=names[index] if names and index is not None and index < len(names) else None,
+        chosen="predicted" if target is None and index is not None else "given",
+    )
+
+
+def _written(target: Target | str) -> str:
+    text = ",".join(map(str, target)) if isinstance(target, tuple) else str(target)
+    return text.replace(" ", "")

@@ -1,0 +1,395 @@
+"""The records that commands write and reports read: one typed, versioned class for each.
+
+A record is one JSON object with ``kind`` and ``schema_version``. A key that is missing, unknown or
+of the wrong type is refused; numbers are finite.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+from fullgrad._optional import require
+from fullgrad.errors import FullGradError
+
+require("pydantic", "cli")
+from pydantic import (  # noqa: E402
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+VERSION = 1
+_WORDS = {
+    "missing": "is missing",
+    "extra_forbidden": "is not known",
+    "string_type": "is not a text",
+    "float_type": "is not a number",
+    "int_type": "is not a whole number",
+    "finite_number": "is not a finite number",
+    "bool_type": "is not true or false",
+    "tuple_type": "is not a list",
+    "dict_type": "is not a JSON object",
+    "model_type": "is not a JSON object",
+    "model_attributes_type": "is not a JSON object",
+}
+
+
+class RecordError(FullGradError):
+    """A file is not a record that this version of fullgrad can read."""
+
+
+class Model(BaseModel):
+    """The base of every part of a record: frozen, strict, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelInfo(Model):
+    """The model that was explained.
+
+    ``checkpoint`` is the file of its weights, ``sha256`` that file's digest.
+    """
+
+    spec: str
+    weights: str
+    trained: bool
+    checkpoint: str | None
+    sha256: str | None
+    device: str
+    preprocessing: dict[str, JsonValue]
+
+
+class Provenance(Model):
+    """How a result was made: model, versions of packages, command line and its options."""
+
+    model: ModelInfo
+    versions: dict[str, str | None]
+    command: str
+    options: dict[str, JsonValue]
+
+
+class Record(Provenance):
+    """What all records have: what they are, the version of their form, and their provenance."""
+
+    kind: str
+    schema_version: Literal[1] = 1
+
+    def text(self) -> str:
+        """The content of the record's file."""
+        values = {"kind": self.kind, "schema_version": VERSION, **self.model_dump(mode="json")}
+        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+class ImageInfo(Model):
+    """An image file; width and height are those of the file, before it is turned upright."""
+
+    path: str
+    sha256: str
+    width: int
+    height: int
+    mode: str
+    frames: int
+    frame_used: int = 0
+
+
+class TargetInfo(Model):
+    """The explained class: its output before softmax, and its probability."""
+
+    index: int
+    name: str | None
+    chosen: Literal["predicted", "given"]
+    logit: float
+    probability: float
+
+
+class ClassInfo(Model):
+    """One of the most probable classes."""
+
+    index: int
+    name: str | None
+    probability: float
+
+
+class ShareInfo(Model):
+    """The part of the logit that comes from the input or from a stage."""
+
+    of: str
+    sum: float
+    share: float | None
+
+
+class SplitInfo(Model):
+    """The exact decomposition of a logit; the residual is the logit minus all shares."""
+
+    residual: float
+    relative_residual: float
+    tolerance: float
+    shares: tuple[ShareInfo, ...]
+
+
+class SaliencyInfo(Model):
+    """A map: how it was made, its size and its extreme numbers."""
+
+    method: str
+    options: dict[str, JsonValue]
+    height: int
+    width: int
+    least: float
+    most: float
+
+
+class ImageRecord(Record):
+    """One explained image, as ``fullgrad explain`` writes it (``NAME.json``).
+
+    ``decomposition`` is None where the model cannot be decomposed; ``notes`` says why.
+    """
+
+    kind: Literal["fullgrad explanation"] = "fullgrad explanation"
+    image: ImageInfo
+    target: TargetInfo
+    top: tuple[ClassInfo, ...]
+    decomposition: SplitInfo | None
+    saliency: SaliencyInfo
+    notes: tuple[str, ...] = ()
+
+
+class CellInfo(Model):
+    """One method on one image: the extreme numbers of its map, or the reason why there is none.
+
+    Without a map, ``applies`` says whether the method failed (true) or does not suit the model.
+    """
+
+    method: str
+    applies: bool
+    reason: str | None = None
+    least: float | None = None
+    most: float | None = None
+    seconds: float | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> CellInfo:
+        numbers = [v is not None for v in (self.least, self.most, self.seconds)]
+        if numbers != [self.reason is None] * 3:
+            raise ValueError("a map has its extreme numbers and seconds, or there is a reason")
+        return self
+
+
+class RowInfo(Model):
+    """One image of a comparison, with a cell for each method."""
+
+    image: ImageInfo
+    target: TargetInfo
+    maps: tuple[CellInfo, ...]
+
+
+class FailureInfo(Model):
+    """An image that is not in a comparison."""
+
+    image: str
+    reason: str
+
+
+class MethodInfo(Model):
+    """A method of a comparison."""
+
+    label: str
+    name: str
+    options: dict[str, str]
+    about: str
+    reference: str
+
+
+class SheetInfo(Model):
+    """The picture of a comparison, a file beside the record."""
+
+    file: str
+    sha256: str
+
+
+class ComparisonRecord(Record):
+    """Several methods on several images, as ``fullgrad compare`` writes it."""
+
+    kind: Literal["fullgrad comparison"] = "fullgrad comparison"
+    rows: tuple[RowInfo, ...]
+    failed: tuple[FailureInfo, ...]
+    methods: tuple[MethodInfo, ...]
+    scale: str
+    rule: str
+    sheet: SheetInfo
+
+
+class PhotographInput(Model):
+    """The photograph that a model was checked on."""
+
+    kind: Literal["photograph"] = "photograph"
+    path: str
+    sha256: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class RandomInput(Model):
+    """The random numbers that a model was checked on."""
+
+    kind: Literal["random"] = "random"
+    seed: int
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class ExplainedInfo(Model):
+    """What the explained scalar is: a part of the model's output, and a class or indices in it."""
+
+    source: str
+    target: int | str
+    name: str | None
+    chosen: Literal["predicted", "given"]
+
+
+class StageInfo(Model):
+    """The sum of a stage's bias terms, and its share of the output."""
+
+    module: str
+    sum: float
+    share: float | None
+
+
+class SampleInfo(Model):
+    """Where the output of one sample comes from."""
+
+    target: int | None
+    output: float
+    input: float
+    sum: float
+    residual: float
+    relative_residual: float
+    input_share: float | None
+    stages: tuple[StageInfo, ...]
+
+
+class TermsInfo(Model):
+    """How many bias terms there are of each kind and operation."""
+
+    kinds: dict[str, int]
+    operations: dict[str, int]
+
+
+class FallbackInfo(Model):
+    """An operation whose bias comes from the forward-mode fallback."""
+
+    module: str
+    operation: str
+    times: int
+
+
+class MapInfo(Model):
+    """What a map of the model is made of, or the error that says why there is none."""
+
+    error: str | None = None
+    terms: int | None = None
+    in_part: int | None = None
+    nowhere: int | None = None
+    nowhere_share: float | None = None
+
+
+class CheckRecord(Record):
+    """The numbers of a model's decomposition, as ``fullgrad check --json`` writes them."""
+
+    kind: Literal["fullgrad check"] = "fullgrad check"
+    input: PhotographInput | RandomInput = Field(discriminator="kind")
+    explained: ExplainedInfo
+    depth: int
+    tolerance: float
+    samples: tuple[SampleInfo, ...]
+    bias_terms: TermsInfo
+    general_path: tuple[FallbackInfo, ...]
+    saliency: MapInfo
+
+
+AnyRecord: TypeAlias = ImageRecord | ComparisonRecord | CheckRecord
+KINDS: dict[str, type[AnyRecord]] = {
+    "fullgrad explanation": ImageRecord,
+    "fullgrad comparison": ComparisonRecord,
+    "fullgrad check": CheckRecord,
+}
+_IMAGE_KEYS = {"image", "target", "decomposition", "saliency"}  # of records without a kind
+
+
+def read_record(content: bytes, name: str) -> AnyRecord | None:
+    """Read a record of any kind and of any version so far.
+
+    Args:
+        content: of the file.
+        name: of the file, for messages.
+
+    Returns:
+        The record; None for a JSON object that is not a record.
+
+    Raises:
+        RecordError: no JSON object, a damaged record, or one of a later version.
+
+    Example:
+        >>> read_record(b'{"width": 3}', "other.json") is None
+        True
+    """
+    try:
+        found = TypeAdapter(dict[str, JsonValue]).validate_json(content)
+    except ValidationError as error:
+        text = error.errors()[0]
+        if text["type"] == "dict_type":
+            raise RecordError(f"{name} is not a JSON object") from error
+        raise RecordError(f"{name} is not JSON: {text['msg']}") from error
+    values = _upgraded(found)
+    kind = KINDS.get(str(values.get("kind")))
+    if kind is None:
+        return None
+    version = values.get("schema_version")
+    if version != VERSION:
+        raise RecordError(
+            f"{name} has the schema version {version!r:.50}, and this fullgrad reads version "
+            f"{VERSION}: make it again with the installed version, or install a newer fullgrad"
+        )
+    try:
+        return kind.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise RecordError(f"{name}: {_described(error)}") from error
+
+
+def _upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a record that was written before records had a version."""
+    if "schema_version" in values:
+        return dict(values)
+    if values.keys() >= _IMAGE_KEYS:
+        return {"kind": "fullgrad explanation", "schema_version": VERSION, **values}
+    if values.get("kind") == "fullgrad comparison":
+        return {"schema_version": VERSION, "options": {}, **values, "rows": _rows(values)}
+    return dict(values)
+
+
+def _rows(values: Mapping[str, Any]) -> Any:
+    """Rows whose images have the mode and number of frames, which old comparisons left out."""
+    rows = values.get("rows")
+    if not isinstance(rows, list):
+        return rows
+    more = {"mode": "", "frames": 1}
+    return [
+        {**row, "image": {**more, **row["image"]}}
+        if isinstance(row, dict) and isinstance(row.get("image"), dict)
+        else row
+        for row in rows
+    ]
+
+
+def _described(error: ValidationError) -> str:
+    """The first thing that is wrong with a record: ``'target': 'logit' is not a number``."""
+    first = error.errors(include_url=False)[0]
+    place = ""
+    for part in first["loc"]:
+        place += f"[{part}]" if isinstance(part, int) else f"{': ' * bool(place)}{part!r}"
+    return f"{place} {_WORDS.get(first['type'], first['msg'])}"
