@@ -16,12 +16,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.methods import BASELINE, METHODS
-from benchmarks.subjects import SIZE, build
+from benchmarks.subjects import SIZE, build, series
 from benchmarks.timing import Spread, interleave, spread
 
 RESNET18_LIMIT = 1.4
 MOBILENET_LIMIT = 1.9
-LIMITS = {"resnet18": RESNET18_LIMIT, "mobilenet_v3_large": MOBILENET_LIMIT}
+SERIES_LIMIT = 50
+SERIES = {f"lstm_{steps}": steps for steps in (100, 400, 1600)}
+LIMITS = {
+    "resnet18": RESNET18_LIMIT,
+    "mobilenet_v3_large": MOBILENET_LIMIT,
+    "lstm_1600": SERIES_LIMIT,
+}
 BATCH, ROUNDS, ATTEMPTS = 8, 9, 3
 
 
@@ -92,7 +98,7 @@ def measured(model: str, batch: int = BATCH, size: int = SIZE, rounds: int = ROU
     """The ratios of saliency to the baseline on this machine, now.
 
     Args:
-        model: one of ``SUBJECTS``.
+        model: one of ``SUBJECTS``, or of ``SERIES``, which have a batch and a size of their own.
         batch: samples.
         size: height and width.
         rounds: interleaved, after one that is not counted.
@@ -105,7 +111,10 @@ def measured(model: str, batch: int = BATCH, size: int = SIZE, rounds: int = ROU
     """
     import torch
 
-    work = build(model, batch, size, torch.float32, "cpu")
+    if model in SERIES:
+        work = series(SERIES[model])
+    else:
+        work = build(model, batch, size, torch.float32, "cpu")
     calls = {name: METHODS[name].prepare(work).run for name in (BASELINE, "saliency")}
     times = interleave(calls, 1)
     gc.collect()

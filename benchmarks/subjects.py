@@ -98,6 +98,29 @@ def build(name: str, batch: int, size: int, dtype: torch.dtype, device: str) -> 
     return workload(model.to(dtype), x)
 
 
+def series(steps: int) -> Workload:
+    """An LSTM over a long series: seven units, five channels, read off the last step.
+
+    Args:
+        steps: of each of the two samples.
+
+    Returns:
+        The workload in float32 on the CPU; x has shape (2, 5, steps).
+    """
+    torch.manual_seed(0)
+    return workload(_Series(), torch.randn(2, 5, steps))
+
+
+class _Series(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent, self.head = nn.LSTM(5, 7, batch_first=True), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.recurrent(x.transpose(1, 2))[0][:, -1])
+        return out
+
+
 def make_lively(model: nn.Module, x: Tensor) -> None:
     """Keep a fresh model's numbers from dying out, as training would have done.
 

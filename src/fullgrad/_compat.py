@@ -9,12 +9,14 @@ import functools
 import importlib
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import CodeType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
+from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
 
 __all__ = ["DispatchMode"]
@@ -106,6 +108,25 @@ def compiled_from(module: nn.Module) -> nn.Module | None:
 def compiles_itself(module: nn.Module) -> bool:
     """Whether ``module.compile()`` was called."""
     return module.__dict__.get("_compiled_call_impl") is not None
+
+
+def recurrent_function(name: str) -> Any:
+    """A function that modules of recurrent layers call (``lstm``, ``_pack_padded_sequence``)."""
+    return getattr(torch._VF, name)  # type: ignore[attr-defined]
+
+
+def outside_modes() -> AbstractContextManager[Any]:
+    """No dispatch mode sees what runs inside."""
+    return _python_dispatch._disable_current_modes()  # type: ignore[no-any-return]
+
+
+def ordinary(t: Any) -> bool:
+    """Whether it is a dense tensor of no subclass and inside no function transform."""
+    return (
+        type(t) in (Tensor, nn.Parameter)
+        and t.layout == torch.strided
+        and not torch._C._functorch.is_functorch_wrapped_tensor(t)
+    )
 
 
 def wraps(t: Tensor) -> bool:

@@ -80,8 +80,11 @@ def test_steps_of_a_recurrent_layer_lie_elsewhere() -> None:
         additional_forward_args=x,
         layout="BTC",
     )
-    # All steps at once: what a layer does with its input, of either direction of two layers.
-    whole = [t for t in d.bias_terms if t.shape[:2] == (TOKENS, 3) or t.shape[0] == TOKENS * 3]
+    # What a layer does with its input, of either direction of two layers; the rest is of steps.
+    body = d.select("body")
+    steps = [t for t in body if t.axes is not None and any(a.step for a in t.axes.groups[0])]
+    whole = [t for t in body if t not in steps]
+    assert all(t.shape[:2] == (TOKENS, 3) for t in steps)
     assert len(whole) == 4
     here = torch.stack([t.value.reshape(TOKENS, 3, -1).sum(2).t() for t in whole]).sum(0)
     torch.testing.assert_close(got.bias_scores, here)

@@ -383,7 +383,7 @@ def test_the_guard_fails_where_nothing_can_be_measured(capsys: Any) -> None:
 
 
 def test_the_guards_models_are_known() -> None:
-    assert set(guard.LIMITS) <= set(SUBJECTS)
+    assert set(guard.LIMITS) <= {*SUBJECTS, *guard.SERIES}
     assert set(CONVOLUTIONS) <= set(SUBJECTS)
 
 

@@ -55,6 +55,20 @@ def fresh(size: int) -> Group:
     return (Atom(size),) if size > 1 else ()
 
 
+def as_steps(axes: Axes, dim: int) -> Axes:
+    """The same axes, one of which counts the steps of a recurrent layer."""
+    twins = {a: Atom(a.size, step=True) for a in axes.groups[dim]}
+    groups = [*axes.groups]
+    groups[dim] = tuple(twins.values())
+    return Axes(
+        tuple(groups),
+        tuple(
+            c and c.now(tuple(twins.get(a, a) for a in c.atoms), c.table, c.pooled, c.line)
+            for c in axes.coordinates
+        ),
+    )
+
+
 def has_batch(group: Group) -> bool:
     """Whether samples run along an axis, alone or with something else."""
     return any(a.batch for a in group)

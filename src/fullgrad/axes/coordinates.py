@@ -31,10 +31,14 @@ LOW, HIGH, CENTER = 0, 1, 2
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Atom:
-    """A factor of an axis. Two axes hold the same thing if they hold the same atom."""
+    """A factor of an axis. Two axes hold the same thing if they hold the same atom.
+
+    ``step`` says that it counts the steps of a recurrent layer, each a term of its own to a map.
+    """
 
     size: int
     batch: bool = False
+    step: bool = False
 
 
 Group: TypeAlias = tuple[Atom, ...]

@@ -59,6 +59,7 @@ class Placement:
             they differ; None if they are the grid already.
         shares: of each position, how much of its number belongs to this grid, should it lie on
             several inputs' grids; None for all of it.
+        steps: which positions count the steps of a recurrent layer, each a term of its own.
     """
 
     sizes: tuple[int, ...]
@@ -67,6 +68,7 @@ class Placement:
     cells: tuple[Cells, ...]
     places: Indices | None
     shares: Table | None = None
+    steps: tuple[int, ...] = ()
 
     @property
     def extents(self) -> tuple[int, ...]:
@@ -106,9 +108,9 @@ def placement_of(axes: Axes, batch: int) -> Placement | None:
     places = _places(axes, [atoms[i] for i in positions], along, sample)
     if places is not None and not (places != NOWHERE).any():
         return None
-    return Placement(
-        tuple(a.size for a in atoms), batches[0] if batches else None, positions, cells, places
-    )
+    sizes, counted = tuple(a.size for a in atoms), batches[0] if batches else None
+    steps = tuple(i for i in positions if atoms[i].step)
+    return Placement(sizes, counted, positions, cells, places, steps=steps)
 
 
 def placements_on(axes: Axes, grids: Sequence[slice], batch: int) -> list[Placement | None]:

@@ -7,7 +7,7 @@ sink while the sums are kept; then prove the sum, and ask the sink for its resul
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
@@ -24,6 +24,7 @@ from fullgrad.axes.layouts import (
     input_layouts,
 )
 from fullgrad.engine import backward, samples, verification
+from fullgrad.engine._recurrence import Recurrence
 from fullgrad.engine.coverage import model_error_for, refuse_blocked, unrecorded_nodes
 from fullgrad.engine.inputs import Inputs, Prepared, check, prepare
 from fullgrad.engine.model_state import Guard, eager, guarded, plain_recurrence, redraw
@@ -172,7 +173,8 @@ def _trace(
         layouts=layouts,
         stated=stated,
     )
-    with recording(recorder):
+    recurrence = Recurrence(recorder) if recurrent(model) else nullcontext()
+    with recording(recorder), recurrence:
         result = model(*prepared.args, **prepared.kwargs)
         refuse_blocked(recorder, result, allow)
         selected = select(result, request.target)

@@ -216,11 +216,55 @@ class Recorder(DispatchMode):
         return out
 
     def _note(self, pending: _Pending) -> None:
+        self.meet([*pending.args, *pending.call.kwargs.values()])
+        self._pending = pending
+
+    def meet(self, values: Sequence[Any]) -> None:
+        """Note values that left the graph, and meet it again."""
         if self.detached:
-            where = self.detached.where([*pending.args, *pending.call.kwargs.values()])
+            where = self.detached.where(values)
             if where is not None and not self._allow_detached:
                 self.tape.blocked[where] = None
-        self._pending = pending
+
+    def axes_of(self, value: Tensor) -> Axes | None:
+        """What the axes of a value hold, if that is known."""
+        self.settle()
+        return self._axes_of(value)
+
+    def place(self, value: Tensor, axes: Axes | None) -> None:
+        """State what the axes of a value hold."""
+        self.settle()
+        if axes is not None:
+            self._axes[value.grad_fn, value.output_nr] = axes
+
+    def adopt(
+        self,
+        op: str,
+        outputs: Sequence[Tensor],
+        axes: Sequence[Axes | None] = (),
+        sources: Sequence[tuple[Tensor, Tensor]] = (),
+    ) -> str:
+        """Put the node of an autograd function of the library's own on the tape.
+
+        Args:
+            op: a name for it.
+            outputs: of the function.
+            axes: of the outputs.
+            sources: what it was computed from, each with its value.
+
+        Returns:
+            The path of the module under execution.
+        """
+        module, node = self.path.current(), outputs[0].grad_fn
+        self.dependence.add(node)
+        self.tape.nodes[node] = module
+        self.tape.dtypes.update(o.dtype for o in outputs)
+        self._axes.update({(node, k): a for k, a in enumerate(axes) if a is not None})
+        if self._keep_steps and sources:
+            edges = [(t.grad_fn, t.output_nr, v) for t, v in sources if self.depends(t)]
+            kept = tuple(o.detach().clone() for o in outputs)
+            self.tape.steps.append(Step(module, op, node, tuple(edges), kept))
+        return module
 
     def _constant_rest(self, written: Tensor) -> Tensor | None:
         """What stays constant when an activation is written into part of a constant."""

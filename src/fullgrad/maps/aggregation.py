@@ -37,7 +37,12 @@ def check_psi(psi: str) -> None:
 
 
 def rescaled_sum(
-    term: Tensor, channels: Sequence[int], psi: Psi = "layer", *, overwrite: bool = False
+    term: Tensor,
+    channels: Sequence[int],
+    psi: Psi = "layer",
+    *,
+    steps: Sequence[int] = (),
+    overwrite: bool = False,
 ) -> Tensor:
     """The rescaling of psi, then the sum over channels (they commute with upsampling).
 
@@ -48,6 +53,7 @@ def rescaled_sum(
             over all channels and positions (the authors' code); ``channel`` stretches every
             channel by itself (the paper's formula), those without contrast compared with their
             layer kept at zero; ``signed`` leaves the numbers as they are.
+        steps: which axes count terms, each stretched by itself: the steps of a recurrent layer.
         overwrite: the term's memory may be used.
 
     Returns:
@@ -56,23 +62,22 @@ def rescaled_sum(
     if psi == "signed":
         return term.sum(list(channels)) if channels else term
     size = term.abs_() if overwrite else term.abs()
+    # Over axes, not over the flattened term: that would copy one that lies channels-last.
+    layer = [d for d in range(1, size.dim()) if d not in steps]
     if psi == "channel":
-        over = [d for d in range(1, size.dim()) if d not in channels]
+        over = [d for d in layer if d not in channels]
         if over:
             low, high = size.amin(over, keepdim=True), size.amax(over, keepdim=True)
-            whole = high.amax(list(range(1, size.dim())), keepdim=True)
+            whole = high.amax(layer, keepdim=True)
             spread = (high - low + _EPSILON * whole).clamp_(min=torch.finfo(size.dtype).tiny)
             size = (size - low).div_(spread)
         else:
             size = torch.zeros_like(size)
         return size.sum(list(channels)) if channels else size
-    # Over axes, not over the flattened term: that would copy one that lies channels-last.
-    over = list(range(1, size.dim()))
-    low, high = (size.amin(over), size.amax(over)) if over else (size, size)
-    total = size.sum(list(channels)) if channels else size
+    low, high = (size.amin(layer, True), size.amax(layer, True)) if layer else (size, size)
+    total = size.sum(list(channels), keepdim=True) if channels else size
     count = math.prod(term.shape[d] for d in channels)
-    each = (-1,) + (1,) * (total.dim() - 1)
-    return (total - (count * low).view(each)).div_((high - low + _EPSILON).view(each))
+    return (total - count * low).div_(high - low + _EPSILON).squeeze(tuple(channels))
 
 
 def rescaled_channel_sum(term: Tensor, psi: Psi = "layer") -> Tensor:
@@ -222,4 +227,7 @@ def drawn(
         Shape (samples, 1, *extents).
     """
     channels = [d for d in range(1, view.dim()) if d not in positions]
-    return on_grid(rescaled_sum(view, channels, psi, overwrite=overwrite), placement)
+    apart = zip(positions, placement.positions, strict=False)
+    steps = [d for d, p in apart if p in placement.steps]
+    values = rescaled_sum(view, channels, psi, steps=steps, overwrite=overwrite)
+    return on_grid(values, placement)

@@ -144,6 +144,8 @@ class _AtTokens:
         """
         if self._tokens == 1:
             return False
+        if place.steps:
+            return True
         if place.places is None:
             return place.extents[0] == 1
         return len(set(place.places[place.places != NOWHERE].tolist())) == 1
