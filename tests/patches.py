@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fullgrad.evaluation.datasets import Dataset
-from fullgrad.evaluation.executors import InProcess
 from fullgrad.evaluation.options import Silent
 from fullgrad.evaluation.plan import MethodChoice
 from fullgrad.evaluation.store import Store
+from fullgrad.evaluation.tests.remove_and_retrain.executors import InProcess
 from fullgrad.evaluation.tests.remove_and_retrain.plan import RetrainPlan
 from fullgrad.evaluation.tests.remove_and_retrain.run import Retraining
 from fullgrad.evaluation.training.loop import Settings, Task

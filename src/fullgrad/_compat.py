@@ -112,12 +112,12 @@ def compiles_itself(module: nn.Module) -> bool:
 
 def recurrent_function(name: str) -> Any:
     """A function that modules of recurrent layers call (``lstm``, ``_pack_padded_sequence``)."""
-    return getattr(torch._VF, name)  # type: ignore[attr-defined]
+    return getattr(torch._VF, name)
 
 
 def outside_modes() -> AbstractContextManager[Any]:
     """No dispatch mode sees what runs inside."""
-    return _python_dispatch._disable_current_modes()  # type: ignore[no-any-return]
+    return _python_dispatch._disable_current_modes()
 
 
 def ordinary(t: Any) -> bool:

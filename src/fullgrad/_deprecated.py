@@ -26,7 +26,7 @@ MOVED = {
     "experiments.pixel_perturbation": "evaluation.tests.pixel_perturbation",
     "experiments.roar": "evaluation.tests.remove_and_retrain",
     "experiments.roar.data": "evaluation.datasets",
-    "experiments.roar.executors": "evaluation.executors",
+    "experiments.roar.executors": "evaluation.tests.remove_and_retrain.executors",
     "experiments.roar.imputation": "evaluation.imputation",
     "experiments.roar.networks": "evaluation.training.networks",
     "experiments.roar.removal": "evaluation.removal",

@@ -231,7 +231,7 @@ def test_places_stated_by_hand() -> None:
     model, x = Scrambled().double().eval(), randn(2, 3, 8, 4)
     with pytest.raises(
         LayoutError,
-        match=r"native_batch_norm in norm .*as in activation_layouts=\{'norm': 'B \(H=4 W=2\) C'\}",
+        match=r"native_batch_norm in norm .*as in activation_layouts=\{'norm': 'B \(H=2 W=2\) C'\}",
     ):
         fullgrad.saliency(model, x, 1)
     got = fullgrad.saliency(model, x, 1, activation_layouts={"pool": "B C (H=4 W=2)"})

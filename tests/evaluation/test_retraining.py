@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from fullgrad import methods
 from fullgrad.errors import InputError, ModelLoadError
 from fullgrad.evaluation.datasets import Colors
-from fullgrad.evaluation.executors import InProcess
 from fullgrad.evaluation.plan import MethodChoice
 from fullgrad.evaluation.removal import ranks_of
 from fullgrad.evaluation.store import StoreError
 from fullgrad.evaluation.tests.remove_and_retrain import tables as results
+from fullgrad.evaluation.tests.remove_and_retrain.executors import InProcess
 from fullgrad.evaluation.tests.remove_and_retrain.plan import RetrainPlan
 from fullgrad.evaluation.training.loop import Settings, TrainingError, train
 from fullgrad.evaluation.training.networks import NetworkChoice

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from fullgrad.cli.main import main
-from fullgrad.evaluation.executors import InProcess
 from fullgrad.evaluation.store import Store
 from fullgrad.evaluation.tests.remove_and_retrain import roar
+from fullgrad.evaluation.tests.remove_and_retrain.executors import InProcess
 from fullgrad.evaluation.tests.remove_and_retrain.run import Retraining
 from patches import FILES, SMALL, Silent, patch_data, plan_for
 

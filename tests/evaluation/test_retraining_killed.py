@@ -17,9 +17,9 @@ import torch
 
 from fullgrad import methods
 from fullgrad.errors import FullGradError
-from fullgrad.evaluation.executors import ExecutorError, InProcess
 from fullgrad.evaluation.store import Store
 from fullgrad.evaluation.tests.remove_and_retrain import tables as results
+from fullgrad.evaluation.tests.remove_and_retrain.executors import ExecutorError, InProcess
 from fullgrad.evaluation.tests.remove_and_retrain.plan import RetrainPlan
 from fullgrad.evaluation.tests.remove_and_retrain.run import Retraining
 from fullgrad.evaluation.training.networks import NetworkChoice
@@ -134,7 +134,7 @@ def test_killed_in_every_kind_of_stage(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     pytest.importorskip("ray", reason="Ray is not installed")
-    from fullgrad.evaluation.executors import OnRay
+    from fullgrad.evaluation.tests.remove_and_retrain.executors import OnRay
 
     executor = OnRay(workers=2)
     yield executor

@@ -24,24 +24,14 @@ from fullgrad._compat import (
     saves_plainly,
 )
 from fullgrad.axes.algebra import Axes
-from fullgrad.axes.layouts import Layouts, StatedLayouts, input_layouts
-from fullgrad.axes.regions import after_writing
+from fullgrad.axes.layouts import Layouts, StatedLayouts
 from fullgrad.engine import refusals
+from fullgrad.engine._known_axes import KnownAxes
 from fullgrad.engine.detached import Dependence, Detached, tensors_in
 from fullgrad.engine.module_path import ModulePath
-from fullgrad.engine.tape import (
-    Entry,
-    Step,
-    Tape,
-    geometry,
-    itself,
-    memory_layout,
-    overwritten_base,
-    rest_of,
-)
+from fullgrad.engine.tape import Entry, Step, Tape, itself, memory_layout, overwritten_base, rest_of
 from fullgrad.operations import Bias, Call
 from fullgrad.operations.fallback import GeneralCall
-from fullgrad.operations.propagation import Propagation, axes_after
 from fullgrad.operations.registry import Overload, overload
 
 
@@ -103,23 +93,8 @@ class Recorder(DispatchMode):
         self._unproved: list[_Pending] = []
         self._readers: dict[int, list[Entry]] = {}
         self.detached = Detached(self.dependence)
-        if layouts is None:
-            shapes = [root.next_functions[0][0].variable.shape for root in roots]
-            layouts = input_layouts(shapes, [""] * len(shapes), None)
-        # By node and number of the output; of overwritten views by the base's node and their place.
-        self._axes: dict[tuple[Any, ...], Axes] = {
-            (r, 0): a for r, a in zip(roots, layouts.axes, strict=True)
-        }
-        self._rank = layouts.rank
-        self._stated = stated
-
-    def _axes_of(self, value: Any) -> Axes | None:
-        if not isinstance(value, Tensor) or not value.requires_grad:
-            return None
-        axes = self._axes.get((value.grad_fn, value.output_nr))
-        if axes is None and (base := base_of(value)) is not None:
-            axes = self._axes.get((base.grad_fn, *geometry(value)))
-        return axes if axes is not None and axes.shape == value.shape else None
+        self._places = KnownAxes(roots, layouts, stated)
+        self._axes_of = self._places.of
 
     # -- recording --------------------------------------------------------------------------
 
@@ -227,15 +202,14 @@ class Recorder(DispatchMode):
                 self.tape.blocked[where] = None
 
     def axes_of(self, value: Tensor) -> Axes | None:
-        """What the axes of a value hold, if that is known."""
+        """The axes of a value of the graph, None if they are not known."""
         self.settle()
         return self._axes_of(value)
 
     def place(self, value: Tensor, axes: Axes | None) -> None:
-        """State what the axes of a value hold."""
+        """Note the axes of a value that no recorded operation made."""
         self.settle()
-        if axes is not None:
-            self._axes[value.grad_fn, value.output_nr] = axes
+        self._places.note(value.grad_fn, value.output_nr, axes)
 
     def adopt(
         self,
@@ -259,7 +233,8 @@ class Recorder(DispatchMode):
         self.dependence.add(node)
         self.tape.nodes[node] = module
         self.tape.dtypes.update(o.dtype for o in outputs)
-        self._axes.update({(node, k): a for k, a in enumerate(axes) if a is not None})
+        for k, a in enumerate(axes):
+            self._places.note(node, k, a)
         if self._keep_steps and sources:
             edges = [(t.grad_fn, t.output_nr, v) for t, v in sources if self.depends(t)]
             kept = tuple(o.detach().clone() for o in outputs)
@@ -316,7 +291,9 @@ class Recorder(DispatchMode):
                 tape.nodes[node] = module
                 tape.dtypes.add(o.dtype)
             nodes.append(node)
-        axes = self._follow(pending, nodes)
+        axes = self._places.after(
+            operation.entry.axes, call, module, pending.axes_before, nodes, tape.bindings
+        )
         if pending.saved:
             call = _with_first(call, saved_input(nodes[0]))
         if operation.entry.gradient_in_layout and call.outputs[0].device.type == "cpu":
@@ -351,31 +328,6 @@ class Recorder(DispatchMode):
         for bias in biases:
             if differentiable[bias.output]:
                 self._append(operation, call, module, nodes, bias.output, bias, axes)
-
-    def _follow(self, pending: _Pending, nodes: list[Any]) -> Sequence[Axes | None]:
-        """Note the axes of an operation's outputs."""
-        known, outputs = pending.axes_before, pending.call.outputs
-        axes_of = self._axes_of if known is None else lambda v: known.get(id(v))
-        p = Propagation(pending.call, axes_of, self.tape.bindings, self._rank)
-        followed = axes_after(pending.operation.entry.axes, p)
-        if self._stated is not None and self._stated.activations:
-            followed = [
-                self._stated.axes_for(pending.module, out.shape) if a is None and n else a
-                for n, out, a in zip(nodes, outputs, followed, strict=True)
-            ]
-        for node, out, axes in zip(nodes, outputs, followed, strict=True):
-            if node is None or axes is None:
-                continue
-            base = overwritten_base(pending.call, out)
-            if base is not None:
-                whole = after_writing(known.get(id(base)) if known else None, base, out, axes)
-                if whole is not None:
-                    self._axes[node, 0] = whole
-                view = (node, *geometry(out))
-                self._axes[view] = axes
-            else:
-                self._axes[node, out.output_nr] = axes
-        return followed
 
     def _append(
         self,

@@ -18,7 +18,7 @@ _APART = (
     "fullgrad.viz",
     "fullgrad._deprecated",
     "fullgrad._files",
-    "fullgrad.evaluation.executors",
+    "fullgrad.evaluation.tests.remove_and_retrain.executors",
     "fullgrad.evaluation.experiment",
     "fullgrad.evaluation.statistics",
     "fullgrad.evaluation.store",

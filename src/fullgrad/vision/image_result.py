@@ -17,6 +17,7 @@ from fullgrad.errors import FullGradError, LayoutError, MethodError, ModelError,
 from fullgrad.maps.saliency import saliency_from_decomposition
 from fullgrad.methods import Method
 from fullgrad.methods.choice import MethodChoice
+from fullgrad.methods.registry import resolved
 from fullgrad.vision.classification import logits_of, one_line
 from fullgrad.vision.images import Photograph, display_image, preprocess, read_photograph
 from fullgrad.vision.layers import MODEL, Array, Layer, fitting_depth, layers_of
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 INPUT = "input"  # the name of the input's share
 Part: TypeAlias = Literal["map", "split", "layers"]
 Stage: TypeAlias = Literal["classes", "split", "map", "layers"]
+_Asked: TypeAlias = tuple[Method, Mapping[str, Any], str]
 
 
 class ClassScore(NamedTuple):
@@ -342,21 +344,17 @@ def explain_images(
     return [result(i) for i in range(len(photographs))]
 
 
-_Asked: TypeAlias = tuple[Method, Mapping[str, Any], str]
-
-
 def _asked(
     method: str | Method | Sequence[MethodChoice], options: Mapping[str, Any] | None
 ) -> tuple[bool, list[_Asked]]:
     """Whether it is one method, and the methods with their options and labels."""
-    if not isinstance(method, (str, Method)):
-        if options is not None:
-            raise ValueError("options belong to one method; give several methods with their own")
-        return False, [(methods.get(c.name), c.options, c.label) for c in method]
-    one = methods.get(method) if isinstance(method, str) else method
-    given = dict(options or {})
-    one.settings(given)
-    return True, [(one, given, one.name)]
+    if isinstance(method, (str, Method)):
+        one, given = resolved(method), dict(options or {})
+        one.settings(given)
+        return True, [(one, given, one.name)]
+    if options is not None:
+        raise ValueError("options belong to one method; give several methods with their own")
+    return False, [(methods.get(c.name), c.options, c.label) for c in method]
 
 
 def _maps(

@@ -12,7 +12,6 @@ import torch
 
 from fullgrad.evaluation import statistics
 from fullgrad.evaluation.datasets import FORMS, Dataset, open_dataset
-from fullgrad.evaluation.executors import EXECUTORS, InProcess, OnRay
 from fullgrad.evaluation.experiment import Test
 from fullgrad.evaluation.options import Meter, Option, Silent
 from fullgrad.evaluation.plan import ORDERS, MethodChoice, digest_of
@@ -21,6 +20,7 @@ from fullgrad.evaluation.statistics import Table
 from fullgrad.evaluation.store import Store
 from fullgrad.evaluation.tests.remove_and_retrain import notes, tables
 from fullgrad.evaluation.tests.remove_and_retrain.estimate import estimate, fastest_group
+from fullgrad.evaluation.tests.remove_and_retrain.executors import EXECUTORS, InProcess, OnRay
 from fullgrad.evaluation.tests.remove_and_retrain.plan import (
     FRACTIONS,
     RetrainPlan,
@@ -58,7 +58,7 @@ class RemoveAndRetrain(Test):
         device: ``cpu``, ``cuda``, ...
         group_size: networks that are trained at once, stacked; or ``auto``.
         minutes: after which nothing else is begun; None for no end.
-        ray: options of :class:`fullgrad.evaluation.executors.OnRay`; None for this process.
+        ray: options of :class:`~.executors.OnRay`; None for this process.
     """
 
     name = "roar"

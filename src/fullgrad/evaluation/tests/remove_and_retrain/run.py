@@ -11,11 +11,11 @@ import numpy as np
 
 from fullgrad.errors import InputError
 from fullgrad.evaluation.datasets import Colors, Dataset
-from fullgrad.evaluation.executors import Call, Executor
 from fullgrad.evaluation.options import Meter
 from fullgrad.evaluation.plan import MethodChoice
 from fullgrad.evaluation.removal import ROAD, count_of
 from fullgrad.evaluation.store import Array, Content, Store
+from fullgrad.evaluation.tests.remove_and_retrain.executors import Call, Executor
 from fullgrad.evaluation.tests.remove_and_retrain.explaining import RanksJob, compute_ranks
 from fullgrad.evaluation.tests.remove_and_retrain.plan import (
     CONTROLS,

@@ -1,0 +1,92 @@
+"""The axes of every value of the graph, from operation to operation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fullgrad._compat import base_of
+from fullgrad.axes.algebra import Axes
+from fullgrad.axes.broadcasting import Bindings
+from fullgrad.axes.layouts import Layouts, StatedLayouts, input_layouts
+from fullgrad.axes.regions import after_writing
+from fullgrad.engine.tape import geometry, overwritten_base
+from fullgrad.operations import Call
+from fullgrad.operations.propagation import AxesRule, Propagation, axes_after
+
+
+class KnownAxes:
+    """What is known of the axes of the values under way.
+
+    Args:
+        roots: autograd nodes of the inputs.
+        layouts: of the inputs; None for the usual ones.
+        stated: layouts of activations that cannot be followed.
+    """
+
+    def __init__(
+        self, roots: Sequence[Any], layouts: Layouts | None, stated: StatedLayouts | None
+    ) -> None:
+        if layouts is None:
+            shapes = [root.next_functions[0][0].variable.shape for root in roots]
+            layouts = input_layouts(shapes, [""] * len(shapes), None)
+        # By node and number of the output; of overwritten views by the base's node and their place.
+        self._known: dict[tuple[Any, ...], Axes] = {
+            (r, 0): a for r, a in zip(roots, layouts.axes, strict=True)
+        }
+        self._rank = layouts.rank
+        self._stated = stated
+
+    def of(self, value: Any) -> Axes | None:
+        """The axes of a value, None if they are not known or it is not in the graph."""
+        if not isinstance(value, Tensor) or not value.requires_grad:
+            return None
+        axes = self._known.get((value.grad_fn, value.output_nr))
+        if axes is None and (base := base_of(value)) is not None:
+            axes = self._known.get((base.grad_fn, *geometry(value)))
+        return axes if axes is not None and axes.shape == value.shape else None
+
+    def note(self, node: Any, number: int, axes: Axes | None) -> None:
+        """Note the axes of a node's output."""
+        if axes is not None:
+            self._known[node, number] = axes
+
+    def after(
+        self,
+        rule: AxesRule | None,
+        call: Call,
+        module: str,
+        before: Mapping[int, Axes | None] | None,
+        nodes: Sequence[Any],
+        bindings: Bindings,
+    ) -> Sequence[Axes | None]:
+        """Note the axes of an operation's outputs.
+
+        Args:
+            rule: of the operation.
+            call: the operation.
+            module: that ran it.
+            before: axes of the arguments by ``id``, should the operation have overwritten one.
+            nodes: of the outputs, None for those without a gradient.
+            bindings: what the recording learns on its way.
+        """
+        axes_of = self.of if before is None else lambda v: before.get(id(v))
+        found = axes_after(rule, Propagation(call, axes_of, bindings, self._rank))
+        if self._stated is not None and self._stated.activations:
+            found = [
+                self._stated.axes_for(module, out.shape) if a is None and n else a
+                for n, out, a in zip(nodes, call.outputs, found, strict=True)
+            ]
+        for node, out, axes in zip(nodes, call.outputs, found, strict=True):
+            if node is None or axes is None:
+                continue
+            base = overwritten_base(call, out)
+            if base is None:
+                self._known[node, out.output_nr] = axes
+                continue
+            self.note(node, 0, after_writing((before or {}).get(id(base)), base, out, axes))
+            view = (node, *geometry(out))
+            self._known[view] = axes
+        return found
