@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
-.PHONY: demo app test test-browser notebooks install lint types sweep exactness gallery selections \
+.PHONY: demo app test test-browser notebooks install lint types sweep placement exactness gallery selections \
 	checkerboard sentences pictures architecture load bench guard clean
 
 demo: install  ## explain photographs and say where the pictures are
@@ -61,6 +61,9 @@ pictures: install  ## docs/pictures.md's pictures
 
 architecture: install  ## docs/design/architecture.md's picture, from the imports of the code
 	$(BIN)/python tools/architecture.py
+
+placement: install  ## 5,000 random programs against the places that maps are drawn at
+	FULLGRAD_PROGRAMS=5000 $(BIN)/python -m pytest tests/axes/test_placement_proof.py -q
 
 load: install  ## the viewer under twenty sessions for two minutes
 	$(BIN)/python tools/load_app.py

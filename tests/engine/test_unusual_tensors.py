@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fullgrad
-from fullgrad.errors import BlockedGradientError, ModelError
+from fullgrad.errors import BlockedGradientError, ModelError, UnsupportedOperationError
 
 
 def small() -> nn.Sequential:
@@ -154,3 +154,31 @@ def test_a_packed_sequence_is_a_rearrangement() -> None:
             model, x[i : i + 1, :n], 1, additional_forward_args=(torch.tensor([n]),), layout="BTC"
         )
         torch.testing.assert_close(got.input_sums[i], alone.input_sums[0])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_operation_without_a_derivative_is_refused_by_name() -> None:
+    from torch.ao.quantization import quantize_dynamic
+
+    model, x = small().eval(), torch.rand(1, 3, 8, 8)
+    quantized = quantize_dynamic(model, {nn.Linear})
+    for call in (fullgrad.decompose, fullgrad.saliency):
+        with pytest.raises(UnsupportedOperationError, match=r"linear_dynamic in 4 has no deriv.*"):
+            call(quantized, x, 1)
+    assert fullgrad.saliency(model, x, 1).shape == (1, 1, 8, 8)  # the way out
+
+
+def test_an_output_of_cancelled_numbers_is_exact_to_rounding() -> None:
+    """The mean over the batch of what its statistics normalize is zero but for rounding."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4, track_running_stats=False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ).double()
+    x = torch.rand(2, 3, 12, 12, dtype=torch.float64)
+    d = fullgrad.decompose(model, x, 1, per_sample=False)
+    assert float(d.output.sum().abs()) < 1e-14
+    assert float(d.relative_residual.max()) < 1e-13
+    assert fullgrad.saliency(model, x, 1, per_sample=False).shape == (2, 1, 12, 12)

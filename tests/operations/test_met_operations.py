@@ -24,13 +24,13 @@ TIMM = {"test_vit", "test_convnext", "test_resnet", "test_nfnet", "test_efficien
 def met(patch: pytest.MonkeyPatch) -> dict[str, Call]:
     """One call of each operation, by its name."""
     calls: dict[str, Call] = {}
-    plain = recorder.axes_after
+    plain = _known_axes.axes_after
 
     def noting(rule: Any, p: Propagation) -> Any:
         calls.setdefault(overload(p.call.func).entry.label, p.call)
         return plain(rule, p)
 
-    patch.setattr(recorder, "axes_after", noting)
+    patch.setattr(_known_axes, "axes_after", noting)
     cases = [*sequence_cases(), *transformers_cases()]
     cases += [*torchvision_cases(names=NETWORKS), *timm_cases(names=TIMM)]
     for case in cases:

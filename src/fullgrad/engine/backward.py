@@ -144,7 +144,7 @@ def run(
 
 def local_gaps(
     steps: Sequence[Step], tape: Tape, output: Tensor, leaves: Sequence[Tensor]
-) -> list[tuple[str, str, float]]:
+) -> tuple[list[tuple[str, str, float]], float]:
     """Where the sum breaks: for each operation, how far its own terms are from balancing.
 
     For y = op(u) with bias b, back-propagation must carry <g, y> = sum <g_u, u> + <g, b>.
@@ -156,8 +156,11 @@ def local_gaps(
         leaves: the inputs.
 
     Returns:
-        (module, operation, relative gap), the largest gap first.
+        (module, operation, relative gap), the largest gap first; and the largest sum of the
+        absolute values of one operation's numbers, times their gradients: what rounding is
+        relative to where they cancel.
     """
+    sizes = [0.0]
     biases: dict[Any, float] = {}
     gaps: list[tuple[str, str, float]] = []
 
@@ -168,7 +171,9 @@ def local_gaps(
     def inner(a: Tensor | None, b: Tensor | None) -> float:
         if a is None or b is None:
             return 0.0
-        return float(product(widen(a.detach()), widen(b), True).sum(dtype=torch.float64))
+        value = product(widen(a.detach()), widen(b), True)
+        sizes.append(float(value.abs().sum(dtype=torch.float64)))
+        return float(value.sum(dtype=torch.float64))
 
     def hook_for(step: Step) -> Callable[..., None]:
         def hook(inputs: Sequence[Tensor | None], outputs: Sequence[Tensor | None]) -> None:
@@ -195,4 +200,4 @@ def local_gaps(
         for step in steps:
             stack.callback(step.node.register_hook(hook_for(step)).remove)
         run(tape, output, leaves, torch.ones_like(output), receive)
-    return sorted(gaps, key=lambda gap: -gap[2])
+    return sorted(gaps, key=lambda gap: -gap[2]), max(sizes)

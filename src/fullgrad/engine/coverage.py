@@ -10,7 +10,7 @@ from torch import Tensor
 from fullgrad._compat import is_python_function
 from fullgrad.engine.recorder import Recorder
 from fullgrad.engine.tape import Tape
-from fullgrad.errors import BlockedGradientError, ModelError
+from fullgrad.errors import BlockedGradientError, ModelError, UnsupportedOperationError
 from fullgrad.operations.registry import registered
 
 
@@ -34,7 +34,11 @@ def refuse_blocked(recorder: Recorder, output: Any, allow_detached: bool) -> Non
 
 
 def unrecorded_nodes(tape: Tape, recorder: Recorder, output: Tensor) -> list[str]:
-    """Names of autograd nodes between output and input that no recorded operation made."""
+    """Names of autograd nodes between output and input that no recorded operation made.
+
+    Raises:
+        UnsupportedOperationError: an operation between them has no derivative.
+    """
     missing: dict[str, None] = {}
     seen: set[Any] = set()
     stack = [output.grad_fn]
@@ -46,11 +50,22 @@ def unrecorded_nodes(tape: Tape, recorder: Recorder, output: Tensor) -> list[str
         if not recorder.dependence.of_node(node):
             continue
         name = node.name()
+        if "NotImplemented" in name:
+            raise _without_derivative(tape, node)
         known = node in tape.nodes or node in recorder.roots or _is_identity(node, name)
         if not known:
             missing[name] = None
         stack.extend(n for n, _ in node.next_functions)
     return list(missing)
+
+
+def _without_derivative(tape: Tape, node: Any) -> UnsupportedOperationError:
+    op = next((e.op for e in tape.entries if e.node is node), "an operation")
+    return UnsupportedOperationError(
+        f"{op} in {tape.nodes.get(node) or 'the model'} has no derivative, so nothing that the "
+        "input does before it can be explained. Use an operation that has one (for a quantized "
+        "model: the model as it was before)."
+    )
 
 
 @functools.cache

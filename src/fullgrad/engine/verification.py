@@ -13,6 +13,7 @@ from fullgrad.errors import CompletenessError
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 # Where a GPU may round float32 factors to ten bits (TensorFloat-32).
 TF32_TOLERANCE = 5e-3
+_ROUNDING = 16  # times the spacing of numbers
 _COARSENESS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
@@ -50,6 +51,20 @@ def balance(output: Tensor, sums: list[Tensor]) -> tuple[Tensor, Tensor]:
 def holds(residual: Tensor, scale: Tensor, tolerance: float) -> bool:
     """Whether every residual is finite and within the tolerance."""
     return bool((residual.abs() <= tolerance * scale).all())
+
+
+def is_rounding(residual: Tensor, size: float, dtypes: Iterable[torch.dtype]) -> bool:
+    """Whether residuals are no more than rounding of numbers whose sizes sum to that.
+
+    Args:
+        residual: of each sample.
+        size: sum of the absolute values of one operation's numbers.
+        dtypes: that the model computes in.
+    """
+    epsilon = max(torch.finfo(d).eps for d in dtypes)
+    if epsilon > torch.finfo(torch.float32).eps:  # too coarse to tell rounding from a mistake
+        return False
+    return bool((residual.abs() <= _ROUNDING * epsilon * size).all())
 
 
 def breach(
