@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fullgrad
-from fullgrad.engine import pipeline, recorder
+from fullgrad.engine import _known_axes, pipeline
 from fullgrad.errors import LayoutError
 from fullgrad.operations import Call, Propagation, registry
 from fullgrad.operations.registry import overload
