@@ -65,6 +65,16 @@ def test_places_differ_by_sample() -> None:
     assert read == [[2], [5]]
 
 
+def test_parts_of_a_batch_and_noisy_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    whole = fullgrad.saliency(Transformer(), x, 1)
+    monkeypatch.setattr("fullgrad.engine.terms.AT_ONCE", {"cpu": 1})
+    torch.testing.assert_close(fullgrad.saliency(Transformer(), x, 1), whole)
+    with pytest.raises(LayoutError, match=r"lie elsewhere in each copy; use method='fullgrad'"):
+        fullgrad.saliency(Transformer(), x, 1, method="smooth_fullgrad")
+    assert fullgrad.saliency(Transformer(), x, 1, method="fullgrad").shape == whole.shape
+
+
 def test_other_ways_of_reading_lose_the_places() -> None:
     x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
     for options in ({"mode": "bicubic"}, {"padding_mode": "reflection"}):

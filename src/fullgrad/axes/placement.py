@@ -71,6 +71,11 @@ class Placement:
     steps: tuple[int, ...] = ()
 
     @property
+    def by_sample(self) -> bool:
+        """Whether the places differ by sample."""
+        return self.places is not None and self.places.ndim > 1
+
+    @property
     def extents(self) -> tuple[int, ...]:
         """Of the grid."""
         return tuple(c.count for c in self.cells)

@@ -67,21 +67,22 @@ class Term:
         where = sample_index.along(self.entry.axes, self.batch)
         return None if where is None or where[:2] == (0, 1) else where
 
-    def parts(self, *, bias: Tensor | None = None) -> Iterator[Part]:
+    def parts(self, *, bias: Tensor | None = None, whole: bool = False) -> Iterator[Part]:
         """The term in parts of whole samples, in order, half precision widened.
 
         There is one part if the samples do not follow each other along the first axis.
 
         Args:
             bias: the whole bias, if it is computed already.
+            whole: do not divide it.
         """
         gradient, batch = self.gradient, self.batch
         at_once = AT_ONCE.get(gradient.device.type, _AT_ONCE_ELSEWHERE)
         together = max(1, at_once * batch // max(1, gradient.numel()))
-        if together >= batch or self.labels is not None or self._along() is not None:
-            whole = self.bias() if bias is None else bias
-            own = bias is None and _own(whole, self.entry.held)
-            yield Part(widen(gradient), whole, batch, own)
+        if whole or together >= batch or self.labels is not None or self._along() is not None:
+            all_of_it = self.bias() if bias is None else bias
+            own = bias is None and _own(all_of_it, self.entry.held)
+            yield Part(widen(gradient), all_of_it, batch, own)
             return
         rows = gradient.shape[0] // batch
         rule = self.entry.bias

@@ -15,6 +15,7 @@ from fullgrad.axes.placement import Placement, arranged
 from fullgrad.engine.backward import product
 from fullgrad.engine.pipeline import Totals, Traced, input_term
 from fullgrad.engine.terms import Term
+from fullgrad.errors import LayoutError
 from fullgrad.maps.aggregation import Aggregate, Psi, drawn, reduced
 from fullgrad.maps.location import Location, Locator
 from fullgrad.maps.selection import Selection
@@ -87,15 +88,16 @@ class _Located(ABC):
         location = self._locator.of(axes, kind, module, op, entry.shape)
         sums: list[Tensor] = []
         read: list[list[Tensor]] = []
-        for gradient, bias, samples, own in term.parts():
+        whole = any(p.by_sample for _, p in location)
+        for gradient, bias, samples, own in term.parts(whole=whole):
             value = product(gradient, bias, term.may_be_infinite, overwrite=own)
             sums.append(term.sums(value, samples))
             if location:
                 kept = value if self._times_bias else gradient.clone()
                 read.append(self._read(kept, location))
         if read:
-            whole = [torch.cat(m) if len(m) > 1 else m[0] for m in zip(*read, strict=True)]
-            self._add(f"{op} in {module}", location, whole)
+            together = [torch.cat(m) if len(m) > 1 else m[0] for m in zip(*read, strict=True)]
+            self._add(f"{op} in {module}", location, together)
         return torch.cat(sums) if len(sums) > 1 else sums[0]
 
     def _finish(self, totals: Totals) -> None:
@@ -198,6 +200,11 @@ class Average(_Located):
         number = self._seen[name]
         self._seen[name] += 1
         for grid, placement in location:
+            if placement.by_sample:
+                raise LayoutError(
+                    f"smooth_fullgrad averages each term over noisy copies, but the numbers of "
+                    f"{name} lie elsewhere in each copy; use method='fullgrad'"
+                )
             view, positions = arranged(read[0], placement)
             total = view.unflatten(0, (-1, self._average.samples)).sum(0)
             key = (grid, name, number, total.shape)

@@ -100,7 +100,7 @@ class _AtTokens:
         counts = self._chosen.wants(entry.bias.kind, entry.module)
         place = self._place(entry) if counts else None
         sums, maps = [], []
-        for gradient, bias, samples, _ in term.parts():
+        for gradient, bias, samples, _ in term.parts(whole=place is not None and place.by_sample):
             value = product(_wide(gradient), _wide(bias), term.may_be_infinite)
             sums.append(term.sums(value, samples))
             if place is not None:
