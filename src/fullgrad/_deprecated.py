@@ -89,10 +89,29 @@ class _MovedModules(MetaPathFinder, Loader):
         module.__spec__ = module.__spec__.loader_state
 
 
+class _MapsSaliency(ModuleType):
+    """The module ``fullgrad.saliency`` as it was: the package has a function of that name now.
+
+    It is put into ``sys.modules`` beforehand, so that importing from it leaves the function alone.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        new = f"{_HOME}maps.saliency"
+        warnings.warn(
+            f"{_HOME}saliency.{name} is now {new}.{name}; the old name will be removed in version 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(importlib.import_module(new), name)
+
+
 def install() -> None:
     """Let Python find modules under their old names."""
     if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
         sys.meta_path.insert(0, _MovedModules())
+    sys.modules.setdefault(f"{_HOME}saliency", _MapsSaliency(f"{_HOME}saliency"))
 
 
 def renamed(
