@@ -100,7 +100,7 @@ class _MapsSaliency(ModuleType):
             raise AttributeError(name)
         new = f"{_HOME}maps.saliency"
         warnings.warn(
-            f"{_HOME}saliency.{name} is now {new}.{name}; the old name will be removed in version 0.3",
+            f"{_HOME}saliency.{name} is now {new}.{name}; the old name will go in version 0.3",
             DeprecationWarning,
             stacklevel=2,
         )

@@ -180,3 +180,25 @@ def test_queries_that_are_no_part_of_the_input_have_no_place() -> None:
         lying[0].value.sum(1, keepdim=True), size=(16, 16), mode="bilinear", align_corners=True
     )
     torch.testing.assert_close(found, wanted)
+
+
+def test_a_gate_after_a_global_pool_is_one_cell_over_what_it_reads() -> None:
+    class Gated(nn.Module):
+        def __init__(self, rows: slice) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.rows, self.c, self.g = rows, nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+            self.h = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.c(x[..., self.rows, self.rows]).relu()
+            return self.h(mean(z * self.g(z.mean((2, 3), keepdim=True))))
+
+    x = torch.rand(2, 3, 16, 16, dtype=DOUBLE)
+    for rows, share in ((slice(0, 16), 1.0), (slice(4, 12), 0.25)):
+        model = Gated(rows).double()
+        found = fullgrad.saliency(model, x, 1, psi="signed", terms=["g"])
+        drawn = found != 0
+        assert float(drawn.double().mean()) == share
+        assert torch.equal(drawn[:, :, rows, rows], torch.ones_like(drawn[:, :, rows, rows]))
+        assert float((found.amax((2, 3)) - found[:, :, 8, 8]).abs().max()) == 0

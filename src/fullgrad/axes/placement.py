@@ -81,12 +81,13 @@ class Placement:
         return tuple(c.count for c in self.cells)
 
 
-def placement_of(axes: Axes, batch: int) -> Placement | None:
+def placement_of(axes: Axes, batch: int, *, alone: bool = True) -> Placement | None:
     """How the terms of an activation are to be read.
 
     Args:
         axes: of the activation, with the coordinates of one input's grid.
         batch: number of samples.
+        alone: whether there is no other grid.
 
     Returns:
         None if none of its numbers has a place (a dense layer's, a class token's).
@@ -101,9 +102,9 @@ def placement_of(axes: Axes, batch: int) -> Placement | None:
     if len(batches) != (batch > 1) or (batches and atoms[batches[0]].size != batch):
         raise ValueError("the samples are not one axis")
     known = [c for c in axes.coordinates if c is not None]
-    if not known or not all(c.anywhere for c in known):
+    if not all(c.anywhere for c in known):
         return None
-    if all(c.pooled == "mean" for c in known):
+    if all(c.pooled == "mean" for c in known) and not (alone and _one_cell(axes)):
         return None
     of_places = {a for c in known for a in c.atoms if not a.batch}
     positions = tuple(i for i, a in enumerate(atoms) if a in of_places)
@@ -116,6 +117,16 @@ def placement_of(axes: Axes, batch: int) -> Placement | None:
     sizes, counted = tuple(a.size for a in atoms), batches[0] if batches else None
     steps = tuple(i for i in positions if atoms[i].step)
     return Placement(sizes, counted, positions, cells, places, steps=steps)
+
+
+def _one_cell(axes: Axes) -> bool:
+    """Whether an activation still has an axis for each of the grid's, of one place (B, C, 1, 1).
+
+    Convolutions after a global pool have: as in the paper's code, their terms are drawn as one
+    cell over what they read.
+    """
+    grid = len(axes.coordinates)
+    return len(axes.groups) == grid + 2 and all(n == 1 for n in axes.shape[-grid:])
 
 
 def placements_on(axes: Axes, grids: Sequence[slice], batch: int) -> list[Placement | None]:
@@ -132,7 +143,7 @@ def placements_on(axes: Axes, grids: Sequence[slice], batch: int) -> list[Placem
         ValueError: the samples are not one axis.
     """
     parts = [replace(axes, coordinates=axes.coordinates[g]) for g in grids]
-    found = [placement_of(part, batch) for part in parts]
+    found = [placement_of(part, batch, alone=len(grids) == 1) for part in parts]
     if sum(p is not None for p in found) < 2:
         return found
     on = [_on(part) if p is not None else None for part, p in zip(parts, found, strict=True)]
