@@ -26,6 +26,10 @@ from fullgrad.axes.coordinates import (
 )
 
 
+# What strides leave over at the ends of an input, as a share of it, is not cut off a single cell.
+_REMAINDER = 16
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Cells:
     """The cells of a term's grid along one axis of the input, in order.
@@ -210,7 +214,7 @@ def _stretched(centers: Table, c: Coordinate) -> bool:
     steps = np.diff(centers)
     if len(steps) and float(np.ptp(steps)) > 1e-3 * float(steps.max()):
         return False
-    step = float(steps[0]) if len(steps) else high - low + 1
+    step = float(steps[0]) if len(steps) else c.size / _REMAINDER
     return bool(low < step and c.size - 1 - high < step)
 
 
