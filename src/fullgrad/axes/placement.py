@@ -25,7 +25,6 @@ from fullgrad.axes.coordinates import (
     over,
 )
 
-
 # What strides leave over at the ends of an input, as a share of it, is not cut off a single cell.
 _REMAINDER = 16
 
