@@ -22,6 +22,13 @@ def refuse_blocked(recorder: Recorder, output: Any, allow_detached: bool) -> Non
     """
     blocked = dict(recorder.tape.blocked)
     where = recorder.detached.where(output)
+    if where is not None and not recorder.depends(output):
+        raise BlockedGradientError(
+            f"values that depend on the input leave the autograd graph in {where or 'the model'!r} "
+            "and nothing of the output comes back to it: there is a no_grad (or inference_mode, "
+            "detach, or an operation without a derivative) in that module or around it. Remove it; "
+            "where forward is decorated with @torch.no_grad(), the decorator must go."
+        )
     if where is not None and not allow_detached:
         blocked[where] = None
     if blocked:

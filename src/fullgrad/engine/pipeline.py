@@ -6,7 +6,7 @@ sink while the sums are kept; then prove the sum, and ask the sink for its resul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypedDict, TypeVar
@@ -30,8 +30,9 @@ from fullgrad.engine.inputs import Inputs, Prepared, check, prepare
 from fullgrad.engine.model_state import Guard, eager, guarded, plain_recurrence, redraw
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.recorder import Recorder, recording
+from fullgrad.engine.refusals import refuse_without_batch_axis
 from fullgrad.engine.tape import Entry, Tape, resolve_general
-from fullgrad.engine.targets import Selected, Target, select
+from fullgrad.engine.targets import SQUEEZED, Selected, Target, select
 from fullgrad.engine.terms import Term
 from fullgrad.engine.wrappers import compiled, recurrent, unwrap
 from fullgrad.errors import ModelError, OutputError
@@ -177,7 +178,9 @@ def _trace(
     with recording(recorder), recurrence:
         result = model(*prepared.args, **prepared.kwargs)
         refuse_blocked(recorder, result, allow)
-        selected = select(result, request.target)
+        if request.per_sample and not callable(request.target):
+            refuse_without_batch_axis(recorder.tape, prepared.leaves, result)
+        selected = select(result, request.target, _samples(prepared.leaves))
     refuse_blocked(recorder, selected.output, allow)
     stated.check_used()
     if not bool(torch.isfinite(selected.output).all()):
@@ -192,6 +195,12 @@ def _trace(
     if missing:
         raise model_error_for(missing)
     return Traced(prepared, layouts, selected, recorder, tuple(resolve_general(recorder.tape)))
+
+
+def _samples(leaves: Sequence[Tensor]) -> int | None:
+    """How many samples the inputs hold by their first axes; None if these do not agree."""
+    counts = {len(x) if x.dim() else 1 for x in leaves}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _find_samples(request: Request, traced: Traced) -> tuple[dict[int, Tensor], list[Tensor]]:
@@ -211,7 +220,7 @@ def _find_samples(request: Request, traced: Traced) -> tuple[dict[int, Tensor], 
     def read(before: Tensor, after: Tensor, into: list[Tensor]) -> None:
         digit = samples.digits_of(before, after, output.dtype)
         if digit is None:
-            raise _coupled(request)
+            raise _coupled(request, traced)
         into.append(digit)
 
     for number in range(samples.passes(batch, base)):
@@ -229,7 +238,12 @@ def _find_samples(request: Request, traced: Traced) -> tuple[dict[int, Tensor], 
     )
 
 
-def _coupled(request: Request) -> ModelError:
+def _coupled(request: Request, traced: Traced) -> ModelError:
+    if _samples(traced.prepared.leaves) == 1:
+        return ModelError(
+            f"the input holds one sample, but the output counts {len(traced.output)}, which depend "
+            f"on each other: {SQUEEZED}"
+        )
     whole = ", or pass per_sample=False to explain the batch's sum"
     return ModelError(
         "the samples of the batch depend on each other (batch statistics, or an operation across "
