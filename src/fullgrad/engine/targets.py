@@ -245,7 +245,6 @@ def select(output: Any, target: Target, samples: int | None = None) -> Selected:
     rows = _index_rows(target, batch)
     _check_rows(rows, rest)
     places = torch.tensor(rows, device=tensor.device, dtype=torch.long)
-    samples = torch.arange(batch, device=tensor.device)
-    where: tuple[Tensor, ...] = (samples, *places.unbind(1))
+    where: tuple[Tensor, ...] = (torch.arange(batch, device=tensor.device), *places.unbind(1))
     chosen = tensor[where]
     return Selected(chosen, places[:, 0] if len(rest) == 1 else None, source)
