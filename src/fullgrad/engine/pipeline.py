@@ -329,7 +329,8 @@ def _judged(request: Request, model: nn.Module, guard: Guard, totals: Totals) ->
     """The sums again where only rounding separates them from the output.
 
     An output that is nothing but cancelled numbers (the mean of a normalized activation) is as
-    exact as rounding allows: the residual is then relative to the size of these numbers.
+    exact as rounding allows: the residual is then relative to the size of these numbers, unless
+    the call states its tolerance.
 
     Raises:
         CompletenessError: the terms do not sum to the output; names where.
@@ -339,7 +340,7 @@ def _judged(request: Request, model: nn.Module, guard: Guard, totals: Totals) ->
         again.tape.steps, again.tape, again.output, again.prepared.leaves
     )
     dtypes = [d for d in (*again.tape.dtypes, again.output.dtype) if d.is_floating_point]
-    if verification.is_rounding(totals.residual, size, dtypes):
+    if request.tolerance is None and verification.is_rounding(totals.residual, size, dtypes):
         return replace(totals, scale=totals.scale.clamp(min=size))
     raise verification.breach(totals.residual, totals.scale, totals.tolerance, gaps)
 
