@@ -6,7 +6,7 @@ sink while the sums are kept; then prove the sum, and ask the sink for its resul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypedDict, TypeVar
@@ -180,7 +180,7 @@ def _trace(
         refuse_blocked(recorder, result, allow)
         if request.per_sample and not callable(request.target):
             refuse_without_batch_axis(recorder.tape, prepared.leaves, result)
-        selected = select(result, request.target, _samples(prepared.leaves))
+        selected = select(result, request.target, layouts.samples)
     refuse_blocked(recorder, selected.output, allow)
     stated.check_used()
     if not bool(torch.isfinite(selected.output).all()):
@@ -195,12 +195,6 @@ def _trace(
     if missing:
         raise model_error_for(missing)
     return Traced(prepared, layouts, selected, recorder, tuple(resolve_general(recorder.tape)))
-
-
-def _samples(leaves: Sequence[Tensor]) -> int | None:
-    """How many samples the inputs hold by their first axes; None if these do not agree."""
-    counts = {len(x) if x.dim() else 1 for x in leaves}
-    return counts.pop() if len(counts) == 1 else None
 
 
 def _find_samples(request: Request, traced: Traced) -> tuple[dict[int, Tensor], list[Tensor]]:
@@ -239,7 +233,7 @@ def _find_samples(request: Request, traced: Traced) -> tuple[dict[int, Tensor], 
 
 
 def _coupled(request: Request, traced: Traced) -> ModelError:
-    if _samples(traced.prepared.leaves) == 1:
+    if traced.layouts.samples == 1:
         return ModelError(
             f"the input holds one sample, but the output counts {len(traced.output)}, which depend "
             f"on each other: {SQUEEZED}"
@@ -273,11 +267,13 @@ def _propagate(request: Request, traced: Traced, sink: Sink[Any], label: bool) -
     input_sums = torch.zeros(batch, dtype=torch.float64, device=traced.output.device)
     for i, (g, leaf) in enumerate(zip(gradients, leaves, strict=True)):
         value = input_term(g, leaf)
-        part = (
-            samples.sums_labelled(value, input_labels[i], batch)
-            if input_labels
-            else samples.sums_leading(value, batch)
-        )
+        where = samples.along(traced.layouts.axes[i], batch)
+        if input_labels:
+            part = samples.sums_labelled(value, input_labels[i], batch)
+        elif where is not None:
+            part = samples.sums_along(value, where, batch)
+        else:
+            part = samples.sums_leading(value, batch)
         input_sums = input_sums + part.to(input_sums.device)
     dtypes = {*traced.tape.dtypes, *(leaf.dtype for leaf in leaves), traced.output.dtype}
     tolerance = request.tolerance or verification.tolerance_for(dtypes, traced.output.device)
@@ -288,8 +284,9 @@ def _propagate(request: Request, traced: Traced, sink: Sink[Any], label: bool) -
 
 def _needs_labels(traced: Traced) -> bool:
     batch = len(traced.output)
-    unknown = [e.shape for e in traced.tape.entries if samples.along(e.axes, batch) is None]
-    unknown += [leaf.shape for leaf in traced.prepared.leaves]
+    parts = [(e.axes, e.shape) for e in traced.tape.entries]
+    parts += zip(traced.layouts.axes, (x.shape for x in traced.prepared.leaves), strict=True)
+    unknown = [shape for axes, shape in parts if samples.along(axes, batch) is None]
     return not all(samples.leading(shape, batch) for shape in unknown)
 
 
