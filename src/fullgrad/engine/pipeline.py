@@ -6,6 +6,7 @@ sink while the sums are kept; then prove the sum, and ask the sink for its resul
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -319,7 +320,40 @@ def _attempt(
     sink = open_sink(traced)
     if request.per_sample:
         label = label or _needs_labels(traced) or _may_be_coupled(request, model)
-    return sink, _propagate(request, traced, sink, label)
+    totals = _propagate(request, traced, sink, label)
+    if traced.tape.fast_path:
+        _again(guard, forget=False)
+        _compare_with_fast_path(request, model, traced, totals)
+    return sink, totals
+
+
+def _compare_with_fast_path(
+    request: Request, model: nn.Module, traced: Traced, totals: Totals
+) -> None:
+    """Warn where PyTorch's fused encoder gives another output than the explained one.
+
+    Without gradients, ``nn.TransformerEncoder`` cuts padded positions out and puts zeros there.
+    """
+    again = prepare(request.inputs, request.additional_forward_args, request.forward_kwargs)
+    index = traced.selected.index
+    target = request.target if index is None else index
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The PyTorch API of nested tensors")
+        result = model(*again.args, **again.kwargs)
+        fast = select(result, target, traced.layouts.samples).output
+    explained = traced.output.detach()
+    gap = (fast - explained).abs()
+    if verification.holds(gap.sum(), totals.scale.sum(), 10 * totals.tolerance):
+        return
+    worst = int(gap.argmax())
+    warnings.warn(
+        f"without gradients this model's output is another: {float(fast[worst]):.6g} in sample "
+        f"{worst}, but {float(explained[worst]):.6g} is explained. nn.TransformerEncoder then puts "
+        "zeros at padded positions, and the model reads them. Leave them out where positions are "
+        "pooled, or make the encoder with enable_nested_tensor=False",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def _judged(request: Request, model: nn.Module, guard: Guard, totals: Totals) -> Totals:
@@ -368,9 +402,9 @@ def explain(request: Request, open_sink: Callable[[Traced], Sink[Result_co]]) ->
     return sink.result(totals)
 
 
-def _again(guard: Guard) -> None:
+def _again(guard: Guard, forget: bool = True) -> None:
     """Put the model and the random state back for another pass."""
-    guard.rewind()
+    guard.rewind(forget=forget)
     redraw()
 
 
