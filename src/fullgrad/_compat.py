@@ -150,3 +150,7 @@ def grid_sampler_2d() -> Callable[..., Tensor]:
         return written_out(*arguments)  # type: ignore[no-any-return]
 
     return sampled
+
+
+# What nn.TransformerEncoder asks before it takes fused layers and cuts padded positions out.
+FAST_PATH_CHECK = torch.ops.aten._nested_tensor_from_mask_left_aligned.default

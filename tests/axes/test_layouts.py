@@ -258,7 +258,7 @@ def test_places_stated_by_hand() -> None:
     ("layout", "message"),
     [
         ("BCH", "names 3 axes, but input has shape"),
-        ("CBHW", "one letter for each axis, B .samples. first"),
+        ("NCHW", "one letter for each axis, B .samples. among them"),
         ("BCHH", "one letter for each axis"),
         ("BC12", "one letter for each axis"),
         (("BCHW", "BT"), "2 layouts for 1 explained inputs"),

@@ -1,8 +1,8 @@
 """Layouts that the user states: of the inputs, and of activations that cannot be followed.
 
 An input's layout is one letter for each axis: ``B`` samples, ``C`` channels, any other letter an
-axis of its grid (``BCHW``, ``BTC``, ``BT``). An activation's layout names its axes in the same
-letters, several of them in brackets where one axis holds a product, slowest first:
+axis of its grid (``BCHW``, ``BTC``, ``TBC``, ``BT``). An activation's layout names its axes in the
+same letters, several of them in brackets where one axis holds a product, slowest first:
 ``B (H W) C``. A size may be given (``H=14``); the others follow from the shape.
 """
 
@@ -67,13 +67,29 @@ class Layouts:
         """Axes of the grid if there is one; 0 where a window cannot tell which grid it is on."""
         return len(self.grids[0].sizes) if len(self.grids) == 1 else 0
 
+    def batch_axis(self, place: int) -> int:
+        """Which axis of an explained input counts the samples; the first if none does."""
+        groups = self.axes[place].groups
+        return next((d for d, (a,) in enumerate(groups) if a.batch), 0)
+
+    def count(self, place: int) -> int:
+        """How many samples an explained input holds."""
+        shape = self.axes[place].shape
+        return shape[self.batch_axis(place)] if shape else 1
+
+    @property
+    def samples(self) -> int | None:
+        """How many samples all explained inputs hold; None if they differ."""
+        counts = {self.count(i) for i in range(len(self.axes))}
+        return counts.pop() if len(counts) == 1 else None
+
 
 def _letters(text: str, shape: Sequence[int], name: str) -> str:
     letters = text.replace(" ", "")
-    if not letters.isalpha() or len(set(letters)) != len(letters) or not letters.startswith("B"):
+    if not letters.isalpha() or len(set(letters)) != len(letters) or "B" not in letters:
         raise LayoutError(
-            f"the layout {text!r} is not one letter for each axis, B (samples) first, like 'BCHW', "
-            "'BTC' or 'BT'"
+            f"the layout {text!r} is not one letter for each axis, B (samples) among them, like "
+            "'BCHW', 'BTC', 'TBC' or 'BT'"
         )
     if len(letters) != len(shape):
         raise LayoutError(
@@ -127,7 +143,7 @@ def input_layouts(
 
 
 def _of_input(shape: Sequence[int], letters: str, grid: Grid | None, total: int) -> Axes:
-    atoms = [Atom(n, batch=d == 0) for d, n in enumerate(shape)]
+    atoms = [Atom(n, batch=d == letters.find("B")) for d, n in enumerate(shape)]
     coordinates: list[Coordinate | None] = [None] * total
     if grid is not None:
         along = [a for a, c in zip(atoms, letters, strict=True) if c not in "BC"]
@@ -141,7 +157,7 @@ class StatedLayouts:
 
     Args:
         activations: from module path to one layout, or several for different numbers of axes.
-        layouts: of the inputs, whose letters they use, and whose first axis counts the samples.
+        layouts: of the inputs, whose letters they use, and whose samples they count.
     """
 
     activations: ActivationLayouts
@@ -215,7 +231,7 @@ def parse(text: str) -> Pattern:
 
 
 def _axes(pattern: Pattern, shape: Sequence[int], layouts: Layouts, module: str, text: str) -> Axes:
-    batch = layouts.axes[0].shape[0]
+    batch = layouts.count(0)
     grids = {c: (g, k) for g in layouts.grids for k, c in enumerate(g.letters)}
     where = f"{module or 'the model'}: the layout {text!r} does not fit the shape {tuple(shape)}"
     groups: list[Group] = []

@@ -120,10 +120,10 @@ def decompose(
             ``"error"``, or ``"constant"`` to count them as biases.
         tolerance: largest accepted relative residual; default by dtype
             (:data:`fullgrad.engine.verification.TOLERANCES`).
-        layout: what the input's axes hold, one letter each: ``B`` samples (first), ``C`` channels,
-            others are positions: ``"BTC"``, ``"BT"``; one for each explained input if there are
-            several. None: (B, C, positions...) for inputs of 3 to 5 axes. It decides where terms
-            lie (:attr:`BiasTerm.axes`), never what they are.
+        layout: what the input's axes hold, one letter each: ``B`` samples, ``C`` channels,
+            others are positions: ``"BTC"``, ``"TBC"`` (time first), ``"BT"``; one for each
+            explained input if there are several. None: (B, C, positions...) for inputs of 3 to 5
+            axes. It decides where terms lie (:attr:`BiasTerm.axes`), never what they are.
         activation_layouts: layouts of activations that axis propagation cannot
             follow, from module path to a layout (or a
             list of them) in the input's letters: ``{"stages.2.attn": "B (H W) C"}``.

@@ -209,7 +209,8 @@ class Decomposition:
     def _input_sum(self, place: int, sample: int) -> float:
         if len(self.inputs) == 1:
             return float(self.input_sums[sample])
-        return float(self.input_terms[place][sample].sum(dtype=torch.float64))
+        own = self.input_terms[place].select(self.layouts.batch_axis(place), sample)
+        return float(own.sum(dtype=torch.float64))
 
     def _target_text(self, sample: int) -> str:
         return "" if self.target is None else f"[{int(self.target[sample])}]"

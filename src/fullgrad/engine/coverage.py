@@ -22,15 +22,26 @@ def refuse_blocked(recorder: Recorder, output: Any, allow_detached: bool) -> Non
     """
     blocked = dict(recorder.tape.blocked)
     where = recorder.detached.where(output)
+    if where is not None and not recorder.depends(output):
+        raise BlockedGradientError(
+            f"values that depend on the input leave the autograd graph in {_name(where)}, and "
+            "nothing of the output comes back to it: there is a no_grad (or inference_mode, "
+            "detach, or an operation without a derivative) in that module or around it. Remove it; "
+            "where forward is decorated with @torch.no_grad(), the decorator must go."
+        )
     if where is not None and not allow_detached:
         blocked[where] = None
     if blocked:
-        names = ", ".join(repr(n) if n else "the model itself" for n in blocked)
+        names = ", ".join(map(_name, blocked))
         raise BlockedGradientError(
             f"values that depend on the input leave the autograd graph in {names} (no_grad, "
             "detach, or an operation without a derivative) and are used again. Remove that, or "
             "pass detached='constant' to count such values as biases."
         )
+
+
+def _name(module: str) -> str:
+    return repr(module) if module else "the model itself"
 
 
 def unrecorded_nodes(tape: Tape, recorder: Recorder, output: Tensor) -> list[str]:

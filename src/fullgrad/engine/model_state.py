@@ -90,14 +90,15 @@ class Guard:
             whole = _whole_storage(owner)
             self.written[key] = (whole, whole.clone())
 
-    def rewind(self) -> None:
-        """Put back what was overwritten."""
+    def rewind(self, *, forget: bool = True) -> None:
+        """Put back what was overwritten; keep the values for a pass that is not recorded."""
         with torch.no_grad():
             for whole, values in self.written.values():
                 if whole.untyped_storage().nbytes() < values.untyped_storage().nbytes():
                     whole.untyped_storage().resize_(values.untyped_storage().nbytes())
                 whole.copy_(values)
-        self.written.clear()
+        if forget:
+            self.written.clear()
 
     def restore(self) -> None:
         """Give the model back as it was."""

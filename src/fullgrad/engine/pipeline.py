@@ -6,6 +6,7 @@ sink while the sums are kept; then prove the sum, and ask the sink for its resul
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -30,8 +31,9 @@ from fullgrad.engine.inputs import Inputs, Prepared, check, prepare
 from fullgrad.engine.model_state import Guard, eager, guarded, plain_recurrence, redraw
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.recorder import Recorder, recording
+from fullgrad.engine.refusals import refuse_without_batch_axis
 from fullgrad.engine.tape import Entry, Tape, resolve_general
-from fullgrad.engine.targets import Selected, Target, select
+from fullgrad.engine.targets import SQUEEZED, Selected, Target, select
 from fullgrad.engine.terms import Term
 from fullgrad.engine.wrappers import compiled, recurrent, unwrap
 from fullgrad.errors import ModelError, OutputError
@@ -177,7 +179,9 @@ def _trace(
     with recording(recorder), recurrence:
         result = model(*prepared.args, **prepared.kwargs)
         refuse_blocked(recorder, result, allow)
-        selected = select(result, request.target)
+        if request.per_sample and not callable(request.target):
+            refuse_without_batch_axis(recorder.tape, prepared.leaves, result)
+        selected = select(result, request.target, layouts.samples)
     refuse_blocked(recorder, selected.output, allow)
     stated.check_used()
     if not bool(torch.isfinite(selected.output).all()):
@@ -211,7 +215,7 @@ def _find_samples(request: Request, traced: Traced) -> tuple[dict[int, Tensor], 
     def read(before: Tensor, after: Tensor, into: list[Tensor]) -> None:
         digit = samples.digits_of(before, after, output.dtype)
         if digit is None:
-            raise _coupled(request)
+            raise _coupled(request, traced)
         into.append(digit)
 
     for number in range(samples.passes(batch, base)):
@@ -229,7 +233,12 @@ def _find_samples(request: Request, traced: Traced) -> tuple[dict[int, Tensor], 
     )
 
 
-def _coupled(request: Request) -> ModelError:
+def _coupled(request: Request, traced: Traced) -> ModelError:
+    if traced.layouts.samples == 1:
+        return ModelError(
+            f"the input holds one sample, but the output counts {len(traced.output)}, which depend "
+            f"on each other: {SQUEEZED}"
+        )
     whole = ", or pass per_sample=False to explain the batch's sum"
     return ModelError(
         "the samples of the batch depend on each other (batch statistics, or an operation across "
@@ -259,11 +268,13 @@ def _propagate(request: Request, traced: Traced, sink: Sink[Any], label: bool) -
     input_sums = torch.zeros(batch, dtype=torch.float64, device=traced.output.device)
     for i, (g, leaf) in enumerate(zip(gradients, leaves, strict=True)):
         value = input_term(g, leaf)
-        part = (
-            samples.sums_labelled(value, input_labels[i], batch)
-            if input_labels
-            else samples.sums_leading(value, batch)
-        )
+        where = samples.along(traced.layouts.axes[i], batch)
+        if input_labels:
+            part = samples.sums_labelled(value, input_labels[i], batch)
+        elif where is not None:
+            part = samples.sums_along(value, where, batch)
+        else:
+            part = samples.sums_leading(value, batch)
         input_sums = input_sums + part.to(input_sums.device)
     dtypes = {*traced.tape.dtypes, *(leaf.dtype for leaf in leaves), traced.output.dtype}
     tolerance = request.tolerance or verification.tolerance_for(dtypes, traced.output.device)
@@ -274,8 +285,9 @@ def _propagate(request: Request, traced: Traced, sink: Sink[Any], label: bool) -
 
 def _needs_labels(traced: Traced) -> bool:
     batch = len(traced.output)
-    unknown = [e.shape for e in traced.tape.entries if samples.along(e.axes, batch) is None]
-    unknown += [leaf.shape for leaf in traced.prepared.leaves]
+    parts = [(e.axes, e.shape) for e in traced.tape.entries]
+    parts += zip(traced.layouts.axes, (x.shape for x in traced.prepared.leaves), strict=True)
+    unknown = [shape for axes, shape in parts if samples.along(axes, batch) is None]
     return not all(samples.leading(shape, batch) for shape in unknown)
 
 
@@ -308,14 +320,48 @@ def _attempt(
     sink = open_sink(traced)
     if request.per_sample:
         label = label or _needs_labels(traced) or _may_be_coupled(request, model)
-    return sink, _propagate(request, traced, sink, label)
+    totals = _propagate(request, traced, sink, label)
+    if traced.tape.fast_path:
+        _again(guard, forget=False)
+        _compare_with_fast_path(request, model, traced, totals)
+    return sink, totals
+
+
+def _compare_with_fast_path(
+    request: Request, model: nn.Module, traced: Traced, totals: Totals
+) -> None:
+    """Warn where PyTorch's fused encoder gives another output than the explained one.
+
+    Without gradients, ``nn.TransformerEncoder`` cuts padded positions out and puts zeros there.
+    """
+    again = prepare(request.inputs, request.additional_forward_args, request.forward_kwargs)
+    index = traced.selected.index
+    target = request.target if index is None else index
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The PyTorch API of nested tensors")
+        result = model(*again.args, **again.kwargs)
+        fast = select(result, target, traced.layouts.samples).output
+    explained = traced.output.detach()
+    gap = (fast - explained).abs()
+    if verification.holds(gap.sum(), totals.scale.sum(), 10 * totals.tolerance):
+        return
+    worst = int(gap.argmax())
+    warnings.warn(
+        f"without gradients this model's output is another: {float(fast[worst]):.6g} in sample "
+        f"{worst}, but {float(explained[worst]):.6g} is explained. nn.TransformerEncoder then puts "
+        "zeros at padded positions, and the model reads them. Leave them out where positions are "
+        "pooled, or make the encoder with enable_nested_tensor=False",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def _judged(request: Request, model: nn.Module, guard: Guard, totals: Totals) -> Totals:
     """The sums again where only rounding separates them from the output.
 
     An output that is nothing but cancelled numbers (the mean of a normalized activation) is as
-    exact as rounding allows: the residual is then relative to the size of these numbers.
+    exact as rounding allows: the residual is then relative to the size of these numbers, unless
+    the call states its tolerance.
 
     Raises:
         CompletenessError: the terms do not sum to the output; names where.
@@ -325,7 +371,7 @@ def _judged(request: Request, model: nn.Module, guard: Guard, totals: Totals) ->
         again.tape.steps, again.tape, again.output, again.prepared.leaves
     )
     dtypes = [d for d in (*again.tape.dtypes, again.output.dtype) if d.is_floating_point]
-    if verification.is_rounding(totals.residual, size, dtypes):
+    if request.tolerance is None and verification.is_rounding(totals.residual, size, dtypes):
         return replace(totals, scale=totals.scale.clamp(min=size))
     raise verification.breach(totals.residual, totals.scale, totals.tolerance, gaps)
 
@@ -356,9 +402,9 @@ def explain(request: Request, open_sink: Callable[[Traced], Sink[Result_co]]) ->
     return sink.result(totals)
 
 
-def _again(guard: Guard) -> None:
+def _again(guard: Guard, forget: bool = True) -> None:
     """Put the model and the random state back for another pass."""
-    guard.rewind()
+    guard.rewind(forget=forget)
     redraw()
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fullgrad._compat import (
+    FAST_PATH_CHECK,
     DispatchMode,
     base_of,
     memory_of,
@@ -134,6 +135,8 @@ class Recorder(DispatchMode):
         if operation.writes:
             return self._overwriting(func, operation, args, kwargs)
         out = func(*args, **kwargs)
+        if func is FAST_PATH_CHECK:
+            self.tape.fast_path = self.tape.fast_path or bool(out and not args[1].all())
         call = self._call(func, operation, args, kwargs, out, self.depends)
         edges = self._edges(args) if self._keep_steps else ()
         self._note(_Pending(operation, call, args, self.path.current(), edges))

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from fullgrad._compat import wraps
 from fullgrad.engine.detached import tensors_in
 from fullgrad.engine.module_path import ModulePath
-from fullgrad.errors import BlockedGradientError, ModelError
+from fullgrad.engine.tape import Tape
+from fullgrad.errors import BlockedGradientError, InputError, ModelError
 
 _PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 
@@ -43,6 +44,24 @@ def refuse_sparse(values: Sequence[Any], path: ModulePath, op: str) -> None:
             raise ModelError(
                 f"{path.current() or 'the model'} uses a sparse tensor ({kind}) in {op}: its "
                 "numbers cannot be followed. Pass it dense (to_dense())."
+            )
+
+
+def refuse_without_batch_axis(tape: Tape, leaves: Sequence[Tensor], result: Any) -> None:
+    """Refuse one image or series without a batch axis, which convolutions take as one sample.
+
+    Raises:
+        InputError: there is one, and the output is not that of one sample.
+    """
+    if not isinstance(result, Tensor) or not result.dim() or len(result) == 1:
+        return
+    ranks = {x.dim() for x in leaves}
+    for e in tape.entries:
+        if e.op == "convolution" and e.shape[0] == 1 and {len(e.shape) - 1} == ranks:
+            raise InputError(
+                f"the convolution in {e.module or 'the model'} takes the input of shape "
+                f"{tuple(leaves[0].shape)} as one sample, but the output of shape "
+                f"{tuple(result.shape)} has no axis for it. No batch axis? Pass x.unsqueeze(0)"
             )
 
 

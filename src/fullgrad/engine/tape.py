@@ -67,6 +67,7 @@ class Tape:
     blocked: dict[str, None] = field(default_factory=dict)
     dtypes: set[torch.dtype] = field(default_factory=set)
     bindings: Bindings = field(default_factory=Bindings)
+    fast_path: bool = False  # whether padding would take PyTorch's fused encoder without gradients
 
 
 def resolve_general(tape: Tape) -> list[tuple[str, str]]:

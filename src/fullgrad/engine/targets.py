@@ -22,6 +22,12 @@ Target: TypeAlias = (
     | None
 )
 
+# What to do about an output of one sample that lost its first axis.
+SQUEEZED = (
+    "a squeeze() in the model takes the batch axis of one sample away; name the axes to take away, "
+    "as in squeeze(-1) or flatten(1)"
+)
+
 # Where the main output stands in dicts and dataclasses of torchvision, timm and transformers.
 _MAIN_KEYS = ("logits", "out", "output", "prediction_logits", "last_hidden_state")
 
@@ -188,8 +194,10 @@ def _scalar(target: Callable[[Any], Tensor], output: Tensor) -> Tensor:
     return value.reshape(())
 
 
-def select(output: Any, target: Target) -> Selected:
+def select(output: Any, target: Target, samples: int | None = None) -> Selected:
     """The explained scalar of each sample.
+
+    A single number without an axis for samples is that of the only sample, if there is one.
 
     Args:
         output: whatever the model returned.
@@ -198,6 +206,7 @@ def select(output: Any, target: Target) -> Selected:
             from the model's output to shape (B,), or a list of them, one for each sample, from its
             output to one number; None for the class with the highest output of
             shape (B, classes), or for the output itself where it has one number per sample.
+        samples: how many samples the inputs hold; None if that is not known.
 
     Raises:
         OutputError: the output holds no float tensor, or NaN or infinite values.
@@ -208,10 +217,12 @@ def select(output: Any, target: Target) -> Selected:
     if isinstance(target, list) and target and all(map(_is_function, target)):
         return _called_one_by_one(target, output)
     tensor, source = main_tensor(output)
+    if tensor.dim() == 0 and samples == 1:
+        tensor = tensor.reshape(1)
     if tensor.dim() == 0:
         raise TargetError(
-            "the model returns a single number for the whole batch; use a callable target that "
-            "returns one scalar per sample"
+            "the model returns a single number for the whole batch (a mean, a sum, or a squeeze() "
+            "that should be squeeze(-1)); use a callable target that returns one scalar per sample"
         )
     if tensor.numel() == 0:
         raise OutputError(f"the model's output is empty: shape {tuple(tensor.shape)}")
@@ -234,7 +245,6 @@ def select(output: Any, target: Target) -> Selected:
     rows = _index_rows(target, batch)
     _check_rows(rows, rest)
     places = torch.tensor(rows, device=tensor.device, dtype=torch.long)
-    samples = torch.arange(batch, device=tensor.device)
-    where: tuple[Tensor, ...] = (samples, *places.unbind(1))
+    where: tuple[Tensor, ...] = (torch.arange(batch, device=tensor.device), *places.unbind(1))
     chosen = tensor[where]
     return Selected(chosen, places[:, 0] if len(rest) == 1 else None, source)

@@ -37,11 +37,13 @@ def _target(target: Any) -> Any:
 
 def _among_channels(found: Tensor, x: Tensor, letters: str | None) -> Tensor:
     """A map in the input's shape, shared equally among its channels."""
-    letters = "BC" if letters is None else letters.replace(" ", "")
-    axis = letters.find("C")
-    if axis < 0:
-        return found.squeeze(1)
-    return (found.movedim(1, axis) / x.shape[axis]).expand(x.shape).contiguous()
+    letters = "BCXYZ"[: x.dim()] if letters is None else letters.replace(" ", "")
+    order = ["B", "C", *(c for c in letters if c not in "BC")]
+    if "C" not in letters:
+        found, order = found.squeeze(1), [c for c in order if c != "C"]
+    channels = x.shape[letters.index("C")] if "C" in letters else 1
+    shared = found.permute([order.index(c) for c in letters]) / channels
+    return shared.expand(x.shape).contiguous()
 
 
 class FullGrad:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.layouts import Layouts
 from fullgrad.axes.placement import Placement
+from fullgrad.engine.targets import SQUEEZED
 from fullgrad.errors import InputError, LayoutError
 from fullgrad.maps.aggregation import placements_for
 from fullgrad.maps.selection import Selection
@@ -43,7 +44,13 @@ class Locator:
     ) -> None:
         with_grid = {g.input for g in layouts.grids}
         for i, shape in enumerate(shapes):
-            if i not in with_grid or shape[0] != batch:
+            count = layouts.count(i)
+            if i in with_grid and count == 1 != batch:
+                raise InputError(
+                    f"an input of shape {tuple(shape)} has no map, for the output counts {batch} "
+                    f"samples: {SQUEEZED}"
+                )
+            if i not in with_grid or count != batch:
                 raise InputError(
                     f"an input of shape {tuple(shape)} has no map: (batch, channels, "
                     "positions...) with 1 to 3 spatial axes is needed. State its axes with "

@@ -6,12 +6,15 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from fullgrad.axes.layouts import InputLayout, input_layouts
+from fullgrad.engine.inputs import Inputs, check, explained_names
 from fullgrad.engine.pipeline import Request, forward
 from fullgrad.errors import InputError, TargetError
 
@@ -22,20 +25,44 @@ _BESIDE = 1.25
 _SHARE = 0.5  # of what is free
 
 
+def sample_axes(inputs: Inputs, layout: InputLayout) -> list[int]:
+    """Which axis of each input counts the samples: the first where no layout says otherwise.
+
+    Raises:
+        InputError: inputs that cannot be explained, with a layout.
+        LayoutError: a layout that does not fit.
+    """
+    values = _values(inputs)
+    axes = [0] * len(values)
+    if layout is not None:
+        check(inputs)
+        explained = [i for i, x in enumerate(values) if x.is_floating_point() or x.is_complex()]
+        shapes = [values[i].shape for i in explained]
+        layouts = input_layouts(shapes, explained_names(inputs), layout)
+        for k, i in enumerate(explained):
+            axes[i] = layouts.batch_axis(k)
+    return axes
+
+
+def _values(inputs: Inputs) -> list[Tensor]:
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    return list(inputs.values() if isinstance(inputs, Mapping) else inputs)
+
+
 def _first(request: Request) -> Tensor:
-    inputs = request.inputs
-    values = inputs.values() if isinstance(inputs, Mapping) else inputs
-    first = values if isinstance(values, Tensor) else next(iter(values), None)
+    """The first input, samples first."""
+    first = next(iter(_values(request.inputs)), None)
     if not isinstance(first, Tensor) or first.dim() == 0:
         raise InputError("batch_size needs inputs whose first axis counts the samples")
-    return first
+    return first.movedim(sample_axes(request.inputs, request.layout)[0], 0)
 
 
 def cut(request: Request, rows: slice) -> Request:
     """The same call for some of its samples.
 
-    Tensors among the additional arguments are cut as well if their first size is the number of
-    samples.
+    Inputs are cut along the axis that counts the samples. Tensors among the additional arguments
+    are cut as well if their first size is the number of samples.
     """
     return _changed(request, lambda t: t[rows], lambda listed: listed[rows])
 
@@ -51,29 +78,34 @@ def _changed(
     """The call with everything changed that has a row, or a target, for each sample."""
     count = len(_first(request))
 
-    def each(value: Any) -> Any:
+    def each(value: Any, axes: Iterator[int]) -> Any:
         if isinstance(value, Tensor):
-            return change(value) if value.dim() > 0 and value.shape[0] == count else value
+            axis = next(axes)
+            if value.dim() == 0 or value.shape[axis] != count:
+                return value
+            return change(value.movedim(axis, 0)).movedim(0, axis)
         if isinstance(value, Mapping):
-            return {k: each(v) for k, v in value.items()}
+            return {k: each(v, axes) for k, v in value.items()}
         if isinstance(value, (tuple, list)):
-            return type(value)(each(v) for v in value)
+            return type(value)(each(v, axes) for v in value)
         return value
+
+    first = repeat(0)
 
     target = request.target
     listed = isinstance(target, list) or (isinstance(target, Tensor) and target.dim() > 0)
     if listed and len(target) != count:  # type: ignore[arg-type]
         raise TargetError(f"{len(target)} targets for a batch of {count}")  # type: ignore[arg-type]
     if isinstance(target, Tensor):
-        target = each(target)
+        target = each(target, first)
     elif isinstance(target, list):
         target = change_list(target)
     return replace(
         request,
-        inputs=each(request.inputs),
+        inputs=each(request.inputs, iter(sample_axes(request.inputs, request.layout))),
         target=target,
-        additional_forward_args=each(request.additional_forward_args),
-        forward_kwargs=each(request.forward_kwargs),
+        additional_forward_args=each(request.additional_forward_args, first),
+        forward_kwargs=each(request.forward_kwargs, first),
     )
 
 

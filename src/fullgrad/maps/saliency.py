@@ -262,7 +262,11 @@ def saliency(
         torch.Size([1, 1, 8, 8])
     """
     if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+        raise ValueError(
+            f"unknown method {method!r}; known: {', '.join(METHODS)}. Other methods are drawn by "
+            "fullgrad.methods.attribute(name, model, inputs, target); fullgrad.methods.names() "
+            "lists them"
+        )
     check_psi(psi)
     chosen = selection(terms, [name for name, _ in unwrap(model).named_modules()])
     check_size(batch_size, memory, per_sample=per_sample)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fullgrad.engine.pipeline import Request, explain, forward
 from fullgrad.maps.aggregation import Psi
-from fullgrad.maps.minibatches import tiled
+from fullgrad.maps.minibatches import sample_axes, tiled
 from fullgrad.maps.selection import Selection
 from fullgrad.maps.sinks import Average, Maps, TermAverage
 
@@ -65,7 +65,7 @@ def smoothed(request: Request, chosen: Selection, psi: Psi, noise: Noise, size: 
     sample itself.
 
     Args:
-        request: the call; its input is one tensor, shape (B, ...).
+        request: the call; its input is one tensor, shape (B, ...) or as its layout says.
         chosen: the terms that count.
         psi: how the mean terms are drawn.
         noise: how the copies are made.
@@ -78,11 +78,14 @@ def smoothed(request: Request, chosen: Selection, psi: Psi, noise: Noise, size: 
         request = replace(request, target=forward(request).index)
     x = request.inputs
     assert isinstance(x, Tensor)
+    (axis,) = sample_axes(x, request.layout)
+    x = x.detach().movedim(axis, 0)
     rounds = 1 if size is None else max(1, size // len(x))
     average = TermAverage(len(x))
-    copies = noisy(x.detach(), noise)
+    copies = noisy(x, noise)
     for done in range(0, noise.samples, rounds):
         now = min(rounds, noise.samples - done)
-        part = replace(tiled(request, now), inputs=torch.cat([next(copies) for _ in range(now)]))
+        inputs = torch.cat([next(copies) for _ in range(now)]).movedim(0, axis)
+        part = replace(tiled(request, now), inputs=inputs)
         explain(part, partial(Average, chosen=chosen, average=average))
     return average.maps(psi)

@@ -19,7 +19,7 @@ from fullgrad.engine.targets import Target, select
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import InputError, MethodError, TargetError
 from fullgrad.maps.aggregation import Psi
-from fullgrad.maps.minibatches import BatchSize, in_minibatches
+from fullgrad.maps.minibatches import BatchSize, in_minibatches, sample_axes
 from fullgrad.maps.selection import Terms
 from fullgrad.methods.registry import Method, resolved
 
@@ -144,10 +144,11 @@ def attribute(
         raise ValueError(f"batch_size must be a positive integer or None, not {batch_size!r}")
     if chosen.package is not None:
         require(chosen.package, EXTRA)
-    if of_call.get("layout") is None:
+    layout = of_call.get("layout")
+    if layout is None:
         _check_image(inputs)
     values = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    target = indices(target, inputs)
+    target = indices(target, inputs, sample_axes(inputs, layout)[0])
     if chosen.direct:
         found = chosen.function(
             model,
@@ -159,7 +160,7 @@ def attribute(
             **of_call | values,
         )
         shape = (len(inputs), 1, *inputs.shape[2:])
-        if of_call.get("layout") is None and tuple(found.shape) != shape:
+        if layout is None and tuple(found.shape) != shape:
             raise MethodError(
                 f"method {chosen.name!r} returned shape {tuple(found.shape)}, not {shape}"
             )
@@ -185,7 +186,7 @@ def _check_image(inputs: Any) -> None:
     check(inputs)
 
 
-def indices(target: Any, inputs: Tensor) -> Any:
+def indices(target: Any, inputs: Tensor, axis: int = 0) -> Any:
     """A target that holds one class per sample as a tensor of shape (B,); any other as it is.
 
     Raises:
@@ -197,11 +198,11 @@ def indices(target: Any, inputs: Tensor) -> Any:
             return target
         rows = target.tolist()
     if isinstance(rows, int) and not isinstance(rows, bool):
-        rows = [rows] * len(inputs)
+        rows = [rows] * inputs.shape[axis]
     if not isinstance(rows, list) or not all(_is_class(r) for r in rows):
         return target
-    if len(rows) != len(inputs):
-        raise TargetError(f"{len(rows)} targets for a batch of {len(inputs)}")
+    if len(rows) != inputs.shape[axis]:
+        raise TargetError(f"{len(rows)} targets for a batch of {inputs.shape[axis]}")
     if any(int(r) < 0 for r in rows):
         raise TargetError(f"a target must not be negative: {min(int(r) for r in rows)}")
     return torch.tensor([int(r) for r in rows], device=inputs.device, dtype=torch.long)
