@@ -41,7 +41,7 @@ LOST: dict[str, Callable[[Tensor], Tensor]] = {
     "stable sort": lambda x: x.sort(dim=-1, stable=True).values,
     "topk": lambda x: x.topk(5, 2).values,
     "topk of all": lambda x: x.topk(6, -1, largest=False).values,
-    "gather": lambda x: x.gather(3, torch.zeros(x.shape, dtype=torch.long)),
+    "gather": lambda x: x.gather(3, torch.arange(x.numel()).view(x.shape) % 5),
     "glu along places": lambda x: F.glu(x, 3),
     "take": lambda x: x.take(torch.arange(x.numel()).flip(0)).view(x.shape),
     "sorted, then a class token": lambda x: torch.cat([x.sort(-1).values, x[..., :1]], -1),

@@ -272,30 +272,32 @@ def refined(axes: Axes, inside: Mapping[int, int]) -> Axes:
     return axes
 
 
-def read_at(axes: Axes, index: Sequence[Indices]) -> Axes | None:
-    """After the last two axes were read at places that differ by sample.
+def read_at(
+    axes: Axes, dims: Sequence[int], sizes: Sequence[int], index: Sequence[Indices]
+) -> Axes | None:
+    """After neighboring axes were read at places that differ by sample.
 
     Args:
         axes: before, samples first.
-        index: for rows and columns, the places that each number after reads: shape
-            (B, height, width, places), ``NOWHERE`` for none.
+        dims: the axes that are read.
+        sizes: of the axes that take their place.
+        index: for each axis that is read, the places that each number after reads together with
+            those of the others: shape (B, *sizes, places), ``NOWHERE`` in all for none.
 
     Returns:
-        None if the samples are not the first axis, or rows and columns are not told apart.
+        None if the samples are not the first axis, or share an axis that is read.
     """
     batch = axes.groups[0]
-    rows, columns = (merged(axes, d) for d in (2, 3))
-    if len(batch) != 1 or not batch[0].batch or rows is None or columns is None:
+    if len(batch) != 1 or not batch[0].batch:
         return None
-    axes = merged(rows, 3) or rows
-    height, width = Atom(index[0].shape[1]), Atom(index[0].shape[2])
-    found: list[Coordinate | None] = []
-    for c in axes.coordinates:
-        if c is None:
-            found.append(None)
-            continue
-        along = [d for d in (0, 1) if axes.groups[2 + d] and axes.groups[2 + d][0] in c.atoms]
-        if len(c.atoms) != 1 or len(along) != 1:
+    for d in dims:
+        whole = merged(axes, d)
+        if whole is None or has_batch(axes.groups[d]):
             return None
-        found.append(places.read_at(c, (batch[0], height, width), index[along[0]]))
-    return Axes((*axes.groups[:2], (height,), (width,)), tuple(found))
+        if not whole.groups[d]:  # of size 1, whose only place is read
+            whole = replace(whole, groups=(*whole.groups[:d], (Atom(1),), *whole.groups[d + 1 :]))
+        axes = whole
+    old = (batch[0], *(axes.groups[d][0] for d in dims))
+    new = (batch[0], *(Atom(n) for n in sizes))
+    groups = (*axes.groups[: dims[0]], *((a,) for a in new[1:]), *axes.groups[dims[-1] + 1 :])
+    return Axes(groups, tuple(c and places.read_at(c, old, new, index) for c in axes.coordinates))

@@ -340,14 +340,21 @@ def count(atoms: Sequence[Atom]) -> int:
     return math.prod(a.size for a in atoms)
 
 
-def read_at(c: Coordinate, atoms: Group, index: Indices) -> Coordinate:
-    """After its only atom was read at given places, by numbers along other atoms.
+def read_at(c: Coordinate, old: Group, new: Group, index: Sequence[Indices]) -> Coordinate:
+    """After some atoms were read at places that differ by sample.
 
     Args:
         c: before.
-        atoms: of the numbers after.
-        index: the places that each of them reads, shape (sizes of the atoms, places).
+        old: the samples' atom, then the atoms that are read.
+        new: the samples' atom, then those of the numbers after.
+        index: for each atom that is read, the places that each number reads together with those of
+            the others, shape (sizes of the new atoms, places); ``NOWHERE`` in all for none.
     """
-    table = c.table[:, np.maximum(index, 0)]
-    table = np.where(index == NOWHERE, np.nan, table)
-    return simplified(c.now(atoms, _hull(table, (table.ndim - 1,))))
+    if not any(a in old[1:] for a in c.atoms):
+        return c
+    samples = np.arange(old[0].size).reshape(-1, *[1] * len(new))
+    table = over(c, old)[(slice(None), samples, *(np.maximum(i, 0) for i in index))]
+    others = tuple(a for a in c.atoms if a not in old)
+    missing = (index[0] == NOWHERE).reshape(*index[0].shape, *[1] * len(others))
+    table = np.where(missing, np.nan, table)
+    return simplified(c.now((*new, *others), _hull(table, (len(new) + 1,))))

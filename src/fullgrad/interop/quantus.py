@@ -33,8 +33,8 @@ def explain(
 
     Args:
         model: the model itself, as Quantus passes it.
-        inputs: array or tensor of shape (B, C, *positions), channels first; read as numbers of
-            the model's type, on its device.
+        inputs: array or tensor of shape (B, C, *positions), or as ``layout=`` says; read as
+            numbers of the model's type, on its device.
         targets: one class per sample, or None for the predicted ones.
         method: any method that :func:`fullgrad.methods.attribute` takes.
         device: where the model is; None asks the model.

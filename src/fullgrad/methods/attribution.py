@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from fullgrad._optional import require
-from fullgrad.engine.inputs import check
+from fullgrad.axes.layouts import InputLayout
 from fullgrad.engine.lending import as_tuple, lent, own
 from fullgrad.engine.pipeline import ModelOptions, Request
 from fullgrad.engine.targets import Target, select
 from fullgrad.engine.wrappers import unwrap
-from fullgrad.errors import InputError, MethodError, TargetError
+from fullgrad.errors import MethodError, TargetError
 from fullgrad.maps.aggregation import Psi
-from fullgrad.maps.minibatches import BatchSize, in_minibatches, sample_axes
+from fullgrad.maps.minibatches import BatchSize, in_minibatches
 from fullgrad.maps.selection import Terms
+from fullgrad.methods.positions import channels_first, letters
 from fullgrad.methods.registry import Method, resolved
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def attribute(
     signed: bool = False,
     additional_forward_args: Any = None,
     batch_size: BatchSize = None,
+    layout: InputLayout = None,
     **options: Any,
 ) -> Tensor: ...
 def attribute(
@@ -85,6 +87,7 @@ def attribute(
     signed: bool = False,
     additional_forward_args: Any = None,
     batch_size: BatchSize = None,
+    layout: InputLayout = None,
     **options: Any,
 ) -> Tensor:
     """The saliency map of any method.
@@ -93,15 +96,15 @@ def attribute(
     state is unchanged and two calls give equal maps.
 
     A user's function is called as ``f(model, inputs, target, **options)``, with
-    ``additional_forward_args=`` where there are any. It is given a copy of the inputs, and as
-    target one class per sample, shape (B,), int64, where there are classes (else the target as it
-    was passed). It returns numbers of the inputs' shape, of shape (B, 1, *positions) or
-    (B, *positions).
+    ``additional_forward_args=`` where there are any, and ``layout=`` if it takes it. It is given a
+    copy of the inputs, and as target one class per sample, shape (B,), int64, where there are
+    classes (else the target as it was passed). It returns numbers of the inputs' shape, of shape
+    (B, 1, *positions) or (B, *positions).
 
     Args:
         method: a registered name, a :class:`Method`, or a function as above.
         model: any ``nn.Module``.
-        inputs: shape (B, C, *positions) with 1 to 3 spatial axes.
+        inputs: shape (B, C, *positions) with 1 to 3 spatial axes, or as ``layout`` says.
         target: a class, one class per sample, a callable from the model's output to shape (B,)
             or None for the class that is predicted for the input itself; see
             :func:`fullgrad.decompose`.
@@ -111,9 +114,13 @@ def attribute(
         batch_size: how many samples go through the model together; None for all. Tensors among
             additional arguments and options whose first size is B are cut too. FullGrad and its
             variants also take ``"auto"``, with ``memory``.
+        layout: what the inputs' axes hold, one letter for each, as in ``"BTC"``: B samples, C
+            channels, other letters positions. Numbers are summed over C alone, and the map's axes
+            are the positions in this order. None reads (B, C, *positions), so a series of shape
+            (B, T, C) needs it: without, its time steps are taken for channels.
         **options: of the method; ``fullgrad.methods.get(name).options`` has the defaults. FullGrad
             and its variants also take ``forward_kwargs``, ``mode``, ``per_sample``, ``detached``,
-            ``tolerance``, ``layout`` and ``memory``, as :func:`fullgrad.saliency` does.
+            ``tolerance`` and ``memory``, as :func:`fullgrad.saliency` does.
 
     Returns:
         Shape (B, 1, *positions), on the inputs' device, outside any graph.
@@ -133,9 +140,14 @@ def attribute(
         torch.Size([1, 1, 8, 8])
     """
     chosen = resolved(method)
+    options = options if layout is None else options | {"layout": layout}
     of_call = {k: v for k, v in options.items() if k in chosen.call_options}
     settings = chosen.settings(
-        {k: v for k, v in options.items() if k not in of_call or k in chosen.takes}
+        {
+            k: v
+            for k, v in options.items()
+            if k in chosen.takes or (k not in of_call and k != "layout")
+        }
     )
     if signed:
         chosen.require_sign(settings)
@@ -144,12 +156,21 @@ def attribute(
         raise ValueError(f"batch_size must be a positive integer or None, not {batch_size!r}")
     if chosen.package is not None:
         require(chosen.package, EXTRA)
-    layout = of_call.get("layout")
-    if layout is None:
-        _check_image(inputs)
-    values = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    target = indices(target, inputs, sample_axes(inputs, layout)[0])
+    axes = letters(inputs, layout)
+    values = of_call | {f.name: getattr(settings, f.name) for f in fields(settings)}
+    samples = axes.index("B")
+    if samples and not chosen.direct:
+        raise MethodError(
+            f"method {chosen.name!r} needs the samples first, not layout={layout!r}; FullGrad and "
+            "its variants take them anywhere"
+        )
+    target = indices(target, inputs, samples)
     if chosen.direct:
+        if layout is not None and "layout" not in values:
+            raise MethodError(
+                f"method {chosen.name!r} makes its maps itself and does not take layout: give its "
+                "function a keyword of that name"
+            )
         found = chosen.function(
             model,
             inputs,
@@ -157,10 +178,10 @@ def attribute(
             signed=signed,
             batch_size=batch_size,
             additional_forward_args=additional_forward_args,
-            **of_call | values,
+            **values,
         )
-        shape = (len(inputs), 1, *inputs.shape[2:])
-        if layout is None and tuple(found.shape) != shape:
+        shape = (inputs.shape[samples], 1, *channels_first(inputs, axes).shape[2:])
+        if tuple(found.shape) != shape:
             raise MethodError(
                 f"method {chosen.name!r} returned shape {tuple(found.shape)}, not {shape}"
             )
@@ -171,19 +192,9 @@ def attribute(
             "keyword of that name"
         )
     request = Request(unwrap(model), inputs, target, additional_forward_args, values)
-    run = partial(_map, method=chosen, signed=signed)
+    run = partial(_map, method=chosen, signed=signed, axes=axes)
     (found,) = in_minibatches(request, run, batch_size, None)
     return found
-
-
-def _check_image(inputs: Any) -> None:
-    if not isinstance(inputs, Tensor) or inputs.dim() not in (3, 4, 5):
-        what = f"shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs)
-        raise InputError(
-            "a saliency map needs one input tensor of shape (batch, channels, positions...) with "
-            f"1 to 3 spatial axes, not {what}"
-        )
-    check(inputs)
 
 
 def indices(target: Any, inputs: Tensor, axis: int = 0) -> Any:
@@ -230,7 +241,7 @@ def predicted(model: nn.Module, inputs: Tensor, extra: Any) -> Tensor | None:
         return select(model(own(inputs), *as_tuple(own(extra))), None).index
 
 
-def _map(part: Request, method: Method, signed: bool) -> tuple[Tensor]:
+def _map(part: Request, method: Method, signed: bool, axes: str) -> tuple[Tensor]:
     """The map of one minibatch."""
     x = part.inputs
     assert isinstance(x, Tensor)
@@ -242,7 +253,7 @@ def _map(part: Request, method: Method, signed: bool) -> tuple[Tensor]:
         options["additional_forward_args"] = own(extra)
     with lent(part.model):
         found = method.function(part.model, own(x), target, **options)
-    return (reduced(method.name, found, x, signed),)
+    return (reduced(method.name, found, x, signed, axes),)
 
 
 def _finite(name: str, found: Tensor) -> Tensor:
@@ -251,8 +262,15 @@ def _finite(name: str, found: Tensor) -> Tensor:
     return found
 
 
-def reduced(name: str, found: Any, x: Tensor, signed: bool) -> Tensor:
+def reduced(name: str, found: Any, x: Tensor, signed: bool, axes: str) -> Tensor:
     """What a method returned as a map of shape (B, 1, *positions).
+
+    Args:
+        name: of the method.
+        found: what it returned.
+        x: the inputs.
+        signed: whether numbers keep their sign in the sum over channels.
+        axes: the letters of the inputs' axes.
 
     Raises:
         MethodError: it is no finite floating tensor of an accepted shape.
@@ -260,16 +278,20 @@ def reduced(name: str, found: Any, x: Tensor, signed: bool) -> Tensor:
     if not isinstance(found, Tensor) or not found.is_floating_point():
         what = f"a {found.dtype} tensor" if isinstance(found, Tensor) else type(found).__name__
         raise MethodError(f"method {name!r} must return a floating tensor, not {what}")
-    positions = x.shape[2:]
+    positions = channels_first(x, axes).shape[2:]
     accepted = (tuple(x.shape), (len(x), 1, *positions), (len(x), *positions))
     if tuple(found.shape) not in accepted:
         raise MethodError(
             f"method {name!r} returned shape {tuple(found.shape)} for an input of shape "
-            f"{tuple(x.shape)}; accepted: {', '.join(map(str, dict.fromkeys(accepted)))}"
+            f"{tuple(x.shape)}; accepted: {', '.join(map(str, dict.fromkeys(accepted)))}. State "
+            "with layout= which of the input's axes are channels, if they are not as here: "
+            f"{axes!r}"
         )
     found = _finite(name, found.detach())
     with torch.inference_mode(False), torch.no_grad():
-        if found.dim() < x.dim():
+        if found.shape == x.shape:
+            found = channels_first(found, axes)
+        elif found.dim() == len(positions) + 1:
             found = found.unsqueeze(1)
         total: Tensor = (found if signed else found.abs()).sum(1, keepdim=True).to(x.device)
     return total

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fullgrad.axes.layouts import InputLayout
 from fullgrad.methods.gradients import NoOptions
+from fullgrad.methods.positions import channels_first, letters
 from fullgrad.methods.registry import Method
 
 NOISE = ("random", "random_blobs")  # want another seed for other samples
@@ -61,25 +63,45 @@ def _dtype(x: Tensor) -> torch.dtype:
     return x.dtype if x.dtype in {torch.float32, torch.float64} else torch.float32
 
 
-def random(model: nn.Module, inputs: Tensor, target: Any, *, seed: int, **call: Any) -> Tensor:
+def _image(inputs: Tensor, layout: InputLayout) -> Tensor:
+    """The inputs as (B, C, *positions)."""
+    return channels_first(inputs, letters(inputs, layout))
+
+
+def random(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Any,
+    *,
+    seed: int,
+    layout: InputLayout = None,
+    **call: Any,
+) -> Tensor:
     """Uniform numbers in [0, 1), shape (B, 1, *positions).
 
     A sample's numbers depend on the seed and on its place in the inputs alone, not on how many
     samples follow, on the batch size or on the device. The next call starts again: give another
     seed for other samples.
     """
-    return _noise(inputs, seed, inputs.shape[2:]).to(inputs.device, _dtype(inputs))
+    return _noise(inputs, seed, _image(inputs, layout).shape[2:]).to(inputs.device, _dtype(inputs))
 
 
 def random_blobs(
-    model: nn.Module, inputs: Tensor, target: Any, *, seed: int, grid: int, **call: Any
+    model: nn.Module,
+    inputs: Tensor,
+    target: Any,
+    *,
+    seed: int,
+    grid: int,
+    layout: InputLayout = None,
+    **call: Any,
 ) -> Tensor:
     """Uniform numbers on a coarse grid, interpolated linearly, shape (B, 1, *positions).
 
     A method whose maps are coarse removes whole areas. These maps do so, too, and know nothing.
     Seeds and samples as in :func:`random`.
     """
-    positions = inputs.shape[2:]
+    positions = _image(inputs, layout).shape[2:]
     coarse = _noise(inputs, seed, (grid,) * len(positions))
     mode = ("linear", "bilinear", "trilinear")[len(positions) - 1]
     maps = F.interpolate(coarse, positions, mode=mode, align_corners=False)
@@ -92,9 +114,11 @@ def _noise(inputs: Tensor, seed: int, shape: Sequence[int]) -> Tensor:
     return torch.stack(drawn)[:, None]
 
 
-def sobel(model: nn.Module, inputs: Tensor, target: Any, **call: Any) -> Tensor:
+def sobel(
+    model: nn.Module, inputs: Tensor, target: Any, *, layout: InputLayout = None, **call: Any
+) -> Tensor:
     """The sum over channels of the size of the image's gradient, shape (B, 1, *positions)."""
-    x = inputs.detach().to(_dtype(inputs))
+    x = _image(inputs, layout).detach().to(_dtype(inputs))
     rank = x.dim() - 2
     flat = x.reshape(-1, 1, *x.shape[2:])
     for axis in range(rank):
@@ -131,6 +155,7 @@ METHODS = (
         options=RandomOptions,
         signed=False,
         direct=True,
+        call_options=("layout",),
         about="Uniform noise, the floor that every method must beat.",
     ),
     Method(
@@ -139,6 +164,7 @@ METHODS = (
         options=BlobsOptions,
         signed=False,
         direct=True,
+        call_options=("layout",),
         about="Noise as coarse as the maps of late layers, the floor for methods that mark areas.",
     ),
     Method(
@@ -147,6 +173,7 @@ METHODS = (
         options=NoOptions,
         signed=False,
         direct=True,
+        call_options=("layout",),
         about="The edges of the input by Sobel filters, which look plausible and explain nothing.",
         reference="Adebayo, Gilmer, Muelly, Goodfellow, Hardt & Kim 2018, Sanity Checks for "
         "Saliency Maps",

@@ -8,11 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fullgrad.axes.layouts import InputLayout
 from fullgrad.engine.lending import lent
 from fullgrad.errors import MethodError
 from fullgrad.methods.captum_adapter import Explained, captum, speaking_plainly
+from fullgrad.methods.positions import channels_first, letters
 from fullgrad.methods.registry import Method, unlike
 
+_CHANNELS_FIRST = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.GroupNorm,
+)
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -49,21 +60,47 @@ def _channels_last(module: nn.Module, output: Tensor) -> bool:
     return isinstance(module, (nn.Linear, nn.Embedding, nn.TransformerEncoderLayer))
 
 
-def _is_grid(shape: torch.Size, x: Tensor) -> bool:
-    """Whether a shape may be (samples, channels, positions) of the input's grid, made coarser.
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """The input's grid, of which layers hold a coarser one.
 
-    All axes of a grid are coarser by about one factor; channels in the place of rows are not.
+    Args:
+        count: number of samples.
+        sizes: of the axes of positions.
+        first: whether the input's channels come before its positions.
     """
-    if len(shape) != x.dim() or shape[0] != len(x):
-        return False
-    positions = shape[2:]
-    if positions.numel() <= 1:
-        return False
-    factors = [(whole + 1) / (part + 1) for whole, part in zip(x.shape[2:], positions, strict=True)]
-    return max(factors) <= 2.5 * min(factors)
+
+    count: int
+    sizes: torch.Size
+    first: bool
+
+    def holds(self, module: nn.Module, output: Tensor) -> bool:
+        """Whether an output may be (samples, channels, positions) of the grid, made coarser.
+
+        All axes of a grid are coarser by about one factor; channels in the place of rows are not.
+        Where the input has its channels elsewhere, an output that could be laid out in that way
+        as well is left alone, unless the module is known to put channels first.
+        """
+        shape = output.shape
+        if len(shape) != len(self.sizes) + 2 or shape[0] != self.count:
+            return False
+        sure = self.first or isinstance(module, _CHANNELS_FIRST)
+        return self._coarser(shape[2:]) and (sure or not self._coarser(shape[1:-1]))
+
+    def _coarser(self, positions: torch.Size) -> bool:
+        if positions.numel() <= 1:
+            return False
+        factors = [(n + 1) / (part + 1) for n, part in zip(self.sizes, positions, strict=True)]
+        return max(factors) <= 2.5 * min(factors) and (self.first or min(factors) >= 0.9)
 
 
-def last_grid(model: nn.Module, explained: nn.Module, x: Tensor) -> str:
+def _grid(x: Tensor, layout: InputLayout) -> _Grid:
+    axes = letters(x, layout)
+    first = axes[1] == "C" or "C" not in axes
+    return _Grid(len(x), channels_first(x, axes).shape[2:], first)
+
+
+def last_grid(model: nn.Module, explained: nn.Module, x: Tensor, layout: InputLayout = None) -> str:
     """The path of the last module to finish whose output has channels and positions.
 
     Where several modules end with the same tensor, that is the outermost of them. The model
@@ -72,6 +109,7 @@ def last_grid(model: nn.Module, explained: nn.Module, x: Tensor) -> str:
     Raises:
         MethodError: there is none, or what follows holds positions in another way.
     """
+    whole = _grid(x, layout)
     finished: list[tuple[str, bool]] = []
     rows: list[Tensor] = []
 
@@ -83,7 +121,7 @@ def last_grid(model: nn.Module, explained: nn.Module, x: Tensor) -> str:
                 rows.append(output)
                 if output.shape[1:-1].numel() > 1:
                     finished.append((path, False))
-            elif _is_grid(output.shape, x):
+            elif whole.holds(module, output):
                 finished.append((path, True))
             elif output.shape[1:-1].numel() > 1 and output.shape[2:].numel() > 1:
                 finished.append((path, False))
@@ -119,29 +157,37 @@ def grad_cam(
     layer: str | None,
     relu: bool,
     additional_forward_args: Any = None,
+    layout: InputLayout = None,
 ) -> Tensor:
     """The map of one layer, upsampled, shape (B, 1, *positions)."""
     explained = Explained(model, target, additional_forward_args, len(inputs))
+    whole = _grid(inputs, layout)
     modules = {path: module for path, module in model.named_modules() if path}
-    path = last_grid(model, explained, inputs) if layer is None else layer
+    path = last_grid(model, explained, inputs, layout) if layer is None else layer
     if path not in modules:
         raise MethodError(f"grad_cam: the model has no layer {path!r}; {unlike(path, [*modules])}")
-    shapes: list[Any] = []
+    outputs: list[tuple[Any, bool]] = []
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
-        shapes.append(output.shape if isinstance(output, Tensor) else type(output).__name__)
+        if isinstance(output, Tensor):
+            outputs.append((tuple(output.shape), whole.holds(module, output)))
+        else:
+            outputs.append((type(output).__name__, False))
 
     modules[path].register_forward_hook(note)  # the lender removes it
     explained(inputs)
-    if len(shapes) != 1:
+    if len(outputs) != 1:
         raise MethodError(
-            f"grad_cam needs a layer that is called once; {path} is called {len(shapes)} times"
+            f"grad_cam needs a layer that is called once; {path} is called {len(outputs)} times"
         )
-    if not isinstance(shapes[0], torch.Size) or not _is_grid(shapes[0], inputs):
-        what = tuple(shapes[0]) if isinstance(shapes[0], torch.Size) else shapes[0]
+    what, fits = outputs[0]
+    if not fits:
+        unsure = (
+            "" if whole.first else ", which may be laid out as the input is: take a convolution"
+        )
         raise MethodError(
             f"grad_cam needs a layer whose output has shape (batch, channels, positions...) and "
-            f"more than one position; {path} returns {what}"
+            f"more than one position; {path} returns {what}{unsure}"
         )
     attr = captum()
     with speaking_plainly("grad_cam"):
@@ -149,7 +195,7 @@ def grad_cam(
             inputs, relu_attributions=relu
         )
     found: Tensor = attr.LayerAttribution.interpolate(
-        coarse.detach(), tuple(inputs.shape[2:]), interpolate_mode=_MODES[inputs.dim() - 2]
+        coarse.detach(), tuple(whole.sizes), interpolate_mode=_MODES[len(whole.sizes)]
     )
     return found
 
@@ -164,6 +210,7 @@ METHODS = (
         grad_cam,
         options=GradCamOptions,
         signed=_has_sign,
+        call_options=("layout",),
         about="The channels of one layer, weighted by their mean gradient, summed and upsampled.",
         reference="Selvaraju, Cogswell, Das, Vedantam, Parikh & Batra 2017, Grad-CAM",
         package="captum.attr",

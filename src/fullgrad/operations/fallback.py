@@ -30,7 +30,7 @@ class GeneralCall:
     def __init__(self, call: Call) -> None:
         operation = overload(call.func)
         # Autograd runs it in a function of its own, which has no forward mode.
-        self._differentiable = not operation.own_autograd
+        self._differentiable = operation.entry.equivalent or not operation.own_autograd
         self._func = operation.entry.equivalent or call.func
         self._in_place = call.in_place
         self._template = (call.args, call.kwargs)

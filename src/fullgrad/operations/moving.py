@@ -9,8 +9,21 @@ import math
 from functools import partial
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from fullgrad.axes.algebra import Axes, fresh, permuted, regrouped, selected, taken, with_groups
+from fullgrad.axes.algebra import (
+    Axes,
+    fresh,
+    has_batch,
+    permuted,
+    read_at,
+    regrouped,
+    selected,
+    taken,
+    with_groups,
+)
+from fullgrad.axes.coordinates import Indices
 from fullgrad.operations.call import no_bias
 from fullgrad.operations.propagation import Answer, Propagation, keeps_axes
 from fullgrad.operations.registry import put
@@ -213,16 +226,65 @@ _moves("index_select", axes=_index_select)
 def _index(p: Propagation) -> Answer:
     axes = p.first()
     used = [(d, i) for d, i in enumerate(p.get("indices")) if i is not None]
-    if axes is None or len(used) != 1:
+    if axes is None or any(i.is_floating_point() or i.dtype.itemsize == 1 for _, i in used):
+        return None
+    if [d for d, _ in used] == [0, 1]:
+        return _rows_chosen(axes, *(i for _, i in used))
+    if len(used) != 1 or used[0][1].dim() != 1:
         return None
     dim, index = used[0]
-    if index.dim() != 1 or index.is_floating_point() or index.dtype.itemsize == 1:
-        return None
+    return taken(axes, dim, _counted(index, axes.shape[dim]))
+
+
+def _counted(index: Tensor, size: int) -> Indices:
+    """Places of an axis, those counted from its end as well, from the start."""
     places = index.cpu().numpy()
-    return taken(axes, dim, np.where(places < 0, places + axes.shape[dim], places))
+    return np.where(places < 0, places + size, places)
+
+
+def _rows_chosen(axes: Axes, samples: Tensor, index: Tensor) -> Axes | None:
+    """After ``x[torch.arange(B)[:, None], index]``: of each sample some places of the second axis.
+
+    Args:
+        axes: before.
+        samples: which sample each number is read from: its own, or the places are lost.
+        index: the places, shape (B, places after).
+    """
+    count = axes.shape[0]
+    if index.dim() != 2 or len(index) != count:
+        return None
+    own = torch.arange(count, device=samples.device)[:, None].expand(index.shape)
+    if samples.dim() > 2 or not bool((samples == own).all()):
+        return None
+    places = _counted(index, axes.shape[1])
+    return read_at(axes, (1,), places.shape[1:], [places[..., None]])
 
 
 _moves("index", axes=_index)
+
+
+def _gather(p: Propagation) -> Answer:
+    """Of each sample some places of one axis, the same along all other axes."""
+    axes, index = p.first(), p.get("index")
+    if axes is None or not axes.groups:
+        return None
+    dim = p.get("dim") % len(axes.groups)
+    shape = axes.shape
+    if any(n != size for d, (n, size) in enumerate(zip(p.shape, shape, strict=True)) if d != dim):
+        return None
+    if not axes.depends(axes.groups[dim]) and not has_batch(axes.groups[dim]):
+        groups = [fresh(p.shape[d]) if d == dim else g for d, g in enumerate(axes.groups)]
+        return with_groups(axes, groups)
+    if dim == 0:
+        return None
+    rows = index.movedim(dim, 1).reshape(len(index), p.shape[dim], -1)
+    if not bool((rows == rows[..., :1]).all()):
+        return None
+    places = rows[..., 0].cpu().numpy()
+    return read_at(axes, (dim,), places.shape[1:], [places[..., None]])
+
+
+_moves("gather", axes=_gather)
 
 
 def _unfold(p: Propagation) -> Answer:
@@ -249,4 +311,4 @@ _views("unfold", axes=_unfold)
 # Sequences of several lengths put one behind the other: samples and steps mix in one axis.
 _moves(["_pack_padded_sequence"])
 _views("diagonal")
-_moves(["gather", "take", "masked_select", "diag_embed", "view_as_real", "view_as_complex"])
+_moves(["take", "masked_select", "diag_embed", "view_as_real", "view_as_complex"])

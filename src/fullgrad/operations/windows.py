@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from fullgrad._compat import grid_sampler_2d
 from fullgrad.axes import windows as taps
 from fullgrad.axes.algebra import permuted, read_at, refined, regrouped, taken, windowed
-from fullgrad.axes.coordinates import Taps
+from fullgrad.axes.coordinates import NOWHERE, Indices, Table, Taps
 from fullgrad.operations.call import NO_BIAS, Bias, Call, no_bias
 from fullgrad.operations.homogeneous import degree_one
-from fullgrad.operations.propagation import Answer, AxesRule, Propagation, each, slid
+from fullgrad.operations.propagation import Answer, AxesRule, Propagation, channels_read, each, slid
 from fullgrad.operations.registry import put
 
 _linear = partial(put, bias=no_bias, family="linear")
@@ -21,10 +25,14 @@ _linear = partial(put, bias=no_bias, family="linear")
 
 
 def _convolution_bias(call: Call) -> tuple[Bias, ...]:
-    """The shift; all but one copy of the product less, if weight and input both depend."""
-    u, weight, bias = call.get("input"), call.get("weight"), call.get("bias")
+    return _product_and_shift(call, ("input", "weight"))
+
+
+def _product_and_shift(call: Call, names: Sequence[str]) -> tuple[Bias, ...]:
+    """The shift; all but one copy of the product less, if several of its factors depend."""
+    bias = call.get("bias")
     y = call.outputs[0]
-    factors = call.depends(u) + call.depends(weight)
+    factors = sum(call.depends(call.get(name)) for name in names)
     free = bias is not None and not call.depends(bias)
     shape = (-1,) + (1,) * (y.dim() - 2)
     if factors == 1:
@@ -251,11 +259,131 @@ def _sampled_axes(p: Propagation) -> Answer:
     if axes is None or reach is None or padding not in (0, 1):
         return None
     found = grid.detach().double().cpu().numpy()
-    read = [
+    rows, columns = (
         taps.sampled(found[..., 1 - i], axes.shape[2 + i], reach, p.get("align_corners"), padding)
         for i in range(2)
-    ]
-    return read_at(axes, read)
+    )
+    return read_at(axes, (2, 3), p.shape[2:], _pairs(rows, columns))
+
+
+def _pairs(rows: Indices, columns: Indices) -> tuple[Indices, Indices]:
+    """Every row with every column of the same number: both shape (..., rows * columns).
+
+    Neither is anywhere where one of them is not.
+    """
+    shape = (*rows.shape[:-1], -1)
+    first, second = np.broadcast_arrays(rows[..., :, None], columns[..., None, :])
+    missing = (first == NOWHERE) | (second == NOWHERE)
+    return (
+        np.where(missing, NOWHERE, first).reshape(shape),
+        np.where(missing, NOWHERE, second).reshape(shape),
+    )
 
 
 put("grid_sampler_2d", _sampled_bias, _sampled_axes, family="affine", equivalent=grid_sampler_2d())
+
+
+# -- deformable convolutions ------------------------------------------------------------------
+
+
+def _deformed_bias(call: Call) -> tuple[Bias, ...] | None:
+    """As a convolution's, the mask a third factor; where places depend the fallback answers."""
+    if call.depends(call.get("offset")):
+        return None
+    masked = ("mask",) if call.get("use_mask") else ()
+    return _product_and_shift(call, ("input", "weight", *masked))
+
+
+def _steps(kernel: int, after: int, stride: int, padding: int, dilation: int) -> Tensor:
+    """Where a window reads along one axis before it is moved, shape (kernel, places after)."""
+    return torch.arange(kernel)[:, None] * dilation + torch.arange(after) * stride - padding
+
+
+def _moved(
+    offset: Tensor, kernel: Sequence[int], options: Sequence[Sequence[int]], groups: int
+) -> tuple[Tensor, Tensor]:
+    """The rows and columns that are read, shape (B, groups, kernel, height, width) each.
+
+    Args:
+        offset: shape (B, groups * kernel * 2, height, width), rows and columns in turn.
+        kernel: its height and width.
+        options: stride, padding and dilation, of rows and of columns.
+        groups: of channels with offsets of their own.
+    """
+    (height, width), (high, wide) = kernel, offset.shape[2:]
+    rows, columns = (
+        _steps(n, after, *(o[i] for o in options)).to(offset)
+        for i, (n, after) in enumerate(zip(kernel, (high, wide), strict=True))
+    )
+    moves = offset.reshape(len(offset), groups, height * width, 2, high, wide)
+    base = (height, width, high, wide)
+    return (
+        moves[:, :, :, 0] + rows[:, None, :, None].expand(base).flatten(0, 1),
+        moves[:, :, :, 1] + columns[None, :, None, :].expand(base).flatten(0, 1),
+    )
+
+
+def _deformed(
+    x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor, bias: Tensor, *options: int
+) -> Tensor:
+    """``deform_conv2d`` in operations that have a forward mode.
+
+    The arguments are those of torchvision's operation, in its order.
+    """
+    stride, padding, dilation = options[0:2], options[2:4], options[4:6]
+    groups, offset_groups, masked = options[6:9]
+    height, width = x.shape[2:]
+    kernel = weight.shape[2:]
+    rows, columns = _moved(offset, kernel, (stride, padding, dilation), offset_groups)
+    pixels = x.reshape(len(x), offset_groups, -1, height * width)
+    read = torch.zeros((), dtype=x.dtype, device=x.device)
+    top, left = rows.detach().floor(), columns.detach().floor()
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        down, right = top + i, left + j
+        there = (down >= 0) & (down < height) & (right >= 0) & (right < width)
+        share = (rows - top if i else down + 1 - rows) * (
+            columns - left if j else right + 1 - columns
+        )
+        place = down.clamp(0, height - 1) * width + right.clamp(0, width - 1)
+        index = place.long().flatten(2)[:, :, None].expand(-1, -1, pixels.shape[2], -1)
+        values = pixels.gather(3, index).unflatten(3, rows.shape[2:])
+        read = read + values * (share * there)[:, :, None]
+    if masked:
+        read = read * mask.reshape(rows.shape)[:, :, None]
+    parts = read.reshape(len(x), groups, -1, rows.shape[3] * rows.shape[4])
+    product = weight.reshape(groups, len(weight) // groups, -1) @ parts
+    return product.reshape(len(x), len(weight), *rows.shape[3:]) + bias.reshape(-1, 1, 1)
+
+
+def _deformed_axes(p: Propagation) -> Answer:
+    """Each place reads its window's places where the offsets move them, sample by sample."""
+    axes, weight, offset = p.first(), p.get("weight"), p.get("offset")
+    if axes is None:
+        return None
+    options = [(p.get(f"{name}_h"), p.get(f"{name}_w")) for name in ("stride", "pad", "dilation")]
+    moved = _moved(
+        offset.detach().double().cpu(), weight.shape[2:], options, p.get("offset_groups")
+    )
+    rows, columns = (
+        _neighbors(m.flatten(1, 2).movedim(1, -1).numpy(), axes.shape[2 + i])
+        for i, m in enumerate(moved)
+    )
+    pairs = [i.reshape(*p.shape[:1], *p.shape[2:], -1) for i in _pairs(rows, columns)]
+    read = read_at(axes, (2, 3), p.shape[2:], pairs)
+    return read and channels_read(read, 1, p.get("groups"), p.shape[1])
+
+
+def _neighbors(places: Table, size: int) -> Indices:
+    """The places between which each lies, shape (..., 2); ``NOWHERE`` for what is outside."""
+    low = np.floor(places).astype(np.int64)
+    index = np.stack([low, np.where(low == places, NOWHERE, low + 1)], -1)
+    return np.where((index >= 0) & (index < size), index, NOWHERE)
+
+
+put(
+    "torchvision::deform_conv2d",
+    _deformed_bias,
+    _deformed_axes,
+    family="affine",
+    equivalent=_deformed,
+)
