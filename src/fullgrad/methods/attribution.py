@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fullgrad._optional import require
-from fullgrad.engine.inputs import check
+from fullgrad.engine.inputs import check, failures_named
 from fullgrad.engine.lending import as_tuple, lent, own
 from fullgrad.engine.pipeline import ModelOptions, Request
 from fullgrad.engine.targets import Target, select
@@ -137,6 +137,8 @@ def attribute(
     settings = chosen.settings(
         {k: v for k, v in options.items() if k not in of_call or k in chosen.takes}
     )
+    if signed not in (True, False):
+        raise ValueError(f"signed must be True or False, not {signed!r}")
     if signed:
         chosen.require_sign(settings)
     whole = batch_size is None or "memory" in chosen.call_options
@@ -225,7 +227,7 @@ def _takes_extra(function: Callable[..., Any]) -> bool:
 
 def predicted(model: nn.Module, inputs: Tensor, extra: Any) -> Tensor | None:
     """The predicted classes, shape (B,); None where the model returns one number per sample."""
-    with lent(model), torch.no_grad():
+    with lent(model), torch.no_grad(), failures_named(inputs):
         return select(model(own(inputs), *as_tuple(own(extra))), None).index
 
 
