@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import fullgrad
 from fullgrad.maps.saliency import saliency_from_decomposition
-from fuzz_draws import IMAGES, Drawn, calls, fuzzed, plain
+from fuzz_draws import IMAGES, Drawn, calls, fuzzed, plain, valid_ones
 
 MODEL_OPTIONS = (
     "mode",
@@ -52,7 +52,7 @@ BAD_DEPTHS = st.sampled_from([0, -1, 1.5, "all", [1], True])
 def layer_calls(draw: st.DrawFn) -> Drawn:
     drawn = draw(calls(IMAGES).filter(lambda d: d.valid))
     drawn.more = {"depth": draw(DEPTHS), "psi": draw(st.sampled_from(["layer", "signed"]))}
-    if draw(st.booleans()):
+    if not draw(valid_ones()):
         fault = draw(st.sampled_from(["depth", "psi", "decomposition", "typo"]))
         drawn.words = (fault,)
         if fault == "decomposition":

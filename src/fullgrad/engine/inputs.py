@@ -84,6 +84,22 @@ def check(inputs: Any) -> None:
         )
 
 
+def check_one(value: Any, name: str) -> None:
+    """Refuse what is not one batch of samples that can be explained.
+
+    Args:
+        value: what was given.
+        name: of the argument, for messages.
+
+    Raises:
+        InputError: not a tensor with samples on its first axis, or as :func:`check`.
+    """
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        what = "a single number" if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"{name} must be a tensor whose first axis counts the samples, not {what}")
+    check(value)
+
+
 def check_keywords(forward_kwargs: Any) -> None:
     """Refuse what cannot be passed to the model by keyword.
 
