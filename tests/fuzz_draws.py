@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -285,7 +286,7 @@ WRONG: dict[str, list[Any]] = {
     "method": ["full_grad", None, 3, []],
     "signed": ["no", None, 2],
 }
-MISSPELLED = ("targets", "Mode", "tolerence", "batchsize", "n_samples", "activation_layout")
+MISSPELLED = ("target_class", "Mode", "tolerence", "batchsize", "n_samples", "activation_layout")
 NO_MODELS: list[Any] = [None, 3, "resnet", nn.Linear, torch.relu, [nn.Linear(2, 2)]]
 
 
@@ -341,12 +342,11 @@ class Drawn:
 
     def run(self, function: Callable[..., Any], *first: Any) -> Any:
         """The call's result; None after a refusal that names the fault."""
-        call = lambda: function(*first, **self.arguments)
         with untouched(self.model, self.arguments):
             if self.valid:
-                return call()
+                return function(*first, **self.arguments)
             with pytest.raises((FullGradError, ValueError, TypeError)) as refusal:
-                call()
+                function(*first, **self.arguments)
         message = str(refusal.value)
         assert any(w in message for w in self.words), (self.words, message)
         return None
@@ -419,7 +419,9 @@ def calls(
     drawn = Drawn(case, model, arguments)
     if good:
         return drawn
-    about = draw(st.sampled_from(["model", "inputs", "target", "name", *["option"] * 4 * bool(wrong)]))
+    about = draw(
+        st.sampled_from(["model", "inputs", "target", "name", *["option"] * 4 * bool(wrong)])
+    )
     if about == "model":
         drawn.model, drawn.words = draw(st.sampled_from(NO_MODELS)), ("model",)
     elif about == "inputs":
@@ -488,8 +490,6 @@ def scalars(output: Any, target: Any) -> Tensor:
 
 def plain(drawn: Drawn) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The scalars and autograd's gradients at the inputs, in evaluation mode."""
-    from copy import deepcopy
-
     options = drawn.options
     model = deepcopy(drawn.model).eval()
     xs = drawn.x if isinstance(drawn.x, tuple) else (drawn.x,)

@@ -25,7 +25,9 @@ MAPS: dict[str, Any] = {
 @fuzzed(calls(WITH_MAP, {**MAPS, "shape": st.sampled_from(["input", "map"])}, MAP_OPTIONS))
 def test_captum(drawn: Drawn) -> None:
     """With the input's shape the sum over channels is the map."""
-    found = drawn.run(lambda model, **given: fullgrad.FullGrad(model).attribute(**given), drawn.model)
+    found = drawn.run(
+        lambda model, **given: fullgrad.FullGrad(model).attribute(**given), drawn.model
+    )
     if found is None:
         return
     options = drawn.options

@@ -44,7 +44,7 @@ def token_calls(draw: st.DrawFn, more: Any, wrong: tuple[str, ...]) -> Drawn:
     given = drawn.arguments
     given.pop("layout", None)
     x = given.pop("inputs")
-    batch = len(x) if isinstance(x, Tensor) and x.dim() else 2
+    batch = max(len(x), 1) if isinstance(x, Tensor) and x.dim() else 2
     listed = draw(st.lists(st.integers(0, WORDS - 1), min_size=batch * 4, max_size=batch * 4))
     ids = torch.tensor(listed, dtype=draw(st.sampled_from([torch.int64, torch.int32])))
     given["input_ids"] = ids = ids.reshape(batch, 4)

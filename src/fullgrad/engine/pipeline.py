@@ -27,14 +27,7 @@ from fullgrad.axes.layouts import (
 from fullgrad.engine import backward, samples, verification
 from fullgrad.engine._recurrence import Recurrence
 from fullgrad.engine.coverage import model_error_for, refuse_blocked, unrecorded_nodes
-from fullgrad.engine.inputs import (
-    Inputs,
-    Prepared,
-    check,
-    check_keywords,
-    failures_named,
-    prepare,
-)
+from fullgrad.engine.inputs import Inputs, Prepared, check, check_keywords, failures_named, prepare
 from fullgrad.engine.model_state import Guard, eager, guarded, plain_recurrence, redraw
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.recorder import Recorder, recording

@@ -61,6 +61,8 @@ def _changed(
         return value
 
     target = request.target
+    if hasattr(target, "tolist") and not isinstance(target, Tensor):  # an array of NumPy's
+        target = target.tolist()
     listed = isinstance(target, list) or (isinstance(target, Tensor) and target.dim() > 0)
     if listed and len(target) != count:  # type: ignore[arg-type]
         raise TargetError(f"{len(target)} targets for a batch of {count}")  # type: ignore[arg-type]

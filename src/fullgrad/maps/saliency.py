@@ -15,7 +15,7 @@ from fullgrad._options import takes_options
 from fullgrad.axes.layouts import ActivationLayouts, InputLayout
 from fullgrad.axes.placement import Placement
 from fullgrad.decomposition.result import BiasTerm, Decomposition
-from fullgrad.engine.inputs import Inputs, explained_names
+from fullgrad.engine.inputs import Inputs, check, explained_names
 from fullgrad.engine.pipeline import Detached, Mode, ModelOptions, Request, explain
 from fullgrad.engine.targets import Target
 from fullgrad.engine.wrappers import unwrap
@@ -279,6 +279,8 @@ def saliency(
         raise OptionError(f"noise must be a fullgrad.Noise, not {noise!r}")
     if noise is not None and method != "smooth_fullgrad":
         raise OptionError(f"noise is an option of 'smooth_fullgrad', not of {method!r}")
+    if batch_size is not None or method == "smooth_fullgrad":
+        check(inputs)  # before they are cut or made noisy
     request = Request(
         model,
         inputs,
