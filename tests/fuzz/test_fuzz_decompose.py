@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import fullgrad
 from fullgrad.maps.saliency import saliency_from_decomposition
-from fuzz_draws import IMAGES, Drawn, calls, fuzzed, plain, valid_ones
+from fuzz_draws import IMAGES, Drawn, calls, fuzzed, valid_ones
+from fuzz_oracles import plain
 
 MODEL_OPTIONS = (
     "mode",

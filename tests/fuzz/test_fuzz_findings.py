@@ -110,7 +110,10 @@ def test_an_array_of_targets_is_cut_with_the_batch() -> None:
 
 def test_a_function_for_each_sample_may_be_curved() -> None:
     """What is computed from one sample of several has no position, and needs no layout."""
-    own = lambda output: output.square().sum()
+
+    def own(output: Tensor) -> Tensor:
+        return output.square().sum()
+
     found = fullgrad.saliency(network(), X, [own, own])
     whole = fullgrad.saliency(network(), X, lambda output: output.square().sum(1))
     torch.testing.assert_close(found, whole)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 import fullgrad
 from fullgrad import methods
-from fuzz_draws import IMAGES, Drawn, calls, fuzzed, plain, valid_ones
+from fuzz_draws import IMAGES, Drawn, calls, fuzzed, valid_ones
+from fuzz_oracles import plain
 
 FAMILY = {
     "psi": st.sampled_from([None, "signed"]),

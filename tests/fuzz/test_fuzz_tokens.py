@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import fullgrad
 from fullgrad import tokens
-from fuzz_draws import TEXTS, Drawn, calls, fuzzed, scalars
+from fuzz_draws import TEXTS, Drawn, calls, fuzzed
+from fuzz_oracles import scalars
 
 MODEL_OPTIONS = ("mode", "detached", "tolerance", "activation_layouts", "forward_kwargs")
 WORDS = 9

@@ -179,7 +179,7 @@ class StatedLayouts:
 
     def _texts(self, path: str) -> Sequence[str]:
         found = self.activations.get(path, ())
-        return found if isinstance(found, (list, tuple)) else (found,)  # type: ignore[return-value]
+        return found if isinstance(found, (list, tuple)) else (found,)
 
     def check_used(self) -> None:
         """Refuse a statement that nothing needed.

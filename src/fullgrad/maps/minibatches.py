@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -61,7 +62,7 @@ def _changed(
         return value
 
     target = request.target
-    if hasattr(target, "tolist") and not isinstance(target, Tensor):  # an array of NumPy's
+    if isinstance(target, np.ndarray):
         target = target.tolist()
     listed = isinstance(target, list) or (isinstance(target, Tensor) and target.dim() > 0)
     if listed and len(target) != count:  # type: ignore[arg-type]
