@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
-.PHONY: demo app test test-browser notebooks install lint types sweep placement exactness gallery selections \
+.PHONY: demo app test test-browser notebooks install lint types sweep placement fuzz exactness gallery selections \
 	checkerboard sentences pictures architecture load bench guard clean
 
 demo: install  ## explain photographs and say where the pictures are
@@ -64,6 +64,9 @@ architecture: install  ## docs/design/architecture.md's picture, from the import
 
 placement: install  ## 5,000 random programs against the places that maps are drawn at
 	FULLGRAD_PROGRAMS=5000 $(BIN)/python -m pytest tests/axes/test_placement_proof.py -q
+
+fuzz: install  ## random calls of every public function, right and wrong, many more than in the tests
+	FULLGRAD_FUZZ=2000 $(BIN)/python -m pytest tests/fuzz -q -n 2
 
 load: install  ## the viewer under twenty sessions for two minutes
 	$(BIN)/python tools/load_app.py

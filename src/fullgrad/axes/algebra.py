@@ -216,7 +216,10 @@ def selected(axes: Axes, dim: int, place: int) -> Axes | None:
     group = axes.groups[dim]
     single = merged(axes, dim)
     if single is None or samples(group) > 1:
-        return None
+        if any(axes.coordinates):
+            return None
+        # One sample of several, none of whose numbers has a place.
+        return Axes((*axes.groups[:dim], *axes.groups[dim + 1 :]), axes.coordinates)
     changed = single.coordinates
     if single.groups[dim]:
         atom = single.groups[dim][0]

@@ -115,6 +115,8 @@ def input_layouts(
     each: Sequence[str | None]
     if layout is None or isinstance(layout, str):
         each = [layout] * len(shapes)
+    elif not (isinstance(layout, Sequence) and all(isinstance(t, str | None) for t in layout)):
+        raise LayoutError(f"layout must be a text like 'BCHW', or a list of them, not {layout!r}")
     else:
         each = list(layout)
         if len(each) != len(shapes):
@@ -164,6 +166,16 @@ class StatedLayouts:
     layouts: Layouts
     used: set[tuple[str, str]] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        given = self.activations
+        if not isinstance(given, Mapping) or not all(
+            isinstance(text, str) for path in given for text in (path, *self._texts(path))
+        ):
+            raise LayoutError(
+                "activation_layouts must be a dict from module path to a layout or a list of "
+                f"them, not {given!r}"
+            )
+
     def axes_for(self, module: str, shape: Sequence[int]) -> Axes | None:
         """The axes that are stated for an activation in a module; None if none are.
 
@@ -183,7 +195,7 @@ class StatedLayouts:
 
     def _texts(self, path: str) -> Sequence[str]:
         found = self.activations.get(path, ())
-        return (found,) if isinstance(found, str) else found
+        return found if isinstance(found, (list, tuple)) else (found,)
 
     def check_used(self) -> None:
         """Refuse a statement that nothing needed.

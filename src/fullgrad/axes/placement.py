@@ -98,17 +98,17 @@ def placement_of(axes: Axes, batch: int, *, alone: bool = True) -> Placement | N
     Raises:
         ValueError: the samples are not one axis.
     """
+    known = [c for c in axes.coordinates if c is not None]
+    if not all(c.anywhere for c in known):
+        return None
+    if all(c.pooled == "mean" for c in known) and not (alone and _one_cell(axes)):
+        return None
     atoms = [a for g in axes.groups for a in g if a.size > 1 or a.batch]
     batches = [i for i, a in enumerate(atoms) if a.batch]
     if batch == 1:
         atoms, batches = [a for a in atoms if not a.batch], []
     if len(batches) != (batch > 1) or (batches and atoms[batches[0]].size != batch):
         raise ValueError("the samples are not one axis")
-    known = [c for c in axes.coordinates if c is not None]
-    if not all(c.anywhere for c in known):
-        return None
-    if all(c.pooled == "mean" for c in known) and not (alone and _one_cell(axes)):
-        return None
     of_places = {a for c in known for a in c.atoms if not a.batch}
     positions = tuple(i for i, a in enumerate(atoms) if a in of_places)
     along = [None if c is None else _along(c) for c in axes.coordinates]

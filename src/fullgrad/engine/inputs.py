@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from fullgrad.errors import InputError
+from fullgrad.errors import InputError, ModelError
 
 Inputs: TypeAlias = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 
@@ -82,6 +83,56 @@ def check(inputs: Any) -> None:
             "integer tokens use fullgrad.tokens.attribute_tokens, or pass the embeddings "
             "(inputs_embeds, for example)"
         )
+
+
+def check_one(value: Any, name: str) -> None:
+    """Refuse what is not one batch of samples that can be explained.
+
+    Args:
+        value: what was given.
+        name: of the argument, for messages.
+
+    Raises:
+        InputError: not a tensor with samples on its first axis, or as :func:`check`.
+    """
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        what = "a single number" if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"{name} must be a tensor whose first axis counts the samples, not {what}")
+    check(value)
+
+
+def check_keywords(forward_kwargs: Any) -> None:
+    """Refuse what cannot be passed to the model by keyword.
+
+    Raises:
+        InputError: not a mapping from names.
+    """
+    if forward_kwargs is None:
+        return
+    if not isinstance(forward_kwargs, Mapping):
+        raise InputError(f"forward_kwargs must be a dict, not {type(forward_kwargs).__name__}")
+    wrong = [repr(name) for name in forward_kwargs if not isinstance(name, str)]
+    if wrong:
+        raise InputError(f"forward_kwargs must have names as keys, not {', '.join(wrong)}")
+
+
+@contextmanager
+def failures_named(inputs: Inputs) -> Iterator[None]:
+    """Say of an error of PyTorch's while the model runs which inputs it was given.
+
+    Raises:
+        ModelError: in place of a plain ``RuntimeError`` or ``IndexError``, with its message.
+    """
+    try:
+        yield
+    except (RuntimeError, IndexError) as error:
+        if type(error) not in (RuntimeError, IndexError):
+            raise
+        given = ", ".join(
+            f"{name} of shape {tuple(x.shape)} ({str(x.dtype).removeprefix('torch.')})"
+            for name, x in _named(inputs)[0]
+        )
+        raise ModelError(f"the model cannot run on {given}: {error}") from error
 
 
 def _finite(value: Tensor) -> bool:

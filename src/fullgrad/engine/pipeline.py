@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
 import torch
@@ -27,7 +28,7 @@ from fullgrad.axes.layouts import (
 from fullgrad.engine import backward, samples, verification
 from fullgrad.engine._recurrence import Recurrence
 from fullgrad.engine.coverage import model_error_for, refuse_blocked, unrecorded_nodes
-from fullgrad.engine.inputs import Inputs, Prepared, check, prepare
+from fullgrad.engine.inputs import Inputs, Prepared, check, check_keywords, failures_named, prepare
 from fullgrad.engine.model_state import Guard, eager, guarded, plain_recurrence, redraw
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.recorder import Recorder, recording
@@ -149,11 +150,14 @@ def _validated(request: Request) -> nn.Module:
     for name, value, known in (
         ("mode", request.mode, ("eval", "as_is")),
         ("detached", request.detached, ("error", "constant")),
+        ("per_sample", request.per_sample, (True, False)),
     ):
         if value not in known:
             raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, not {value!r}")
-    if request.tolerance is not None and not request.tolerance > 0:
-        raise ValueError(f"tolerance must be positive, not {request.tolerance!r}")
+    tolerance = request.tolerance
+    if tolerance is not None and not (isinstance(tolerance, Real) and tolerance > 0):
+        raise ValueError(f"tolerance must be positive, not {tolerance!r}")
+    check_keywords(request.forward_kwargs)
     model = unwrap(request.model)
     check(request.inputs)
     return model
@@ -177,7 +181,8 @@ def _trace(
     )
     recurrence = Recurrence(recorder) if recurrent(model) else nullcontext()
     with recording(recorder), recurrence:
-        result = model(*prepared.args, **prepared.kwargs)
+        with failures_named(request.inputs):
+            result = model(*prepared.args, **prepared.kwargs)
         refuse_blocked(recorder, result, allow)
         if request.per_sample and not callable(request.target):
             refuse_without_batch_axis(recorder.tape, prepared.leaves, result)

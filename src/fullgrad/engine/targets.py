@@ -138,7 +138,7 @@ def _check_rows(rows: Sequence[tuple[int, ...]], shape: Sequence[int]) -> None:
             need = "an index" if len(shape) == 1 else f"a tuple of {len(shape)} indices"
             raise TargetError(
                 f"an output of shape (batch, {', '.join(map(str, shape))}) needs {need} per "
-                f"sample, not {row if len(row) != 1 else row[0]!r}; or a callable"
+                f"sample, not {row if len(row) != 1 else row[0]!r}; or a callable target"
             )
         for i, size in zip(row, shape, strict=True):
             if not 0 <= i < size:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fullgrad._options import takes_options
+from fullgrad.engine.inputs import check_keywords, check_one, failures_named
 from fullgrad.engine.lending import as_tuple, lent, own
 from fullgrad.engine.targets import Target, main_tensor, select
 from fullgrad.engine.wrappers import unwrap
@@ -57,9 +58,13 @@ class FullGrad:
         method: str = "fullgrad",
         **options: Unpack[SaliencyOptions],
     ) -> None:
-        if target_layers is not None and len(target_layers) > 0:
+        if target_layers is not None and (
+            not isinstance(target_layers, Sequence) or len(target_layers) > 0
+        ):
+            listed = isinstance(target_layers, Sequence)
+            given = f"{len(target_layers)} layers" if listed else repr(target_layers)
             raise ValueError(
-                f"target_layers must be [] or None, not {len(target_layers)} layers: FullGrad "
+                f"target_layers must be [] or None, not {given}: FullGrad "
                 "reads every layer; choose terms with terms="
             )
         if reshape_transform is not None:
@@ -119,14 +124,20 @@ class FullGrad:
                     f"{name} is not an option of FullGrad; for a smoother map use "
                     "method='smooth_fullgrad'"
                 )
-        device = next((t.device for t in self.model.parameters()), input_tensor.device)
+        model, options = unwrap(self.model), self._options
+        check_one(input_tensor, "input_tensor")
+        check_keywords(options.get("forward_kwargs"))
+        device = next((t.device for t in model.parameters()), input_tensor.device)
         x = input_tensor.detach().to(device)
         count = len(x)
+        if not isinstance(targets, Sequence | None):
+            raise TargetError(
+                f"targets must be None or a list of functions, not {type(targets).__name__}"
+            )
         if targets is not None and len(targets) != count:
             raise TargetError(f"{len(targets)} targets for a batch of {count} samples")
-        model, options = unwrap(self.model), self._options
         extra = as_tuple(own(options.get("additional_forward_args")))
-        with lent(model), torch.no_grad():
+        with lent(model), torch.no_grad(), failures_named(x):
             result = model(own(x), *extra, **own(dict(options.get("forward_kwargs") or {})))
             self.outputs = main_tensor(result)[0].detach().clone()
             chosen: Target = select(result, None).index if targets is None else list(targets)

@@ -9,6 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fullgrad.engine.inputs import check_one
+from fullgrad.engine.wrappers import unwrap
+from fullgrad.errors import InputError
 from fullgrad.methods import attribute
 
 
@@ -47,15 +50,30 @@ def explain(
         ValueError: the model is not on ``device``, or an unknown option.
         FullGradError: as :func:`fullgrad.methods.attribute`.
     """
-    like = _model_tensor(model)
-    if device is not None and not _same(torch.device(device), like.device):
+    like = _model_tensor(unwrap(model))
+    if device is not None and not _same(_device(device), like.device):
         raise ValueError(f"device is {device}, but the model is on {like.device}; move the model")
-    x = torch.as_tensor(np.asarray(inputs) if isinstance(inputs, list) else inputs)
-    x = x.detach().to(like.device, like.dtype)
+    x = _numbers(inputs).detach().to(like.dtype)
+    check_one(x, "inputs")
+    x = x.to(like.device)
     if isinstance(targets, np.ndarray):
         targets = torch.from_numpy(np.ascontiguousarray(targets))
     found: NDArray[Any] = attribute(method, model, x, targets, **options).cpu().numpy()
     return found
+
+
+def _numbers(inputs: Any) -> torch.Tensor:
+    try:
+        return torch.as_tensor(np.asarray(inputs) if isinstance(inputs, list) else inputs)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"inputs must be an array of numbers: {error}") from error
+
+
+def _device(device: Any) -> torch.device:
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device is {device!r}, which is none: {error}") from error
 
 
 def _same(asked: torch.device, actual: torch.device) -> bool:

@@ -10,6 +10,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -93,6 +94,8 @@ def _changed(
     first = repeat(0)
 
     target = request.target
+    if isinstance(target, np.ndarray):
+        target = target.tolist()
     listed = isinstance(target, list) or (isinstance(target, Tensor) and target.dim() > 0)
     if listed and len(target) != count:  # type: ignore[arg-type]
         raise TargetError(f"{len(target)} targets for a batch of {count}")  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from fullgrad._options import takes_options
 from fullgrad.axes.layouts import ActivationLayouts, InputLayout
 from fullgrad.axes.placement import Placement
 from fullgrad.decomposition.result import BiasTerm, Decomposition
-from fullgrad.engine.inputs import Inputs, explained_names
+from fullgrad.engine.inputs import Inputs, check, explained_names
 from fullgrad.engine.pipeline import Detached, Mode, ModelOptions, Request, explain
 from fullgrad.engine.targets import Target
 from fullgrad.engine.wrappers import unwrap
@@ -87,6 +87,11 @@ def term_map(term: BiasTerm, decomposition: Decomposition, psi: Psi = "layer") -
     )
 
 
+def _check_decomposition(value: Any) -> None:
+    if not isinstance(value, Decomposition):
+        raise TypeError(f"decomposition must be decompose()'s, not a {type(value).__name__}")
+
+
 def layer_maps(
     decomposition: Decomposition, *, depth: int | None = 1, psi: Psi = "layer"
 ) -> dict[str, Tensor]:
@@ -113,6 +118,9 @@ def layer_maps(
         >>> {name: tuple(m.shape) for name, m in fullgrad.layer_maps(d).items()}
         {'0': (1, 1, 8, 8)}
     """
+    _check_decomposition(decomposition)
+    if depth is not None and type(depth) is not int:
+        raise TypeError(f"depth must be an integer or None, not {depth!r}")
     if depth is not None and depth < 1:
         raise ValueError(f"depth must be at least 1, not {depth}")
     check_psi(psi)
@@ -137,6 +145,7 @@ def saliency_from_decomposition(
         InputError: an input has no positions.
         LayoutError: where a term's numbers lie is not known.
     """
+    _check_decomposition(decomposition)
     check_psi(psi)
     d = decomposition
     chosen = selection(terms, _stages(t.module for t in d.bias_terms))
@@ -270,8 +279,12 @@ def saliency(
     check_psi(psi)
     chosen = selection(terms, [name for name, _ in unwrap(model).named_modules()])
     check_size(batch_size, memory, per_sample=per_sample)
+    if not isinstance(noise, Noise | None):
+        raise OptionError(f"noise must be a fullgrad.Noise, not {noise!r}")
     if noise is not None and method != "smooth_fullgrad":
         raise OptionError(f"noise is an option of 'smooth_fullgrad', not of {method!r}")
+    if batch_size is not None or method == "smooth_fullgrad":
+        check(inputs)  # before they are cut or made noisy
     request = Request(
         model,
         inputs,

@@ -61,6 +61,8 @@ def selection(terms: Terms, modules: Iterable[str] = ()) -> Selection:
     """
     if isinstance(terms, str) and terms in NAMED:
         return Selection(terms in _WITH_INPUT, _KINDS[terms])
+    if not isinstance(terms, Iterable):
+        raise ValueError(f"terms must be one of {', '.join(NAMED)}, or modules, not {terms!r}")  # noqa: TRY004
     listed = (terms,) if isinstance(terms, str) else tuple(terms)
     known = set(modules)
     paths = tuple(t for t in listed if t != "input")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fullgrad._optional import require
 from fullgrad.axes.layouts import InputLayout
+from fullgrad.engine.inputs import failures_named
 from fullgrad.engine.lending import as_tuple, lent, own
 from fullgrad.engine.pipeline import ModelOptions, Request
 from fullgrad.engine.targets import Target, select
@@ -149,6 +150,8 @@ def attribute(
             if k in chosen.takes or (k not in of_call and k != "layout")
         }
     )
+    if signed not in (True, False):
+        raise ValueError(f"signed must be True or False, not {signed!r}")
     if signed:
         chosen.require_sign(settings)
     whole = batch_size is None or "memory" in chosen.call_options
@@ -237,7 +240,7 @@ def _takes_extra(function: Callable[..., Any]) -> bool:
 
 def predicted(model: nn.Module, inputs: Tensor, extra: Any) -> Tensor | None:
     """The predicted classes, shape (B,); None where the model returns one number per sample."""
-    with lent(model), torch.no_grad():
+    with lent(model), torch.no_grad(), failures_named(inputs):
         return select(model(own(inputs), *as_tuple(own(extra))), None).index
 
 

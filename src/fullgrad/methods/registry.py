@@ -73,6 +73,15 @@ class Method:
             raise ValueError(  # noqa: TRY004
                 f"the function of method {name!r} must be callable, not {self.function!r}"
             )
+        for argument, value, fits in (
+            ("about", self.about, isinstance(self.about, str)),
+            ("reference", self.reference, isinstance(self.reference, str)),
+            ("signed", self.signed, self.signed in (True, False) or callable(self.signed)),
+            ("package", self.package, isinstance(self.package, str | None)),
+            ("direct", self.direct, self.direct in (True, False)),
+        ):
+            if not fits:
+                raise ValueError(f"{argument} of method {name!r} cannot be {value!r}")
         if options is None:
             options = _options_of(name, self.function)
             object.__setattr__(self, "options", options)
@@ -209,6 +218,8 @@ def register(
 
 def add(method: Method, *, replace: bool = False) -> Method:
     """Make a method known by its name; see :func:`register`."""
+    if replace not in (True, False):
+        raise ValueError(f"replace must be True or False, not {replace!r}")
     if method.name in _METHODS and not replace:
         raise ValueError(
             f"method {method.name!r} is registered already; pass replace=True to replace it"

@@ -152,6 +152,16 @@ def register(
     if function is not None:
         warnings.warn("function= is now bias=", DeprecationWarning, stacklevel=2)
         bias = function if bias is None else bias
+    if not isinstance(names, Iterable):
+        raise ValueError(f"names must be the name of an operation, or several, not {names!r}")  # noqa: TRY004
+    if not isinstance(family, str):
+        raise ValueError(f"family must be a word, not {family!r}")  # noqa: TRY004
+    for argument, flag in (
+        ("reads_input", reads_input),
+        ("autograd_keeps_input", autograd_keeps_input),
+    ):
+        if flag not in (True, False):
+            raise ValueError(f"{argument} must be True or False, not {flag!r}")
     listed = [names] if isinstance(names, str) else list(names)
     for name in listed:
         if not isinstance(name, str) or not name.replace("::", "", 1).isidentifier():

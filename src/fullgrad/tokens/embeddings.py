@@ -111,6 +111,8 @@ def embed(embedding: nn.Embedding, input_ids: Any) -> Tensor:
         raise InputError(f"input_ids must be integers (int64 or int32), not {input_ids.dtype}")
     if input_ids.dim() != 2 or input_ids.numel() == 0:
         raise InputError(f"input_ids must have shape (batch, tokens), not {tuple(input_ids.shape)}")
+    if input_ids.layout is not torch.strided or input_ids.device.type == "meta":
+        raise InputError("input_ids must be a dense tensor that holds values, not sparse or meta")
     low, high = int(input_ids.min()), int(input_ids.max())
     if low < 0 or high >= embedding.num_embeddings:
         raise InputError(
