@@ -104,9 +104,10 @@ def state_of(model: nn.Module, *tensors: Tensor) -> Any:
 
 def check_sum(s: TokenScores, tolerance: float = 1e-10) -> None:
     """Token scores add up to the output."""
-    total = s.scores.sum(1) + s.bias_scores.sum(1) + s.elsewhere
+    total = s.total.flatten(1).sum(1) + s.elsewhere
     torch.testing.assert_close(total + s.residual, s.output.double(), rtol=0, atol=1e-15)
-    size = s.scores.sum(1).abs() + s.bias_scores.sum(1).abs() + s.elsewhere.abs() + s.output.abs()
+    size = s.elsewhere.abs() + s.output.abs()
+    size = size + sum(t.flatten(1).sum(1).abs() for t in (s.scores, s.bias_scores))
     assert (s.residual.abs() <= tolerance * size).all()
     torch.testing.assert_close(s.sums, total)
     torch.testing.assert_close(s.total, s.scores + s.bias_scores)

@@ -294,8 +294,11 @@ def test_what_the_model_declares() -> None:
     [
         ([[1, 2]], "input_ids must be a tensor, not list"),
         (torch.rand(1, 2), r"input_ids must be integers \(int64 or int32\), not torch.float32"),
-        (torch.ones(2, dtype=torch.long), r"must have shape \(batch, tokens\), not \(2,\)"),
-        (torch.ones(2, 0, dtype=torch.long), r"must have shape \(batch, tokens\), not \(2, 0\)"),
+        (torch.ones(2, dtype=torch.long), r"\(batch, sentences, tokens\), not \(2,\)"),
+        (
+            torch.ones(2, 0, dtype=torch.long),
+            r"must have shape \(batch, tokens\) or .* not \(2, 0\)",
+        ),
         (torch.tensor([[1, WORDS]]), "run from 1 to 20, but the embedding has 20 rows"),
         (torch.tensor([[-1, 1]]), "run from -1 to 1, but the embedding has 20 rows"),
     ],
@@ -383,11 +386,11 @@ def test_hooks_of_the_user_run() -> None:
 
 def test_spread() -> None:
     values = torch.tensor([[1.0, 2.0, 4.0]], dtype=torch.float64)
-    assert spread(values, 3) is values
-    torch.testing.assert_close(spread(values, 2), torch.tensor([[2.0, 5.0]]).double())
-    wide = spread(values, 5)
+    assert spread(values, [3]) is values
+    torch.testing.assert_close(spread(values, [2]), torch.tensor([[2.0, 5.0]]).double())
+    wide = spread(values, [5])
     # weights of the middle position: 1/2, 1, 1/2; of the outer ones: 1, 1/2
     expected = [1 * 2 / 3, 1 / 3 + 0.5, 1.0, 0.5 + 4 / 3, 4 * 2 / 3]
     torch.testing.assert_close(wide, torch.tensor([expected]).double())
     for tokens in (2, 4, 7, 11):
-        torch.testing.assert_close(spread(values, tokens).sum(1), values.sum(1))
+        torch.testing.assert_close(spread(values, [tokens]).sum(1), values.sum(1))

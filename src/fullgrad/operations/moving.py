@@ -15,7 +15,6 @@ from torch import Tensor
 from fullgrad.axes.algebra import (
     Axes,
     fresh,
-    has_batch,
     permuted,
     read_at,
     regrouped,
@@ -272,9 +271,6 @@ def _gather(p: Propagation) -> Answer:
     shape = axes.shape
     if any(n != size for d, (n, size) in enumerate(zip(p.shape, shape, strict=True)) if d != dim):
         return None
-    if not axes.depends(axes.groups[dim]) and not has_batch(axes.groups[dim]):
-        groups = [fresh(p.shape[d]) if d == dim else g for d, g in enumerate(axes.groups)]
-        return with_groups(axes, groups)
     if dim == 0:
         return None
     rows = index.movedim(dim, 1).reshape(len(index), p.shape[dim], -1)

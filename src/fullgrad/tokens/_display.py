@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from fullgrad._html import Html
 from fullgrad._table import (
     SAMPLES,
@@ -34,16 +36,15 @@ def token_scores_html(scores: Any) -> str:
 
 def _token_scores(s: Any) -> Html:
     shown = min(SAMPLES, len(s.output))
-    totals = s.total[:shown].detach().cpu().tolist()
-    tokens = [
-        Row(f"token {t}", "", tuple(row[t] for row in totals)) for t in range(s.scores.shape[1])
-    ]
+    totals = s.total[:shown].flatten(1).detach().cpu().tolist()
+    numbers = [".".join(map(str, place)) for place in np.ndindex(*s.scores.shape[1:])]
+    tokens = [Row(f"token {n}", "", tuple(row[i] for row in totals)) for i, n in enumerate(numbers)]
     last = [
         Row("elsewhere", "", first(s.elsewhere)),
         Row("residual", "", first(s.residual)),
         Row("= output", "", first(s.output)),
-        Row("of which input", "", first(s.scores[:shown].sum(1))),
-        Row("of which bias at tokens", "", first(s.bias_scores[:shown].sum(1))),
+        Row("of which input", "", first(s.scores[:shown].flatten(1).sum(1))),
+        Row("of which bias at tokens", "", first(s.bias_scores[:shown].flatten(1).sum(1))),
     ]
     notes = [
         (

@@ -45,7 +45,9 @@ def attribute_tokens(
     Args:
         model: takes ``input_ids`` first and looks them up in an ``nn.Embedding``. It is given
             back as it was, after failures too.
-        input_ids: integers, shape (B, T).
+        input_ids: integers, shape (B, T); (B, sentences, T) of a model that reads texts sentence
+            by sentence and looks all of them up in one call. A term of a whole sentence is shared
+            among its tokens.
         target: the explained scalar, as for :func:`fullgrad.decompose`; for logits of shape
             (B, T, vocabulary) a tuple (position, token), or one per sample.
         embedding: of the tokens: a module of the model or its path; None for what
@@ -58,14 +60,14 @@ def attribute_tokens(
         detached: see :func:`fullgrad.decompose`.
         tolerance: see :func:`fullgrad.decompose`.
         activation_layouts: layouts that axis propagation cannot follow, in the letters of
-            ``BTC``; see :func:`fullgrad.decompose`.
+            ``BTC`` (``BPTC`` with P sentences); see :func:`fullgrad.decompose`.
 
     Returns:
         The scores, their sum proved. A term on a coarser or finer sequence (strided convolutions)
         is spread linearly over the tokens that it lies between, its sum kept.
 
     Raises:
-        InputError: ids that are not integers of shape (B, T), or out of range.
+        InputError: ids that are not integers of such a shape, or out of range.
         ModelError: no such embedding, or the model does not look the ids up in it.
         LayoutError: it is not known at which token a term lies.
         CompletenessError: the terms do not sum to the output.
@@ -134,9 +136,9 @@ def token_saliency(
         activation_layouts: see :func:`attribute_tokens`.
 
     Returns:
-        Shape (B, T), float64, not negative unless psi is ``signed``. The sizes of terms, rescaled:
-        it does not sum to the output. Terms that :class:`TokenScores` counts ``elsewhere`` have
-        no part in it.
+        Of the ids' shape, float64, not negative unless psi is ``signed``. The sizes of terms,
+        rescaled: it does not sum to the output. Terms that :class:`TokenScores` counts
+        ``elsewhere`` have no part in it.
 
     Raises:
         FullGradError: as :func:`attribute_tokens`.
@@ -189,7 +191,7 @@ def _request(
         mode,
         detached=detached,
         tolerance=tolerance,
-        layout="BTC",
+        layout="BTC" if input_ids.dim() == 2 else "BPTC",
         activation_layouts=activation_layouts,
         takes_per_sample=False,
     )

@@ -97,20 +97,23 @@ def embed(embedding: nn.Embedding, input_ids: Any) -> Tensor:
 
     Args:
         embedding: of the tokens.
-        input_ids: integers of shape (B, T).
+        input_ids: integers of shape (B, T) or (B, sentences, T).
 
     Returns:
-        Shape (B, T, C).
+        Shape (*ids, C).
 
     Raises:
-        InputError: not integers of shape (B, T), none at all, or out of the embedding's range.
+        InputError: not integers of such a shape, none at all, or out of the embedding's range.
     """
     if not isinstance(input_ids, Tensor):
         raise InputError(f"input_ids must be a tensor, not {type(input_ids).__name__}")
     if input_ids.dtype not in (torch.int64, torch.int32):
         raise InputError(f"input_ids must be integers (int64 or int32), not {input_ids.dtype}")
-    if input_ids.dim() != 2 or input_ids.numel() == 0:
-        raise InputError(f"input_ids must have shape (batch, tokens), not {tuple(input_ids.shape)}")
+    if input_ids.dim() not in (2, 3) or input_ids.numel() == 0:
+        raise InputError(
+            "input_ids must have shape (batch, tokens) or (batch, sentences, tokens), not "
+            f"{tuple(input_ids.shape)}"
+        )
     if input_ids.layout is not torch.strided or input_ids.device.type == "meta":
         raise InputError("input_ids must be a dense tensor that holds values, not sparse or meta")
     low, high = int(input_ids.min()), int(input_ids.max())
@@ -128,8 +131,8 @@ class _Answering(TorchFunctionMode):
 
     Args:
         embedding: whose lookups are answered.
-        ids: shape (B, T).
-        embedded: the answer, shape (B, T, C).
+        ids: shape (B, T) or (B, sentences, T).
+        embedded: the answer, shape (*ids, C).
     """
 
     def __init__(self, embedding: nn.Embedding, ids: Tensor, embedded: Tensor) -> None:
@@ -163,8 +166,9 @@ class _Answering(TorchFunctionMode):
         ids, embedded = self._ids, self._embedded
         for known, value in (
             (ids, embedded),
-            (ids.t(), embedded.transpose(0, 1)),
-            (ids.flatten(), embedded.flatten(0, 1)),
+            (ids.transpose(0, 1), embedded.transpose(0, 1)),
+            (ids.flatten(0, 1), embedded.flatten(0, 1)),
+            (ids.flatten(), embedded.flatten(0, -2)),
         ):
             if asked.shape == known.shape and bool((asked == known).all()):
                 return value
@@ -219,6 +223,6 @@ class Embedded(nn.Module):
                 f"the model did not look the given ids, of shape {tuple(input_ids.shape)}, up in "
                 f"the embedding {self._path!r}: it "
                 + (f"asked for others, of shape {asked}" if asked else "did not call it")
-                + f". {_INSTEAD}"
+                + f". {_INSTEAD if input_ids.dim() == 2 else _INSTEAD.replace('BTC', 'BPTC')}"
             )
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fullgrad.axes.coordinates import NOWHERE
-from fullgrad.axes.placement import Placement
+from fullgrad.axes.placement import Cells, Placement
 from fullgrad.engine import verification
 from fullgrad.engine.backward import product
 from fullgrad.engine.pipeline import Totals, Traced
@@ -25,10 +26,12 @@ from fullgrad.maps.selection import Selection, selection
 class TokenScores:
     """An output as a sum over tokens.
 
-    ``scores.sum(1) + bias_scores.sum(1) + elsewhere + residual == output``.
+    ``scores.sum(1) + bias_scores.sum(1) + elsewhere + residual == output``, the sums taken over
+    sentences too where the ids have such an axis.
 
     Args:
-        scores: the input term: gradient times embedding, summed over channels; (B, T), float64.
+        scores: the input term: gradient times embedding, summed over channels; float64, of the
+            ids' shape: (B, T), or (B, sentences, T).
         bias_scores: the bias terms that lie at each token's position, summed; (B, T), float64.
             Positions inside the network mix tokens: this says where in the sequence, not from
             which word.
@@ -53,13 +56,13 @@ class TokenScores:
 
     @property
     def total(self) -> Tensor:
-        """Input and bias terms at each token's position together, shape (B, T)."""
+        """Input and bias terms at each token's position together, of the ids' shape."""
         return self.scores + self.bias_scores
 
     @property
     def sums(self) -> Tensor:
         """The sum of all terms, shape (B,): the output less the residual."""
-        return self.total.sum(1) + self.elsewhere
+        return self.total.flatten(1).sum(1) + self.elsewhere
 
     @property
     def relative_residual(self) -> Tensor:
@@ -68,7 +71,8 @@ class TokenScores:
 
     def __repr__(self) -> str:
         return (
-            f"TokenScores(batch={len(self.output)}, tokens={self.scores.shape[1]}, "
+            f"TokenScores(batch={len(self.output)}, "
+            f"tokens={'x'.join(map(str, self.scores.shape[1:]))}, "
             f"relative_residual={float(self.relative_residual.max()):.1e})"
         )
 
@@ -89,10 +93,10 @@ class _AtTokens:
 
     def __init__(self, traced: Traced, psi: Psi, chosen: Selection) -> None:
         self._traced, self._grids = traced, traced.layouts.grids
-        self._batch, self._tokens = len(traced.output), self._grids[0].sizes[0]
+        self._batch, self._sizes = len(traced.output), self._grids[0].sizes
         self._psi, self._chosen = psi, chosen
         zeros = partial(torch.zeros, dtype=torch.float64, device=traced.output.device)
-        self._at_tokens, self._elsewhere = zeros(self._batch, self._tokens), zeros(self._batch)
+        self._at_tokens, self._elsewhere = zeros(self._batch, *self._sizes), zeros(self._batch)
         self._unknown = ""
 
     def term(self, term: Term) -> Tensor:
@@ -111,11 +115,11 @@ class _AtTokens:
             return total
         at = torch.cat(maps).to(self._elsewhere.device)
         if place.places is not None and bool((place.places == NOWHERE).any()):
-            self._elsewhere += total - at.sum(1)
+            self._elsewhere += total - at.flatten(1).sum(1)
         if self._psi == "signed":
-            self._at_tokens += spread(at, self._tokens)
+            self._at_tokens += spread(at, self._sizes, place.cells)
         else:
-            self._at_tokens += upsample(at.unsqueeze(1), (self._tokens,)).squeeze(1)
+            self._at_tokens += upsample(at.unsqueeze(1), self._sizes, place.cells).squeeze(1)
         return total
 
     def _place(self, entry: Entry) -> Placement | None:
@@ -126,7 +130,8 @@ class _AtTokens:
                 axes, entry.module, entry.op, entry.shape, self._batch, self._grids
             )[0]
         except LayoutError:  # terms come last to first: the first is where it was lost
-            with_tokens, without = _examples(entry.shape, self._batch)
+            axes_of_tokens = " ".join(self._grids[0].letters)
+            with_tokens, without = _examples(entry.shape, self._batch, axes_of_tokens)
             self._unknown = (
                 f"it is not known at which token the numbers of {entry.op} in "
                 f"{entry.module or 'the model'} (shape {tuple(entry.shape)}) lie. State what its "
@@ -142,19 +147,19 @@ class _AtTokens:
         It is computed from what was pooled, picked, or carried from step to step by a recurrent
         layer: from all tokens, or from one that stands for all.
         """
-        if self._tokens == 1:
+        if math.prod(self._sizes) == 1:
             return False
         if place.steps:
             return True
         if place.places is None:
-            return place.extents[0] == 1
+            return math.prod(place.extents) == 1
         return len(set(place.places[place.places != NOWHERE].tolist())) == 1
 
     def _input_term(self, totals: Totals) -> Tensor:
-        """Gradient times embedding, shape (B, T, C), its samples' sums proved."""
+        """Gradient times embedding, shape (*ids, C), its samples' sums proved."""
         gradient, leaf = totals.input_gradients[0], self._traced.prepared.leaves[0].detach()
         value = product(_wide(gradient), _wide(leaf), False).to(self._elsewhere.device)
-        _prove(totals.input_sums - value.sum((1, 2)), totals)
+        _prove(totals.input_sums - value.flatten(1).sum(1), totals)
         return value
 
     def _check(self) -> None:
@@ -179,9 +184,9 @@ class SumTokens(_AtTokens):
 
     def result(self, totals: Totals) -> TokenScores:
         """The scores, their sum for each sample proved."""
-        scores = self._input_term(totals).sum(2)
+        scores = self._input_term(totals).sum(-1)
         output = self._traced.output.detach()
-        terms = [scores.sum(1), self._at_tokens.sum(1), self._elsewhere]
+        terms = [*(t.flatten(1).sum(1) for t in (scores, self._at_tokens)), self._elsewhere]
         residual, _ = verification.balance(output, terms)
         _prove(residual, totals)
         self._check()
@@ -201,10 +206,12 @@ class DrawTokens(_AtTokens):
     """Sums the rescaled sizes of the chosen terms; its arguments are those of the base."""
 
     def result(self, totals: Totals) -> Tensor:
-        """The saliency of each token, shape (B, T)."""
+        """The saliency of each token, of the ids' shape."""
         self._check()
         if self._chosen.input:
-            self._at_tokens += rescaled_sum(self._input_term(totals), [2], self._psi)
+            self._at_tokens += rescaled_sum(
+                self._input_term(totals), [len(self._sizes) + 1], self._psi
+            )
         return self._at_tokens
 
 
@@ -212,34 +219,50 @@ def _wide(t: Tensor) -> Tensor:
     return t.to(torch.complex128 if t.is_complex() else torch.float64)
 
 
-def _examples(shape: Sequence[int], batch: int) -> tuple[str, str]:
-    """Layouts that an activation may have: with an axis of tokens, and without."""
+def _examples(shape: Sequence[int], batch: int, tokens: str) -> tuple[str, str]:
+    """Layouts that an activation may have: with the axes of tokens, and without."""
     if len(shape) < 3:
-        return "(B T) C", "B C"
+        return f"(B {tokens}) C", "B C"
     first = "B" if shape[0] == batch else "(B N)"
-    between = [*"UVWXYZ"[: len(shape) - 3]]
-    return " ".join([first, *between, "T", "C"]), " ".join([first, *between, "S", "C"])
+    count = tokens.count(" ") + 1
+    between = [*"UVWXYZ"[: max(len(shape) - 2 - count, 0)]]
+    others = [*"UVWXYZ"[: len(shape) - 3]]
+    with_tokens = tokens if len(shape) >= 2 + count else f"({tokens})"
+    return " ".join([first, *between, with_tokens, "C"]), " ".join([first, *others, "S", "C"])
 
 
-def spread(values: Tensor, tokens: int) -> Tensor:
-    """Numbers on a coarser or finer sequence, brought to the tokens with their sum kept.
+def spread(values: Tensor, sizes: Sequence[int], cells: Sequence[Cells] = ()) -> Tensor:
+    """Numbers on a coarser or finer grid, brought to the tokens with their sum kept.
 
     Args:
-        values: shape (B, positions), first and last at the first and last token.
-        tokens: how many there are.
+        values: shape (B, *positions).
+        sizes: how many tokens there are along each axis.
+        cells: where the positions lie; left out, first and last at the first and last token.
 
     Returns:
-        Shape (B, tokens). A position's number is shared linearly among the tokens around it.
+        Shape (B, *sizes). A position's number is shared linearly among the tokens around it.
     """
-    positions = values.shape[1]
+    for d, size in enumerate(sizes):
+        weights = _shares(values.shape[1 + d], size, cells[d] if cells else None)
+        if weights is not None:
+            moved = torch.tensordot(values, weights.to(values.device, values.dtype), ([1 + d], [0]))
+            values = moved.movedim(-1, 1 + d)
+    return values
+
+
+def _shares(positions: int, tokens: int, cells: Cells | None) -> Tensor | None:
+    """How a position's number is shared among tokens, (positions, tokens); None if it stays."""
+    if cells is not None and cells.weights is not None:
+        weights = torch.from_numpy(cells.weights).t().contiguous()
+        for i in range(1, positions):  # between two tokens, with others
+            if not bool(weights[i].any()):
+                weights[i] = weights[i - 1]
+        return weights / weights.sum(1, keepdim=True)
     if positions == tokens:
-        return values
+        return None
     few, many = min(positions, tokens), max(positions, tokens)
-    unit = torch.eye(few, dtype=values.dtype, device=values.device)
-    weights = upsample(unit.unsqueeze(1), (many,)).squeeze(1)  # (few, many)
-    if positions > tokens:
-        return values @ weights.t()
-    return values @ (weights / weights.sum(1, keepdim=True))
+    weights = upsample(torch.eye(few, dtype=torch.float64).unsqueeze(1), (many,)).squeeze(1)
+    return weights.t() if positions > tokens else weights / weights.sum(1, keepdim=True)
 
 
 def _prove(residual: Tensor, totals: Totals) -> None:
