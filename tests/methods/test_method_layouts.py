@@ -62,6 +62,16 @@ def test_a_layout_gives_the_numbers_of_channels_first(name: str, layout: str) ->
     torch.testing.assert_close(again, expected)
 
 
+@pytest.mark.parametrize("name", ["fullgrad", "random", "random_blobs", "sobel"])
+def test_samples_may_be_on_another_axis(name: str) -> None:
+    x = torch.rand(2, 5, 12, dtype=torch.float64)
+    net = network(1)
+    expected = methods.attribute(name, net, x, 1)
+    moved = Moved(net, (1, 2, 0))
+    found = methods.attribute(name, moved, x.permute(2, 0, 1), 1, layout="TBC")
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_layout_may_have_no_channels_and_spaces() -> None:
     torch.manual_seed(0)
     model = nn.Linear(6, 2).double()

@@ -353,7 +353,8 @@ def read_at(c: Coordinate, old: Group, new: Group, index: Sequence[Indices]) -> 
     if not any(a in old[1:] for a in c.atoms):
         return c
     samples = np.arange(old[0].size).reshape(-1, *[1] * len(new))
-    table = np.moveaxis(over(c, old), 0, -1)[(samples, *(np.maximum(i, 0) for i in index))]
+    picked = (samples, *(np.maximum(i, 0) for i in index))
+    table = np.moveaxis(over(c, old), 0, -1)[picked]
     table = np.moveaxis(table, -1, 0)
     others = tuple(a for a in c.atoms if a not in old)
     missing = (index[0] == NOWHERE).reshape(*index[0].shape, *[1] * len(others))

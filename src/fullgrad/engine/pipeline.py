@@ -154,9 +154,8 @@ def _validated(request: Request) -> nn.Module:
     ):
         if value not in known:
             raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, not {value!r}")
-    tolerance = request.tolerance
-    if tolerance is not None and not (isinstance(tolerance, Real) and tolerance > 0):
-        raise ValueError(f"tolerance must be positive, not {tolerance!r}")
+    if (at := request.tolerance) is not None and not (isinstance(at, Real) and at > 0):
+        raise ValueError(f"tolerance must be positive, not {at!r}")
     check_keywords(request.forward_kwargs)
     model = unwrap(request.model)
     check(request.inputs)

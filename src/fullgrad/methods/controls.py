@@ -83,7 +83,8 @@ def random(
     samples follow, on the batch size or on the device. The next call starts again: give another
     seed for other samples.
     """
-    return _noise(inputs, seed, _image(inputs, layout).shape[2:]).to(inputs.device, _dtype(inputs))
+    x = _image(inputs, layout)
+    return _noise(len(x), seed, x.shape[2:]).to(x.device, _dtype(x))
 
 
 def random_blobs(
@@ -101,16 +102,17 @@ def random_blobs(
     A method whose maps are coarse removes whole areas. These maps do so, too, and know nothing.
     Seeds and samples as in :func:`random`.
     """
-    positions = _image(inputs, layout).shape[2:]
-    coarse = _noise(inputs, seed, (grid,) * len(positions))
+    x = _image(inputs, layout)
+    positions = x.shape[2:]
+    coarse = _noise(len(x), seed, (grid,) * len(positions))
     mode = ("linear", "bilinear", "trilinear")[len(positions) - 1]
     maps = F.interpolate(coarse, positions, mode=mode, align_corners=False)
-    return maps.to(inputs.device, _dtype(inputs))
+    return maps.to(x.device, _dtype(x))
 
 
-def _noise(inputs: Tensor, seed: int, shape: Sequence[int]) -> Tensor:
+def _noise(samples: int, seed: int, shape: Sequence[int]) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.rand(shape, generator=generator, dtype=torch.float64) for _ in inputs]
+    drawn = [torch.rand(shape, generator=generator, dtype=torch.float64) for _ in range(samples)]
     return torch.stack(drawn)[:, None]
 
 

@@ -36,6 +36,7 @@ from fullgrad.vision.schema import (
 ROWS = 30  # stages in the text, unless all are asked for
 _HEAD = "where f comes from"
 _LONGEST = 48  # characters of a name in the table
+_FAILURES = (RuntimeError, IndexError)  # of PyTorch, where a model cannot run on its input
 _OPERATIONS = 8  # kinds of operations named in the text; the record has all of them
 
 
@@ -363,11 +364,11 @@ def _target(text: Target | str, model: LoadedModel) -> Target:
 def _decomposed(model: LoadedModel, x: Tensor, target: Target) -> Decomposition:
     try:
         return decompose(model.module, x, target)
-    except FullGradError:
-        raise
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise UsageError("out of memory: choose a smaller --size or --batch") from error
     except Exception as error:
+        if isinstance(error, FullGradError) and type(error.__cause__) not in _FAILURES:
+            raise
         try:
             with torch.no_grad():
                 model.module(x)
