@@ -202,3 +202,38 @@ def test_a_gate_after_a_global_pool_is_one_cell_over_what_it_reads() -> None:
         assert float(drawn.double().mean()) == share
         assert torch.equal(drawn[:, :, rows, rows], torch.ones_like(drawn[:, :, rows, rows]))
         assert float((found.amax((2, 3)) - found[:, :, 8, 8]).abs().max()) == 0
+
+
+def _global_queries(net: nn.Module, z: Tensor) -> Tensor:
+    """Attention in windows of 8 x 8, with the queries of a coarse view of the whole."""
+    b, c, h, w = z.shape
+    rows = z.view(b, c, h // 8, 8, w // 8, 8).permute(0, 2, 4, 3, 5, 1).reshape(-1, 64, c)
+    queries = nn.functional.adaptive_avg_pool2d(z, 8).flatten(2).transpose(1, 2)
+    queries = queries.repeat_interleave(len(rows) // b, 0)
+    found = (queries @ rows.transpose(1, 2)).softmax(2) @ rows
+    return found.view(b, h // 8, w // 8, 8, 8, c).permute(0, 5, 1, 3, 2, 4).reshape(z.shape)
+
+
+def _shifted(net: nn.Module, z: Tensor) -> Tensor:
+    """A branch that reads far to the left."""
+    return nn.functional.avg_pool2d(nn.functional.pad(z, (8, 0, 0, 0)), (1, 9), 1)
+
+
+@pytest.mark.parametrize("branch", [_global_queries, _shifted])
+@pytest.mark.parametrize("place", [(28, 20), (3, 9), (16, 31)])
+def test_a_residual_sum_lies_where_its_shortcut_does(
+    branch: Callable[[nn.Module, Tensor], Tensor], place: tuple[int, int]
+) -> None:
+    x = torch.rand(1, 3, 32, 32, dtype=DOUBLE)
+    torch.manual_seed(1)
+    net = nn.ModuleList([encoder(), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)]).double()
+
+    def read(net: nn.ModuleList, head: nn.Module, x: Tensor) -> Tensor:
+        z = net[0](x)
+        for last in (net[1], net[2]):
+            z = last(z + branch(net, z))
+        return head(z[:, :, place[0], place[1]])
+
+    found = fullgrad.saliency(Read(read, net), x, 1, psi="signed", terms=["net.2"])[0, 0]
+    assert found.abs().argmax() == place[0] * 32 + place[1]
+    assert (found.abs() > 1e-6 * found.abs().max()).sum() == 1

@@ -27,6 +27,7 @@ Indices: TypeAlias = NDArray[np.int64]
 Table: TypeAlias = NDArray[np.float64]
 NOWHERE = -1  # in an index: a place that is not there (padding, class tokens)
 LOW, HIGH, CENTER = 0, 1, 2
+_AS_NARROW = 1.1  # intervals up to this many times the narrowest say as well where numbers lie
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -329,10 +330,23 @@ def refined(c: Coordinate, cell: Atom, part: Atom) -> Coordinate:
 
 
 def united(tables: Sequence[Table]) -> Table:
-    """The intervals that hold those of several operands at the same places."""
+    """The intervals that hold those of several operands at the same places.
+
+    The centers are those of the operands that tell the most places apart, and of these, of those
+    that read the least, such as what went around a residual branch.
+    """
     if len(tables) == 1 or all(same(t, tables[0]) for t in tables[1:]):
         return tables[0]
-    return _hull(np.stack(np.broadcast_arrays(*tables), 1), (1,))
+    apart = np.array([len(np.unique(np.round(t[CENTER], 6))) for t in tables])
+    fine = apart == apart.max()
+    stacked = np.stack(np.broadcast_arrays(*tables), 1)
+    hull = _hull(stacked, (1,))
+    sizes = (stacked[HIGH] - stacked[LOW] + 1).reshape(len(tables), -1)
+    known = np.count_nonzero(~np.isnan(sizes), 1)
+    size = np.where(fine & (known > 0), np.nansum(sizes, 1) / np.maximum(known, 1), np.inf)
+    best = _hull(stacked[:, fine & (size <= _AS_NARROW * size.min())], (1,))[CENTER]
+    hull[CENTER] = np.where(np.isnan(best), hull[CENTER], best)
+    return hull
 
 
 def count(atoms: Sequence[Atom]) -> int:

@@ -72,13 +72,16 @@ def _added_bias(*names: str) -> BiasRule:
 def _product_axes(p: Propagation, factors: Sequence[Any]) -> Axes | None:
     """Rows of the left factor, columns of the right one; positions of one of the two.
 
-    Of two factors with positions the rows count: a score lies where its query does.
+    Of two factors with positions the rows count: a score lies where its query does. Where the
+    right factor is of one window, and the rows are of none (GCViT's global queries), the window.
     """
     left, right = (p.axes_of(f) for f in factors)
     by_rows = left is not None and left.depends(left.groups[-2])
     if p.lost(factors[:1] if by_rows else factors):
         return None
     shape = p.shape
+    if left is not None and right is not None and _right_has_windows(left, right, shape):
+        return with_groups(right, [*right.groups[:-2], fresh(shape[-2]), fresh(shape[-1])])
     rows = fresh(shape[-2]) if left is None else left.groups[-2]
     columns = fresh(shape[-1]) if right is None else right.groups[-1]
     by_columns = right is not None and (
@@ -94,6 +97,18 @@ def _product_axes(p: Propagation, factors: Sequence[Any]) -> Axes | None:
     else:
         columns, source = neutral(columns), left
     return source and with_groups(source, [*batches, rows, columns])
+
+
+def _right_has_windows(left: Axes, right: Axes, shape: Sequence[int]) -> bool:
+    """Whether only the right factor's places depend on what both factors are divided along."""
+    lefts, rights = left.groups[:-2], right.groups[:-2]
+    return (
+        right.shape[:-2] == left.shape[:-2] == tuple(shape[:-2])
+        and [has_batch(g) for g in lefts] == [has_batch(g) for g in rights]
+        and left.depends(left.groups[-2])
+        and not any(left.depends(g) for g in lefts)
+        and any(right.depends(tuple(a for a in g if not a.batch)) for g in rights)
+    )
 
 
 def _factors_at(start: int) -> AxesRule:
