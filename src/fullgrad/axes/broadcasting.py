@@ -105,7 +105,7 @@ def _union(there: Sequence[Coordinate], atoms: Iterable[Atom]) -> Coordinate:
     if lined is not None:
         return lined
     used = tuple(a for a in atoms if any(a in c.atoms for c in there))
-    table = places.united([places.over(c, used) for c in there])
+    table = places.summed([places.over(c, used) for c in there])
     return places.simplified(first.now(used, table, first.pooled))
 
 

@@ -322,7 +322,8 @@ def refined(c: Coordinate, cell: Atom, part: Atom) -> Coordinate:
     if cell not in c.atoms or part in c.atoms or cell.size < 2:
         return c
     axis = c.axis(cell)
-    step = np.nanmedian(np.diff(c.table[CENTER], axis=axis - 1))
+    steps = np.diff(c.table[CENTER], axis=axis - 1)
+    step = 0.0 if np.isnan(steps).all() else np.nanmedian(steps)
     table = np.repeat(np.expand_dims(c.table, axis + 1), part.size, axis + 1)
     shift = ((np.arange(part.size) + 0.5) / part.size - 0.5) * step
     table[CENTER] += shift.reshape([-1 if d == axis else 1 for d in range(table.ndim - 1)])
@@ -330,21 +331,28 @@ def refined(c: Coordinate, cell: Atom, part: Atom) -> Coordinate:
 
 
 def united(tables: Sequence[Table]) -> Table:
-    """The intervals that hold those of several operands at the same places.
+    """The intervals that hold those of several operands at the same places, and mean centers."""
+    if len(tables) == 1 or all(same(t, tables[0]) for t in tables[1:]):
+        return tables[0]
+    return _hull(np.stack(np.broadcast_arrays(*tables), 1), (1,))
+
+
+def summed(tables: Sequence[Table]) -> Table:
+    """The intervals that hold those of several operands of a sum at the same places.
 
     The centers are those of the operands that tell the most places apart, and of these, of those
     that read the least, such as what went around a residual branch.
     """
-    if len(tables) == 1 or all(same(t, tables[0]) for t in tables[1:]):
-        return tables[0]
+    hull = united(tables)
+    if hull is tables[0]:
+        return hull
     apart = np.array([len(np.unique(np.round(t[CENTER], 6))) for t in tables])
-    fine = apart == apart.max()
     stacked = np.stack(np.broadcast_arrays(*tables), 1)
-    hull = _hull(stacked, (1,))
     sizes = (stacked[HIGH] - stacked[LOW] + 1).reshape(len(tables), -1)
     known = np.count_nonzero(~np.isnan(sizes), 1)
-    size = np.where(fine & (known > 0), np.nansum(sizes, 1) / np.maximum(known, 1), np.inf)
-    best = _hull(stacked[:, fine & (size <= _AS_NARROW * size.min())], (1,))[CENTER]
+    fine = (apart == apart.max()) & (known > 0)
+    size = np.where(fine, np.nansum(sizes, 1) / np.maximum(known, 1), np.inf)
+    best = _hull(stacked[:, size <= _AS_NARROW * size.min()], (1,))[CENTER]
     hull[CENTER] = np.where(np.isnan(best), hull[CENTER], best)
     return hull
 
