@@ -90,7 +90,7 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: quantus.explain(network(), X, 0, device="x"),
         ValueError,
-        "device is 'x', which is none",
+        "device is 'x', which is invalid",
     ),
     (lambda: scored(torch.ones(2, 3).long().to_sparse()), InputError, "input_ids must be a dense"),
 ]

@@ -73,7 +73,7 @@ def _device(device: Any) -> torch.device:
     try:
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device is {device!r}, which is none: {error}") from error
+        raise ValueError(f"device is {device!r}, which is invalid: {error}") from error
 
 
 def _same(asked: torch.device, actual: torch.device) -> bool:

@@ -152,7 +152,7 @@ def _pad(call: Call) -> tuple[Bias, ...]:
 
 
 def _padded(p: Propagation) -> Answer:
-    """What is added lies nowhere."""
+    """What is added has no spatial position."""
     axes: Axes | None = p.first()
     widths = p.get("pad")
     for i in range(len(widths) // 2):
