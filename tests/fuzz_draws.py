@@ -199,7 +199,9 @@ def untouched(model: Any, arguments: Any) -> Iterator[None]:
 
 
 def numbers(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
-    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        shape, dtype=dtype, generator=torch.Generator(torch.get_default_device()).manual_seed(seed)
+    )
 
 
 @st.composite

@@ -77,7 +77,7 @@ WORDS, TOKENS, CHANNELS = 20, 6, 8
 
 
 def ids(batch: int = 3, tokens: int = TOKENS, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     return torch.randint(1, WORDS, (batch, tokens), generator=generator)
 
 
@@ -149,7 +149,7 @@ def dropout_net() -> nn.Sequential:
 
 
 def small_images(count: int = 2) -> Tensor:
-    drawn = torch.Generator().manual_seed(1)
+    drawn = torch.Generator(torch.get_default_device()).manual_seed(1)
     return torch.randn(count, 3, 8, 8, dtype=torch.float64, generator=drawn)
 
 

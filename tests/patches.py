@@ -70,7 +70,7 @@ def patches() -> Tensor:
 
 def patch_data(train: int = 320, test: int = 200) -> Dataset:
     """Noise, and at a known place a patch that alone decides the class."""
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(3)
     halves: list[Tensor] = []
     for count in (train, test):
         labels = torch.arange(count) % CLASSES

@@ -390,7 +390,7 @@ class Explained(nn.Module):
 
 def axes_of(found: Program, modules: Any = Explained) -> Any:
     """The axes of the program's result, None where they are lost."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     inputs = tuple(
         torch.rand(s, dtype=torch.float64, generator=generator) + 0.5 for s in found.shapes
     )

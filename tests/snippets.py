@@ -39,7 +39,11 @@ class Snippet(nn.Module):
 
 
 def batch(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        *shape,
+        dtype=DOUBLE,
+        generator=torch.Generator(torch.get_default_device()).manual_seed(seed),
+    )
 
 
 def assert_exact(model: nn.Module, x: Tensor, target: int = 1, **options: Any) -> Any:

@@ -15,7 +15,11 @@ from networks import ResNetLike, seeded
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        shape,
+        dtype=torch.float64,
+        generator=torch.Generator(torch.get_default_device()).manual_seed(seed),
+    )
 
 
 class Encoder(nn.Module):

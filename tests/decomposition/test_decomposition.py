@@ -20,7 +20,12 @@ def model() -> nn.Module:
 @pytest.fixture(scope="module")
 def x() -> Tensor:
     return torch.randn(
-        3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        3,
+        3,
+        32,
+        32,
+        dtype=torch.float64,
+        generator=torch.Generator(torch.get_default_device()).manual_seed(0),
     )
 
 

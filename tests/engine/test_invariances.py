@@ -15,7 +15,7 @@ from networks import ResNetLike, seeded, vgg_like
 
 def images(count: int, size: int = 32, seed: int = 0) -> Tensor:
     """Smooth random images with one blob each, so that there is something to see."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     x = torch.randn(count, 3, size, size, generator=generator, dtype=torch.float64)
     return nn.functional.avg_pool2d(x, 5, 1, 2) + 0.5
 

@@ -202,8 +202,10 @@ def test_batch_norm_gradient_is_that_of_a_larger_batch(memory_format: torch.memo
     norm = nn.BatchNorm2d(4).eval()
     with torch.no_grad():
         for t in (norm.running_mean, norm.weight, norm.bias):
-            t.normal_(generator=torch.Generator().manual_seed(0))
-        norm.running_var.uniform_(0.5, 2, generator=torch.Generator().manual_seed(0))
+            t.normal_(generator=torch.Generator(torch.get_default_device()).manual_seed(0))
+        norm.running_var.uniform_(
+            0.5, 2, generator=torch.Generator(torch.get_default_device()).manual_seed(0)
+        )
     model = Snippet(
         lambda m, x: m.fc(m.norm(x).flatten(2).transpose(1, 2).tanh().mean(1)), norm=norm
     )

@@ -15,7 +15,13 @@ from fullgrad import methods, tokens
 from fullgrad.errors import BlockedGradientError, FullGradError, InputError, TargetError
 from networks import seeded
 
-IMAGE = torch.rand(3, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+IMAGE = torch.rand(
+    3,
+    12,
+    12,
+    dtype=torch.float64,
+    generator=torch.Generator(torch.get_default_device()).manual_seed(0),
+)
 
 
 def made(build: Any, *args: Any) -> Any:

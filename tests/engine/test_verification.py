@@ -60,6 +60,35 @@ def test_breach_names_the_module_where_the_local_sum_fails() -> None:
     assert float(lenient.relative_residual.max()) > 1e-3
 
 
+def test_the_advice_fits_the_dtype() -> None:
+    torch.manual_seed(0)
+    model, x = WrongGradient(), torch.randn(2, 4)
+    with pytest.raises(CompletenessError, match=r"Try float64 \(model.double"):
+        fullgrad.decompose(model, x, 0)
+    with pytest.raises(CompletenessError, match=r"computes in float64.*\(tolerance=1e-6 accepts"):
+        fullgrad.decompose(model.double(), x.double(), 0)
+
+
+def test_the_way_out_for_coarse_kernels_works() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 4, dtype=torch.float64)
+
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = layer(x)
+            y.grad_fn.register_hook(
+                lambda inputs, outputs: tuple(
+                    g if g is None else g.float().double() for g in inputs
+                )
+            )
+            return y
+
+    x = torch.randn(2, 4, dtype=torch.float64)
+    with pytest.raises(CompletenessError, match="tolerance=1e-6 accepts"):
+        fullgrad.decompose(Model(), x, 0)
+    assert fullgrad.decompose(Model(), x, 0, tolerance=1e-6).relative_residual.max() < 1e-7
+
+
 def test_unsupported_operations_are_listed() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:

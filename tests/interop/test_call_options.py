@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fullgrad
 from fullgrad.decomposition import _decompose
-from fullgrad.engine.pipeline import ModelOptions
+from fullgrad.engine.request import ModelOptions
 from fullgrad.errors import (
     BlockedGradientError,
     CompletenessError,
@@ -82,7 +82,14 @@ class Net(nn.Module):
 
 
 def images(count: int = 2) -> Tensor:
-    return torch.randn(count, 3, 4, 4, dtype=DOUBLE, generator=torch.Generator().manual_seed(1))
+    return torch.randn(
+        count,
+        3,
+        4,
+        4,
+        dtype=DOUBLE,
+        generator=torch.Generator(torch.get_default_device()).manual_seed(1),
+    )
 
 
 def assert_same(call: Call, got: Tensor, expected: Tensor) -> None:

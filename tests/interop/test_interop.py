@@ -36,7 +36,7 @@ def net() -> nn.Sequential:
 
 
 def images(count: int = 2) -> Tensor:
-    drawn = torch.Generator().manual_seed(1)
+    drawn = torch.Generator(torch.get_default_device()).manual_seed(1)
     return torch.randn(count, 3, 8, 8, dtype=torch.float64, generator=drawn)
 
 

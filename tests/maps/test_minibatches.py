@@ -9,14 +9,21 @@ import torch
 from torch import Tensor, nn
 
 import fullgrad
-from fullgrad.engine.pipeline import Request
+from fullgrad.engine.request import Request
 from fullgrad.errors import InputError, TargetError
 from fullgrad.maps import minibatches
 from fullgrad.maps.aggregation import rescaled_channel_sum, upsample
 from fullgrad.maps.smoothing import Noise, noisy
 from networks import ResNetLike, seeded, vgg_like
 
-X = torch.randn(5, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+X = torch.randn(
+    5,
+    3,
+    32,
+    32,
+    dtype=torch.float64,
+    generator=torch.Generator(torch.get_default_device()).manual_seed(0),
+)
 
 
 class Conditioned(nn.Module):

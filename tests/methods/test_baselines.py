@@ -34,7 +34,12 @@ def net() -> nn.Module:
 
 def images(count: int = 2, size: int = 32) -> Tensor:
     return torch.randn(
-        count, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(5)
+        count,
+        3,
+        size,
+        size,
+        dtype=torch.float64,
+        generator=torch.Generator(torch.get_default_device()).manual_seed(5),
     )
 
 
@@ -125,7 +130,7 @@ def test_integrated_gradients_never_hold_more_than_a_batch() -> None:
 def test_smoothgrad_is_the_mean_gradient_at_its_own_noise() -> None:
     model, x = net(), images(3) * torch.tensor([1.0, 5.0, 0.1]).reshape(3, 1, 1, 1).double()
     expected = torch.zeros_like(x)
-    drawn = torch.Generator().manual_seed(9)
+    drawn = torch.Generator(torch.get_default_device()).manual_seed(9)
     for _ in range(6):
         noise = torch.randn(x.shape[1:], generator=drawn, dtype=torch.float64)
         for i in range(3):

@@ -13,7 +13,12 @@ from fullgrad.methods import attribute
 
 def images(count: int = 2, size: int = 32) -> Tensor:
     return torch.randn(
-        count, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(5)
+        count,
+        3,
+        size,
+        size,
+        dtype=torch.float64,
+        generator=torch.Generator(torch.get_default_device()).manual_seed(5),
     )
 
 

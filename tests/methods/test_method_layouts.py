@@ -47,7 +47,11 @@ LAYOUTS = {
 @pytest.mark.parametrize("name", methods.names())
 def test_a_layout_gives_the_numbers_of_channels_first(name: str, layout: str) -> None:
     shape, order = LAYOUTS[layout]
-    x = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x = torch.rand(
+        shape,
+        dtype=torch.float64,
+        generator=torch.Generator(torch.get_default_device()).manual_seed(1),
+    )
     net = network(len(shape) - 2)
     options: dict[str, Any] = {"layer": "net.2"} if name == "grad_cam" else {}
     if name in ("smoothgrad", "smooth_fullgrad"):

@@ -30,7 +30,7 @@ def plain_attention(
 @pytest.mark.parametrize("depend", subsets((0, 1, 2)))
 @pytest.mark.parametrize("mask", ["none", "bool", "float", "infinite", "causal", "grouped"])
 def test_attention(depend: tuple[int, ...], mask: str) -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     heads = 1 if mask == "grouped" else 2
     values = [n(2, 2, 5, 4)(generator), n(2, heads, 5, 4)(generator), n(2, heads, 5, 4)(generator)]
     shown = torch.rand((5, 5), generator=generator) > 0.4

@@ -71,7 +71,7 @@ def by_hand(
 
 
 def arguments(how: str, groups: str) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(4)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(4)
     count, parts = GROUPS[groups]
     high, wide = size(how)
     shapes = [

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import fullgrad
 from fullgrad.engine import _known_axes, pipeline
+from fullgrad.engine.request import Request
 from fullgrad.errors import LayoutError
 from fullgrad.operations import Call, Propagation, registry
 from fullgrad.operations.registry import overload
@@ -36,7 +37,7 @@ def met(patch: pytest.MonkeyPatch) -> dict[str, Call]:
     for case in cases:
         torch.manual_seed(0)
         model = case.build().eval().double()
-        pipeline.forward(pipeline.Request(model, case.inputs(model), case.target))
+        pipeline.forward(Request(model, case.inputs(model), case.target))
     patch.undo()
     return calls
 

@@ -56,7 +56,14 @@ class Pruned(nn.Module):
 
 
 def images() -> Tensor:
-    return torch.rand(3, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    return torch.rand(
+        3,
+        3,
+        16,
+        16,
+        dtype=torch.float64,
+        generator=torch.Generator(torch.get_default_device()).manual_seed(2),
+    )
 
 
 def cells_of(term: fullgrad.BiasTerm, sample: int) -> list[tuple[float, ...]]:

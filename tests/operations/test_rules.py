@@ -357,7 +357,7 @@ NORMALISING = [
 ALL = [*LINEAR, *HOMOGENEOUS, *AFFINE, *ELEMENTWISE, *NORMALISING]
 
 # Cannot run on a CPU; the formulas are shared with operations that are tested.
-GPU_ONLY = {"cudnn_batch_norm", "miopen_batch_norm", "_fused_rms_norm"}
+GPU_ONLY = {"cudnn_batch_norm", "miopen_batch_norm", "_fused_rms_norm", "cudnn_grid_sampler"}
 ATTENTION_ELSEWHERE = {
     "_scaled_dot_product_flash_attention",
     "_scaled_dot_product_efficient_attention",
@@ -383,7 +383,7 @@ RUNS = [
 
 @pytest.mark.parametrize(("case", "depend"), RUNS)
 def test_rule_is_the_forward_mode_definition(case: Case, depend: tuple[int, ...]) -> None:
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(3)
     values = [make(generator) for make in case.args]
     with _Spy():
         case.op(*[v.clone() for v in values])
@@ -397,7 +397,7 @@ def test_rule_is_the_forward_mode_definition(case: Case, depend: tuple[int, ...]
 
 def test_every_rule_is_in_the_table() -> None:
     for case in ALL:
-        generator = torch.Generator().manual_seed(3)
+        generator = torch.Generator(torch.get_default_device()).manual_seed(3)
         with _Spy():
             case.op(*[make(generator) for make in case.args])
     names = {name.split("::")[-1] for name, entry in registered().items() if entry.bias}

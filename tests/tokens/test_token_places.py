@@ -84,7 +84,9 @@ class Hierarchical(nn.Module):
 
 
 def texts() -> Tensor:
-    return torch.randint(20, (2, 3, 4), generator=torch.Generator().manual_seed(1))
+    return torch.randint(
+        20, (2, 3, 4), generator=torch.Generator(torch.get_default_device()).manual_seed(1)
+    )
 
 
 @pytest.mark.parametrize("how", ["whole", "flat", "folded"])

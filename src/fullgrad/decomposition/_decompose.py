@@ -15,7 +15,8 @@ from fullgrad.axes.layouts import ActivationLayouts, InputLayout
 from fullgrad.decomposition.result import BiasTerm, Decomposition
 from fullgrad.engine.backward import product, widen
 from fullgrad.engine.inputs import Inputs
-from fullgrad.engine.pipeline import Detached, Mode, Request, Totals, Traced, explain
+from fullgrad.engine.pipeline import Totals, explain
+from fullgrad.engine.request import Detached, Mode, Request, Traced
 from fullgrad.engine.targets import Target
 from fullgrad.engine.terms import Term
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fullgrad._compat import DispatchMode
-from fullgrad.engine.detached import tensors_in
-from fullgrad.engine.model_state import eager, guarded
-from fullgrad.engine.wrappers import compiled
+from fullgrad.engine._detached import tensors_in
+from fullgrad.engine.model_state import eager, guarded, plain_recurrence
+from fullgrad.engine.wrappers import compiled, recurrent
 from fullgrad.operations.registry import overload
 
 
@@ -51,6 +51,8 @@ def lent(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         guard = stack.enter_context(guarded(model, evaluate=True))
         stack.enter_context(eager.held(compiled(model)))
+        on_gpu = any(p.is_cuda for p in model.parameters())  # cuDNN's have no gradient there
+        stack.enter_context(plain_recurrence.held(on_gpu and recurrent(model)))
         stack.enter_context(_Watching(guard.before_write))
         yield
 

@@ -7,100 +7,33 @@ sink while the sums are kept; then prove the sum, and ask the sink for its resul
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any, Literal, Protocol, TypedDict, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from fullgrad.axes.algebra import Axes
-from fullgrad.axes.broadcasting import resolved
-from fullgrad.axes.layouts import (
-    ActivationLayouts,
-    InputLayout,
-    Layouts,
-    StatedLayouts,
-    input_layouts,
-)
+from fullgrad.axes.layouts import StatedLayouts, input_layouts
 from fullgrad.engine import backward, samples, verification
 from fullgrad.engine._recurrence import Recurrence
+from fullgrad.engine._sample_search import find_samples, may_be_coupled, needs_labels
 from fullgrad.engine.coverage import model_error_for, refuse_blocked, unrecorded_nodes
-from fullgrad.engine.inputs import Inputs, Prepared, check, check_keywords, failures_named, prepare
+from fullgrad.engine.inputs import check, check_keywords, failures_named, prepare
 from fullgrad.engine.model_state import Guard, eager, guarded, plain_recurrence, redraw
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.recorder import Recorder, recording
 from fullgrad.engine.refusals import refuse_without_batch_axis
-from fullgrad.engine.tape import Entry, Tape, resolve_general
-from fullgrad.engine.targets import SQUEEZED, Selected, Target, select
+from fullgrad.engine.request import Request, Traced
+from fullgrad.engine.tape import Entry, resolve_general
+from fullgrad.engine.targets import Selected, select
 from fullgrad.engine.terms import Term
 from fullgrad.engine.wrappers import compiled, recurrent, unwrap
 from fullgrad.errors import ModelError, OutputError
 
-Mode = Literal["eval", "as_is"]
-Detached = Literal["error", "constant"]
 Result_co = TypeVar("Result_co", covariant=True)
-
-
-class ModelOptions(TypedDict, total=False):
-    """Options of every call that explains a model, as :func:`fullgrad.decompose` documents them."""
-
-    forward_kwargs: Mapping[str, Any] | None
-    mode: Mode
-    per_sample: bool
-    detached: Detached
-    tolerance: float | None
-    layout: InputLayout
-    activation_layouts: ActivationLayouts | None
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One call's arguments and options, as :func:`fullgrad.decompose` documents them.
-
-    ``takes_per_sample`` says whether the user's call has the option ``per_sample``, so that
-    messages recommend only what can be done.
-    """
-
-    model: nn.Module
-    inputs: Inputs
-    target: Target = None
-    additional_forward_args: Any = None
-    forward_kwargs: Mapping[str, Any] | None = None
-    mode: Mode = "eval"
-    per_sample: bool = True
-    detached: Detached = "error"
-    tolerance: float | None = None
-    layout: InputLayout = None
-    activation_layouts: ActivationLayouts | None = None
-    takes_per_sample: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Traced:
-    """A recorded forward with its explained scalars."""
-
-    prepared: Prepared
-    layouts: Layouts
-    selected: Selected
-    recorder: Recorder
-    general: tuple[tuple[str, str], ...]
-
-    @property
-    def tape(self) -> Tape:
-        """What was recorded."""
-        return self.recorder.tape
-
-    @property
-    def output(self) -> Tensor:
-        """Explained scalars, shape (B,), inside the graph."""
-        return self.selected.output
-
-    def axes_of(self, entry: Entry) -> Axes | None:
-        """What the axes of an entry's output hold; None if that is not known."""
-        return None if entry.axes is None else resolved(entry.axes, self.tape.bindings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,62 +135,13 @@ def _trace(
     return Traced(prepared, layouts, selected, recorder, tuple(resolve_general(recorder.tape)))
 
 
-def _find_samples(request: Request, traced: Traced) -> tuple[dict[int, Tensor], list[Tensor]]:
-    """Which sample each number of each term, and of each input, belongs to."""
-    base = samples.base_for(traced.output.dtype)
-    output, leaves, batch = traced.output, traced.prepared.leaves, len(traced.output)
-    plain: dict[int, Tensor] = {}
-    digits: dict[int, list[Tensor]] = {}
-
-    def keep(place: int, entry: Entry, gradient: Tensor) -> None:
-        plain[place] = backward.widen(gradient)
-
-    ones = torch.ones_like(output)
-    inputs = backward.run(traced.tape, output, leaves, ones, keep, keep_graph=True)
-    input_digits: list[list[Tensor]] = [[] for _ in leaves]
-
-    def read(before: Tensor, after: Tensor, into: list[Tensor]) -> None:
-        digit = samples.digits_of(before, after, output.dtype)
-        if digit is None:
-            raise _coupled(request, traced)
-        into.append(digit)
-
-    for number in range(samples.passes(batch, base)):
-        weights = samples.weights(batch, number, output.detach())
-
-        def compare(place: int, entry: Entry, gradient: Tensor) -> None:
-            read(plain[place], backward.widen(gradient), digits.setdefault(place, []))
-
-        again = backward.run(traced.tape, output, leaves, weights, compare, keep_graph=True)
-        for before, after, into in zip(inputs, again, input_digits, strict=True):
-            read(backward.widen(before), backward.widen(after), into)
-    return (
-        {place: samples.combine(d, base) for place, d in digits.items()},
-        [samples.combine(d, base) for d in input_digits],
-    )
-
-
-def _coupled(request: Request, traced: Traced) -> ModelError:
-    if traced.layouts.samples == 1:
-        return ModelError(
-            f"the input holds one sample, but the output counts {len(traced.output)}, which depend "
-            f"on each other: {SQUEEZED}"
-        )
-    whole = ", or pass per_sample=False to explain the batch's sum"
-    return ModelError(
-        "the samples of the batch depend on each other (batch statistics, or an operation across "
-        "the batch), so no sample has terms of its own. Explain one sample at a time, or use "
-        f"evaluation mode{whole if request.takes_per_sample else ''}."
-    )
-
-
 def _propagate(request: Request, traced: Traced, sink: Sink[Any], label: bool) -> Totals:
     batch = len(traced.output) if request.per_sample else 1
     labels: dict[int, Tensor] = {}
     input_labels: list[Tensor] = []
     leaves = traced.prepared.leaves
     if label and batch > 1:
-        labels, input_labels = _find_samples(request, traced)
+        labels, input_labels = find_samples(request, traced)
     sums: dict[int, Tensor] = {}
     axes: dict[int, int | None] = {}
 
@@ -287,19 +171,6 @@ def _propagate(request: Request, traced: Traced, sink: Sink[Any], label: bool) -
     return Totals(gradients, input_sums, sums, axes, residual, scale, tolerance)
 
 
-def _needs_labels(traced: Traced) -> bool:
-    batch = len(traced.output)
-    parts = [(e.axes, e.shape) for e in traced.tape.entries]
-    parts += zip(traced.layouts.axes, (x.shape for x in traced.prepared.leaves), strict=True)
-    unknown = [shape for axes, shape in parts if samples.along(axes, batch) is None]
-    return not all(samples.leading(shape, batch) for shape in unknown)
-
-
-def _may_be_coupled(request: Request, model: nn.Module) -> bool:
-    """Training-mode layers may mix samples, too little for the sums to show."""
-    return request.mode == "as_is" and any(m.training for m in model.modules())
-
-
 @contextmanager
 def _held(request: Request, model: nn.Module) -> Iterator[Guard]:
     """Guard the model, and set what the process must be set to meanwhile."""
@@ -323,7 +194,7 @@ def _attempt(
     traced = _trace(request, model, guard.before_write)
     sink = open_sink(traced)
     if request.per_sample:
-        label = label or _needs_labels(traced) or _may_be_coupled(request, model)
+        label = label or needs_labels(traced) or may_be_coupled(request, model)
     totals = _propagate(request, traced, sink, label)
     if traced.tape.fast_path:
         _again(guard, forget=False)
@@ -377,7 +248,7 @@ def _judged(request: Request, model: nn.Module, guard: Guard, totals: Totals) ->
     dtypes = [d for d in (*again.tape.dtypes, again.output.dtype) if d.is_floating_point]
     if request.tolerance is None and verification.is_rounding(totals.residual, size, dtypes):
         return replace(totals, scale=totals.scale.clamp(min=size))
-    raise verification.breach(totals.residual, totals.scale, totals.tolerance, gaps)
+    raise verification.breach(totals.residual, totals.scale, totals.tolerance, gaps, dtypes)
 
 
 def explain(request: Request, open_sink: Callable[[Traced], Sink[Result_co]]) -> Result_co:

@@ -27,8 +27,8 @@ from fullgrad._compat import (
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.layouts import Layouts, StatedLayouts
 from fullgrad.engine import refusals
+from fullgrad.engine._detached import Dependence, Detached, tensors_in
 from fullgrad.engine._known_axes import KnownAxes
-from fullgrad.engine.detached import Dependence, Detached, tensors_in
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.tape import Entry, Step, Tape, itself, memory_layout, overwritten_base, rest_of
 from fullgrad.operations import Bias, Call

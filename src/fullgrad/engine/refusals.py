@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fullgrad._compat import wraps
-from fullgrad.engine.detached import tensors_in
+from fullgrad.engine._detached import tensors_in
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.tape import Tape
 from fullgrad.errors import BlockedGradientError, InputError, ModelError

@@ -9,12 +9,25 @@ i's scalar by a power of two scales, exactly, the gradients of its own numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fullgrad.axes.algebra import Axes
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Make cuDNN sum in one order, so that twice the weight is exactly twice the gradient."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
 
 
 def base_for(dtype: torch.dtype) -> int:

@@ -67,8 +67,18 @@ def is_rounding(residual: Tensor, size: float, dtypes: Iterable[torch.dtype]) ->
     return bool((residual.abs() <= _ROUNDING * epsilon * size).all())
 
 
+_IN_FLOAT64 = (
+    "The model computes in float64, so this is no rounding of its numbers: the gradient of these "
+    "operations is wrong, or its kernel computes it in float32 (tolerance=1e-6 accepts that)."
+)
+
+
 def breach(
-    residual: Tensor, scale: Tensor, tolerance: float, gaps: list[tuple[str, str, float]]
+    residual: Tensor,
+    scale: Tensor,
+    tolerance: float,
+    gaps: list[tuple[str, str, float]],
+    dtypes: Iterable[torch.dtype],
 ) -> CompletenessError:
     """The error for terms that do not sum to the output, naming where local sums fail."""
     relative = (residual.abs() / scale).nan_to_num(nan=float("inf"))
@@ -82,6 +92,8 @@ def breach(
         lines.append("Local sums fail most at:")
         lines += [f"  {m or 'the model'}: {op}, relative gap {gap:.1e}" for m, op, gap in bad]
     lines.append(
-        "Try float64 (model.double(), input.double()) to tell rounding from a wrong gradient."
+        _IN_FLOAT64
+        if set(dtypes) == {torch.float64}
+        else "Try float64 (model.double(), input.double()) to tell rounding from a wrong gradient."
     )
     return CompletenessError("\n".join(lines))

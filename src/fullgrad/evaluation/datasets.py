@@ -68,7 +68,7 @@ class Labelled:
         train, test = [], []
         for label in self.labels.unique():
             own = (self.labels == label).nonzero()[:, 0]
-            own = own[torch.randperm(len(own), generator=generator)]
+            own = own[torch.randperm(len(own), generator=generator, device="cpu")]
             count = min(len(own) - 1, max(1, round(test_share * len(own))))
             test.append(own[:count])
             train.append(own[count:])

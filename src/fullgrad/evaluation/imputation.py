@@ -58,7 +58,7 @@ def imputed(
         mask = gone[part].view(-1, 1, *images.shape[2:])
         means = solved(images[part].to(device).float(), mask.to(device)).cpu()
         generator = torch.Generator().manual_seed((seed + 1) * _APART + first + start)
-        drawn = torch.randn(means.shape, generator=generator)
+        drawn = torch.randn(means.shape, generator=generator, device="cpu")
         guessed = (means + 255 * noise * drawn).round().clamp(0, 255).to(torch.uint8)
         parts.append(torch.where(mask, guessed, images[part]))
     return torch.cat(parts)

@@ -52,9 +52,11 @@ def order_of(maps: Tensor, order: str, seed: int = 0, *, apart: bool = False) ->
     flat = maps.flatten(1)
     generator = torch.Generator().manual_seed(seed)
     if apart:
-        shuffled = torch.rand(flat.shape, generator=generator).argsort(1).to(flat.device)
+        shuffled = (
+            torch.rand(flat.shape, generator=generator, device="cpu").argsort(1).to(flat.device)
+        )
     else:
-        one = torch.randperm(flat.shape[1], generator=generator).to(flat.device)
+        one = torch.randperm(flat.shape[1], generator=generator, device="cpu").to(flat.device)
         shuffled = one.expand_as(flat)
     values = flat.gather(1, shuffled)
     return shuffled.gather(1, values.argsort(dim=1, descending=order == "most", stable=True))
@@ -180,7 +182,7 @@ def _blur(mean: Tensor, std: Tensor) -> Fill:
 def _drawn(x: Tensor, seeds: list[int], draw: Callable[..., Tensor]) -> Tensor:
     """Draw random numbers for each image from its own seed."""
     generators = (torch.Generator().manual_seed(seed) for seed in seeds)
-    return torch.stack([draw(x.shape[1:], generator=g) for g in generators])
+    return torch.stack([draw(x.shape[1:], generator=g, device="cpu") for g in generators])
 
 
 def _noise(mean: Tensor, std: Tensor) -> Fill:

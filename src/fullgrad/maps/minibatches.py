@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from fullgrad.axes.layouts import InputLayout, input_layouts
 from fullgrad.engine.inputs import Inputs, check, explained_names
-from fullgrad.engine.pipeline import Request, forward
+from fullgrad.engine.pipeline import forward
+from fullgrad.engine.request import Request
 from fullgrad.errors import InputError, TargetError
 
 BatchSize: TypeAlias = int | Literal["auto"] | None

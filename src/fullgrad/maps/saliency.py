@@ -16,7 +16,8 @@ from fullgrad.axes.layouts import ActivationLayouts, InputLayout
 from fullgrad.axes.placement import Placement
 from fullgrad.decomposition.result import BiasTerm, Decomposition
 from fullgrad.engine.inputs import Inputs, check, explained_names
-from fullgrad.engine.pipeline import Detached, Mode, ModelOptions, Request, explain
+from fullgrad.engine.pipeline import explain
+from fullgrad.engine.request import Detached, Mode, ModelOptions, Request
 from fullgrad.engine.targets import Target
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import InputError, LayoutError, OptionError

@@ -13,7 +13,8 @@ from torch import Tensor
 from fullgrad.axes.layouts import Grid
 from fullgrad.axes.placement import Placement, arranged
 from fullgrad.engine.backward import product
-from fullgrad.engine.pipeline import Totals, Traced, input_term
+from fullgrad.engine.pipeline import Totals, input_term
+from fullgrad.engine.request import Traced
 from fullgrad.engine.terms import Term
 from fullgrad.errors import LayoutError
 from fullgrad.maps.aggregation import Aggregate, Psi, drawn, reduced

@@ -13,7 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fullgrad.engine.pipeline import Request, explain, forward
+from fullgrad.engine.pipeline import explain, forward
+from fullgrad.engine.request import Request
 from fullgrad.maps.aggregation import Psi
 from fullgrad.maps.minibatches import sample_axes, tiled
 from fullgrad.maps.selection import Selection

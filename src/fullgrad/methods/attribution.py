@@ -15,7 +15,7 @@ from fullgrad._optional import require
 from fullgrad.axes.layouts import InputLayout
 from fullgrad.engine.inputs import failures_named
 from fullgrad.engine.lending import as_tuple, lent, own
-from fullgrad.engine.pipeline import ModelOptions, Request
+from fullgrad.engine.request import ModelOptions, Request
 from fullgrad.engine.targets import Target, select
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import MethodError, TargetError

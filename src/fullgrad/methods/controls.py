@@ -112,8 +112,12 @@ def random_blobs(
 
 def _noise(samples: int, seed: int, shape: Sequence[int]) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.rand(shape, generator=generator, dtype=torch.float64) for _ in range(samples)]
-    return torch.stack(drawn)[:, None]
+    return torch.stack(
+        [
+            torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
+            for _ in range(samples)
+        ]
+    )[:, None]
 
 
 def sobel(

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fullgrad.axes.layouts import ActivationLayouts
-from fullgrad.engine.pipeline import ModelOptions
+from fullgrad.engine.request import ModelOptions
 from fullgrad.maps.aggregation import check_psi
 from fullgrad.maps.saliency import saliency
 from fullgrad.maps.smoothing import Noise

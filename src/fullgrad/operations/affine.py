@@ -22,7 +22,7 @@ from fullgrad.operations.registry import put
 
 def _constant_tensor(value: Any, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
-        return value.detach()
+        return value.detach().to(like.device)  # PyTorch takes single numbers from the processor
     return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
@@ -193,7 +193,7 @@ def _copy(call: Call) -> tuple[Bias, ...]:
     if call.depends(source):
         return NO_BIAS
     y = call.outputs[0]
-    return explicit(source.detach(), 1, y.shape)
+    return explicit(source.detach().to(y.device), 1, y.shape)
 
 
 def _copied(p: Propagation) -> Answer:

@@ -5,7 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fullgrad.axes.algebra import fresh, with_groups
+from fullgrad.axes.broadcasting import combined
+from fullgrad.operations.propagation import Answer, Propagation
 from fullgrad.operations.registry import put
+
+
+def _cell_axes(p: Propagation) -> Answer:
+    """A state lies where what the cell reads does: its step's input, and the state before."""
+    gates = p.call.args[:3]  # of the input, of the state; the state
+    if p.lost(gates):
+        return None
+    known = [a for v in gates if (a := p.axes_of(v)) is not None]
+    width = fresh(p.shape[1])
+    axes = combined([with_groups(a, [a.groups[0], width]) for a in known], p.shape, p.bindings)
+    return [axes] * (len(p.call.outputs) - 1) + [None]  # the last is kept for the gradient
 
 
 def _lstm_cell(
@@ -23,7 +37,7 @@ def _lstm_cell(
     return torch.sigmoid(o) * torch.tanh(cy), cy
 
 
-put("_thnn_fused_lstm_cell", equivalent=_lstm_cell, family="recurrent")
+put("_thnn_fused_lstm_cell", axes=_cell_axes, equivalent=_lstm_cell, family="recurrent")
 
 
 def _gru_cell(
@@ -41,4 +55,4 @@ def _gru_cell(
     return (new + z * (hx - new),)
 
 
-put("_thnn_fused_gru_cell", equivalent=_gru_cell, family="recurrent")
+put("_thnn_fused_gru_cell", axes=_cell_axes, equivalent=_gru_cell, family="recurrent")

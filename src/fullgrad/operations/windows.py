@@ -255,12 +255,13 @@ def _sampled_axes(p: Propagation) -> Answer:
     """Each number lies where it was read, which differs by sample."""
     axes, grid = p.first(), p.get("grid")
     modes = {0: 1, 1: 0}  # bilinear reads both neighbors, nearest the next one
-    reach, padding = modes.get(p.get("interpolation_mode")), p.get("padding_mode")
+    reach, padding = modes.get(p.get("interpolation_mode", 0)), p.get("padding_mode", 0)
+    corners = p.get("align_corners", True)  # cuDNN's always do
     if axes is None or reach is None or padding not in (0, 1):
         return None
     found = grid.detach().double().cpu().numpy()
     rows, columns = (
-        taps.sampled(found[..., 1 - i], axes.shape[2 + i], reach, p.get("align_corners"), padding)
+        taps.sampled(found[..., 1 - i], axes.shape[2 + i], reach, corners, padding)
         for i in range(2)
     )
     return read_at(axes, (2, 3), p.shape[2:], _pairs(rows, columns))
@@ -281,6 +282,13 @@ def _pairs(rows: Indices, columns: Indices) -> tuple[Indices, Indices]:
 
 
 put("grid_sampler_2d", _sampled_bias, _sampled_axes, family="affine", equivalent=grid_sampler_2d())
+
+
+def _cudnn_sampled(image: Tensor, grid: Tensor) -> Tensor:
+    return grid_sampler_2d()(image, grid, 0, 0, True)
+
+
+put("cudnn_grid_sampler", _sampled_bias, _sampled_axes, family="affine", equivalent=_cudnn_sampled)
 
 
 # -- deformable convolutions ------------------------------------------------------------------

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from fullgrad._options import takes_options
 from fullgrad.axes.layouts import ActivationLayouts
 from fullgrad.engine.lending import as_tuple
-from fullgrad.engine.pipeline import Detached, Mode, Request, explain
+from fullgrad.engine.pipeline import explain
+from fullgrad.engine.request import Detached, Mode, Request
 from fullgrad.engine.targets import Target
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import InputError

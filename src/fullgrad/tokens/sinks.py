@@ -14,7 +14,8 @@ from fullgrad.axes.coordinates import NOWHERE
 from fullgrad.axes.placement import Cells, Placement
 from fullgrad.engine import verification
 from fullgrad.engine.backward import product
-from fullgrad.engine.pipeline import Totals, Traced
+from fullgrad.engine.pipeline import Totals
+from fullgrad.engine.request import Traced
 from fullgrad.engine.tape import Entry
 from fullgrad.engine.terms import Term
 from fullgrad.errors import CompletenessError, LayoutError

@@ -195,7 +195,8 @@ def check(
         x = preprocess(photograph.image, model.preprocessing)[None]
     else:
         shape = (batch, *(size or (3, *model.preprocessing.crop)))
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     form, name = tuple(x.shape), str(precision).removeprefix("torch.")
     if image is not None:
         about = PhotographInput(

@@ -80,9 +80,11 @@ class AugmentedLoader:
             skip: how many batches are left out at the beginning.
         """
         n, (height, width) = len(self._images), self._size
-        order = torch.randperm(n, generator=self._generator)
-        corner = torch.randint(0, 2 * self._shift + 1, (2, n), generator=self._generator)
-        mirrored = torch.rand(n, generator=self._generator) < 0.5
+        order = torch.randperm(n, generator=self._generator, device="cpu")
+        corner = torch.randint(
+            0, 2 * self._shift + 1, (2, n), generator=self._generator, device="cpu"
+        )
+        mirrored = torch.rand(n, generator=self._generator, device="cpu") < 0.5
         order, corner, mirrored = (t.to(self._device) for t in (order, corner, mirrored))
         rows = torch.arange(height, device=self._device)
         columns = torch.arange(width, device=self._device)

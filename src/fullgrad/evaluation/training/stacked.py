@@ -13,6 +13,7 @@ from torch.func import functional_call, stack_module_state
 
 from fullgrad.errors import FullGradError
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _CLOSE = 1e-3  # of the largest output: stacked and alone differ by rounding
 
 
@@ -45,6 +46,9 @@ class Networks:
             self.buffers: dict[str, Tensor] = dict(first.named_buffers())
         else:
             self.skeleton = copy.deepcopy(first).to("meta")
+            for module in self.skeleton.modules():
+                if isinstance(module, _BATCH_NORMS):
+                    module.register_forward_pre_hook(_in_its_precision)
             self.parameters, self.buffers = stack_module_state(self._modules)
         # What a state dict holds (not every buffer, and tied weights under each name), by which
         # name it goes here.
@@ -84,6 +88,16 @@ class Networks:
             .clone()
             for name, own in self._names.items()
         }
+
+
+def _in_its_precision(norm: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Hand a vmapped batch-norm what it has the statistics' dtype of.
+
+    Under autocast PyTorch's rule for vmap gives cuDNN weights of the activations' dtype
+    and statistics of another, which is refused.
+    """
+    known = norm.running_mean if norm.running_mean is not None else norm.weight
+    return args if known is None else (args[0].to(known.dtype), *args[1:])
 
 
 def check_stackable(build: Callable[[int], nn.Module], example: Tensor, spec: str) -> None:

@@ -1,0 +1,79 @@
+"""What one call asks for, and its recorded forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+from torch import Tensor, nn
+
+from fullgrad.axes.algebra import Axes
+from fullgrad.axes.broadcasting import resolved
+from fullgrad.axes.layouts import ActivationLayouts, InputLayout, Layouts
+from fullgrad.engine.inputs import Inputs, Prepared
+from fullgrad.engine.recorder import Recorder
+from fullgrad.engine.tape import Entry, Tape
+from fullgrad.engine.targets import Selected, Target
+
+Mode = Literal["eval", "as_is"]
+Detached = Literal["error", "constant"]
+
+
+class ModelOptions(TypedDict, total=False):
+    """Options of every call that explains a model, as :func:`fullgrad.decompose` documents them."""
+
+    forward_kwargs: Mapping[str, Any] | None
+    mode: Mode
+    per_sample: bool
+    detached: Detached
+    tolerance: float | None
+    layout: InputLayout
+    activation_layouts: ActivationLayouts | None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call's arguments and options, as :func:`fullgrad.decompose` documents them.
+
+    ``takes_per_sample`` says whether the user's call has the option ``per_sample``, so that
+    messages recommend only what can be done.
+    """
+
+    model: nn.Module
+    inputs: Inputs
+    target: Target = None
+    additional_forward_args: Any = None
+    forward_kwargs: Mapping[str, Any] | None = None
+    mode: Mode = "eval"
+    per_sample: bool = True
+    detached: Detached = "error"
+    tolerance: float | None = None
+    layout: InputLayout = None
+    activation_layouts: ActivationLayouts | None = None
+    takes_per_sample: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A recorded forward with its explained scalars."""
+
+    prepared: Prepared
+    layouts: Layouts
+    selected: Selected
+    recorder: Recorder
+    general: tuple[tuple[str, str], ...]
+
+    @property
+    def tape(self) -> Tape:
+        """What was recorded."""
+        return self.recorder.tape
+
+    @property
+    def output(self) -> Tensor:
+        """Explained scalars, shape (B,), inside the graph."""
+        return self.selected.output
+
+    def axes_of(self, entry: Entry) -> Axes | None:
+        """What the axes of an entry's output hold; None if that is not known."""
+        return None if entry.axes is None else resolved(entry.axes, self.tape.bindings)
