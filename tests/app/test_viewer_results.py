@@ -175,6 +175,7 @@ def test_about_tells_models_methods_and_limits(small: Running) -> None:
     assert kinds == {
         "psi": "choice",
         "terms": "text",
+        "linearization": "choice",
         "samples": "integer",
         "scale": "number",
         "seed": "integer",

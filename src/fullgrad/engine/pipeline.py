@@ -138,7 +138,8 @@ def _trace(
     missing = unrecorded_nodes(recorder.tape, recorder, selected.output)
     if missing:
         raise model_error_for(missing)
-    return Traced(prepared, layouts, selected, recorder, tuple(resolve_general(recorder.tape)))
+    general = tuple(resolve_general(recorder.tape))
+    return Traced(prepared, layouts, selected, recorder, general, str(linearization))
 
 
 def _propagate(request: Request, traced: Traced, sink: Sink[Any], label: bool) -> Totals:
