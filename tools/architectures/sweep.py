@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,6 +56,9 @@ class Result:
     refusal: str
     saliency: str
     seconds: float
+    balanced: float | None = None
+    implicit: dict[str, float] | None = None
+    complete: float | None = None
 
 
 class StayDouble(TorchFunctionMode):
@@ -95,7 +99,7 @@ def measure(case: Case) -> Result:
     first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
     terms, residual, as_is, refusal, saliency = 0, None, None, "", ""
     general: list[str] = []
-    share = 0.0
+    share, balanced, implicit, complete = 0.0, None, None, None
     try:
         # The bar is applied below: a model whose own code casts to float32 cannot meet it.
         found = fullgrad.decompose(model, inputs, case.target)
@@ -107,6 +111,7 @@ def measure(case: Case) -> Result:
         share = float((found.input_sums.abs() / found.scale).max())
         general = sorted({op for _, op in found.general_path})
         del found
+        balanced, implicit = _balanced(model, inputs, case, lift=as_is is not None)
     except fullgrad.FullGradError as error:
         refusal = str(error).replace("\n", " ")
     if not isinstance(inputs, dict) and first.dim() >= 4:
@@ -114,6 +119,7 @@ def measure(case: Case) -> Result:
             saliency = _describe_map(fullgrad.saliency(model, first, case.target))
         except fullgrad.FullGradError as error:
             saliency = "refused: " + str(error).split(" Choose")[0]
+            complete = _complete(model, first, case)
     size = sum(p.numel() for p in model.parameters())
     shape = "×".join(map(str, first.shape))
     seconds = time.perf_counter() - started
@@ -130,12 +136,43 @@ def measure(case: Case) -> Result:
         refusal,
         saliency,
         seconds,
+        balanced,
+        implicit,
+        complete,
     )
+
+
+def _balanced(
+    model: torch.nn.Module, inputs: Any, case: Case, lift: bool
+) -> tuple[float, dict[str, float]]:
+    """The residual of the balanced linearization, and what is left to implicit biases."""
+    with StayDouble() if lift else nullcontext():
+        found = fullgrad.decompose(model, inputs, case.target, linearization="balanced")
+    return float(found.relative_residual.max()), found.implicit_shares()
+
+
+def _complete(model: torch.nn.Module, x: Tensor, case: Case) -> float:
+    """How far the complete map and what is elsewhere are from the output, in float64."""
+    found = fullgrad.complete_map(model, x, case.target, linearization="balanced")
+    whole = found.map.flatten(1).sum(1, dtype=torch.float64) + found.elsewhere
+    scale = found.map.flatten(1).abs().sum(1, dtype=torch.float64) + found.elsewhere.abs()
+    return float(((found.output - whole).abs() / scale).max())
 
 
 def _describe_map(saliency: Tensor) -> str:
     good = bool(torch.isfinite(saliency).all()) and float(saliency.std()) > 0
     return "map" if good else "constant or not finite"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1e}"
+
+
+def _shares(implicit: dict[str, float] | None) -> str:
+    if implicit is None:
+        return "–"
+    named = [f"{op} {share:.0e}" for op, share in list(implicit.items())[:3]]
+    return ", ".join(named) + ", …" * (len(implicit) > 3) if implicit else "0"
 
 
 def read_results() -> dict[tuple[str, str], Result]:
@@ -164,7 +201,10 @@ def page(results: list[Result]) -> str:
         "the test has teeth, for where it is small the early layers hardly matter. *General path* lists the operations that no closed-form rule covers, so that their "
         "bias came from forward-mode differentiation. *Map* tells whether `fullgrad.saliency` "
         "gives a finite, non-constant map at the input's size, or refuses because it does not "
-        "know where a term's numbers lie. Where a model's own code casts to float32, its sum "
+        "know where a term's numbers lie. *Balanced* is the residual of the balanced linearization "
+        "(docs/linearization.md), and *implicit* the share of the terms' sizes that it leaves to "
+        "implicit biases, by operation; *complete* tells how far its complete map and what is "
+        "elsewhere are from the output, relative to their sizes. Where a model's own code casts to float32, its sum "
         "closes to float32's rounding only (*as is*); the first number is then with those casts "
         "lifted to float64.",
         "",
@@ -175,8 +215,8 @@ def page(results: list[Result]) -> str:
         f"torchvision {torchvision.__version__}, timm {timm.__version__}, "
         f"transformers {transformers.__version__}, CPU.",
         "",
-        "| source | model | parameters (M) | input | terms | input share | residual | general path | map |",
-        "|---|---|---:|---|---:|---:|---:|---|---|",
+        "| source | model | parameters (M) | input | terms | input share | residual | general path | map | balanced | implicit | complete |",
+        "|---|---|---:|---|---:|---:|---:|---|---|---:|---|---:|",
     ]
     for r in results:
         residual = "refused" if r.residual is None else f"{r.residual:.1e}"
@@ -186,7 +226,8 @@ def page(results: list[Result]) -> str:
         lines.append(
             f"| {r.source} | `{r.name}` | {r.parameters / 1e6:.2f} | {r.input} | {r.terms} | "
             f"{r.input_share:.0e} | "
-            f"{residual} | {', '.join(r.general) or '–'} | {drawn} |"
+            f"{residual} | {', '.join(r.general) or '–'} | {drawn} | {_number(r.balanced)} | "
+            f"{_shares(r.implicit)} | {_number(r.complete)} |"
         )
     if refused:
         lines += ["", "## Refused or not measured", ""]
