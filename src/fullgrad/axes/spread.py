@@ -1,7 +1,7 @@
 """Which places of the input get how much of a cell's number, with nothing lost.
 
 For the complete map (docs/design/complete-map.md): along each axis of the input a matrix of shape
-(places, cells) whose columns sum to 1. All places are multiples of 2^-20, so that differences of
+(places, cells) whose columns sum to 1. All places are multiples of 2^-30, so that differences of
 them are exact, and the matrix of a mirrored grid is the mirrored matrix, bit for bit.
 """
 
@@ -20,7 +20,7 @@ from fullgrad.axes.placement import Cells, Spread
 MassPlacement: TypeAlias = Literal["receptive_field", "cells"]
 MASS_PLACEMENTS: tuple[str, ...] = get_args(MassPlacement)
 
-_FINEST = 2.0**20  # parts of a place
+_FINEST = 2.0**30  # parts of a place
 _MOST = 4  # times the axis' places: more cells than that are put on the places themselves
 _EVEN = 1e-3  # of a step
 
