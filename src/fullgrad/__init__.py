@@ -15,6 +15,7 @@ from fullgrad._version import __version__
 from fullgrad.decomposition import BiasTerm, Decomposition, decompose
 from fullgrad.errors import FullGradError
 from fullgrad.interop.captum import FullGrad
+from fullgrad.maps.complete import CompleteMap, complete_map
 from fullgrad.maps.saliency import layer_maps, saliency
 from fullgrad.maps.smoothing import Noise
 from fullgrad.operations.linearization import Linearization, Rule
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BiasTerm",
+    "CompleteMap",
     "Decomposition",
     "FullGrad",
     "FullGradError",
@@ -45,6 +47,7 @@ __all__ = [
     "Noise",
     "Rule",
     "__version__",
+    "complete_map",
     "decompose",
     "layer_maps",
     "methods",

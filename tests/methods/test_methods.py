@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 import fullgrad
 from fullgrad import methods
-from fullgrad.errors import InputError, MethodError, MissingDependencyError, TargetError
+from fullgrad.errors import (
+    InputError,
+    MethodError,
+    MissingDependencyError,
+    OptionError,
+    TargetError,
+)
 from fullgrad.methods import attribute
 from networks import Weighted, seeded, vgg_like
 from networks import dropout_net as net
@@ -21,6 +27,7 @@ BUILT_IN = [
     "fullgrad",
     "simple_fullgrad",
     "smooth_fullgrad",
+    "complete_fullgrad",
     "input_gradient",
     "input_x_gradient",
     "integrated_gradients",
@@ -69,7 +76,7 @@ def test_a_call_leaves_nothing_behind_and_repeats(name: str) -> None:
     assert found.device == x.device
     assert not found.requires_grad
     assert float(found.std()) > 0
-    assert float(found.min()) >= 0
+    assert (float(found.min()) < 0) == (name == "complete_fullgrad")  # signed by nature
     torch.rand(3)
     assert torch.equal(found, attribute(name, model, x, **QUICK.get(name, {})))
 
@@ -157,6 +164,21 @@ def test_fullgrad_is_the_librarys() -> None:
         attribute("smooth_fullgrad", model, x, 1, samples=3, scale=0.1, seed=5),
         fullgrad.saliency(model, x, 1, method="smooth_fullgrad", noise=fullgrad.Noise(3, 0.1, 5)),
     )
+
+
+def test_the_complete_map_is_the_librarys() -> None:
+    model, x = net(), images()
+    for placement in ("receptive_field", "cells"):
+        whole = fullgrad.complete_map(model, x, 1, placement=placement)
+        for signed in (False, True):
+            found = attribute("complete_fullgrad", model, x, 1, signed=signed, placement=placement)
+            assert torch.equal(found, whole.map)
+    some = fullgrad.complete_map(model, x, 1, terms="bias").map
+    assert torch.equal(attribute("complete_fullgrad", model, x, 1, terms="bias"), some)
+    with pytest.raises(ValueError, match="placement must be 'receptive_field' or 'cells', not 'x'"):
+        attribute("complete_fullgrad", model, x, 1, placement="x")
+    with pytest.raises(OptionError, match="'complete_fullgrad' has no option 'per_sample'"):
+        attribute("complete_fullgrad", model, x, 1, per_sample=False)
 
 
 def test_signs_that_are_not_there_are_refused() -> None:

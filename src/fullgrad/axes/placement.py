@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -30,6 +30,25 @@ _REMAINDER = 16
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Spread:
+    """How the numbers of cells are divided among the places of an input's axis, none of it lost.
+
+    Args:
+        index: the cells that each place gets something of, shape (places, taps); a table for each
+            sample where they differ, shape (B, places, taps).
+        weights: how much of each, of the same shape; what a cell hands out sums to 1.
+    """
+
+    index: Indices
+    weights: Table
+
+    @property
+    def key(self) -> bytes:
+        """Equal for cells that are divided alike."""
+        return self.index.tobytes() + self.weights.tobytes()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Cells:
     """The cells of a term's grid along one axis of the input, in order.
 
@@ -38,14 +57,19 @@ class Cells:
         weights: shape (places of the input, cells): how the input's places are interpolated from
             the cells, zero where nothing is read; None where the cells are even and cover the axis:
             they are stretched over it, corners aligned, as in the paper.
+        spread: how mass is kept where the cells' numbers are divided among places
+            (:mod:`fullgrad.axes.spread`); None where each place is a cell, or one cell is all.
     """
 
     count: int
     weights: Table | None = None
+    spread: Spread | None = None
 
     @property
     def key(self) -> tuple[int, bytes]:
         """Equal for cells that lie at the same places."""
+        if self.spread is not None:
+            return self.count, self.spread.key
         return self.count, b"" if self.weights is None else self.weights.tobytes()
 
 
@@ -79,18 +103,31 @@ class Placement:
         return self.places is not None and self.places.ndim > 1
 
     @property
+    def one_cell(self) -> bool:
+        """Whether all numbers lie in one cell, which no axis tells apart."""
+        return all(c.count == 1 for c in self.cells)
+
+    @property
     def extents(self) -> tuple[int, ...]:
         """Of the grid."""
         return tuple(c.count for c in self.cells)
 
 
-def placement_of(axes: Axes, batch: int, *, alone: bool = True) -> Placement | None:
+# From a coordinate to the cells along it, and each number's cell, shape (sizes of the atoms).
+CellsAlong: TypeAlias = Callable[[Coordinate], tuple[Cells, Indices]]
+
+
+def placement_of(
+    axes: Axes, batch: int, *, alone: bool = True, along: CellsAlong | None = None
+) -> Placement | None:
     """How the terms of an activation are to be read.
 
     Args:
         axes: of the activation, with the coordinates of one input's grid.
         batch: number of samples.
         alone: whether there is no other grid.
+        along: which cells a coordinate makes; then numbers that were read together have a place
+            too, and None is returned only where nothing is known of any axis.
 
     Returns:
         None if none of its numbers has a place (a dense layer's, a class token's).
@@ -99,10 +136,11 @@ def placement_of(axes: Axes, batch: int, *, alone: bool = True) -> Placement | N
         ValueError: the samples are not one axis.
     """
     known = [c for c in axes.coordinates if c is not None]
-    if not all(c.anywhere for c in known):
+    if not all(c.anywhere for c in known) or (along is not None and not known):
         return None
-    if all(c.pooled == "mean" for c in known) and not (alone and _one_cell(axes)):
-        return None
+    if along is None and all(c.pooled == "mean" for c in known):
+        if not (alone and _one_cell(axes)):
+            return None
     atoms = [a for g in axes.groups for a in g if a.size > 1 or a.batch]
     batches = [i for i, a in enumerate(atoms) if a.batch]
     if batch == 1:
@@ -111,10 +149,10 @@ def placement_of(axes: Axes, batch: int, *, alone: bool = True) -> Placement | N
         raise ValueError("the samples are not one axis")
     of_places = {a for c in known for a in c.atoms if not a.batch}
     positions = tuple(i for i, a in enumerate(atoms) if a in of_places)
-    along = [None if c is None else _along(c) for c in axes.coordinates]
-    cells = tuple(Cells(1) if a is None else a[0] for a in along)
+    found = [None if c is None else (along or _along)(c) for c in axes.coordinates]
+    cells = tuple(Cells(1) if a is None else a[0] for a in found)
     sample = next((a for g in axes.groups for a in g if a.batch), None)
-    places = _places(axes, [atoms[i] for i in positions], along, sample)
+    places = _places(axes, [atoms[i] for i in positions], found, sample)
     if places is not None and not (places != NOWHERE).any():
         return None
     sizes, counted = tuple(a.size for a in atoms), batches[0] if batches else None
@@ -132,7 +170,9 @@ def _one_cell(axes: Axes) -> bool:
     return len(axes.groups) == grid + 2 and all(n == 1 for n in axes.shape[-grid:])
 
 
-def placements_on(axes: Axes, grids: Sequence[slice], batch: int) -> list[Placement | None]:
+def placements_on(
+    axes: Axes, grids: Sequence[slice], batch: int, along: CellsAlong | None = None
+) -> list[Placement | None]:
     """How the terms of an activation are to be read on the grids of several inputs.
 
     A number that lies on several grids is shared equally among them.
@@ -141,12 +181,16 @@ def placements_on(axes: Axes, grids: Sequence[slice], batch: int) -> list[Placem
         axes: of the activation.
         grids: which of its coordinates belong to each grid.
         batch: number of samples.
+        along: see :func:`placement_of`. A grid on which all numbers lie in one cell then does not
+            count beside others: pooled numbers do not move what they are added to.
 
     Raises:
         ValueError: the samples are not one axis.
     """
     parts = [replace(axes, coordinates=axes.coordinates[g]) for g in grids]
-    found = [placement_of(part, batch, alone=len(grids) == 1) for part in parts]
+    found = [placement_of(part, batch, alone=len(grids) == 1, along=along) for part in parts]
+    if along is not None and any(p is not None and not p.one_cell for p in found):
+        found = [None if p is not None and p.one_cell else p for p in found]
     if sum(p is not None for p in found) < 2:
         return found
     on = [_on(part) if p is not None else None for part, p in zip(parts, found, strict=True)]

@@ -7,7 +7,7 @@ psi(f^b), psi = upsample(rescale(|.|)). Pure functions on tensors.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.layouts import Grid, example_layout
-from fullgrad.axes.placement import Cells, Placement, arranged, on_grid, placements_on
+from fullgrad.axes.placement import Cells, CellsAlong, Placement, arranged, on_grid, placements_on
 from fullgrad.errors import LayoutError
 
 Psi: TypeAlias = Literal["layer", "channel", "signed"]
@@ -113,11 +113,20 @@ def _aligned(size: int, cells: int) -> Tensor:
     return F.interpolate(columns, size=size, mode="linear", align_corners=True)[:, 0].T
 
 
-class Aggregate:
-    """Sums of term maps, one for each grid, upsampled once at the end."""
+# From sums on a grid, shape (B, 1, *cells), to the input's size.
+Draw: TypeAlias = Callable[[Tensor, Sequence[int], Sequence[Cells]], Tensor]
 
-    def __init__(self, size: Sequence[int]) -> None:
-        self._size = tuple(size)
+
+class Aggregate:
+    """Sums of term maps, one for each grid, brought to the input's size once at the end.
+
+    Args:
+        size: of the input.
+        draw: how a grid's sum is brought to it.
+    """
+
+    def __init__(self, size: Sequence[int], draw: Draw = upsample) -> None:
+        self._size, self._draw = tuple(size), draw
         self._sums: dict[Any, tuple[Tensor, tuple[Cells, ...]]] = {}
 
     def add(self, reduced: Tensor, cells: tuple[Cells, ...]) -> None:
@@ -135,8 +144,8 @@ class Aggregate:
         """Everything counted so far at the input's size, shape (B, 1, *positions); None if none."""
         total: Tensor | None = None
         for maps, cells in self._sums.values():
-            upsampled = upsample(maps, self._size, cells)
-            total = upsampled if total is None else total + upsampled
+            drawn = self._draw(maps, self._size, cells)
+            total = drawn if total is None else total + drawn
         return total
 
     @staticmethod
@@ -182,6 +191,7 @@ def placements_for(
     grids: Sequence[Grid],
     *,
     decomposed: bool = False,
+    along: CellsAlong | None = None,
 ) -> list[Placement | None]:
     """How a term is to be read on each grid; None where it has no positions.
 
@@ -193,6 +203,7 @@ def placements_for(
         batch: number of samples.
         grids: of the explained inputs.
         decomposed: whether the term is one of a decomposition, for messages.
+        along: which cells a grid's axis has; see :func:`fullgrad.axes.placement.placement_of`.
 
     Raises:
         LayoutError: where its numbers lie is not known.
@@ -203,7 +214,7 @@ def placements_for(
             return [None] * len(grids)  # a dense layer's
         raise _unknown(module, op, shape, batch, grids, decomposed)
     try:
-        return placements_on(axes, [slice(g.start, g.stop) for g in grids], batch)
+        return placements_on(axes, [slice(g.start, g.stop) for g in grids], batch, along)
     except ValueError:
         raise _unknown(module, op, shape, batch, grids, decomposed) from None
 

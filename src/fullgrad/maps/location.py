@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.layouts import Layouts
-from fullgrad.axes.placement import Placement
+from fullgrad.axes.placement import CellsAlong, Placement
 from fullgrad.engine.targets import SQUEEZED
 from fullgrad.errors import InputError, LayoutError
 from fullgrad.maps.aggregation import placements_for
@@ -28,6 +28,7 @@ class Locator:
         batch: number of samples.
         chosen: the terms that count.
         decomposed: whether the terms are those of a decomposition, for messages.
+        along: which cells a grid's axis has; see :func:`fullgrad.axes.placement.placement_of`.
 
     Raises:
         InputError: an input has no positions.
@@ -41,6 +42,7 @@ class Locator:
         chosen: Selection,
         *,
         decomposed: bool = False,
+        along: CellsAlong | None = None,
     ) -> None:
         with_grid = {g.input for g in layouts.grids}
         for i, shape in enumerate(shapes):
@@ -57,7 +59,7 @@ class Locator:
                     "layout='BT', or pass it through additional_forward_args"
                 )
         self._layouts, self._shapes, self._batch, self._chosen = layouts, shapes, batch, chosen
-        self._decomposed = decomposed
+        self._decomposed, self._along = decomposed, along
         self._located = 0
         self._without = 0
         self._unknown: LayoutError | None = None
@@ -74,7 +76,14 @@ class Locator:
         grids = self._layouts.grids
         try:
             found = placements_for(
-                axes, module, op, shape, self._batch, grids, decomposed=self._decomposed
+                axes,
+                module,
+                op,
+                shape,
+                self._batch,
+                grids,
+                decomposed=self._decomposed,
+                along=self._along,
             )
         except LayoutError as error:
             self._unknown = error  # terms come last to first: the first is where it was lost
@@ -97,7 +106,9 @@ class Locator:
         """Where the term of an input lies: on its own grid."""
         grid = self._layouts.grids[place : place + 1]
         axes, shape = self._layouts.axes[place], self._shapes[place]
-        (placement,) = placements_for(axes, "", "input", shape, self._batch, grid)
+        (placement,) = placements_for(
+            axes, "", "input", shape, self._batch, grid, along=self._along
+        )
         assert placement is not None
         return [(place, placement)]
 

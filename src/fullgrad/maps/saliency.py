@@ -51,7 +51,7 @@ class SaliencyOptions(MapOptions, total=False):
     additional_forward_args: Any
 
 
-def _packed(maps: Maps, inputs: Inputs) -> Any:
+def packed(maps: Maps, inputs: Inputs) -> Any:
     """Maps in the form of the inputs: a tensor, a tuple, or a dict."""
     if isinstance(inputs, Mapping):
         return dict(zip(explained_names(inputs), maps, strict=True))
@@ -311,8 +311,8 @@ def saliency(
             )
         size = largest_minibatch(request, memory) if batch_size == "auto" else batch_size
         draw = partial(smoothed, chosen=chosen, psi=psi, noise=noise or Noise(), size=size)
-        return _packed(in_minibatches(request, draw, size, None), inputs)
+        return packed(in_minibatches(request, draw, size, None), inputs)
     sink = partial(Draw, chosen=chosen, psi=psi, times_bias=method != "simple_fullgrad")
-    return _packed(
+    return packed(
         in_minibatches(request, partial(explain, open_sink=sink), batch_size, memory), inputs
     )

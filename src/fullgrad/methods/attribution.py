@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import torch
 from torch import Tensor, nn
 
 from fullgrad._optional import require
-from fullgrad.axes.layouts import InputLayout
+from fullgrad.axes.layouts import ActivationLayouts, InputLayout
+from fullgrad.axes.spread import MassPlacement
 from fullgrad.engine.inputs import failures_named
 from fullgrad.engine.lending import as_tuple, lent, own
-from fullgrad.engine.request import ModelOptions, Request
+from fullgrad.engine.request import Detached, Mode, ModelOptions, Request
 from fullgrad.engine.targets import Target, select
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import MethodError, TargetError
@@ -50,6 +51,23 @@ class SmoothOptions(FamilyOptions, total=False):
     seed: int
 
 
+class CompleteOptions(TypedDict, total=False):
+    """The options of the complete map in :func:`attribute`."""
+
+    signed: bool
+    additional_forward_args: Any
+    batch_size: BatchSize
+    memory: int | None
+    placement: MassPlacement
+    terms: Terms
+    forward_kwargs: Mapping[str, Any] | None
+    mode: Mode
+    detached: Detached
+    tolerance: float | None
+    layout: InputLayout
+    activation_layouts: ActivationLayouts | None
+
+
 @overload
 def attribute(
     method: Literal["fullgrad", "simple_fullgrad"],
@@ -65,6 +83,14 @@ def attribute(
     inputs: Tensor,
     target: Target = None,
     **options: Unpack[SmoothOptions],
+) -> Tensor: ...
+@overload
+def attribute(
+    method: Literal["complete_fullgrad"],
+    model: nn.Module,
+    inputs: Tensor,
+    target: Target = None,
+    **options: Unpack[CompleteOptions],
 ) -> Tensor: ...
 @overload
 def attribute(
@@ -111,6 +137,7 @@ def attribute(
             :func:`fullgrad.decompose`.
         signed: the sum over channels of the numbers themselves; otherwise of their sizes.
             FullGrad's maps sum over layers as well, so theirs are those of ``psi="signed"``.
+            ``complete_fullgrad`` keeps its signs either way: sizes would sum to nothing.
         additional_forward_args: a value or tuple passed to the model after the inputs.
         batch_size: how many samples go through the model together; None for all. Tensors among
             additional arguments and options whose first size is B are cut too. FullGrad and its

@@ -10,8 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from fullgrad.axes.layouts import ActivationLayouts
+from fullgrad.axes.spread import MassPlacement, check_placement
 from fullgrad.engine.request import ModelOptions
 from fullgrad.maps.aggregation import check_psi
+from fullgrad.maps.complete import complete_map
 from fullgrad.maps.saliency import saliency
 from fullgrad.maps.smoothing import Noise
 from fullgrad.methods.registry import Method
@@ -87,6 +89,35 @@ def _map(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class CompleteOptions:
+    """What is on the complete map, and where; see :func:`fullgrad.complete_map`.
+
+    Args:
+        placement: how a coarse cell's number is divided among places.
+        terms: which terms are on the map.
+        activation_layouts: layouts of activations that axis propagation cannot follow.
+
+    Raises:
+        ValueError: an unknown placement.
+    """
+
+    placement: MassPlacement = "receptive_field"
+    terms: str | Sequence[str] = "all"
+    activation_layouts: ActivationLayouts | None = None
+
+    def __post_init__(self) -> None:
+        check_placement(self.placement)
+
+
+def _complete(
+    model: nn.Module, inputs: Tensor, target: Any, *, signed: bool, **options: Any
+) -> Tensor:
+    """The map alone, whose numbers have a sign whether it is asked for or not."""
+    found: Tensor = complete_map(model, inputs, target, **options).map
+    return found
+
+
 def _variant(name: str, about: str, options: type = FullGradOptions) -> Method:
     return Method(
         name,
@@ -114,5 +145,15 @@ METHODS = (
         "smooth_fullgrad",
         "The FullGrad map of the terms' mean over noisy copies of the input.",
         SmoothFullGradOptions,
+    ),
+    Method(
+        "complete_fullgrad",
+        _complete,
+        CompleteOptions,
+        "The terms with their signs and sizes, each drawn so that its sum is kept.",
+        _PAPER,
+        signed=True,
+        direct=True,
+        call_options=(*sorted(ModelOptions.__optional_keys__ - {"per_sample"}), "memory"),
     ),
 )

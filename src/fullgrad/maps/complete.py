@@ -1,0 +1,303 @@
+"""The complete map: signs and sizes kept, every term's sum kept, what has no place told apart.
+
+docs/design/complete-map.md says where each number is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fullgrad._optional import require
+from fullgrad._options import takes_options
+from fullgrad.axes.layouts import ActivationLayouts, InputLayout
+from fullgrad.axes.spread import MassPlacement, check_placement
+from fullgrad.engine.inputs import Inputs, check
+from fullgrad.engine.pipeline import explain
+from fullgrad.engine.request import Detached, Mode, Request
+from fullgrad.engine.targets import Target
+from fullgrad.engine.wrappers import unwrap
+from fullgrad.errors import InputError, OptionError
+from fullgrad.maps.complete_sink import Complete, Explained
+from fullgrad.maps.minibatches import BatchSize, check_size, in_minibatches
+from fullgrad.maps.regions import Boxes, Sums, as_numpy, box_sums, cells_of, label_sums, pooled
+from fullgrad.maps.saliency import packed
+from fullgrad.maps.selection import Terms, selection
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CompleteMap:
+    """A model's output as a sum over the places of its inputs.
+
+    For each sample, the sum of all maps + ``elsewhere`` + ``residual`` is ``output``.
+
+    Args:
+        map: signed, shape (B, 1, *positions), in the output's precision; for several inputs a tuple
+            or dict of them, as the inputs were given.
+        elsewhere: the sum of all numbers without a place, shape (B,), float64.
+        elsewhere_by_stage: the same by stage, from the first component of the module path (``""``:
+            the model's own code) to shape (B,), in order of execution. ``"fused"``: what lies on
+            the grids of several inputs at once; ``"left out"``: what ``terms`` does not select.
+        output: the explained scalars, shape (B,).
+        residual: output minus everything above, shape (B,), float64: rounding, proved.
+        target: class index of each sample, shape (B,), if the target was one.
+        input_names: a name for each explained input.
+    """
+
+    map: Any
+    elsewhere: Tensor
+    elsewhere_by_stage: dict[str, Tensor]
+    output: Tensor
+    residual: Tensor
+    target: Tensor | None
+    input_names: tuple[str, ...]
+
+    @property
+    def maps(self) -> tuple[Tensor, ...]:
+        """The maps of all explained inputs."""
+        if isinstance(self.map, Tensor):
+            return (self.map,)
+        return tuple(self.map.values() if isinstance(self.map, dict) else self.map)
+
+    @property
+    def positive(self) -> Tensor:
+        """The sum of the maps' positive numbers, shape (B,), float64.
+
+        It depends on the cells: ``pooled(7)`` sums before it is asked what is positive.
+        """
+        return self._total([m.clamp(min=0) for m in self.maps])
+
+    @property
+    def negative(self) -> Tensor:
+        """The sum of the maps' negative numbers, shape (B,), float64."""
+        return self._total([m.clamp(max=0) for m in self.maps])
+
+    @staticmethod
+    def _total(maps: Sequence[Tensor]) -> Tensor:
+        return torch.stack([m.flatten(1).sum(1, dtype=torch.float64) for m in maps]).sum(0)
+
+    def pooled(self, size: int | Sequence[int]) -> Any:
+        """The map in even cells of any number, exact: places are divided where borders cut them.
+
+        Args:
+            size: how many cells there are along each axis, one number for all axes or one for each.
+
+        Returns:
+            Shape (B, 1, *size), in the form of :attr:`map`; the sums are those of the map.
+
+        Raises:
+            InputError: a size that does not fit.
+        """
+        found = [pooled(m, cells_of(size, m.dim() - 2)) for m in self.maps]
+        if isinstance(self.map, Tensor):
+            return found[0]
+        return dict(zip(self.map, found, strict=True)) if isinstance(self.map, dict) else (*found,)
+
+    def by_region(
+        self,
+        labels: Any = None,
+        *,
+        boxes: Boxes | None = None,
+        spans: Boxes | None = None,
+        input: int | str | None = None,
+    ) -> Any:
+        """Exact sums by region, as a pandas table; each sample's column sums to its output.
+
+        Give one of ``labels``, ``boxes`` and ``spans``.
+
+        Args:
+            labels: an integer for each place, shape (*positions) or (B, *positions); negative ones
+                are no region.
+            boxes: of images and volumes: (x0, y0, x1, y1), (x0, y0, z0, x1, y1, z1), a list of them
+                or a dict from name to box. In places: the first one covers 0 to 1. Borders may run
+                through places, which are then divided.
+            spans: of series: (start, stop), likewise.
+            input: which input, by number or name, if there are several.
+
+        Returns:
+            A ``pandas.DataFrame``: a row for each label or box, ``rest`` for all other places,
+            for other inputs their names, ``elsewhere``; a column for each sample, float64.
+
+        Raises:
+            OptionError: none or several of the three, or an input that there is not.
+            InputError: regions that do not fit the map, or overlap.
+            MissingDependencyError: pandas is not installed.
+        """
+        given = {"labels": labels, "boxes": boxes, "spans": spans}
+        kinds = [name for name, value in given.items() if value is not None]
+        if len(kinds) != 1:
+            raise OptionError(f"give one of labels, boxes and spans, not {len(kinds)} of them")
+        place = self._input(input)
+        own = self.maps[place]
+        if (kinds[0] == "spans") != (own.dim() == 3) and kinds[0] != "labels":
+            fits = "spans" if own.dim() == 3 else "boxes"
+            raise InputError(f"a map of shape {tuple(own.shape)} has {fits}, not {kinds[0]}")
+        pandas: Any = require("pandas", "bench")
+        sums: Sums
+        if labels is not None:
+            sums = label_sums(own, labels)
+        else:
+            sums = box_sums(own, boxes if spans is None else spans)  # type: ignore[arg-type]
+        rows = dict(sums)
+        rows["rest"] = self._total([own]) - sum(sums.values())
+        for i, (name, other) in enumerate(zip(self.input_names, self.maps, strict=True)):
+            if i != place:
+                rows[name] = self._total([other])
+        rows["elsewhere"] = self.elsewhere
+        table = pandas.DataFrame([as_numpy(v) for v in rows.values()], index=list(rows))
+        table.index.name, table.columns.name = "region", "sample"
+        return table
+
+    def _input(self, given: int | str | None) -> int:
+        names = self.input_names
+        if given is None and len(names) == 1:
+            return 0
+        if isinstance(given, str) and given in names:
+            return names.index(given)
+        if type(given) is int and 0 <= given < len(names):
+            return given
+        raise OptionError(
+            f"input must be one of {', '.join(map(repr, names))} or its number, not {given!r}"
+        )
+
+    def __repr__(self) -> str:
+        shapes = ", ".join("x".join(map(str, m.shape)) for m in self.maps)
+        return f"CompleteMap({shapes}; residual={float(self.residual.abs().max()):.1e})"
+
+
+@takes_options("complete_map")
+def complete_map(
+    model: nn.Module,
+    inputs: Inputs,
+    target: Target = None,
+    *,
+    placement: MassPlacement = "receptive_field",
+    terms: Terms = "all",
+    additional_forward_args: Any = None,
+    forward_kwargs: Mapping[str, Any] | None = None,
+    mode: Mode = "eval",
+    detached: Detached = "error",
+    tolerance: float | None = None,
+    layout: InputLayout = None,
+    activation_layouts: ActivationLayouts | None = None,
+    batch_size: BatchSize = None,
+    memory: int | None = None,
+) -> CompleteMap:
+    """The output as a signed map and a remainder that has no place; together they are the output.
+
+    Every term of :func:`fullgrad.decompose` keeps its sign and its size. Its numbers are drawn
+    where they lie, each divided among places so that its sum is kept. What reads no proper part of
+    the grid (after global pooling, dense layers, class tokens) is in ``elsewhere``, not spread.
+
+    It is an attribution: it says how the output is added up, not what would happen if something
+    were removed. See docs/complete-map.md.
+
+    Args:
+        model: any ``nn.Module`` whose terms lie on the input's grid.
+        inputs: see :func:`fullgrad.saliency`.
+        target: see :func:`fullgrad.decompose`.
+        placement: how a coarse cell's number is divided: ``"receptive_field"``: linearly around the
+            center of what it reads, never on a place that it does not read; ``"cells"``: evenly
+            over the cell's own share of the axis, where the grid covers it evenly.
+        terms: which terms are on the map; see :func:`fullgrad.saliency`. The others are in
+            ``elsewhere`` as ``"left out"``.
+        additional_forward_args: see :func:`fullgrad.decompose`.
+        forward_kwargs: see :func:`fullgrad.decompose`.
+        mode: see :func:`fullgrad.decompose`.
+        detached: see :func:`fullgrad.decompose`.
+        tolerance: see :func:`fullgrad.decompose`.
+        layout: see :func:`fullgrad.decompose`.
+        activation_layouts: see :func:`fullgrad.decompose`.
+        batch_size: see :func:`fullgrad.saliency`.
+        memory: see :func:`fullgrad.saliency`.
+
+    Returns:
+        The frozen :class:`CompleteMap`, its sum proved for each sample.
+
+    Raises:
+        ValueError: a value that an option cannot have.
+        OptionError: an option that there is not; a ``TypeError``.
+        LayoutError: where a term's numbers lie is not known.
+        FullGradError: as :func:`fullgrad.decompose`.
+
+    Example:
+        >>> import torch, fullgrad
+        >>> conv, head = torch.nn.Conv2d(3, 2, 3, stride=2), torch.nn.Linear(2 * 3 * 3, 4)
+        >>> model = torch.nn.Sequential(conv, torch.nn.ReLU(), torch.nn.Flatten(), head)
+        >>> found = fullgrad.complete_map(model, torch.ones(1, 3, 8, 8), target=1)
+        >>> found.map.shape, list(found.elsewhere_by_stage)
+        (torch.Size([1, 1, 8, 8]), ['3'])
+        >>> total = found.map.sum() + found.elsewhere
+        >>> torch.allclose(total, found.output.double(), atol=1e-5)
+        True
+        >>> left = found.by_region(boxes={"left": (0, 0, 4, 8)})
+        >>> list(left.index), abs(left[0].sum() - found.output.item()) < 1e-5
+        (['left', 'rest', 'elsewhere'], True)
+    """
+    check_placement(placement)
+    chosen = selection(terms, [name for name, _ in unwrap(model).named_modules()])
+    check_size(batch_size, memory)
+    if batch_size is not None:
+        check(inputs)  # before they are cut
+    request = Request(
+        model,
+        inputs,
+        target,
+        additional_forward_args,
+        forward_kwargs,
+        mode,
+        detached=detached,
+        tolerance=tolerance,
+        layout=layout,
+        activation_layouts=activation_layouts,
+        takes_per_sample=False,
+    )
+    parts: list[Explained] = []
+
+    def compute(part: Request) -> tuple[Tensor]:
+        sink = partial(Complete, chosen=chosen, placement=placement)
+        parts.append(explain(part, sink))
+        return (parts[-1].output,)
+
+    in_minibatches(request, compute, batch_size, memory)
+    found = _joined(parts)
+    return CompleteMap(
+        map=packed(found.maps, inputs),
+        elsewhere=torch.stack([*found.stages.values()]).sum(0)
+        if found.stages
+        else torch.zeros_like(found.residual),
+        elsewhere_by_stage=found.stages,
+        output=found.output,
+        residual=found.residual,
+        target=found.target,
+        input_names=found.names,
+    )
+
+
+def _joined(parts: Sequence[Explained]) -> Explained:
+    """The results of minibatches as one."""
+    if len(parts) == 1:
+        return parts[0]
+    names = dict.fromkeys(name for p in parts for name in p.stages)
+    stages = {
+        n: torch.cat([p.stages.get(n, torch.zeros_like(p.residual)) for p in parts]) for n in names
+    }
+    joined = {
+        f.name: torch.cat([getattr(p, f.name) for p in parts])
+        for f in fields(Explained)
+        if isinstance(getattr(parts[0], f.name), Tensor)
+    }
+    maps = tuple(torch.cat(m) for m in zip(*(p.maps for p in parts), strict=True))
+    return Explained(
+        maps=maps,
+        stages=stages,
+        names=parts[0].names,
+        output=joined["output"],
+        residual=joined["residual"],
+        target=joined.get("target"),
+    )
