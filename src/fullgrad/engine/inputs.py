@@ -205,3 +205,35 @@ def _is_copy(value: Any, leaves: Sequence[Tensor]) -> bool:
         return False
     source = value.grad_fn.next_functions[0][0]
     return any(getattr(source, "variable", None) is leaf for leaf in leaves)
+
+
+def check_baseline(baseline: Any) -> None:
+    """Refuse what is neither a number nor a tensor.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if isinstance(baseline, bool) or not isinstance(baseline, (int, float, Tensor)):
+        raise ValueError(  # noqa: TRY004
+            f"baseline must be a number or a tensor, not {baseline!r}"
+        )
+
+
+def baseline_like(baseline: float | Tensor, x: Tensor) -> Tensor:
+    """The baseline as a tensor of the input's shape.
+
+    Raises:
+        InputError: a tensor of another shape.
+    """
+    if not isinstance(baseline, Tensor):
+        return torch.full_like(x, baseline)
+    if (
+        baseline.dim() != x.dim()
+        or baseline.shape[1:] != x.shape[1:]
+        or (len(baseline) not in (1, len(x)))
+    ):
+        raise InputError(
+            f"a baseline must have shape {tuple(x.shape)} or {(1, *x.shape[1:])}, "
+            f"not {tuple(baseline.shape)}"
+        )
+    return baseline.detach().to(x).expand_as(x).clone()

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,9 @@ from fullgrad._optional import require
 from fullgrad._options import takes_options
 from fullgrad.axes.layouts import ActivationLayouts, InputLayout
 from fullgrad.axes.spread import MassPlacement, check_placement
-from fullgrad.engine.inputs import Inputs, check
+from fullgrad.engine.inputs import Inputs, baseline_like, check, check_baseline
 from fullgrad.engine.pipeline import explain
-from fullgrad.engine.request import Detached, Mode, Request
+from fullgrad.engine.request import Detached, Mode, Request, Traced
 from fullgrad.engine.targets import Target
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import InputError, OptionError
@@ -28,6 +27,7 @@ from fullgrad.maps.minibatches import BatchSize, check_size, in_minibatches
 from fullgrad.maps.regions import Boxes, Sums, as_numpy, box_sums, cells_of, label_sums, pooled
 from fullgrad.maps.saliency import packed
 from fullgrad.maps.selection import Terms, selection
+from fullgrad.operations.linearization import Linearization, Named, linearization_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +47,8 @@ class CompleteMap:
         residual: output minus everything above, shape (B,), float64: rounding, proved.
         target: class index of each sample, shape (B,), if the target was one.
         input_names: a name for each explained input.
+        linearization: which linear maps stood for the operations, in words.
+        zero: where the input term is zero, in words: the map says what differs from there.
     """
 
     map: Any
@@ -56,6 +58,8 @@ class CompleteMap:
     residual: Tensor
     target: Tensor | None
     input_names: tuple[str, ...]
+    linearization: str = "jacobian"
+    zero: str = "zero of the input"
 
     @property
     def maps(self) -> tuple[Tensor, ...]:
@@ -185,6 +189,8 @@ def complete_map(
     tolerance: float | None = None,
     layout: InputLayout = None,
     activation_layouts: ActivationLayouts | None = None,
+    linearization: Named | Linearization = "jacobian",
+    baseline: float | Tensor | Sequence[Tensor] | None = None,
     batch_size: BatchSize = None,
     memory: int | None = None,
 ) -> CompleteMap:
@@ -213,6 +219,12 @@ def complete_map(
         tolerance: see :func:`fullgrad.decompose`.
         layout: see :func:`fullgrad.decompose`.
         activation_layouts: see :func:`fullgrad.decompose`.
+        linearization: see :func:`fullgrad.decompose`.
+        baseline: a reference x0 that splits the input term: the gradient times x - x0 is on the
+            map, times x0 in ``elsewhere`` as ``"reference"``. A number; a tensor of the input's
+            shape, or with one sample for all; a sequence of such if there are several inputs.
+            None: zero, which after the usual normalization is the data's mean color, and for
+            embeddings no word.
         batch_size: see :func:`fullgrad.saliency`.
         memory: see :func:`fullgrad.saliency`.
 
@@ -255,12 +267,19 @@ def complete_map(
         tolerance=tolerance,
         layout=layout,
         activation_layouts=activation_layouts,
+        linearization=linearization,
         takes_per_sample=False,
     )
+    zero = _zero_in_words(baseline)
     parts: list[Explained] = []
 
     def compute(part: Request) -> tuple[Tensor]:
-        sink = partial(Complete, chosen=chosen, placement=placement)
+        start = sum(len(p.output) for p in parts)
+
+        def sink(traced: Traced) -> Complete:
+            at = slice(start, start + len(traced.output))
+            return Complete(traced, chosen, placement, _references(baseline, traced, at))
+
         parts.append(explain(part, sink))
         return (parts[-1].output,)
 
@@ -276,7 +295,47 @@ def complete_map(
         residual=found.residual,
         target=found.target,
         input_names=found.names,
+        linearization=str(linearization_of(linearization)),
+        zero=zero,
     )
+
+
+Baseline: TypeAlias = "float | Tensor | Sequence[Tensor] | None"
+
+
+def _zero_in_words(baseline: Baseline) -> str:
+    """Where the input term is zero.
+
+    Raises:
+        ValueError: no number, tensor or sequence of tensors.
+    """
+    if baseline is None:
+        return "zero of the input"
+    for each in baseline if isinstance(baseline, (list, tuple)) else (baseline,):
+        check_baseline(each)
+    numbers = isinstance(baseline, (int, float))
+    return f"{baseline:g} everywhere in the input" if numbers else "the given baseline"
+
+
+def _references(baseline: Baseline, traced: Traced, part: slice) -> list[Tensor] | None:
+    """The reference of each explained input, of a part of the samples.
+
+    Raises:
+        InputError: a baseline that does not fit the inputs.
+    """
+    if baseline is None:
+        return None
+    leaves = traced.prepared.leaves
+    given = baseline if isinstance(baseline, (list, tuple)) else [baseline] * len(leaves)
+    if len(given) != len(leaves):
+        raise InputError(f"{len(given)} baselines were given for {len(leaves)} inputs")
+    found = []
+    for each, x in zip(given, leaves, strict=True):
+        own = each
+        if isinstance(each, Tensor) and each.dim() == x.dim() and len(each) > 1:
+            own = each[part]
+        found.append(baseline_like(own, x.detach()))
+    return found
 
 
 def _joined(parts: Sequence[Explained]) -> Explained:

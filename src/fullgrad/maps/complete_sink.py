@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,7 +23,7 @@ from fullgrad.maps.location import Location, Locator
 from fullgrad.maps.mass import Put, put, spread
 from fullgrad.maps.selection import Selection
 
-FUSED, LEFT_OUT = "fused", "left out"
+FUSED, LEFT_OUT, REFERENCE = "fused", "left out", "reference"
 _REMAINDER = 16  # a box that leaves less than this part of another uncovered at its ends is all
 
 
@@ -55,10 +56,17 @@ class Complete:
         traced: the recorded forward.
         chosen: the terms that are drawn.
         placement: how cells are divided among places.
+        references: where each input's term is split, in its shape; None: at zero.
     """
 
-    def __init__(self, traced: Traced, chosen: Selection, placement: MassPlacement) -> None:
-        self._traced, self._chosen = traced, chosen
+    def __init__(
+        self,
+        traced: Traced,
+        chosen: Selection,
+        placement: MassPlacement,
+        references: Sequence[Tensor] | None = None,
+    ) -> None:
+        self._traced, self._chosen, self._references = traced, chosen, references
         shapes = [x.shape for x in traced.prepared.leaves]
         along = partial(cells_along, placement=placement)
         self._batch = len(traced.output)
@@ -157,9 +165,14 @@ class Complete:
         if not self._chosen.input:
             self._count(LEFT_OUT, totals.input_sums)
         for i, (g, x) in enumerate(zip(totals.input_gradients, leaves, strict=True)):
-            if self._chosen.input:
-                location = self._locator.of_input(i)
-                self._add(location, tuple(put(input_term(g, x), p) for _, p in location))
+            if not self._chosen.input:
+                continue
+            location = self._locator.of_input(i)
+            if self._references is not None:
+                at_reference = [put(input_term(g, self._references[i]), p) for _, p in location]
+                self._count(REFERENCE, torch.stack([_whole(p) for p in at_reference]).sum(0))
+                x = x.detach() - self._references[i]
+            self._add(location, tuple(put(input_term(g, x), p) for _, p in location))
         output = self._traced.output.detach()
         grids = self._traced.layouts.grids
         drawn = [
@@ -192,6 +205,12 @@ def _proper(box: Table, hull: Table) -> np.ndarray[tuple[int], np.dtype[np.bool_
     size = hull[1] - hull[0] + 1
     left_out = np.stack([box[0] - hull[0], hull[1] - box[1]])
     return np.asarray((left_out * _REMAINDER >= size).any((0, 1)) & (left_out > 0).any((0, 1)))
+
+
+def _whole(part: Put) -> Tensor:
+    """The sum of all that a term has on one grid, for each sample."""
+    beside = [t for t in (part.fused, part.nowhere) if t is not None]
+    return torch.stack([part.cells.flatten(1).sum(1), *beside]).sum(0)
 
 
 def _together(parts: tuple[Put, ...]) -> Put:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fullgrad.axes.layouts import ActivationLayouts
 from fullgrad.axes.spread import MassPlacement, check_placement
+from fullgrad.engine.inputs import check_baseline
 from fullgrad.engine.request import ModelOptions
 from fullgrad.maps.aggregation import check_psi
 from fullgrad.maps.complete import complete_map
@@ -20,6 +21,10 @@ from fullgrad.methods.registry import Method
 from fullgrad.operations.linearization import Linearization, Named, linearization_of
 
 _PAPER = "Srinivas & Fleuret 2019, Full-Gradient Representation for Neural Network Visualization"
+_BALANCED = (
+    "The gradient's rules for transformers: Mehri et al. 2025, LibraGrad: Balancing Gradient Flow "
+    "for Universally Better Vision Transformer Attributions; the sum: docs/linearization.md"
+)
 _NOISE = Noise()
 
 
@@ -105,9 +110,28 @@ class CompleteOptions:
     placement: MassPlacement = "receptive_field"
     terms: str | Sequence[str] = "all"
     activation_layouts: ActivationLayouts | None = None
+    linearization: Named | Linearization = "jacobian"
+    baseline: float | Tensor | None = None
 
     def __post_init__(self) -> None:
         check_placement(self.placement)
+        linearization_of(self.linearization)
+        if self.baseline is not None:
+            check_baseline(self.baseline)
+
+
+@dataclass(frozen=True, slots=True)
+class BalancedOptions(CompleteOptions):
+    """As :class:`CompleteOptions`, with the balanced linearization."""
+
+    linearization: Named | Linearization = "balanced"
+
+
+@dataclass(frozen=True, slots=True)
+class BalancedInputOptions(BalancedOptions):
+    """As :class:`BalancedOptions`, with the input term alone."""
+
+    terms: str | Sequence[str] = "input"
 
 
 def _complete(
@@ -116,6 +140,19 @@ def _complete(
     """The map alone, whose numbers have a sign whether it is asked for or not."""
     found: Tensor = complete_map(model, inputs, target, **options).map
     return found
+
+
+def _complete_variant(name: str, about: str, options: type, paper: str = _PAPER) -> Method:
+    return Method(
+        name,
+        _complete,
+        options,
+        about,
+        paper,
+        signed=True,
+        direct=True,
+        call_options=(*sorted(ModelOptions.__optional_keys__ - {"per_sample"}), "memory"),
+    )
 
 
 def _variant(name: str, about: str, options: type = FullGradOptions) -> Method:
@@ -146,14 +183,21 @@ METHODS = (
         "The FullGrad map of the terms' mean over noisy copies of the input.",
         SmoothFullGradOptions,
     ),
-    Method(
+    _complete_variant(
         "complete_fullgrad",
-        _complete,
-        CompleteOptions,
         "The terms with their signs and sizes, each drawn so that its sum is kept.",
-        _PAPER,
-        signed=True,
-        direct=True,
-        call_options=(*sorted(ModelOptions.__optional_keys__ - {"per_sample"}), "memory"),
+        CompleteOptions,
+    ),
+    _complete_variant(
+        "balanced_fullgrad",
+        "As complete_fullgrad, with linear maps that leave little to implicit biases.",
+        BalancedOptions,
+        _BALANCED,
+    ),
+    _complete_variant(
+        "balanced_input",
+        "The input term alone, of the same linear maps: input times its balanced gradient.",
+        BalancedInputOptions,
+        _BALANCED,
     ),
 )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fullgrad.errors import InputError
+from fullgrad.engine.inputs import baseline_like, check_baseline
 from fullgrad.maps.smoothing import Noise, noisy
 from fullgrad.methods.captum_adapter import Explained, captum, speaking_plainly
 from fullgrad.methods.registry import Method
@@ -50,38 +50,6 @@ class SmoothGradOptions:
 
     def __post_init__(self) -> None:
         Noise(self.samples, self.scale, self.seed)
-
-
-def check_baseline(baseline: Any) -> None:
-    """Refuse what is neither a number nor a tensor.
-
-    Raises:
-        ValueError: naming the option.
-    """
-    if isinstance(baseline, bool) or not isinstance(baseline, (int, float, Tensor)):
-        raise ValueError(  # noqa: TRY004
-            f"baseline must be a number or a tensor, not {baseline!r}"
-        )
-
-
-def baseline_like(baseline: float | Tensor, x: Tensor) -> Tensor:
-    """The baseline as a tensor of the input's shape.
-
-    Raises:
-        InputError: a tensor of another shape.
-    """
-    if not isinstance(baseline, Tensor):
-        return torch.full_like(x, baseline)
-    if (
-        baseline.dim() != x.dim()
-        or baseline.shape[1:] != x.shape[1:]
-        or (len(baseline) not in (1, len(x)))
-    ):
-        raise InputError(
-            f"a baseline must have shape {tuple(x.shape)} or {(1, *x.shape[1:])}, "
-            f"not {tuple(baseline.shape)}"
-        )
-    return baseline.detach().to(x).expand_as(x).clone()
 
 
 def input_gradient(

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from fullgrad._compat import DispatchMode
+from fullgrad.engine.inputs import baseline_like, check_baseline
 from fullgrad.errors import MethodError
 from fullgrad.methods.captum_adapter import Explained, captum, prepare_hooks, speaking_plainly
-from fullgrad.methods.gradients import NoOptions, baseline_like, check_baseline
+from fullgrad.methods.gradients import NoOptions
 from fullgrad.methods.registry import Method
 from fullgrad.operations.registry import overload
 
