@@ -7,6 +7,7 @@ to a softmax that multiplies values. Nothing of the model is patched.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -192,11 +193,7 @@ class AttentionRecord(DispatchMode):
         if s.uses > 1:
             self._refuse(s.path, "multiplies its attention with values more than once")
         if axes is None or not s.values_known:
-            raise MethodError(
-                f"{recording.method}: it is not known which tokens {s.path or 'the model'} attends "
-                f"over (weights of shape {tuple(shape)}). State it, as in "
-                f"{recording.example(s.path, shape)}, or {_ELSE}"
-            )
+            self._refuse_unknown(s)
         if s.dim != s.value.dim() - 1 or s.crossed:
             self._refuse(s.path, "has a softmax that does not run over the keys of its product")
         if shape[-1] != shape[-2]:
@@ -247,6 +244,18 @@ class AttentionRecord(DispatchMode):
         for (_, before), (path, e) in pairwise(layers):
             if before.node not in _behind([e.node], stop={before.node}):
                 self._refuse(path, "attends beside another layer, not behind it")
+
+    def _refuse_unknown(self, s: _Softmax) -> NoReturn:
+        shape, recording = s.value.shape, self._recording
+        sizes, way = recording.grid.sizes, _ELSE
+        rows = math.isqrt(shape[-2] * sizes[0] // sizes[-1])
+        if len(sizes) == 1 or (len(sizes) == 2 and rows**2 * sizes[1] == shape[-2] * sizes[0]):
+            stated = recording.example(s.path, (recording.batch, shape[-2], 2))
+            way = f"state what goes into it, as in {stated}, or {_ELSE}"
+        raise MethodError(
+            f"{recording.method}: it is not known which tokens {s.path or 'the model'} attends "
+            f"over (weights of shape {tuple(shape)}); {way}"
+        )
 
     def _refuse(self, path: str, what: str) -> NoReturn:
         raise MethodError(

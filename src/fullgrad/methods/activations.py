@@ -86,6 +86,7 @@ class Recording:
     ) -> None:
         self.method, self.model = method, model
         self._prepared = prepare(inputs, extra)
+        self.leaf = self._prepared.leaves[0]
         shapes = [x.shape for x in self._prepared.leaves]
         self._layouts = input_layouts(shapes, self._prepared.names, layout)
         self._stated = StatedLayouts(activation_layouts or {}, self._layouts)
@@ -117,13 +118,12 @@ class Recording:
         Raises:
             MethodError: they do not depend on the input.
         """
-        inputs = self._prepared.leaves[0]
         with (
             plain_recurrence.held(recurrent(self.model)),
             recording(self.recorder),
             beside or nullcontext(),
         ):
-            with failures_named(inputs):
+            with failures_named(self.leaf):
                 result = self.model(*self._prepared.args)
             output = select(result, target, self._layouts.samples).output
         self._stated.check_used()
@@ -171,7 +171,11 @@ class Recording:
         Raises:
             MethodError: that is not known.
         """
-        axes, path, shape = self.known(activation.axes), activation.path, activation.shape
+        return self.placed(activation.path, activation.shape, activation.axes)
+
+    def placed(self, path: str, shape: Sequence[int], axes: Axes | None) -> Placement | None:
+        """As :meth:`place`, of anything in a module that has a shape and axes."""
+        axes = self.known(axes)
         if axes is None and len(shape) in (1, 2) and shape[0] == self.batch:
             return None  # a dense layer's
         try:
@@ -180,9 +184,10 @@ class Recording:
         except ValueError:
             pass
         raise MethodError(
-            f"{self.method}: it is not known which axes of {path} (shape {tuple(shape)}) are "
-            f"positions of the input. State it, as in {self.example(path, shape)}, or use a "
-            "method that reads no layer, as method='input_gradient'"
+            f"{self.method}: it is not known which axes of {path or 'the model'} (shape "
+            f"{tuple(shape)}) are positions of the input. State it, as in "
+            f"{self.example(path, shape)}, or use a method that reads no layer, as "
+            "method='input_gradient'"
         )
 
     def example(self, path: str, shape: Sequence[int]) -> str:
@@ -191,9 +196,9 @@ class Recording:
         return f"activation_layouts={{{path!r}: {fits!r}}}"
 
     def is_grid(self, activation: Activation, placement: Placement | None) -> bool:
-        """Whether an activation still has a grid of positions, with nothing pooled along it."""
+        """Whether an activation has positions and channels, with nothing pooled or flattened."""
         axes = self.known(activation.axes)
-        if placement is None or axes is None or max(placement.extents) < 2:
+        if placement is None or axes is None or len(axes.groups) < 3 or max(placement.extents) < 2:
             return False
         return all(c is not None and c.pooled != "mean" for c in axes.coordinates)
 
@@ -218,7 +223,7 @@ def gradients(output: Tensor, found: Sequence[Activation]) -> list[Tensor | None
     if not found:
         return []
     edges = [a.edge for a in found]
-    return list(torch.autograd.grad(output.sum(), edges, allow_unused=True))
+    return list(torch.autograd.grad(output.sum(), edges, retain_graph=True, allow_unused=True))
 
 
 def stretched(maps: Tensor, placement: Placement, size: Sequence[int]) -> Tensor:

@@ -5,10 +5,12 @@ The definition implemented here is, at each position p of the input's grid,
     S(p) = sum over blocks l, channels c of (df/dx_l * x_l)(c, p)
          + sum over explicit biases b, channels c of (df/db * b)(c, p)
 
-with x_l the activation that block l is given. Nothing is rescaled and no sign is dropped; implicit
-biases and the network's own input have no part. It follows the description of FullGrad+ as signed
-sums over blocks of input times gradient and explicit biases; what the paper does beyond that (its
-repaired gradients) is not part of it.
+with x_l the activation that block l is given, and b what convolutions, dense layers, sums with
+constants (positional embeddings) and batch norms in evaluation mode add, and the shift of other
+norms. Nothing is rescaled and no sign is dropped; implicit biases and the network's own input have
+no part, nor has what has no place in the input, such as a class token. That is FullGrad+ as signed
+sums over blocks of input times gradient and explicit biases; the paper's repaired gradients are
+not part of it.
 """
 
 from __future__ import annotations
@@ -18,16 +20,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fullgrad.axes.layouts import ActivationLayouts, InputLayout
-from fullgrad.axes.placement import placement_of
-from fullgrad.engine.backward import widen
+from fullgrad.engine.backward import bias_of, product, run, widen
+from fullgrad.engine.tape import Entry
 from fullgrad.errors import MethodError
 from fullgrad.maps.aggregation import Aggregate, reduced
-from fullgrad.maps.saliency import saliency
 from fullgrad.methods.activations import Activation, Recording, gradients
 from fullgrad.methods.registry import Method, unlike
+from fullgrad.operations import Bias
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
 
@@ -128,44 +131,65 @@ def fullgrad_plus(
         )
     total = Aggregate(recording.grid.sizes)
     for a, g in zip(noted, gradients(output, noted), strict=True):
-        placement = None if g is None else recording.place(a)
-        if placement is not None and a.value is not None:
+        if g is None or a.value is None:
+            continue
+        placement = recording.place(a)
+        if placement is not None:
             term = widen(g) * widen(a.value)
             total.add(reduced(term, placement, "signed"), placement.cells)
-    found = total.map()
-    if found is None:
+    if total.map() is None:
         raise MethodError(
             "fullgrad_plus: no block is given an activation with positions of the input's grid: "
             "name others with blocks="
         )
-    if not _biases_with_a_place(recording):
-        return found
-    return found + saliency(
-        model,
-        inputs,
-        target,
-        psi="signed",
-        terms="explicit",
-        additional_forward_args=extra,
-        layout=layout,
-        activation_layouts=activation_layouts,
-    )
+    _add_biases(recording, output, total)
+    found = total.map()
+    assert found is not None
+    return found
 
 
-def _biases_with_a_place(recording: Recording) -> bool:
-    """Whether an explicit bias lies on the grid, or may."""
-    for entry in recording.recorder.tape.entries:
-        if getattr(entry.bias, "kind", None) != "explicit":
-            continue
-        axes = recording.known(entry.axes)
-        if axes is None and len(entry.shape) > 2:
-            return True
-        try:
-            if axes is not None and placement_of(axes, recording.batch) is not None:
-                return True
-        except ValueError:
-            return True
-    return False
+def _add_biases(recording: Recording, output: Tensor, total: Aggregate) -> None:
+    """Count every explicit bias that has a place, times its gradient."""
+    tape = recording.recorder.tape
+    biases: dict[int, Tensor] = {}
+    kept: list[Entry] = []
+    for entry in tape.entries:
+        bias = _explicit(entry)
+        if bias is not None:
+            biases[len(kept)] = bias
+            kept.append(entry)
+    tape.entries = kept
+
+    def receive(place: int, entry: Entry, gradient: Tensor) -> None:
+        placement = recording.placed(entry.module, entry.shape, entry.axes)
+        if placement is not None:
+            term = product(widen(gradient), biases.pop(place), entry.bias.may_be_infinite)
+            total.add(reduced(term, placement, "signed"), placement.cells)
+
+    run(tape, output, [recording.leaf], torch.ones_like(output), receive)
+
+
+def _explicit(entry: Entry) -> Tensor | None:
+    """The constant that an operation adds; None if it adds none.
+
+    Raises:
+        MethodError: it adds one to a product of two activations, which is not taken apart.
+    """
+    bias = entry.bias
+    if not isinstance(bias, Bias) or bias.kind == "implicit":
+        return None
+    evaluated = "batch_norm" in entry.op and entry.held[0].dim() == 1
+    if bias.kind == "explicit" or evaluated:
+        return bias_of(entry)
+    if "norm" not in entry.op:
+        raise MethodError(
+            f"fullgrad_plus: {entry.op} in {entry.module or 'the model'} adds a constant to a "
+            "product of two activations; use method='fullgrad'"
+        )
+    beta = widen(entry.held[-1])  # a norm's last argument
+    if "layer_norm" in entry.op:
+        return beta
+    return beta.view(1, -1, *[1] * (len(entry.shape) - 2))
 
 
 METHODS = (
