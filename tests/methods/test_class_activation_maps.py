@@ -187,6 +187,29 @@ def test_without_a_single_cut_the_last_convolution_is_read() -> None:
     assert chosen(model, x) == "b"
 
 
+class TokenBranches(Branches):
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.a(x).mean((2, 3))
+        tokens = self.norm(self.b(x).flatten(2).transpose(1, 2))
+        return self.head(torch.cat([pooled, tokens.mean(1)], 1))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4).double()
+
+
+@BOTH
+def test_without_a_single_cut_tokens_need_a_named_layer(name: str) -> None:
+    model, x = seeded(TokenBranches), images()
+    with pytest.raises(
+        MethodError,
+        match=rf"{name} found no layer by itself: the network runs through no single one with posi"
+        r"tions, and the last that has some, norm, is not laid out as a convolution's: give layer=",
+    ):
+        attribute(name, model, x, 1)
+    assert attribute(name, model, x, 1, layer="norm").any()
+
+
 class _Twice(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ The last module that returns positions is not always it. In a vision transformer
 the class token alone, the last block's tokens of the image have no gradient. So the layer is the
 last *single cut* (every path from the input to the output runs through its output) whose positions
 have a gradient: the residual stream, not what attention makes of it on the way. Where a network
-has no such cut (branches that meet behind their pools), it is the last output with both that is
-laid out as a convolution's.
+has no such cut (branches that meet behind their pools), it is the last output with both, if that
+is laid out as a convolution's; otherwise a layer must be named.
 """
 
 from __future__ import annotations
@@ -46,7 +46,13 @@ def default_layer(recording: Recording, target: Any) -> tuple[str, int]:
     whole = [a for a, cut in zip(found, cuts, strict=True) if cut]
     chosen = _last(recording, output, whole)
     if chosen is None:
-        chosen = _last(recording, output, [a for a in found if _as_convolved(recording, a)])
+        chosen = _last(recording, output, found)
+        if chosen is not None and not _as_convolved(recording, chosen):
+            raise MethodError(
+                f"{recording.method} found no layer by itself: the network runs through no single "
+                f"one with positions, and the last that has some, {chosen.path}, is not laid out "
+                "as a convolution's: give layer="
+            )
     if chosen is not None:
         return chosen.path, chosen.call
     raise MethodError(
