@@ -181,11 +181,7 @@ def test_grad_cam_takes_the_outermost_of_modules_with_the_same_output() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.pool(self.features(x)).flatten(1))
 
-    from fullgrad.methods.captum_adapter import Explained
-    from fullgrad.methods.grad_cam import last_grid
-
     model, x = Named().double(), images(2, 9)
-    assert last_grid(model, Explained(model, 0, None, 2), x) == "features"
     torch.testing.assert_close(
         attribute("grad_cam", model, x, 1), attribute("grad_cam", model, x, 1, layer="features.1")
     )
@@ -261,23 +257,31 @@ class ChannelsLast(nn.Module):
         return self.head(self.norm(self.conv(x).permute(0, 2, 3, 1)).mean((1, 2)))
 
 
-def test_grad_cam_refuses_what_it_cannot_read() -> None:
+def test_grad_cam_reads_tokens_and_channels_last() -> None:
     x = images()
     for build in (PatchTransformer, ChannelsLast):
-        model = build().double()
-        with pytest.raises(
-            MethodError,
-            match=r"norm follows the last one with channels and positions \(c\w+\), and its output "
-            r"is laid out as tokens, or with channels last: give layer=",
-        ):
-            attribute("grad_cam", model, x, 1)
-        first = "cut" if build is PatchTransformer else "conv"
-        assert attribute("grad_cam", model, x, 1, layer=first).shape == (2, 1, 32, 32)
-    with pytest.raises(MethodError, match=r"norm returns \(2, 64, 8\)"):
-        attribute("grad_cam", PatchTransformer().double(), x, 1, layer="norm")
+        model = seeded(lambda b=build: b().double())
+        kept: list[Tensor] = []
+        hook = model.norm.register_forward_hook(lambda m, a, out: kept.append(out))
+        out = model(x)
+        hook.remove()
+        (gradient,) = torch.autograd.grad(out[:, 1].sum(), kept)
+        over = (1,) if build is PatchTransformer else (1, 2)
+        coarse = (gradient.mean(over, keepdim=True) * kept[0]).sum(-1).relu()
+        expected = upsampled(coarse.reshape(2, 1, 8, 8), x.shape[2:])
+        assert_map(attribute("grad_cam", model, x, 1), expected, True)
+        assert_map(attribute("grad_cam", model, x, 1, layer="norm"), expected, True)
+
+
+def test_grad_cam_refuses_what_it_cannot_read() -> None:
+    x = images()
     dense = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3)).double()
     with pytest.raises(MethodError, match="found no module whose output has channels and posi"):
         attribute("grad_cam", dense, x, 1)
+    with pytest.raises(
+        MethodError, match=r"more than one position of the input's grid; 1 returns \(2, 3\) wit"
+    ):
+        attribute("grad_cam", dense, x, 1, layer="1")
     with pytest.raises(
         MethodError, match=r"the model has no layer 'blok2'; did you mean 'block2'.*known: stem"
     ):

@@ -28,6 +28,9 @@ BUILT_IN = [
     "simple_fullgrad",
     "smooth_fullgrad",
     "complete_fullgrad",
+    "balanced_fullgrad",
+    "balanced_input",
+    "fullgrad_plus",
     "input_gradient",
     "input_x_gradient",
     "integrated_gradients",
@@ -35,11 +38,17 @@ BUILT_IN = [
     "guided_backprop",
     "deeplift",
     "grad_cam",
+    "layer_cam",
+    "attention_rollout",
+    "gradient_x_attention",
     "random",
     "random_blobs",
     "sobel",
 ]
+# Those that apply to convolutional nets.
+CONVOLUTIONAL = [n for n in BUILT_IN if "attention" not in n]
 QUICK = {
+    "fullgrad_plus": {"blocks": "5"},
     "integrated_gradients": {"n_steps": 3},
     "smoothgrad": {"samples": 2},
     "smooth_fullgrad": {"samples": 2},
@@ -63,7 +72,7 @@ def test_the_built_in_methods() -> None:
         methods.get("sobel").name = "x"  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_a_call_leaves_nothing_behind_and_repeats(name: str) -> None:
     model, x = net(), images()
     x.requires_grad_(True)
@@ -81,7 +90,7 @@ def test_a_call_leaves_nothing_behind_and_repeats(name: str) -> None:
     assert torch.equal(found, attribute(name, model, x, **QUICK.get(name, {})))
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_without_a_target_the_prediction_on_the_input_is_explained(name: str) -> None:
     model, x = net(), images(3)
     predicted = net().eval()(x).argmax(1)
@@ -119,7 +128,7 @@ def test_targets_of_other_kinds(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in BUILT_IN if n not in ("random", "random_blobs", "sobel")]
+    "name", [n for n in CONVOLUTIONAL if n not in ("random", "random_blobs", "sobel")]
 )
 def test_additional_arguments_go_with_their_samples(name: str) -> None:
     model, x, options = Weighted(), images(3), QUICK.get(name, {})
@@ -127,6 +136,8 @@ def test_additional_arguments_go_with_their_samples(name: str) -> None:
     extra = (weight, {"table": torch.ones(2, 2, dtype=torch.float64)})
     if name == "deeplift":
         options = {"baseline": 0.1}
+    if name == "fullgrad_plus":
+        options = {"blocks": "inner.5"}
     whole = attribute(name, model, x, 1, additional_forward_args=extra, **options)
     cut = attribute(name, model, x, 1, additional_forward_args=extra, batch_size=2, **options)
     torch.testing.assert_close(whole, cut)
@@ -187,7 +198,11 @@ def test_signs_that_are_not_there_are_refused() -> None:
         ("random", {}, r"method 'random' has no sign; leave signed=False"),
         ("random_blobs", {}, r"method 'random_blobs' has no sign; leave signed=False"),
         ("sobel", {}, r"method 'sobel' has no sign; leave signed=False"),
-        ("grad_cam", {}, r"'grad_cam' has no sign with layer=None, relu=True; leave signed=False"),
+        (
+            "grad_cam",
+            {},
+            r"'grad_cam' has no sign with layer=None, relu=True, activation_layouts=None",
+        ),
         ("fullgrad", {"psi": "layer"}, r"'fullgrad' has no sign with psi='layer', terms='all'"),
         ("smooth_fullgrad", {"psi": "channel"}, r"has no sign with psi='channel'"),
     ):
@@ -257,5 +272,5 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_float32_and_vgg() -> None:
     model, x = seeded(vgg_like).float(), torch.randn(2, 3, 32, 32)
-    for name in BUILT_IN:
+    for name in CONVOLUTIONAL:
         assert attribute(name, model, x, **QUICK.get(name, {})).dtype == torch.float32

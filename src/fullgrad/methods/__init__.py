@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from fullgrad._lazy import submodules
-from fullgrad.methods import controls, gradients, overrides
+from fullgrad.methods import attention, controls, fullgrad_plus, gradients, overrides
 from fullgrad.methods import fullgrad as family
 from fullgrad.methods import grad_cam as gradcam
 from fullgrad.methods.attribution import attribute
@@ -16,9 +16,11 @@ if not TYPE_CHECKING:
 
 for _method in (
     *family.METHODS,
+    *fullgrad_plus.METHODS,
     *gradients.METHODS,
     *overrides.METHODS,
     *gradcam.METHODS,
+    *attention.METHODS,
     *controls.METHODS,
 ):
     add(_method)
