@@ -14,7 +14,7 @@ from fullgrad.axes.layouts import ActivationLayouts, InputLayout, Layouts
 from fullgrad.engine.inputs import Inputs, Prepared
 from fullgrad.engine.recorder import Recorder
 from fullgrad.engine.tape import Entry, Tape
-from fullgrad.engine.targets import Selected, Target
+from fullgrad.engine.targets import Selected, Several, Target, Top
 
 Mode = Literal["eval", "as_is"]
 Detached = Literal["error", "constant"]
@@ -42,7 +42,7 @@ class Request:
 
     model: nn.Module
     inputs: Inputs
-    target: Target = None
+    target: Target | Several | Top = None
     additional_forward_args: Any = None
     forward_kwargs: Mapping[str, Any] | None = None
     mode: Mode = "eval"
