@@ -102,9 +102,9 @@ class AgainstRest(Contrast):
         own = select(logits, self.c)
         if own.index is None:
             raise TargetError("against_rest needs class indices, not a callable")
-        others = torch.arange(logits.shape[1] - 1, device=logits.device)
-        others = others + (others >= own.index[:, None]).long()
-        return own.output - logits.gather(1, others).logsumexp(1)
+        places = torch.arange(logits.shape[1] - 1, device=logits.device)
+        others = logits.gather(1, places + (places >= own.index[:, None]).long())
+        return own.output - others.logsumexp(1)
 
     def __str__(self) -> str:
         return f"log odds of {_words(self.c)} against all others"

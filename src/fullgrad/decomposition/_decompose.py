@@ -19,6 +19,7 @@ from fullgrad.engine.pipeline import Totals, explain
 from fullgrad.engine.request import Detached, Mode, Request, Traced
 from fullgrad.engine.targets import Target
 from fullgrad.engine.terms import Term
+from fullgrad.operations.linearization import Linearization, Named
 
 
 class Keep:
@@ -96,6 +97,7 @@ def decompose(
     tolerance: float | None = None,
     layout: InputLayout = None,
     activation_layouts: ActivationLayouts | None = None,
+    linearization: Named | Linearization = "jacobian",
 ) -> Decomposition:
     """Split a model's output exactly into an input term and one term per bias.
 
@@ -128,6 +130,9 @@ def decompose(
         activation_layouts: layouts of activations that axis propagation cannot
             follow, from module path to a layout (or a
             list of them) in the input's letters: ``{"stages.2.attn": "B (H W) C"}``.
+        linearization: which linear maps stand for the operations: ``"jacobian"``, the paper's;
+            ``"balanced"``, which leaves little to implicit biases; or a
+            :class:`fullgrad.Linearization`. The sum is proved for each of them.
 
     Returns:
         The frozen :class:`Decomposition`, its sum proved.
@@ -165,5 +170,6 @@ def decompose(
         tolerance,
         layout,
         activation_layouts,
+        linearization,
     )
     return explain(request, Keep)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from fullgrad._compat import base_of, storage_id
+from fullgrad.operations.call import tensors_in
 
 # A tensor by its storage and its geometry: autograd itself makes aliases of what it saves.
 _Place: TypeAlias = tuple[int, int, tuple[int, ...], tuple[int, ...]]
@@ -29,15 +30,6 @@ class _Cut(NamedTuple):
 def _place(t: Tensor) -> _Place:
     storage = storage_id(t)
     return (storage, int(t.storage_offset()), tuple(t.shape), t.stride())
-
-
-def tensors_in(args: Iterable[Any]) -> Iterator[Tensor]:
-    """All tensors among arguments, lists and tuples opened."""
-    for a in args:
-        if isinstance(a, Tensor):
-            yield a
-        elif isinstance(a, (list, tuple)):
-            yield from tensors_in(a)
 
 
 class Dependence:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fullgrad.engine.tape import Entry, Step, Tape
+from fullgrad.engine.tape import Entry, Handover, Step, Tape
 from fullgrad.errors import ModelError
 
 _WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
@@ -21,6 +20,10 @@ def widen(t: Tensor) -> Tensor:
     """Half precision to float32: sums and products of terms are never taken in half."""
     wider = _WIDER.get(t.dtype)
     return t if wider is None else t.to(wider)
+
+
+def _widened(t: Tensor | None) -> Tensor | None:
+    return None if t is None else widen(t)
 
 
 def bias_of(entry: Entry) -> Tensor:
@@ -76,6 +79,7 @@ def run(
     receive: Receive,
     *,
     keep_graph: bool = False,
+    watching: Iterable[tuple[Any, Callable[..., None]]] = (),
 ) -> tuple[Tensor, ...]:
     """Propagate back from the explained scalars to the inputs.
 
@@ -89,6 +93,7 @@ def run(
         receive: called with (place on the tape, entry, gradient at the entry's output, in the
             model's dtype) for every entry that the output depends on.
         keep_graph: leave the graph for another pass.
+        watching: nodes, and what is called with the gradients below and above each of them.
 
     Returns:
         The gradient of each input (zeros where the output does not depend on it).
@@ -111,8 +116,26 @@ def run(
 
         return hook
 
+    def hand_on(own: Handover) -> Callable[..., tuple[Any, ...]]:
+        def hook(below: Sequence[Tensor | None], above: Sequence[Tensor | None]) -> tuple[Any, ...]:
+            given = [below[i] for i in own.places]
+            reached = [None if s is None else _widened(above[s]) for s in own.slots]
+            found = own.transpose(given, reached, *map(widen, own.held))
+            handed = list(below)
+            for i, g, plain in zip(own.places, found, given, strict=True):
+                handed[i] = None if g is None or plain is None else g.to(plain.dtype)
+            if not keep_graph:
+                own.held = ()
+            return tuple(handed)
+
+        return hook
+
     handles: list[Any] = []
     try:
+        for handover in tape.handovers:
+            handles.append(handover.node.register_hook(hand_on(handover)))
+        for node, watch in watching:
+            handles.append(node.register_hook(watch))
         for node, memory_format in tape.relayout:
             handles.append(node.register_prehook(relayout(memory_format)))
         for place, entry in enumerate(tape.entries):
@@ -196,8 +219,6 @@ def local_gaps(
 
         return hook
 
-    with ExitStack() as stack:
-        for step in steps:
-            stack.callback(step.node.register_hook(hook_for(step)).remove)
-        run(tape, output, leaves, torch.ones_like(output), receive)
+    watching = [(step.node, hook_for(step)) for step in steps]
+    run(tape, output, leaves, torch.ones_like(output), receive, watching=watching)
     return sorted(gaps, key=lambda gap: -gap[2]), max(sizes)

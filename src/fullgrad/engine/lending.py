@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fullgrad._compat import DispatchMode
-from fullgrad.engine._detached import tensors_in
 from fullgrad.engine.model_state import eager, guarded, plain_recurrence
 from fullgrad.engine.wrappers import compiled, recurrent
+from fullgrad.operations.call import tensors_in
 from fullgrad.operations.registry import overload
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fullgrad.axes.layouts import StatedLayouts, input_layouts
 from fullgrad.engine import backward, samples, verification
+from fullgrad.engine._linearizer import check_modules
 from fullgrad.engine._recurrence import Recurrence
 from fullgrad.engine._sample_search import find_samples, may_be_coupled, needs_labels
 from fullgrad.engine.coverage import model_error_for, refuse_blocked, unrecorded_nodes
@@ -32,6 +33,7 @@ from fullgrad.engine.targets import Contrast, Selected, choose, select
 from fullgrad.engine.terms import Term
 from fullgrad.engine.wrappers import compiled, recurrent, unwrap
 from fullgrad.errors import ModelError, OutputError
+from fullgrad.operations.linearization import linearization_of
 
 Result_co = TypeVar("Result_co", covariant=True)
 
@@ -96,6 +98,7 @@ def _validated(request: Request) -> nn.Module:
     check_keywords(request.forward_kwargs)
     model = unwrap(request.model)
     check(request.inputs)
+    check_modules(linearization_of(request.linearization), model)
     return model
 
 
@@ -105,6 +108,7 @@ def _trace(
     """The recorded forward, once for each target."""
     prepared = prepare(request.inputs, request.additional_forward_args, request.forward_kwargs)
     allow = request.detached == "constant"
+    linearization = linearization_of(request.linearization)
     layouts = input_layouts([x.shape for x in prepared.leaves], prepared.names, request.layout)
     stated = StatedLayouts(request.activation_layouts or {}, layouts)
     recorder = Recorder(
@@ -115,8 +119,10 @@ def _trace(
         allow_detached=allow,
         layouts=layouts,
         stated=stated,
+        linearization=linearization,
     )
-    recurrence = Recurrence(recorder) if recurrent(model) else nullcontext()
+    at_once = recurrent(model) and linearization.is_jacobian
+    recurrence = Recurrence(recorder) if at_once else nullcontext()
     with recording(recorder), recurrence:
         with failures_named(request.inputs):
             result = model(*prepared.args, **prepared.kwargs)

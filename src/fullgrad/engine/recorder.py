@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,34 +26,26 @@ from fullgrad._compat import (
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.layouts import Layouts, StatedLayouts
 from fullgrad.engine import refusals
-from fullgrad.engine._detached import Dependence, Detached, tensors_in
+from fullgrad.engine._detached import Dependence, Detached
 from fullgrad.engine._known_axes import KnownAxes
+from fullgrad.engine._linearizer import Linearizer
+from fullgrad.engine._pending import Pending, with_first
 from fullgrad.engine.module_path import ModulePath
-from fullgrad.engine.tape import Entry, Step, Tape, itself, memory_layout, overwritten_base, rest_of
+from fullgrad.engine.tape import (
+    Entry,
+    Handover,
+    Step,
+    Tape,
+    itself,
+    memory_layout,
+    overwritten_base,
+    rest_of,
+)
 from fullgrad.operations import Bias, Call
+from fullgrad.operations.call import tensors_in
 from fullgrad.operations.fallback import GeneralCall
+from fullgrad.operations.linearization import JACOBIAN, Linearization
 from fullgrad.operations.registry import Overload, overload
-
-
-class _Pending(NamedTuple):
-    """An operation that ran; autograd gives it its node after the dispatch mode returns."""
-
-    operation: Overload
-    call: Call
-    args: tuple[Any, ...]
-    module: str
-    edges: tuple[tuple[Any, int, Tensor], ...] = ()
-    axes_before: dict[int, Axes | None] | None = None
-    rest: Tensor | None = None
-    saved: bool = False
-
-
-def _with_first(call: Call, first: Tensor) -> Call:
-    """The call with its overwritten argument, which depends, as it was."""
-    depends = call.depends
-    return replace(
-        call, args=(first, *call.args[1:]), depends=lambda v: True if v is first else depends(v)
-    )
 
 
 class Recorder(DispatchMode):
@@ -68,6 +59,7 @@ class Recorder(DispatchMode):
         allow_detached: take detached values as constants instead of refusing them.
         layouts: of the given tensors; None for the usual ones.
         stated: layouts of activations that cannot be followed.
+        linearization: which linear maps stand for the operations.
     """
 
     def __init__(
@@ -80,6 +72,7 @@ class Recorder(DispatchMode):
         stated: StatedLayouts | None = None,
         keep_steps: bool = False,
         allow_detached: bool = False,
+        linearization: Linearization = JACOBIAN,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tape = Tape()
@@ -90,11 +83,14 @@ class Recorder(DispatchMode):
         self._allow_detached = allow_detached
         self.dependence = Dependence(self.roots)
         self.depends = self.dependence.of
-        self._pending: _Pending | None = None
-        self._unproved: list[_Pending] = []
-        self._readers: dict[int, list[Entry]] = {}
+        self._pending: Pending | None = None
+        self._unproved: list[Pending] = []
+        self._readers: dict[int, list[Entry | Handover]] = {}
         self.detached = Detached(self.dependence)
         self._places = KnownAxes(roots, layouts, stated)
+        self._linearizer: Linearizer | None = None
+        if not linearization.is_jacobian:
+            self._linearizer = Linearizer(linearization, self.tape, self.depends)
         self._axes_of = self._places.of
 
     # -- recording --------------------------------------------------------------------------
@@ -130,7 +126,7 @@ class Recorder(DispatchMode):
                 self._after_cut(operation, depends, args, kwargs, out)
             if depends and operation.own_autograd:
                 call = self._call(func, operation, args, kwargs, out, self.depends)
-                self._unproved.append(_Pending(operation, call, args, self.path.current()))
+                self._unproved.append(Pending(operation, call, args, self.path.current()))
             return out
         if operation.writes:
             return self._overwriting(func, operation, args, kwargs)
@@ -139,7 +135,8 @@ class Recorder(DispatchMode):
             self.tape.fast_path = self.tape.fast_path or bool(out and not args[1].all())
         call = self._call(func, operation, args, kwargs, out, self.depends)
         edges = self._edges(args) if self._keep_steps else ()
-        self._note(_Pending(operation, call, args, self.path.current(), edges))
+        sources = self._linearizer.sources(args, kwargs) if self._linearizer else ()
+        self._note(Pending(operation, call, args, self.path.current(), edges, sources=sources))
         return out
 
     def _call(
@@ -165,7 +162,8 @@ class Recorder(DispatchMode):
         if in_place:
             # A constant that is overwritten is a bias; an input is what the rule may read.
             first_depends = self.depends(args[0])
-            if entry.bias is None or entry.reads_input or not first_depends:
+            reads = self._linearizer and self._linearizer.reads_input(entry, self.path.current())
+            if entry.bias is None or entry.reads_input or not first_depends or reads:
                 saved = (
                     entry.autograd_keeps_input
                     and first_depends
@@ -188,12 +186,14 @@ class Recorder(DispatchMode):
         if in_place:
             known[id(before[0])] = known[id(args[0])]
         edges = self._edges(args) if self._keep_steps else ()
+        sources = self._linearizer.sources(args, kwargs) if self._linearizer else ()
         out = func(*args, **kwargs)
         call = self._call(func, operation, before, kwargs, out, answers, in_place)
-        self._note(_Pending(operation, call, args, self.path.current(), edges, known, rest, saved))
+        path = self.path.current()
+        self._note(Pending(operation, call, args, path, edges, known, rest, saved, sources))
         return out
 
-    def _note(self, pending: _Pending) -> None:
+    def _note(self, pending: Pending) -> None:
         self.meet([*pending.args, *pending.call.kwargs.values()])
         self._pending = pending
 
@@ -271,7 +271,7 @@ class Recorder(DispatchMode):
             last, self._pending = self._pending, None
             self._put(last)
 
-    def _put(self, pending: _Pending) -> None:
+    def _put(self, pending: Pending) -> None:
         operation, call, module = pending.operation, pending.call, pending.module
         edges, rest = pending.edges, pending.rest
         tape = self.tape
@@ -298,7 +298,7 @@ class Recorder(DispatchMode):
             operation.entry.axes, call, module, pending.axes_before, nodes, tape.bindings
         )
         if pending.saved:
-            call = _with_first(call, saved_input(nodes[0]))
+            call = with_first(call, saved_input(nodes[0]))
         if operation.entry.gradient_in_layout and call.outputs[0].device.type == "cpu":
             tape.relayout.append((nodes[0], memory_layout(call.args[0])))
         if edges:
@@ -320,8 +320,14 @@ class Recorder(DispatchMode):
                     None,
                 )
             )
-        rule = operation.entry.bias
-        biases = None if rule is None else rule(call)
+        biases, rule = None, operation.entry.bias
+        if self._linearizer is not None:
+            handed = len(tape.handovers)
+            biases = self._linearizer.biases(operation, call, module, nodes, pending.sources)
+            for handover in tape.handovers[handed:]:
+                self._remember(handover)
+        if biases is None and rule is not None:
+            biases = rule(call)
         if biases is None:
             general = GeneralCall(call)
             for slot, has_gradient in enumerate(differentiable):
@@ -363,8 +369,12 @@ class Recorder(DispatchMode):
             view is not None and not out.is_complex(),
         )
         self.tape.entries.append(entry)
-        for h in entry.held:
-            self._readers.setdefault(h.untyped_storage().data_ptr(), []).append(entry)
+        self._remember(entry)
+
+    def _remember(self, reader: Entry | Handover) -> None:
+        """Note what it reads, so that it is copied before a write."""
+        for h in reader.held:
+            self._readers.setdefault(h.untyped_storage().data_ptr(), []).append(reader)
 
     # -- writes and values outside the graph ------------------------------------------------
 

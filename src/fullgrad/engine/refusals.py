@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fullgrad._compat import wraps
-from fullgrad.engine._detached import tensors_in
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.tape import Tape
 from fullgrad.errors import BlockedGradientError, InputError, ModelError
+from fullgrad.operations.call import tensors_in
 
 _PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 

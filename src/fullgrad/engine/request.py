@@ -15,6 +15,7 @@ from fullgrad.engine.inputs import Inputs, Prepared
 from fullgrad.engine.recorder import Recorder
 from fullgrad.engine.tape import Entry, Tape
 from fullgrad.engine.targets import Selected, Several, Target, Top
+from fullgrad.operations.linearization import Linearization, Named
 
 Mode = Literal["eval", "as_is"]
 Detached = Literal["error", "constant"]
@@ -30,6 +31,7 @@ class ModelOptions(TypedDict, total=False):
     tolerance: float | None
     layout: InputLayout
     activation_layouts: ActivationLayouts | None
+    linearization: Named | Linearization
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Request:
     tolerance: float | None = None
     layout: InputLayout = None
     activation_layouts: ActivationLayouts | None = None
+    linearization: Named | Linearization = "jacobian"
     takes_per_sample: bool = True
 
 

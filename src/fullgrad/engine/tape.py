@@ -13,6 +13,7 @@ from fullgrad.axes.algebra import Axes
 from fullgrad.axes.broadcasting import Bindings
 from fullgrad.errors import UnsupportedOperationError
 from fullgrad.operations import Bias, Call
+from fullgrad.operations._local import Transpose
 from fullgrad.operations.fallback import GeneralCall
 
 
@@ -40,9 +41,34 @@ class Entry:
 
     def protect(self, storage: int) -> None:
         """Copy what this entry reads from a storage that is about to be overwritten."""
-        self.held = tuple(
-            h.clone() if h.untyped_storage().data_ptr() == storage else h for h in self.held
-        )
+        self.held = _copied(self.held, storage)
+
+
+@dataclass(eq=False, slots=True)
+class Handover:
+    """An executed operation whose gradients are handed on by other maps than the Jacobian.
+
+    Args:
+        node: of the operation.
+        places: where the node hands on what belongs to each argument that depends on the input.
+        slots: which of the node's outputs each output of the operation is.
+        transpose: the transposed maps.
+        held: the tensors that they read.
+    """
+
+    node: Any
+    places: tuple[int, ...]
+    slots: tuple[int | None, ...]
+    transpose: Transpose
+    held: tuple[Tensor, ...]
+
+    def protect(self, storage: int) -> None:
+        """Copy what the maps read from a storage that is about to be overwritten."""
+        self.held = _copied(self.held, storage)
+
+
+def _copied(held: tuple[Tensor, ...], storage: int) -> tuple[Tensor, ...]:
+    return tuple(h.clone() if h.untyped_storage().data_ptr() == storage else h for h in held)
 
 
 @dataclass(eq=False, slots=True)
@@ -61,6 +87,7 @@ class Tape:
     """What a recorded forward leaves behind, in order of execution."""
 
     entries: list[Entry] = field(default_factory=list)
+    handovers: list[Handover] = field(default_factory=list)
     nodes: dict[Any, str] = field(default_factory=dict)
     relayout: list[tuple[Any, torch.memory_format]] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)

@@ -248,9 +248,28 @@ def _called_one_by_one(functions: Sequence[Callable[[Any], Tensor]], output: Any
     tensor, source = main_tensor(output)
     if len(functions) != len(tensor):
         raise TargetError(f"{len(functions)} targets for a batch of {len(tensor)} samples")
+    if isinstance(functions[0], Contrast) and len({type(f) for f in functions}) == 1:
+        return _contrasted(functions, output)
     found = [_one(target, one) for target, one in zip(functions, tensor, strict=True)]
     scalars, settled = zip(*found, strict=True)
     return Selected(torch.stack(scalars), None, source, list(settled))
+
+
+def _contrasted(contrasts: Sequence[Any], output: Any) -> Selected:
+    """A contrast for each sample, all of one kind, as one contrast of the whole batch."""
+    if any(map(predicts, contrasts)):
+        index = select(output, None).index
+        if index is not None:
+            contrasts = [_settled(c, [k]) for c, k in zip(contrasts, index.tolist(), strict=True)]
+    names = [part.name for part in dataclasses.fields(contrasts[0])]
+    rows = {name: [_for_one(getattr(c, name)) for c in contrasts] for name in names}
+    return dataclasses.replace(
+        select(output, dataclasses.replace(contrasts[0], **rows)), target=list(contrasts)
+    )
+
+
+def _for_one(target: Any) -> Any:
+    return _per_sample(target, 1)[0] if isinstance(target, list) else target
 
 
 def _one(target: Any, output: Tensor) -> tuple[Tensor, Any]:

@@ -11,7 +11,6 @@ from fullgrad._lazy import submodules
 from fullgrad.operations import (  # noqa: F401
     affine,
     attention,
-    constants,
     elementwise,
     homogeneous,
     linear,
@@ -23,6 +22,7 @@ from fullgrad.operations import (  # noqa: F401
     windows,
 )
 from fullgrad.operations.call import Bias, BiasRule, Call, Kind, no_bias, scaled_output
+from fullgrad.operations.linearization import Linearization, Rule
 from fullgrad.operations.propagation import AxesRule, Propagation
 from fullgrad.operations.registry import Operation, register
 
@@ -32,8 +32,10 @@ __all__ = [
     "BiasRule",
     "Call",
     "Kind",
+    "Linearization",
     "Operation",
     "Propagation",
+    "Rule",
     "no_bias",
     "propagation",
     "register",

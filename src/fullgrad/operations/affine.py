@@ -15,6 +15,7 @@ from torch import Tensor
 from fullgrad.axes.algebra import Axes, taken
 from fullgrad.axes.broadcasting import joined, stacked
 from fullgrad.axes.coordinates import NOWHERE
+from fullgrad.operations import _origins
 from fullgrad.operations.call import NO_BIAS, Bias, Call, explicit
 from fullgrad.operations.propagation import Answer, Propagation, broadcast, elementwise, keeps_axes
 from fullgrad.operations.registry import put
@@ -38,8 +39,8 @@ def _sum(call: Call, sign: int) -> tuple[Bias, ...]:
     return explicit(_constant_tensor(first, y), 1, y.shape)
 
 
-put("add", lambda c: _sum(c, 1), elementwise, family="affine")
-put("sub", lambda c: _sum(c, -1), elementwise, family="affine")
+put("add", lambda c: _sum(c, 1), elementwise, family="affine", origin=_origins.added)
+put("sub", lambda c: _sum(c, -1), elementwise, family="affine", origin=_origins.added)
 
 
 def _rsub(call: Call) -> tuple[Bias, ...]:
@@ -53,7 +54,7 @@ def _rsub(call: Call) -> tuple[Bias, ...]:
     return explicit(_constant_tensor(first, y), -alpha, y.shape)
 
 
-put("rsub", _rsub, elementwise, family="affine")
+put("rsub", _rsub, elementwise, family="affine", origin=_origins.added)
 
 
 def _joined(call: Call) -> tuple[Bias, ...]:

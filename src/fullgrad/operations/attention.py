@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from fullgrad.axes.algebra import fresh, neutral, with_groups
+from fullgrad.operations._local import Local, each_dependent
+from fullgrad.operations._origins import OriginOf
 from fullgrad.operations.call import Bias, Call
 from fullgrad.operations.propagation import Answer, Propagation
 from fullgrad.operations.registry import put
@@ -78,6 +80,17 @@ def _attention_axes(p: Propagation) -> Answer:
     return with_groups(query, [*query.groups[:-1], last])
 
 
+def _constant_weights(call: Call, origin_of: OriginOf) -> Local | None:
+    """The attention weights are a gate: all goes to the values, through the kernel's own gradient.
+
+    A kernel's dropout is linear in the values, too.
+    """
+    value = call.get("value")
+    if not call.depends(value):
+        return None
+    return Local((), each_dependent(call, {2: 1.0}, None))
+
+
 put(
     [
         "_scaled_dot_product_flash_attention_for_cpu",
@@ -89,4 +102,5 @@ put(
     _fused_attention,
     _attention_axes,
     family="attention",
+    balanced=_constant_weights,
 )

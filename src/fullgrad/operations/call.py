@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -66,6 +66,81 @@ class Call:
     def output(self) -> Tensor:
         """The first output, outside the autograd graph."""
         return self.outputs[0].detach()  # type: ignore[no-any-return]
+
+
+def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among arguments, those in lists as well."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors_in(value)
+
+
+def dependents(call: Call) -> list[Tensor]:
+    """The tensor arguments that depend on the input, in order."""
+    return [t for t in tensors_in((*call.args, *call.kwargs.values())) if call.depends(t)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """Where a tensor stood among the arguments."""
+
+    place: int
+
+
+class Template:
+    """Arguments of a call without their tensors, into which others can be put.
+
+    Args:
+        call: the call.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self.tensors: list[Tensor] = []
+        self.varies: list[bool] = []
+
+        def strip(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                self.varies.append(call.depends(value))
+                self.tensors.append(value.detach())
+                return _Slot(len(self.tensors) - 1)
+            if isinstance(value, (list, tuple)):
+                return type(value)(map(strip, value))
+            return value
+
+        self._args = strip(tuple(call.args))
+        self._kwargs = {k: strip(v) for k, v in call.kwargs.items()}
+
+    def filled(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments with these values in place of the tensors."""
+
+        def fill(value: Any) -> Any:
+            if isinstance(value, _Slot):
+                return values[value.place]
+            if isinstance(value, (list, tuple)):
+                return type(value)(map(fill, value))
+            return value
+
+        return fill(self._args), {k: fill(v) for k, v in self._kwargs.items()}
+
+
+def held_call(call: Call) -> tuple[tuple[Tensor, ...], Callable[[Tensor, Sequence[Tensor]], Call]]:
+    """The tensors of a call outside the graph, and a function that puts them back.
+
+    Returns:
+        The tensors; and from the first output and such tensors to the call with them.
+    """
+    template = Template(call)
+
+    def again(output: Tensor, values: Sequence[Tensor]) -> Call:
+        args, kwargs = template.filled(values)
+        varying = {id(v) for v, varies in zip(values, template.varies, strict=True) if varies}
+        return replace(
+            call, args=args, kwargs=kwargs, outputs=(output,), depends=lambda v: id(v) in varying
+        )
+
+    return tuple(template.tensors), again
 
 
 # A rule answers with the biases of the outputs that have one (all others are zero), or None for

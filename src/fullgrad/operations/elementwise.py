@@ -14,7 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fullgrad.operations.call import NO_BIAS, Bias, BiasRule, Call
+from fullgrad.operations import _origins
+from fullgrad.operations._local import (
+    Gradients,
+    Local,
+    each_dependent,
+    of_factors,
+    scaled,
+    secant,
+    secant_of,
+)
+from fullgrad.operations._origins import OriginOf
+from fullgrad.operations.call import NO_BIAS, Bias, BiasRule, Call, explicit
 from fullgrad.operations.propagation import elementwise, reorders
 from fullgrad.operations.registry import put
 
@@ -244,5 +255,85 @@ for _listed in (_OF_ONE, _OF_SEVERAL, _LOSSES):
     put(_listed, axes=elementwise, family="element-wise")
 
 
+# -- the balanced linearization ---------------------------------------------------------------
+
+_THROUGH_ZERO = """
+silu gelu hardswish mish elu celu tanh erf softshrink
+asin asinh atan atanh expm1 log1p sin sinh tan
+"""
+put(_THROUGH_ZERO, balanced=secant())
+put("log_sigmoid_forward", balanced=secant(-math.log(2), 0.5))
+put(["cos", "cosh"], balanced=secant(1.0, 0.0))
+put("exp", balanced=secant(1.0, 1.0), origin=_origins.exponential)
+put("exp2", balanced=secant(1.0, math.log(2)))
+put("acos", balanced=secant(math.pi / 2, -1.0))
+
+
+def _softplus_secant(call: Call, origin_of: OriginOf) -> Local | None:
+    return secant_of(call, math.log(2) / call.get("beta", 1), 0.5)
+
+
+def _clamp_secant(call: Call, origin_of: OriginOf) -> Local | None:
+    low, high = call.get("min", call.get("min_val")), call.get("max", call.get("max_val"))
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        return None
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    return secant_of(call, float(min(max(0.0, low), high)), float(low < 0 < high))
+
+
+put("softplus", balanced=_softplus_secant, origin=_origins.always(_origins.POSITIVE))
+put(["clamp", "hardtanh", "clamp_max"], balanced=_clamp_secant, origin=_origins.clamped)
+put("clamp_min", balanced=_clamp_secant, origin=_origins.rooted)
+put(["sigmoid", "hardsigmoid", "erfc"], origin=_origins.always(_origins.GATE))
+put(["tanh", "erf"], origin=_origins.always(_origins.SWITCH))
+
+
+def _added_product(call: Call, origin_of: OriginOf) -> Local | None:
+    """``addcmul``: a product of two, added to something."""
+    transpose = of_factors(call, (1, 2), origin_of)
+    return None if transpose is None else Local(_rest(call), transpose)
+
+
+def _added_ratio(call: Call, origin_of: OriginOf) -> Local | None:
+    """``addcdiv``: a ratio, whose denominator is constant."""
+    above, below = call.get("tensor1"), call.get("tensor2")
+    if not (call.depends(above) and call.depends(below)):
+        return None
+    return Local(_rest(call), each_dependent(call, {2: None}))
+
+
+def _rest(call: Call) -> tuple[Bias, ...]:
+    added = call.args[0]
+    constant = not call.depends(added)
+    return explicit(added.detach(), 1, call.outputs[0].shape) if constant else NO_BIAS
+
+
+def _between(call: Call, origin_of: OriginOf) -> Local | None:
+    """``lerp`` by a gate: linear in both ends."""
+    start, end, weight = call.args[:3]
+    found = origin_of(weight)
+    if found is None or not found.is_gate or not (call.depends(start) and call.depends(end)):
+        return None
+    return Local((), scaled(1.0, 1.0, None))
+
+
+put("addcmul", balanced=_added_product)
+put("addcdiv", balanced=_added_ratio)
+put("lerp", balanced=_between)
+
+
+def _gated_half(call: Call, origin_of: OriginOf) -> Local | None:
+    """``glu``: the first half times a gate made of the second."""
+    dim = call.get("dim", -1)
+
+    def transpose(given: Gradients, above: Gradients, *held: Tensor) -> Gradients:
+        if given[0] is None:
+            return given
+        passed, gate = given[0].chunk(2, dim)
+        return [torch.cat([passed, torch.zeros_like(gate)], dim)]
+
+    return Local((), transpose)
+
+
 # Half the channels gate the others; half the positions would lie in two places.
-put("glu", axes=reorders, family="element-wise", activation="other")
+put("glu", axes=reorders, family="element-wise", activation="other", balanced=_gated_half)

@@ -7,14 +7,13 @@ have one.
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from fullgrad._compat import load_forward_mode
-from fullgrad.operations.call import Call, Kind
+from fullgrad.operations.call import Call, Kind, Template
 from fullgrad.operations.registry import overload
 
 # Forward-mode levels are global to the process.
@@ -33,22 +32,8 @@ class GeneralCall:
         self._differentiable = operation.entry.equivalent or not operation.own_autograd
         self._func = operation.entry.equivalent or call.func
         self._in_place = call.in_place
-        self._template = (call.args, call.kwargs)
-        tensors: list[Tensor] = []
-        self._varies: list[bool] = []
-
-        def strip(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                self._varies.append(call.depends(value))
-                tensors.append(value.detach())
-                return _Slot(len(tensors) - 1)
-            if isinstance(value, (list, tuple)):
-                return type(value)(map(strip, value))
-            return value
-
-        args = strip(tuple(call.args))
-        kwargs = {k: strip(v) for k, v in call.kwargs.items()}
-        self._template = (args, kwargs)
+        self._template = Template(call)
+        tensors, self._varies = self._template.tensors, self._template.varies
         self._outputs = len(call.outputs)
         self.held = (*tensors, *(o.detach() for o in call.outputs if isinstance(o, Tensor)))
 
@@ -73,27 +58,11 @@ class GeneralCall:
             if self._in_place:
                 values[0] = values[0].clone()
 
-            def fill(value: Any) -> Any:
-                if isinstance(value, _Slot):
-                    return values[value.place]
-                if isinstance(value, (list, tuple)):
-                    return type(value)(map(fill, value))
-                return value
-
-            args, kwargs = self._template
-            result = self._func(*fill(args), **{k: fill(v) for k, v in kwargs.items()})
+            args, kwargs = self._template.filled(values)
+            result = self._func(*args, **kwargs)
             results = tuple(result) if isinstance(result, (tuple, list)) else (result,)
             answer: list[Tensor | None] = []
             for y, dual in zip(outputs, results, strict=False):
                 tangent = forward_ad.unpack_dual(dual).tangent
                 answer.append(y if tangent is None else y - tangent)
         return tuple(answer)
-
-
-class _Slot:
-    """Where a tensor stood among the arguments."""
-
-    __slots__ = ("place",)
-
-    def __init__(self, place: int) -> None:
-        self.place = place

@@ -2,7 +2,8 @@
 
 An operation stands here only if it is linear in *all* its float arguments jointly. Those that can
 bring in a constant through another argument (``cat``, ``where``, ``pad`` with a value) are in
-``affine``; those that only move numbers are in ``moving``, windows in ``windows``.
+``affine``; those that only move numbers are in ``moving``, windows in ``windows``. What has no
+gradient at all stands at the end.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ from __future__ import annotations
 from functools import partial
 
 from fullgrad.axes.algebra import fresh, with_groups
+from fullgrad.operations import _origins
 from fullgrad.operations.call import no_bias
 from fullgrad.operations.propagation import Answer, Propagation, elementwise, keeps_axes, reduces
 from fullgrad.operations.registry import put
 
 _linear = partial(put, bias=no_bias, family="linear")
 
-_linear(["neg", "_conj", "_conj_physical", "_neg_view"], axes=elementwise)
+_linear("neg", axes=elementwise, origin=_origins.negated)
+_linear(["_conj", "_conj_physical", "_neg_view"], axes=elementwise)
 _linear(["tril", "triu", "cumsum"], axes=keeps_axes)
 # Given the mask that was drawn, dropout is linear.
-_linear("native_dropout", axes=keeps_axes)
-_linear(["sum", "mean", "nansum", "trace"], axes=reduces)
+_linear("native_dropout", axes=keeps_axes, origin=_origins.carried)
+_linear(["sum", "mean", "nansum", "trace"], axes=reduces, origin=_origins.reduced)
 
 
 def _fourier(p: Propagation) -> Answer:
@@ -37,3 +40,18 @@ _linear(["_fft_c2c", "_fft_r2c", "_fft_c2r"], axes=_fourier)
 
 # Regions cut out of torchvision's feature maps: where they lie is in the boxes' values.
 _linear(["torchvision::roi_align", "torchvision::ps_roi_align"])
+
+# -- results without a gradient although they are computed from the input --------------------------
+
+# They read a tensor's shape and type, not its values.
+put(
+    """
+    zeros_like ones_like empty_like full_like rand_like randn_like randint_like
+    new_zeros new_ones new_full new_empty new_empty_strided
+    """,
+    family="factory",
+    reads_shape=True,
+)
+# Their derivative is zero wherever it exists.
+put(["bernoulli", "heaviside", "nextafter"], family="constant", piecewise_constant=True)
+put("detach", family="constant", detaches=True)

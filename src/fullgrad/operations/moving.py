@@ -23,11 +23,12 @@ from fullgrad.axes.algebra import (
     with_groups,
 )
 from fullgrad.axes.coordinates import Indices
+from fullgrad.operations._origins import carried
 from fullgrad.operations.call import no_bias
 from fullgrad.operations.propagation import Answer, Propagation, keeps_axes
 from fullgrad.operations.registry import put
 
-_moves = partial(put, bias=no_bias, family="linear")
+_moves = partial(put, bias=no_bias, family="linear", origin=carried)
 _views = partial(_moves, view=True)
 
 

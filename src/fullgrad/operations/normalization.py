@@ -9,14 +9,18 @@ is beta - w mean / sigma (Srinivas & Fleuret 2019, section 3).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fullgrad.operations._local import Gradients, Local
+from fullgrad.operations._origins import GATE, OriginOf, always
 from fullgrad.operations.call import Bias, Call, Kind
-from fullgrad.operations.propagation import keeps_axes
+from fullgrad.operations.propagation import keeps_axes, reduces
 from fullgrad.operations.registry import put
 
 _normalizes = partial(put, axes=keeps_axes, family="normalization")
@@ -66,7 +70,43 @@ def _batch_norm(call: Call) -> tuple[Bias, ...] | None:
     return (Bias(_kind(beta), normalized, held),)
 
 
-_batch_normalizes = partial(_normalizes, bias=_batch_norm, gradient_in_layout=True)
+def _centered(dims: Callable[[Tensor], list[int]]) -> Callable[..., Tensor]:
+    """The transposed maps w r (u - mean u), r constant, where the mean is over these axes."""
+
+    def transposed(g: Tensor, scale: Tensor) -> Tensor:
+        scaled = g * scale
+        return scaled.sub_(scaled.mean(dims(g), keepdim=True))
+
+    return transposed
+
+
+def _shift(beta: Tensor | None, along: Callable[[Tensor], Tensor]) -> tuple[Bias, ...]:
+    return () if beta is None else (Bias("explicit", along, (beta.detach(),)),)
+
+
+def _balanced_batch_norm(call: Call, origin_of: OriginOf) -> Local | None:
+    """Affine in evaluation mode; else 1/sigma is constant and the mean live."""
+    weight, beta = call.get("weight"), call.get("bias")
+    if call.depends(weight) or call.depends(beta):
+        return None
+    dim = call.outputs[0].dim()
+    if not call.get("training", "with_update" in call.name):
+        return Local(tuple(replace(b, kind="explicit") for b in _batch_norm(call) or ()))
+    transposed = _centered(lambda g: [d for d in range(dim) if d != 1])
+    held = (call.outputs[2].detach(), *_present(weight))
+
+    def transpose(given: Gradients, above: Gradients, *held: Tensor) -> Gradients:
+        if above[0] is None:
+            return given
+        scale = held[0] if len(held) == 1 else held[0] * held[1]
+        return [transposed(above[0], _channelwise(scale, dim))]
+
+    return Local(_shift(beta, lambda b: _channelwise(b, dim)), transpose, held)
+
+
+_batch_normalizes = partial(
+    _normalizes, bias=_batch_norm, balanced=_balanced_batch_norm, gradient_in_layout=True
+)
 _batch_normalizes(
     ["native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"],
     statistics=("running_mean", "running_var"),
@@ -103,7 +143,23 @@ def _by_rows(call: Call) -> bool:
     return bool(len(call.get("normalized_shape")) < call.outputs[0].dim())
 
 
-_normalizes("native_layer_norm", _layer_norm)
+def _balanced_layer_norm(call: Call, origin_of: OriginOf) -> Local | None:
+    weight, beta = call.get("weight"), call.get("bias")
+    if call.depends(weight) or call.depends(beta):
+        return None
+    over = list(range(-len(call.get("normalized_shape")), 0))
+    transposed, shape = _centered(lambda g: over), call.outputs[0].shape
+
+    def transpose(given: Gradients, above: Gradients, *held: Tensor) -> Gradients:
+        if above[0] is None:
+            return given
+        return [transposed(above[0], held[0] if len(held) == 1 else held[0] * held[1])]
+
+    held = (call.outputs[2].detach(), *_present(weight))
+    return Local(_shift(beta, lambda b: b.expand(shape)), transpose, held)
+
+
+_normalizes("native_layer_norm", _layer_norm, balanced=_balanced_layer_norm)
 
 
 def _group_norm(call: Call) -> tuple[Bias, ...] | None:
@@ -127,7 +183,25 @@ def _group_norm(call: Call) -> tuple[Bias, ...] | None:
     return (Bias(_kind(beta), compute, (u, mean, rstd, *_present(weight, beta)), samplewise=True),)
 
 
-_normalizes("native_group_norm", _group_norm)
+def _balanced_group_norm(call: Call, origin_of: OriginOf) -> Local | None:
+    weight, beta = call.get("weight"), call.get("bias")
+    if call.depends(weight) or call.depends(beta):
+        return None
+    u, groups = call.args[0], call.get("group")
+    dim, along = u.dim(), (u.shape[0], groups, 1)
+
+    def transpose(given: Gradients, above: Gradients, *held: Tensor) -> Gradients:
+        if above[0] is None:
+            return given
+        g = above[0] if len(held) == 1 else above[0] * _channelwise(held[1], dim)
+        grouped = g.reshape(along[0], groups, -1)
+        return [((grouped - grouped.mean(2, keepdim=True)) * held[0]).view(g.shape)]
+
+    held = (call.outputs[2].detach().view(along), *_present(weight))
+    return Local(_shift(beta, lambda b: _channelwise(b, dim)), transpose, held)
+
+
+_normalizes("native_group_norm", _group_norm, balanced=_balanced_group_norm)
 
 
 def _rms_norm(call: Call) -> tuple[Bias, ...] | None:
@@ -145,7 +219,20 @@ def _rms_norm(call: Call) -> tuple[Bias, ...] | None:
     return (Bias("implicit", compute, held, samplewise=_by_rows(call)),)
 
 
-_normalizes("_fused_rms_norm", _rms_norm)
+def _balanced_rms_norm(call: Call, origin_of: OriginOf) -> Local | None:
+    weight = call.get("weight")
+    if call.depends(weight) or len(call.outputs) < 2:
+        return None
+
+    def transpose(given: Gradients, above: Gradients, *held: Tensor) -> Gradients:
+        if above[0] is None:
+            return given
+        return [above[0] * (held[0] if len(held) == 1 else held[0] * held[1])]
+
+    return Local((), transpose, (call.outputs[1].detach(), *_present(weight)))
+
+
+_normalizes("_fused_rms_norm", _rms_norm, balanced=_balanced_rms_norm)
 
 
 def _softmax(call: Call) -> tuple[Bias, ...]:
@@ -162,7 +249,7 @@ def _softmax(call: Call) -> tuple[Bias, ...]:
     return (Bias("implicit", compute, (y,), samplewise=y.dim() > 1 and dim % y.dim() > 0),)
 
 
-_normalizes(["_softmax", "_safe_softmax"], _softmax)
+_normalizes(["_softmax", "_safe_softmax"], _softmax, origin=always(GATE))
 
 
 def _log_softmax(call: Call) -> tuple[Bias, ...]:
@@ -178,4 +265,26 @@ def _log_softmax(call: Call) -> tuple[Bias, ...]:
 
 
 _normalizes("_log_softmax", _log_softmax)
+
+
+def _logsumexp(call: Call) -> tuple[Bias, ...]:
+    dims, keep = call.get("dim"), bool(call.get("keepdim", False))
+
+    def compute(y: Tensor, u: Tensor) -> Tensor:
+        p = torch.exp(u - (y if keep else _with_axes(y, dims, u.dim())))
+        safe = torch.where(p == 0, torch.zeros_like(u), u)
+        b: Tensor = y - (p * safe).sum(dims, keepdim=keep)
+        return b
+
+    return (Bias("implicit", compute, (call.output, call.args[0].detach())),)
+
+
+def _with_axes(t: Tensor, dims: Sequence[int], count: int) -> Tensor:
+    """A tensor with axes of size 1 where a sum took them away."""
+    for d in sorted(d % count for d in dims):
+        t = t.unsqueeze(d)
+    return t
+
+
+put("logsumexp", _logsumexp, reduces, family="normalization")
 _normalizes(["renorm", "logcumsumexp", "cumprod"])  # they have no formula of their own

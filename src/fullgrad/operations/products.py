@@ -6,6 +6,7 @@ Axes are contracted: what was summed over is gone, rows and columns are left.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from fullgrad.axes.algebra import Axes, fresh, has_batch, neutral, with_groups
 from fullgrad.axes.coordinates import Group
+from fullgrad.operations._local import Local, LocalRule, of_factors, product
+from fullgrad.operations._origins import OriginOf, multiplied
 from fullgrad.operations.call import NO_BIAS, Bias, BiasRule, Call, Kind, explicit
 from fullgrad.operations.propagation import Answer, AxesRule, Propagation
 from fullgrad.operations.registry import put
@@ -115,17 +118,47 @@ def _factors_at(start: int) -> AxesRule:
     return lambda p: _product_axes(p, p.call.args[start : start + 2])
 
 
-put(["mm", "bmm"], _product_bias, _factors_at(0), family="homogeneous")
-put(["mv", "dot"], _product_bias, family="homogeneous")
-put("addmm", _added_bias("self", "mat1", "mat2"), _factors_at(1), family="affine", reads_input=True)
+def _balanced_sum(*names: str) -> LocalRule:
+    """The rule of ``beta * c + alpha * (a @ b)`` in the balanced linearization."""
+
+    def rule(call: Call, origin_of: OriginOf) -> Local | None:
+        c, *places = (call.names.index(n) for n in names)
+        transpose, c = of_factors(call, places, origin_of), call.args[c]
+        if transpose is None:
+            return None
+        if call.depends(c):
+            return Local((), transpose)
+        return Local(explicit(c.detach(), call.get("beta", 1), call.outputs[0].shape), transpose)
+
+    return rule
+
+
+_plain = partial(put, bias=_product_bias, balanced=product(0, 1), origin=multiplied)
+_plain(["mm", "bmm"], axes=_factors_at(0), family="homogeneous")
+_plain(["mv", "dot"], family="homogeneous")
+put(
+    "addmm",
+    _added_bias("self", "mat1", "mat2"),
+    _factors_at(1),
+    family="affine",
+    balanced=_balanced_sum("self", "mat1", "mat2"),
+    reads_input=True,
+)
 put(
     "baddbmm",
     _added_bias("self", "batch1", "batch2"),
     _factors_at(1),
     family="affine",
+    balanced=_balanced_sum("self", "batch1", "batch2"),
     reads_input=True,
 )
-put("addmv", _added_bias("self", "mat", "vec"), family="affine", reads_input=True)
+put(
+    "addmv",
+    _added_bias("self", "mat", "vec"),
+    family="affine",
+    balanced=_balanced_sum("self", "mat", "vec"),
+    reads_input=True,
+)
 
 
 def _linear_layer(p: Propagation) -> Answer:

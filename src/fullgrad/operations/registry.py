@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
+
 from fullgrad._compat import own_autograd, schema_of
+from fullgrad.operations._local import LocalRule
+from fullgrad.operations._origins import OriginRule
 from fullgrad.operations.call import BiasRule
 from fullgrad.operations.propagation import AxesRule, windowed
 
@@ -32,6 +36,8 @@ class Operation:
         piecewise_constant: its derivative is zero wherever it exists, so it may have no gradient.
         detaches: it takes a value out of the autograd graph.
         equivalent: the same function in operations that have a forward mode.
+        balanced: from a call to its maps in the balanced linearization; None is the Jacobian.
+        origin: from the origins of its arguments to that of its outputs.
         activation: whether it is a ReLU, another activation function, or neither.
     """
 
@@ -48,6 +54,8 @@ class Operation:
     piecewise_constant: bool = False
     detaches: bool = False
     equivalent: Callable[..., Any] | None = None
+    balanced: LocalRule | None = None
+    origin: OriginRule | None = None
     activation: Literal["relu", "other"] | None = None
 
     @property
@@ -205,6 +213,25 @@ def entry_for(name: str) -> Operation:
 def registered() -> dict[str, Operation]:
     """All entries by operation name."""
     return dict(_ENTRIES)
+
+
+def check_known(operations: Iterable[str], families: Iterable[str]) -> None:
+    """Refuse names of operations and algebraic classes that there are not.
+
+    Raises:
+        ValueError: naming it, and for classes those that there are.
+    """
+    for name in operations:
+        namespace, _, plain = _names([name])[0].partition("::")
+        if not hasattr(getattr(torch.ops, namespace), plain) and name not in _ENTRIES:
+            raise ValueError(
+                f"operations: PyTorch has no operation {name!r} (as in 'silu' or "
+                "'mylib::blur', without '.default' or a trailing underscore)"
+            )
+    known = sorted({entry.family for entry in _ENTRIES.values()})
+    for family in families:
+        if family not in known:
+            raise ValueError(f"families: there is no {family!r}, but {', '.join(known)}")
 
 
 def overload(func: Any) -> Overload:

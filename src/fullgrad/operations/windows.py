@@ -13,6 +13,8 @@ from fullgrad._compat import grid_sampler_2d
 from fullgrad.axes import windows as taps
 from fullgrad.axes.algebra import permuted, read_at, refined, regrouped, taken, windowed
 from fullgrad.axes.coordinates import NOWHERE, Indices, Table, Taps
+from fullgrad.operations._local import Local, of_factors
+from fullgrad.operations._origins import OriginOf
 from fullgrad.operations.call import NO_BIAS, Bias, Call, no_bias
 from fullgrad.operations.homogeneous import degree_one
 from fullgrad.operations.propagation import Answer, AxesRule, Propagation, channels_read, each, slid
@@ -52,6 +54,17 @@ def _product_and_shift(call: Call, names: Sequence[str]) -> tuple[Bias, ...]:
     )
 
 
+def _product_and_constant(call: Call, origin_of: OriginOf) -> Local | None:
+    """A weight that depends on the input as well: a product of two."""
+    transpose, bias = of_factors(call, (0, 1), origin_of), call.get("bias")
+    if transpose is None:
+        return None
+    if bias is None or call.depends(bias):
+        return Local((), transpose)
+    shape = (-1,) + (1,) * (call.outputs[0].dim() - 2)
+    return Local((Bias("explicit", lambda b: b.view(shape), (bias.detach(),)),), transpose)
+
+
 def _convolution_axes(p: Propagation) -> Answer:
     weight, dims = p.get("weight"), len(p.shape) - 2
     stride, padding, dilation = (each(p.get(n), dims) for n in ("stride", "padding", "dilation"))
@@ -64,7 +77,13 @@ def _convolution_axes(p: Propagation) -> Answer:
     return slid(p, dims, window, p.shape[1], p.get("groups"))
 
 
-put("convolution", _convolution_bias, _convolution_axes, family="affine")
+put(
+    "convolution",
+    _convolution_bias,
+    _convolution_axes,
+    family="affine",
+    balanced=_product_and_constant,
+)
 
 
 # -- pooling, padding with numbers of the image, resampling -----------------------------------

@@ -1,0 +1,148 @@
+"""The linear maps that a call chose, beside the recorder: their biases, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from fullgrad.engine.tape import Handover, Tape, overwritten_base
+from fullgrad.errors import ModelError
+from fullgrad.operations import Bias, Call
+from fullgrad.operations._origins import Origin, mixed
+from fullgrad.operations.call import dependents, tensors_in
+from fullgrad.operations.linearization import Linearization, Rule
+from fullgrad.operations.registry import Operation, Overload
+
+Source = tuple[Any, int]  # an autograd node and the number of its output
+
+
+def check_modules(linearization: Linearization, model: nn.Module) -> None:
+    """Refuse a choice for a module that the model does not have.
+
+    Raises:
+        ValueError: naming it.
+    """
+    known = {name for name, _ in model.named_modules()}
+    for path in linearization.modules:
+        if path not in known:
+            raise ValueError(f"linearization: the model has no module {path!r}")
+
+
+class Linearizer:
+    """Chooses each operation's linear maps while a forward pass is recorded.
+
+    Args:
+        linearization: the choice.
+        tape: where the way back is noted.
+        depends: whether a value depends on the input.
+    """
+
+    def __init__(
+        self, linearization: Linearization, tape: Tape, depends: Callable[[Any], bool]
+    ) -> None:
+        self._linearization = linearization
+        self._tape = tape
+        self._depends = depends
+        self._origins: dict[Source, Origin] = {}
+
+    def sources(self, args: Iterable[Any], kwargs: dict[str, Any]) -> tuple[Source, ...]:
+        """The nodes of the arguments that depend on the input, in order."""
+        return tuple(
+            (t.grad_fn, t.output_nr)
+            for t in tensors_in((*args, *kwargs.values()))
+            if self._depends(t)
+        )
+
+    def reads_input(self, entry: Operation, module: str) -> bool:
+        """Whether an in-place operation's first argument is asked for as it was."""
+        choice = self._linearization.choice(entry.name, entry.family, module)
+        return isinstance(choice, Rule)
+
+    def biases(
+        self,
+        operation: Overload,
+        call: Call,
+        module: str,
+        nodes: Sequence[Any],
+        sources: Sequence[Source],
+    ) -> tuple[Bias, ...] | None:
+        """What the maps of a call leave over, its way back noted; None: the Jacobian.
+
+        Args:
+            operation: what is known of it.
+            call: as executed, its first argument as it was.
+            module: that ran it.
+            nodes: of the outputs, None for those without a gradient.
+            sources: of the arguments that depend on the input.
+
+        Raises:
+            ModelError: a user's rule for an operation whose node cannot be followed.
+        """
+        entry = operation.entry
+        given = dependents(call)
+        by_id = {id(v): self._origins.get(s) for v, s in zip(given, sources, strict=True)}
+
+        def origin_of(value: Any) -> Origin | None:
+            return by_id.get(id(value))
+
+        self._note_origin(entry, call, nodes, origin_of)
+        choice = self._linearization.choice(entry.name, entry.family, module)
+        if isinstance(choice, Rule):
+            local = choice.local(call)
+        elif choice == "balanced" and entry.balanced is not None:
+            found = entry.balanced(call, origin_of)
+            if found is None:
+                return None
+            local = found
+        else:
+            return None
+        if local.transpose is None:
+            return local.biases
+        places = _places(nodes[0], sources)
+        if places is None or overwritten_base(call, call.outputs[0]) is not None:
+            if isinstance(choice, Rule):
+                raise ModelError(
+                    f"the rule for {entry.label} cannot be applied in {module or 'the model'}, "
+                    "which overwrites part of a tensor with its result. Use the out-of-place "
+                    f"operation, or linearization=Linearization(modules={{{module!r}: 'jacobian'}})"
+                )
+            return None
+        slots = tuple(
+            None if n is None else o.output_nr for n, o in zip(nodes, call.outputs, strict=True)
+        )
+        self._tape.handovers.append(Handover(nodes[0], places, slots, local.transpose, local.held))
+        return local.biases
+
+    def _note_origin(
+        self,
+        entry: Operation,
+        call: Call,
+        nodes: Sequence[Any],
+        origin_of: Callable[[Any], Origin | None],
+    ) -> None:
+        linear = entry.family == "linear"
+        rule = entry.origin or (mixed if linear or entry.family == "affine" else None)
+        origin = None if rule is None else rule(call, origin_of)
+        if origin is None:
+            return
+        outputs = zip(nodes, call.outputs, strict=True)
+        for node, out in outputs if linear else [next(outputs)]:
+            if node is not None and overwritten_base(call, out) is None:
+                self._origins[node, out.output_nr] = origin
+
+
+def _places(node: Any, sources: Sequence[Source]) -> tuple[int, ...] | None:
+    """Where a node hands gradients to these sources, each place once; None if it does not."""
+    edges = list(enumerate(node.next_functions))
+    found = []
+    for source, number in sources:
+        for i, (position, (target, nr)) in enumerate(edges):
+            if target is source and nr == number:
+                found.append(position)
+                del edges[i]
+                break
+        else:
+            return None
+    return tuple(found)
