@@ -272,7 +272,7 @@ def test_other_libraries_take_contrasts() -> None:
     torch.testing.assert_close(through, wanted)
     tunnel = captum.attr.NoiseTunnel(fullgrad.FullGrad(model))
     assert tunnel.attribute(X, nt_samples=2, target=target).shape == X.shape
-    np.testing.assert_allclose(quantus.explain(model, X, target), wanted)
+    np.testing.assert_allclose(quantus.explain(model, X, target), wanted.cpu())
     cam = grad_cam.FullGrad(model)
     each = [margin(3, 5), margin(4, 1), log_probability()]
     found = cam(X, each)

@@ -108,6 +108,7 @@ def test_maps_are_those_of_separate_calls(build: Any, target: Any, columns: Any)
         {"per_sample": False},
         {"mode": "as_is", "per_sample": False},
         {"tolerance": 1e-9},
+        {"linearization": "balanced"},
     ],
     ids=str,
 )
