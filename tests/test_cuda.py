@@ -53,12 +53,13 @@ def numbers(found: fullgrad.Decomposition) -> list[Tensor]:
     return [*found.input_terms, *(term.value for term in found.bias_terms)]
 
 
+@pytest.mark.parametrize("linearization", ["jacobian", "balanced"])
 @pytest.mark.parametrize("name", MODELS)
-def test_terms_are_the_processors(name: str) -> None:
+def test_terms_are_the_processors(name: str, linearization: str) -> None:
     model, x = lively(name).double(), images(dtype=torch.float64)
-    target = [3, 7]
-    there = fullgrad.decompose(copy.deepcopy(model).to(CUDA), x.to(CUDA), target)
-    here = fullgrad.decompose(model, x, target)
+    target, options = [3, 7], {"linearization": linearization}
+    there = fullgrad.decompose(copy.deepcopy(model).to(CUDA), x.to(CUDA), target, **options)
+    here = fullgrad.decompose(model, x, target, **options)
     assert there.residual.abs().max() < 1e-10 * (1 + here.output.abs().max())
     torch.testing.assert_close(there.output.cpu(), here.output)
     pairs = [(there.input_sums, here.input_sums), (there.bias_sums, here.bias_sums)]

@@ -303,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = [explained_pretrained(loaded, image)]
     for name in args.only if data is not None else ():
         assert data is not None
-        module, record = trained(name, data, args.cache)
+        module, record = trained(name, data, args.cache, device=args.device)
         results.append(explained_small(name, image, truth, module, record))
         print(f"{name}: {results[-1].prediction}, {results[-1].probability:.0%}", flush=True)
     args.out.mkdir(parents=True, exist_ok=True)

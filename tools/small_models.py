@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,7 @@ class Record:
         epochs: of the training.
         seconds: that the training took.
         threads: that PyTorch used.
+        device: where it was trained.
         seed: of the training.
         torch: its version.
         timm: its version.
@@ -181,6 +183,7 @@ class Record:
     epochs: int
     seconds: float
     threads: int
+    device: str
     seed: int
     torch: str
     timm: str
@@ -252,6 +255,7 @@ def trained(
     cache_dir: Path = CACHE,
     settings: Settings | None = None,
     say: Callable[[str], None] = print,
+    device: str = "cpu",
 ) -> tuple[nn.Module, Record]:
     """A trained member of a family: from the cache if it is there, else trained now and kept.
 
@@ -261,6 +265,7 @@ def trained(
         cache_dir: made if need be; an interrupted training leaves nothing in it.
         settings: None for the family's own.
         say: told of the progress.
+        device: where it is trained.
 
     Returns:
         The module, in evaluation mode, and its record.
@@ -285,7 +290,7 @@ def trained(
         say(f"{name}: {checkpoint} is missing or damaged; training again")
     else:
         say(f"{name}: training, to be kept as {checkpoint}")
-    seconds = fit(model, data, settings, say)
+    seconds = fit(model, data, settings, say, device)
     score = accuracy(model, data.test, data.test_labels, settings.size)
     cache_dir.mkdir(parents=True, exist_ok=True)
     with io.BytesIO() as file:
@@ -300,6 +305,7 @@ def trained(
         epochs=settings.epochs,
         seconds=round(seconds, 1),
         threads=torch.get_num_threads(),
+        device=device if device == "cpu" else torch.cuda.get_device_name(device),
         seed=settings.seed,
         torch=torch.__version__,
         timm=timm.__version__,
@@ -315,7 +321,7 @@ def trained(
 
 def _read(note: Path) -> Record:
     fields = json.loads(note.read_text(encoding="utf-8"))
-    return Record(**{**fields, "classes": tuple(fields["classes"])})
+    return Record(**{"device": "cpu", **fields, "classes": tuple(fields["classes"])})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -330,7 +336,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for name in args.only:
-        _, record = trained(name, data, args.cache, say=lambda line: print(line, flush=True))
+        say = partial(print, flush=True)
+        _, record = trained(name, data, args.cache, say=say, device=args.device)
         print(f"{name}: accuracy {record.accuracy:.3f}, {record.parameters} parameters", flush=True)
     return 0
 
@@ -345,6 +352,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "shared folder)",
     )
     parser.add_argument("--cache", type=Path, default=CACHE, help="default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="that trains (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
 
 

@@ -17,6 +17,7 @@ from fullgrad.errors import FullGradError
 from fullgrad.interop.captum import FullGrad
 from fullgrad.maps.saliency import layer_maps, saliency
 from fullgrad.maps.smoothing import Noise
+from fullgrad.operations.linearization import Linearization, Rule
 
 if TYPE_CHECKING:
     from fullgrad import app as app
@@ -41,7 +42,9 @@ __all__ = [
     "Decomposition",
     "FullGrad",
     "FullGradError",
+    "Linearization",
     "Noise",
+    "Rule",
     "__version__",
     "decompose",
     "layer_maps",

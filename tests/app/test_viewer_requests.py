@@ -64,7 +64,7 @@ pytestmark = CAPTUM
         ({"options": '{"psi":["layer"]}'}, "psi must be one of"),
         (
             {"options": '{"activation_layouts":{"a":"B C"}}'},
-            "has no option 'activation_layouts' here; it has psi, terms.",
+            "has no option 'activation_layouts' here; it has psi, terms, linearization.",
         ),
         ({"options": '{"terms":"nowhere"}'}, "nowhere"),
         ({"options": '{"terms":"a,,b"}'}, "terms must be one of all, explicit"),

@@ -47,7 +47,7 @@ def test_a_result_is_what_the_library_says(small: Running, tmp_path: Path) -> No
     assert [t["index"] for t in found["top"]] == probabilities.topk(5).indices.tolist()
     assert found["name"] == "cat.png"
     assert (found["model"], found["method"], found["notes"]) == (0, "fullgrad", [])
-    assert found["options"] == {"psi": None, "terms": "all"}
+    assert found["options"] == {"psi": None, "terms": "all", "linearization": "jacobian"}
     view = display_image(image, model.preprocessing)
     np.testing.assert_array_equal(image_of(found["photograph"]), np.asarray(view))
     heat = fullgrad.saliency(model.module, x, target)[0, 0]
@@ -175,6 +175,7 @@ def test_about_tells_models_methods_and_limits(small: Running) -> None:
     assert kinds == {
         "psi": "choice",
         "terms": "text",
+        "linearization": "choice",
         "samples": "integer",
         "scale": "number",
         "seed": "integer",

@@ -224,7 +224,12 @@ def test_any_method_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert not np.allclose(maps["simple_fullgrad"], maps["fullgrad"])
     assert main(own("a.png", "--terms", "input, 0")) == 0
     options = json.loads(Path("out/a.json").read_text())["saliency"]["options"]
-    assert options == {"psi": None, "terms": ["input", "0"], "activation_layouts": None}
+    assert options == {
+        "psi": None,
+        "terms": ["input", "0"],
+        "activation_layouts": None,
+        "linearization": "jacobian",
+    }
 
 
 def test_the_stages_maps_can_be_kept(here: Path) -> None:

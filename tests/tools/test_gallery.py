@@ -318,7 +318,7 @@ class Blue(nn.Module):
 
 
 RECORD = small_models.Record(
-    "vgg", 0.75, ("red", "green", "blue"), 64, 9, 1, 2.0, 1, 0, "t", "t", "d", "s"
+    "vgg", 0.75, ("red", "green", "blue"), 64, 9, 1, 2.0, 1, "cpu", 0, "t", "t", "d", "s"
 )
 
 

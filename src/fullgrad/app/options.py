@@ -12,13 +12,14 @@ from fullgrad.app.refusal import Refusal
 from fullgrad.maps.aggregation import PSI
 from fullgrad.maps.selection import NAMED
 from fullgrad.methods import Method
+from fullgrad.operations.linearization import NAMES
 
 Kind: TypeAlias = Literal["choice", "number", "integer", "flag", "text"]
 
 _LONGEST = 300  # characters of a text
 _SAFE = 2**53  # whole numbers that every JSON reader holds exactly
 _NEVER = ("activation_layouts",)  # layouts of activations: for programs
-_CHOICES: dict[str, tuple[Any, ...]] = {"psi": (None, *PSI)}
+_CHOICES: dict[str, tuple[Any, ...]] = {"psi": (None, *PSI), "linearization": NAMES}
 _SUGGESTED: dict[str, tuple[str, ...]] = {"terms": NAMED}
 # What one request may cost: each is one pass through the model.
 _RANGES = {

@@ -9,6 +9,7 @@ from fullgrad._files import printable, write_together
 from fullgrad.cli import UsageError
 from fullgrad.cli.explain import note_random_weights, options_of
 from fullgrad.cli.main import DONE
+from fullgrad.operations.linearization import NAMES
 from fullgrad.vision.check import ROWS, check
 from fullgrad.vision.models import DEFAULT_MODEL, load_model
 from fullgrad.vision.provenance import provenance
@@ -25,6 +26,7 @@ examples:
   fullgrad check timm:vit_tiny_patch16_224 --weights none --input cat.jpg --target "tiger cat"
   fullgrad check my_model.py:make_model --size 3x16x112x112 --json check.json
   fullgrad check my_model.py:make_model --size 40 --dtype float64
+  fullgrad check torchvision:vit_b_16 --weights none --linearization balanced
 
 exit code: 0 done; 2 mistake in the arguments or a model that cannot be decomposed, nothing done.
 """
@@ -59,6 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=("float32", "float64"), help=text)
     text = "class to explain: index, name, or indices C,Y,X of a dense output (default: predicted)"
     add("--target", metavar="CLASS", help=text)
+    text = "linear maps that stand for the operations (default: %(default)s)"
+    add("--linearization", choices=NAMES, default="jacobian", help=text)
     text = "components of the module path that make a stage (default: %(default)s)"
     add("--depth", type=_count, default=1, metavar="N", help=text)
     text = f"every stage, not only the {ROWS} that contribute most"
@@ -108,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         target=args.target,
         depth=args.depth,
+        linearization=args.linearization,
     )
     text = found.text(None if args.all else ROWS)
     if args.json:

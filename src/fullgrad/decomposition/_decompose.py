@@ -80,6 +80,7 @@ class Keep:
             tolerance=totals.tolerance,
             general_path=traced.general,
             layouts=traced.layouts,
+            linearization=traced.linearization,
         )
 
 

@@ -63,6 +63,10 @@ class BiasTerm:
         return term_html(self)
 
 
+def _size(value: Tensor) -> float:
+    return float(value.abs().sum(dtype=torch.float64))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Decomposition:
     """The full-gradient of a model at an input batch (Srinivas & Fleuret 2019, proposition 1).
@@ -86,6 +90,7 @@ class Decomposition:
         tolerance: the largest relative residual accepted.
         general_path: (module, operation) of the calls that took the general path.
         layouts: the axes of the inputs and the grids that terms lie on.
+        linearization: which linear maps stood for the operations, in a word.
     """
 
     output: Tensor
@@ -101,6 +106,7 @@ class Decomposition:
     tolerance: float
     general_path: tuple[tuple[str, str], ...]
     layouts: Layouts
+    linearization: str = "jacobian"
 
     @property
     def input_terms(self) -> tuple[Tensor, ...]:
@@ -122,6 +128,32 @@ class Decomposition:
         for term in self.bias_terms:
             total = total + term.sums
         return total
+
+    def implicit_shares(self) -> dict[str, float]:
+        """How much of the terms' sizes lies in what operations leave over, by operation.
+
+        Returns:
+            The sum of the absolute values of the numbers of the terms that are not explicit,
+            divided by that of all terms, the largest first. Those of zero are left out.
+
+        Example:
+            >>> import torch, fullgrad
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.GELU())
+            >>> fullgrad.decompose(model, torch.ones(1, 4), 0).implicit_shares().keys()
+            dict_keys(['gelu'])
+            >>> fullgrad.decompose(
+            ...     model, torch.ones(1, 4), 0, linearization="balanced"
+            ... ).implicit_shares()
+            {}
+        """
+        sizes: dict[str, float] = {}
+        whole = sum(_size(t) for t in self.input_terms)
+        for term in self.bias_terms:
+            size = _size(term.value)
+            whole += size
+            if term.kind != "explicit" and size:
+                sizes[term.op] = sizes.get(term.op, 0.0) + size
+        return {op: size / whole for op, size in sorted(sizes.items(), key=lambda o: -o[1])}
 
     def __iter__(self) -> Iterator[BiasTerm]:
         return iter(self.bias_terms)

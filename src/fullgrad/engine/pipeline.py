@@ -137,7 +137,8 @@ def _trace(
     for selected in chosen:
         _check_output(recorder, selected)
     general = tuple(resolve_general(recorder.tape))
-    return [Traced(prepared, layouts, selected, recorder, general) for selected in chosen]
+    named = str(linearization)
+    return [Traced(prepared, layouts, one, recorder, general, named) for one in chosen]
 
 
 def _check_output(recorder: Recorder, selected: Selected) -> None:

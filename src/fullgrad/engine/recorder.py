@@ -36,10 +36,10 @@ from fullgrad.engine.tape import (
     Handover,
     Step,
     Tape,
+    constant_rest,
     itself,
     memory_layout,
     overwritten_base,
-    rest_of,
 )
 from fullgrad.operations import Bias, Call
 from fullgrad.operations.call import tensors_in
@@ -172,7 +172,7 @@ class Recorder(DispatchMode):
                 )
                 if not saved:
                     before = (args[0].detach().clone(), *args[1:])
-            rest = self._constant_rest(args[0])
+            rest = constant_rest(args[0], self.depends)
             first = before[0]
             answers: Callable[[Any], bool] = lambda v: (  # noqa: E731
                 first_depends if v is first else self.depends(v)
@@ -243,13 +243,6 @@ class Recorder(DispatchMode):
             kept = tuple(o.detach().clone() for o in outputs)
             self.tape.steps.append(Step(module, op, node, tuple(edges), kept))
         return module
-
-    def _constant_rest(self, written: Tensor) -> Tensor | None:
-        """What stays constant when an activation is written into part of a constant."""
-        base = base_of(written)
-        if base is None or not base.is_floating_point() or self.depends(base):
-            return None
-        return rest_of(base, written)
 
     def _edges(self, args: tuple[Any, ...]) -> tuple[tuple[Any, int, Tensor], ...]:
         return tuple(

@@ -66,6 +66,7 @@ class Traced:
     selected: Selected
     recorder: Recorder
     general: tuple[tuple[str, str], ...]
+    linearization: str
 
     @property
     def tape(self) -> Tape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -168,8 +169,11 @@ def overwritten_base(call: Call, output: Tensor) -> Tensor | None:
     return base if base is not None and base.requires_grad and base.grad_fn is not None else None
 
 
-def rest_of(base: Tensor, written: Tensor) -> Tensor:
-    """What stays of a constant when a view of it is overwritten."""
+def constant_rest(written: Any, depends: Callable[[Any], bool]) -> Tensor | None:
+    """What stays constant when an activation is written into part of a constant."""
+    base = base_of(written)
+    if base is None or not base.is_floating_point() or depends(base):
+        return None
     rest = base.detach().clone(memory_format=torch.preserve_format)
     if rest.stride() != base.stride():
         rest = torch.empty_strided(

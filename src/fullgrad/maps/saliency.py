@@ -27,6 +27,7 @@ from fullgrad.maps.minibatches import BatchSize, check_size, in_minibatches, lar
 from fullgrad.maps.selection import Terms, selection
 from fullgrad.maps.sinks import Draw, MapAccumulator, Maps, beside
 from fullgrad.maps.smoothing import Noise, smoothed
+from fullgrad.operations.linearization import Linearization, Named
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -214,6 +215,7 @@ def saliency(
     tolerance: float | None = None,
     layout: InputLayout = None,
     activation_layouts: ActivationLayouts | None = None,
+    linearization: Named | Linearization = "jacobian",
     batch_size: BatchSize = None,
     memory: int | None = None,
     noise: Noise | None = None,
@@ -254,6 +256,7 @@ def saliency(
         tolerance: see :func:`fullgrad.decompose`.
         layout: see :func:`fullgrad.decompose`.
         activation_layouts: see :func:`fullgrad.decompose`.
+        linearization: see :func:`fullgrad.decompose`.
         batch_size: how many samples (noisy copies count as such) go through the model together;
             ``"auto"`` takes as many as fit ``memory``, measured on the first one; None takes the
             whole batch. Tensors among the additional arguments whose first size is B are cut too.
@@ -308,6 +311,7 @@ def saliency(
         tolerance,
         layout,
         activation_layouts,
+        linearization,
     )
     if method == "smooth_fullgrad":
         if not isinstance(inputs, Tensor):

@@ -15,6 +15,7 @@ from fullgrad.maps.aggregation import check_psi
 from fullgrad.maps.saliency import saliency
 from fullgrad.maps.smoothing import Noise
 from fullgrad.methods.registry import Method
+from fullgrad.operations.linearization import Linearization, Named, linearization_of
 
 _PAPER = "Srinivas & Fleuret 2019, Full-Gradient Representation for Neural Network Visualization"
 _NOISE = Noise()
@@ -30,16 +31,19 @@ class FullGradOptions:
         terms: which terms count; see :func:`fullgrad.saliency`.
         activation_layouts: layouts of activations that axis propagation cannot follow; see
             :func:`fullgrad.saliency`.
+        linearization: which linear maps stand for the operations; see :func:`fullgrad.decompose`.
 
     Raises:
-        ValueError: an unknown psi.
+        ValueError: an unknown psi or linearization.
     """
 
     psi: str | None = None
     terms: str | Sequence[str] = "all"
     activation_layouts: ActivationLayouts | None = None
+    linearization: Named | Linearization = "jacobian"
 
     def __post_init__(self) -> None:
+        linearization_of(self.linearization)
         if self.psi is not None:
             check_psi(self.psi)
 

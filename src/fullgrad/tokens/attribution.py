@@ -23,6 +23,7 @@ from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import InputError
 from fullgrad.maps.aggregation import Psi, check_psi
 from fullgrad.maps.selection import Terms, selection
+from fullgrad.operations.linearization import Linearization, Named
 from fullgrad.tokens.embeddings import Embedded, embed, token_embedding
 from fullgrad.tokens.sinks import DrawTokens, SumTokens, TokenScores
 
@@ -40,6 +41,7 @@ def attribute_tokens(
     detached: Detached = "error",
     tolerance: float | None = None,
     activation_layouts: ActivationLayouts | None = None,
+    linearization: Named | Linearization = "jacobian",
 ) -> TokenScores:
     """Split a text model's output exactly over the tokens of its input.
 
@@ -62,6 +64,7 @@ def attribute_tokens(
         tolerance: see :func:`fullgrad.decompose`.
         activation_layouts: layouts that axis propagation cannot follow, in the letters of
             ``BTC`` (``BPTC`` with P sentences); see :func:`fullgrad.decompose`.
+        linearization: see :func:`fullgrad.decompose`.
 
     Returns:
         The scores, their sum proved. A term on a coarser or finer sequence (strided convolutions)
@@ -100,6 +103,7 @@ def attribute_tokens(
         detached=detached,
         tolerance=tolerance,
         activation_layouts=activation_layouts,
+        linearization=linearization,
     )
     return explain(request, SumTokens)
 
@@ -119,6 +123,7 @@ def token_saliency(
     detached: Detached = "error",
     tolerance: float | None = None,
     activation_layouts: ActivationLayouts | None = None,
+    linearization: Named | Linearization = "jacobian",
 ) -> Tensor:
     """The FullGrad saliency of each token (Srinivas & Fleuret 2019, equation 4).
 
@@ -135,6 +140,7 @@ def token_saliency(
         detached: see :func:`fullgrad.decompose`.
         tolerance: see :func:`fullgrad.decompose`.
         activation_layouts: see :func:`attribute_tokens`.
+        linearization: see :func:`fullgrad.decompose`.
 
     Returns:
         Of the ids' shape, float64, not negative unless psi is ``signed``. The sizes of terms,
@@ -157,6 +163,7 @@ def token_saliency(
         detached=detached,
         tolerance=tolerance,
         activation_layouts=activation_layouts,
+        linearization=linearization,
     )
     chosen = selection(terms, [name for name, _ in request.model.named_modules()])
     return explain(request, partial(DrawTokens, psi=psi, chosen=chosen))
@@ -174,6 +181,7 @@ def _request(
     detached: Detached,
     tolerance: float | None,
     activation_layouts: ActivationLayouts | None,
+    linearization: Named | Linearization,
 ) -> Request:
     """The call of the model of embedded tokens."""
     twice = [name for name in ("input_ids", "inputs_embeds") if name in (forward_kwargs or {})]
@@ -194,5 +202,6 @@ def _request(
         tolerance=tolerance,
         layout="BTC" if input_ids.dim() == 2 else "BPTC",
         activation_layouts=activation_layouts,
+        linearization=linearization,
         takes_per_sample=False,
     )

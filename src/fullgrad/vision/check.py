@@ -17,6 +17,7 @@ from fullgrad.engine.targets import Target
 from fullgrad.errors import FullGradError, InputError, LayoutError, UsageError
 from fullgrad.maps.aggregation import placements_for
 from fullgrad.maps.saliency import saliency_from_decomposition
+from fullgrad.operations.linearization import Linearization, Named
 from fullgrad.vision.images import preprocess, read_photograph
 from fullgrad.vision.labels import class_index
 from fullgrad.vision.models import LoadedModel
@@ -46,6 +47,7 @@ class Statistics:
 
     Args:
         source: which part of the model's output is explained.
+        linearization: which linear maps stood for the operations.
         depth: components of the module path that make a stage.
         tolerance: for the relative residuals.
         samples: one for each of the batch.
@@ -55,6 +57,7 @@ class Statistics:
     """
 
     source: str
+    linearization: str
     depth: int
     tolerance: float
     samples: tuple[SampleInfo, ...]
@@ -143,6 +146,7 @@ class CheckSummary:
         return CheckRecord(
             input=self.input,
             explained=self.explained,
+            linearization=found.linearization,
             depth=found.depth,
             tolerance=found.tolerance,
             samples=found.samples,
@@ -163,6 +167,7 @@ def check(
     dtype: Literal["float32", "float64"] | None = None,
     target: Target | str = None,
     depth: int = 1,
+    linearization: Named | Linearization = "jacobian",
 ) -> CheckSummary:
     """Split a model's output into its terms, and summarize them.
 
@@ -176,6 +181,7 @@ def check(
         target: see :func:`fullgrad.decompose`; also a class's name, or indices as text
             (``"1,2,3"``).
         depth: components of the module path that make a stage.
+        linearization: see :func:`fullgrad.decompose`.
 
     Raises:
         UsageError: the model fails on the input, or has not the precision or the target.
@@ -204,7 +210,8 @@ def check(
         )
     else:
         about = RandomInput(seed=seed, shape=form, dtype=name)
-    d = _decomposed(model, x.to(model.device, precision), _target(target, model))
+    x = x.to(model.device, precision)
+    d = _decomposed(model, x, _target(target, model), linearization)
     found = statistics(d, depth)
     return CheckSummary(model, about, _explained(found, model, target), found)
 
@@ -243,12 +250,14 @@ def statistics(decomposition: Decomposition, depth: int = 1) -> Statistics:
     kinds = Counter(t.kind for t in d.bias_terms)
     return Statistics(
         source=d.output_source,
+        linearization=d.linearization,
         depth=depth,
         tolerance=d.tolerance,
         samples=samples,
         terms=TermsInfo(
             kinds={kind: kinds[kind] for kind in ("explicit", "implicit", "both")},
             operations=dict(Counter(t.op for t in d.bias_terms).most_common()),
+            implicit_shares=d.implicit_shares(),
         ),
         general_path=tuple(
             FallbackInfo(module=printable(module), operation=op, times=count)
@@ -302,9 +311,13 @@ def _counts(report: Statistics) -> list[str]:
         for f in report.general_path
     ]
     others = [f"{len(general) - _OPERATIONS} more"] * (len(general) > _OPERATIONS)
+    shares = report.terms.implicit_shares or {}
+    left = [f"{op} {share:.1%}" for op, share in shares.items()][:_OPERATIONS]
     return [
         f"bias terms      {total}: {kinds}",
         f"by operation    {', '.join(named[:_OPERATIONS] + more) or 'none'}",
+        f"implicit share  {sum(shares.values()):.1%} of the terms' sizes ({report.linearization}"
+        f" linearization){': ' * bool(left)}{', '.join(left)}",
         f"general path    {', '.join(general[:_OPERATIONS] + others) or 'none'}",
         f"saliency map    {_map_text(report.saliency)}",
     ]
@@ -362,9 +375,11 @@ def _target(text: Target | str, model: LoadedModel) -> Target:
     return class_index(text, names, len(names))
 
 
-def _decomposed(model: LoadedModel, x: Tensor, target: Target) -> Decomposition:
+def _decomposed(
+    model: LoadedModel, x: Tensor, target: Target, linearization: Named | Linearization
+) -> Decomposition:
     try:
-        return decompose(model.module, x, target)
+        return decompose(model.module, x, target, linearization=linearization)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise UsageError("out of memory: choose a smaller --size or --batch") from error
     except Exception as error:

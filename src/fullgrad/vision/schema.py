@@ -299,6 +299,7 @@ class TermsInfo(Model):
 
     kinds: dict[str, int]
     operations: dict[str, int]
+    implicit_shares: dict[str, float] | None = None
 
 
 class FallbackInfo(Model):
@@ -325,6 +326,7 @@ class CheckRecord(Record):
     kind: Literal["fullgrad check"] = "fullgrad check"
     input: PhotographInput | RandomInput = Field(discriminator="kind")
     explained: ExplainedInfo
+    linearization: str = "jacobian"
     depth: int
     tolerance: float
     samples: tuple[SampleInfo, ...]
