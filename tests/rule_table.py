@@ -280,7 +280,6 @@ ELEMENTWISE = [
     Case(lambda u, v, w: A.addcmul.default(u, v, w, value=0.3), n(2, 6), n(2, 6), n(6)),
     Case(lambda u, v: A.lerp.Scalar(u, v, 0.3), n(2, 6), n(6)),
     Case(A.atan2.default, n(2, 6), pos(2, 6)),
-    one("logsumexp", [1]),
     one("prod", 1, overload="dim_int"),
 ]
 
@@ -349,6 +348,10 @@ NORMALISING = [
     one("_softmax", 1, False, arg=lambda g: n(2, 6)(g).masked_fill(MASK, -math.inf)),
     one("_log_softmax", 1, False, arg=lambda g: n(2, 6)(g).masked_fill(MASK, -math.inf)),
     one("_log_softmax", 1, False),
+    one("logsumexp", [1]),
+    one("logsumexp", [-1, 0], True),
+    one("logsumexp", [0, 1]),
+    one("logsumexp", [1], arg=lambda g: n(2, 6)(g).masked_fill(MASK, -math.inf)),
     one("_safe_softmax", 1),
 ]
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fullgrad import methods as methods
     from fullgrad import operations as operations
     from fullgrad import report as report
+    from fullgrad import targets as targets
     from fullgrad import tokens as tokens
     from fullgrad import vision as vision
     from fullgrad import viz as viz
@@ -52,6 +53,7 @@ __all__ = [
     "layer_maps",
     "methods",
     "saliency",
+    "targets",
 ]
 
 _deprecated.install()

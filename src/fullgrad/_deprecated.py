@@ -48,7 +48,6 @@ MOVED = {
     "render.regions": "evaluation.theory.figure",
     "rules": "operations",
     "smooth": "maps.smoothing",
-    "targets": "engine.targets",
 }
 _HOME = "fullgrad."
 

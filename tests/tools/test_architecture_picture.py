@@ -19,7 +19,7 @@ def test_every_package_has_its_box_and_no_arrow_leads_against_the_path() -> None
     sizes, arrows = architecture.imports()
     order = architecture.path()
     packages = {p.parent.name for p in (architecture.ROOT / "src/fullgrad").glob("*/__init__.py")}
-    assert set(sizes) - {""} == set(order) == packages | {"errors", architecture.PRIVATE}
+    assert set(sizes) - {""} == set(order) == packages | {"errors", "targets", architecture.PRIVATE}
     assert [pair for pair in arrows if order.index(pair[0]) > order.index(pair[1])] == []
 
 

@@ -20,11 +20,12 @@ from fullgrad.app.options import offered_options
 from fullgrad.app.query import Query
 from fullgrad.app.refusal import public
 from fullgrad.report import report_of
-from fullgrad.vision.image_result import ImageResult, Split
+from fullgrad.vision.image_result import ImageResult
 from fullgrad.vision.images import OVERLAY_SUFFIX
 from fullgrad.vision.layers import Layer
 from fullgrad.vision.models import LoadedModel
 from fullgrad.vision.provenance import provenance
+from fullgrad.vision.split import Split
 from fullgrad.viz.images import MAP_SUFFIX, npy, pictures_of
 from fullgrad.viz.mixture import drawn, mixture
 from fullgrad.viz.style import HIGH, LOW, Array, limit_of, number, plane, png
@@ -69,8 +70,8 @@ def result_of(query: Query, served: Served, found: ImageResult) -> dict[str, Any
             "signed": signed,
             "says": _caption(query, found),
         },
-        "stages": None if found.layers is None else _stages(found.layers, signed, found.logit),
-        "waterfall": None if found.split is None else _waterfall(found.split, found.logit),
+        "stages": None if found.layers is None else _stages(found.layers, signed, found.explained),
+        "waterfall": None if found.split is None else _waterfall(found.split, found.explained),
         "notes": [*notes, *map(public, found.notes.values())],
         "seconds": round(found.seconds, 4),
     }

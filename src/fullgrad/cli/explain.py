@@ -41,6 +41,7 @@ _EPILOG = """\
 examples:
   fullgrad explain cat.jpg
   fullgrad explain cat.jpg --target "tiger cat" --out maps
+  fullgrad explain cat.jpg --target tabby --rather-than "tiger cat"
   fullgrad explain holiday/ --model torchvision:resnet50
   fullgrad explain cat.jpg --method grad_cam
   fullgrad explain cat.jpg --model timm:convnext_tiny --weights convnext_tiny.safetensors \\
@@ -62,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, default=Path("fullgrad-output"), metavar="DIR", help=text)
     text = "class to explain: index or name (default: the predicted one)"
     add("--target", metavar="CLASS", help=text)
+    text = "explain why the class rather than this one: the difference of their logits"
+    add("--rather-than", metavar="CLASS", help=text)
     add_model_arguments(parser)
     text = "class names, one a line, or 'imagenet' for those of ImageNet-1k"
     add("--labels", metavar="FILE", help=text)
@@ -180,6 +183,9 @@ def explain_files(args: argparse.Namespace) -> tuple[Iterator[ImageResult], Call
     model = load_model(args.model, args.weights, args.device)
     note_random_weights(model)
     names, target = classes_of(args, model)
+    other = class_given(args.rather_than, model, names)
+    if other is not None and other == target:
+        raise UsageError(f"--target and --rather-than are the same class: {other}")
     method, options = chosen_method(args)
     make_folder(args.out)
     explain = partial(
@@ -187,6 +193,7 @@ def explain_files(args: argparse.Namespace) -> tuple[Iterator[ImageResult], Call
         model,
         names=names,
         target=target,
+        rather_than=other,
         method=method,
         options=options,
         parts=("map", "split", "layers") if args.layers else ("map", "split"),
@@ -217,7 +224,16 @@ def classes_of(
     """
     classes = number_of_classes(model)
     names = class_names(args.labels, model, classes)
-    return names, None if args.target is None else class_index(args.target, names, classes)
+    return names, class_given(args.target, model, names)
+
+
+def class_given(text: str | None, model: LoadedModel, names: tuple[str, ...] | None) -> int | None:
+    """The class that an argument names; None without the argument.
+
+    Raises:
+        TargetError: the model has no such class.
+    """
+    return None if text is None else class_index(text, names, number_of_classes(model))
 
 
 def class_names(labels: str | None, model: LoadedModel, classes: int) -> tuple[str, ...] | None:
@@ -352,6 +368,11 @@ def report(result: ImageResult, files: Sequence[Path]) -> str:
         for place, (label, score) in enumerate(zip(labels, result.top, strict=True), 1)
     ]
     logit = f"  explained: {result.label} [{result.target}], logit {result.logit:.4g}"
+    if (other := result.rather_than) is not None:
+        logit = (
+            f"  explained: {result.label} [{result.target}] rather than {other.label} "
+            f"[{other.index}], logits {result.logit:.4g} - {other.logit:.4g} = {other.margin:.4g}"
+        )
     if (split := result.split) is None:
         lines.append(logit)
     else:

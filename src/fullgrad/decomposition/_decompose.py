@@ -111,7 +111,7 @@ def decompose(
             keyword. Float tensors are explained, integer ones passed through.
         target: the explained scalar f: a class index; one index per sample; a tuple of indices
             into a dense output, or one tuple per sample; a callable from the model's output to
-            shape (B,); or None for the predicted class.
+            shape (B,), such as those of :mod:`fullgrad.targets`; or None for the predicted class.
         additional_forward_args: a value or tuple passed after the inputs, unexplained: what it
             adds counts as bias.
         forward_kwargs: keyword arguments for the model, unexplained.

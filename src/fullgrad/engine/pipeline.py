@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from fullgrad.engine.recorder import Recorder, recording
 from fullgrad.engine.refusals import refuse_without_batch_axis
 from fullgrad.engine.request import Request, Traced
 from fullgrad.engine.tape import Entry, resolve_general
-from fullgrad.engine.targets import Selected, select
+from fullgrad.engine.targets import Contrast, Selected, choose, select
 from fullgrad.engine.terms import Term
 from fullgrad.engine.wrappers import compiled, recurrent, unwrap
 from fullgrad.errors import ModelError, OutputError
@@ -75,6 +75,10 @@ class Sink(Protocol[Result_co]):
         """What the terms make, after the last one came and their sum was proved."""
 
 
+# From a recorded forward and the number of its target to the sink of its terms.
+OpenSink: TypeAlias = Callable[[Traced, int], Sink[Result_co]]
+
+
 def input_term(gradient: Tensor, leaf: Tensor) -> Tensor:
     """Gradient times input, in the input's shape, half precision widened."""
     return backward.product(backward.widen(gradient), backward.widen(leaf.detach()), False)
@@ -100,7 +104,8 @@ def _validated(request: Request) -> nn.Module:
 
 def _trace(
     request: Request, model: nn.Module, on_write: Callable[[Tensor], None], keep_steps: bool = False
-) -> Traced:
+) -> list[Traced]:
+    """The recorded forward, once for each target."""
     prepared = prepare(request.inputs, request.additional_forward_args, request.forward_kwargs)
     allow = request.detached == "constant"
     linearization = linearization_of(request.linearization)
@@ -122,11 +127,22 @@ def _trace(
         with failures_named(request.inputs):
             result = model(*prepared.args, **prepared.kwargs)
         refuse_blocked(recorder, result, allow)
-        if request.per_sample and not callable(request.target):
+        by_class = isinstance(request.target, Contrast) or not callable(request.target)
+        if request.per_sample and by_class:
             refuse_without_batch_axis(recorder.tape, prepared.leaves, result)
-        selected = select(result, request.target, layouts.samples)
-    refuse_blocked(recorder, selected.output, allow)
+        chosen = choose(result, request.target, layouts.samples)
+    for selected in chosen:
+        refuse_blocked(recorder, selected.output, allow)
     stated.check_used()
+    for selected in chosen:
+        _check_output(recorder, selected)
+    general = tuple(resolve_general(recorder.tape))
+    named = str(linearization)
+    return [Traced(prepared, layouts, one, recorder, general, named) for one in chosen]
+
+
+def _check_output(recorder: Recorder, selected: Selected) -> None:
+    """Refuse scalars that no gradient explains."""
     if not bool(torch.isfinite(selected.output).all()):
         raise OutputError("the model's output holds NaN or infinite values; nothing to explain")
     if not recorder.depends(selected.output):
@@ -138,11 +154,12 @@ def _trace(
     missing = unrecorded_nodes(recorder.tape, recorder, selected.output)
     if missing:
         raise model_error_for(missing)
-    general = tuple(resolve_general(recorder.tape))
-    return Traced(prepared, layouts, selected, recorder, general, str(linearization))
 
 
-def _propagate(request: Request, traced: Traced, sink: Sink[Any], label: bool) -> Totals:
+def _propagate(
+    request: Request, traced: Traced, sink: Sink[Any], label: bool, last: bool
+) -> Totals:
+    """One backward pass; the last one lets go of the graph and of what biases are made of."""
     batch = len(traced.output) if request.per_sample else 1
     labels: dict[int, Tensor] = {}
     input_labels: list[Tensor] = []
@@ -156,10 +173,11 @@ def _propagate(request: Request, traced: Traced, sink: Sink[Any], label: bool) -
         term = Term(place, entry, gradient, batch, labels.get(place))
         sums[place] = sink.term(term)
         axes[place] = term.batch_axis(len(traced.output))
-        entry.release()
+        if last:
+            entry.release()
 
     ones = torch.ones_like(traced.output)
-    gradients = backward.run(traced.tape, traced.output, leaves, ones, receive)
+    gradients = backward.run(traced.tape, traced.output, leaves, ones, receive, keep_graph=not last)
     input_sums = torch.zeros(batch, dtype=torch.float64, device=traced.output.device)
     for i, (g, leaf) in enumerate(zip(gradients, leaves, strict=True)):
         value = input_term(g, leaf)
@@ -191,54 +209,58 @@ def _held(request: Request, model: nn.Module) -> Iterator[Guard]:
 
 
 def _attempt(
-    request: Request,
-    model: nn.Module,
-    guard: Guard,
-    open_sink: Callable[[Traced], Sink[Result_co]],
-    label: bool,
-) -> tuple[Sink[Result_co], Totals]:
-    """One forward and one backward pass; the sink has seen every term."""
-    traced = _trace(request, model, guard.before_write)
-    sink = open_sink(traced)
-    if request.per_sample:
-        label = label or needs_labels(traced) or may_be_coupled(request, model)
-    totals = _propagate(request, traced, sink, label)
-    if traced.tape.fast_path:
+    request: Request, model: nn.Module, guard: Guard, open_sink: OpenSink[Result_co], label: bool
+) -> list[tuple[Sink[Result_co], Totals]]:
+    """One forward, and a backward pass for each target; the sinks have seen every term."""
+    found: list[tuple[Sink[Result_co], Totals]] = []
+    several = _trace(request, model, guard.before_write)
+    for number, traced in enumerate(several):
+        sink = open_sink(traced, number)
+        apart = label
+        if request.per_sample:
+            apart = label or needs_labels(traced) or may_be_coupled(request, model)
+        last = number == len(several) - 1
+        found.append((sink, _propagate(request, traced, sink, apart, last)))
+    if several[0].tape.fast_path:
         _again(guard, forget=False)
-        _compare_with_fast_path(request, model, traced, totals)
-    return sink, totals
+        _compare_with_fast_path(request, model, several, [totals for _, totals in found])
+    return found
 
 
 def _compare_with_fast_path(
-    request: Request, model: nn.Module, traced: Traced, totals: Totals
+    request: Request, model: nn.Module, several: list[Traced], totals: list[Totals]
 ) -> None:
     """Warn where PyTorch's fused encoder gives another output than the explained one.
 
     Without gradients, ``nn.TransformerEncoder`` cuts padded positions out and puts zeros there.
     """
     again = prepare(request.inputs, request.additional_forward_args, request.forward_kwargs)
-    index = traced.selected.index
-    target = request.target if index is None else index
+    count = several[0].layouts.samples
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The PyTorch API of nested tensors")
         result = model(*again.args, **again.kwargs)
-        fast = select(result, target, traced.layouts.samples).output
-    explained = traced.output.detach()
-    gap = (fast - explained).abs()
-    if verification.holds(gap.sum(), totals.scale.sum(), 10 * totals.tolerance):
+        outputs = [select(result, t.selected.target, count).output for t in several]
+    for traced, own, fast in zip(several, totals, outputs, strict=True):
+        explained = traced.output.detach()
+        gap = (fast - explained).abs()
+        if verification.holds(gap.sum(), own.scale.sum(), 10 * own.tolerance):
+            continue
+        worst = int(gap.argmax())
+        warnings.warn(
+            f"without gradients this model's output is another: {float(fast[worst]):.6g} in "
+            f"sample {worst}, but {float(explained[worst]):.6g} is explained. "
+            "nn.TransformerEncoder then puts zeros at padded positions, and the model reads "
+            "them. Leave them out where positions are pooled, or make the encoder with "
+            "enable_nested_tensor=False",
+            UserWarning,
+            stacklevel=2,
+        )
         return
-    worst = int(gap.argmax())
-    warnings.warn(
-        f"without gradients this model's output is another: {float(fast[worst]):.6g} in sample "
-        f"{worst}, but {float(explained[worst]):.6g} is explained. nn.TransformerEncoder then puts "
-        "zeros at padded positions, and the model reads them. Leave them out where positions are "
-        "pooled, or make the encoder with enable_nested_tensor=False",
-        UserWarning,
-        stacklevel=2,
-    )
 
 
-def _judged(request: Request, model: nn.Module, guard: Guard, totals: Totals) -> Totals:
+def _judged(
+    request: Request, model: nn.Module, guard: Guard, totals: Totals, number: int
+) -> Totals:
     """The sums again where only rounding separates them from the output.
 
     An output that is nothing but cancelled numbers (the mean of a normalized activation) is as
@@ -248,7 +270,7 @@ def _judged(request: Request, model: nn.Module, guard: Guard, totals: Totals) ->
     Raises:
         CompletenessError: the terms do not sum to the output; names where.
     """
-    again = _trace(request, model, guard.before_write, keep_steps=True)
+    again = _trace(request, model, guard.before_write, keep_steps=True)[number]
     gaps, size = backward.local_gaps(
         again.tape.steps, again.tape, again.output, again.prepared.leaves
     )
@@ -259,7 +281,7 @@ def _judged(request: Request, model: nn.Module, guard: Guard, totals: Totals) ->
 
 
 def explain(request: Request, open_sink: Callable[[Traced], Sink[Result_co]]) -> Result_co:
-    """Run all stages.
+    """Run all stages for one target.
 
     Args:
         request: model, inputs and options.
@@ -272,16 +294,36 @@ def explain(request: Request, open_sink: Callable[[Traced], Sink[Result_co]]) ->
     Raises:
         FullGradError: see :func:`fullgrad.decompose`.
     """
+    (found,) = explain_each(request, lambda traced, _: open_sink(traced))
+    return found
+
+
+def explain_each(request: Request, open_sink: OpenSink[Result_co]) -> list[Result_co]:
+    """Run all stages: one forward, and a backward pass for each target.
+
+    Args:
+        request: model, inputs and options.
+        open_sink: as in :func:`explain`; it is also given which of the targets it is for.
+
+    Returns:
+        The sinks' results, one for each target, the sum of each one's terms proved.
+
+    Raises:
+        FullGradError: see :func:`fullgrad.decompose`.
+    """
     model = _validated(request)
+    proved: list[tuple[Sink[Result_co], Totals]] = []
     with _held(request, model) as guard:
-        sink, totals = _attempt(request, model, guard, open_sink, label=False)
-        if not totals.hold and totals.hold_together:
+        found = _attempt(request, model, guard, open_sink, label=False)
+        if any(not totals.hold and totals.hold_together for _, totals in found):
             _again(guard)
-            sink, totals = _attempt(request, model, guard, open_sink, label=True)
-        if not totals.hold:
-            _again(guard)
-            totals = _judged(request, model, guard, totals)
-    return sink.result(totals)
+            found = _attempt(request, model, guard, open_sink, label=True)
+        for number, (sink, totals) in enumerate(found):
+            if not totals.hold:
+                _again(guard)
+                totals = _judged(request, model, guard, totals, number)
+            proved.append((sink, totals))
+    return [sink.result(totals) for sink, totals in proved]
 
 
 def _again(guard: Guard, forget: bool = True) -> None:
@@ -290,9 +332,9 @@ def _again(guard: Guard, forget: bool = True) -> None:
     redraw()
 
 
-def forward(request: Request) -> Selected:
-    """The recorded forward alone: the explained scalars, outside the graph."""
+def forward(request: Request) -> list[Selected]:
+    """The recorded forward alone: the explained scalars of each target, outside the graph."""
     model = _validated(request)
     with _held(request, model) as guard:
-        selected = _trace(request, model, guard.before_write).selected
-    return replace(selected, output=selected.output.detach())
+        chosen = [t.selected for t in _trace(request, model, guard.before_write)]
+    return [replace(selected, output=selected.output.detach()) for selected in chosen]

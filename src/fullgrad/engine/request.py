@@ -14,7 +14,7 @@ from fullgrad.axes.layouts import ActivationLayouts, InputLayout, Layouts
 from fullgrad.engine.inputs import Inputs, Prepared
 from fullgrad.engine.recorder import Recorder
 from fullgrad.engine.tape import Entry, Tape
-from fullgrad.engine.targets import Selected, Target
+from fullgrad.engine.targets import Selected, Several, Target, Top
 from fullgrad.operations.linearization import Linearization, Named
 
 Mode = Literal["eval", "as_is"]
@@ -44,7 +44,7 @@ class Request:
 
     model: nn.Module
     inputs: Inputs
-    target: Target = None
+    target: Target | Several | Top = None
     additional_forward_args: Any = None
     forward_kwargs: Mapping[str, Any] | None = None
     mode: Mode = "eval"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from fullgrad.engine._outputs import main_tensor as main_tensor  # noqa: PLC0414
 from fullgrad.errors import OutputError, TargetError
 
 Target: TypeAlias = (
@@ -19,6 +21,7 @@ Target: TypeAlias = (
     | Sequence[tuple[int, ...]]
     | Callable[[Any], Tensor]
     | Sequence[Callable[[Any], Tensor]]
+    | Sequence[Sequence[int | tuple[int, ...] | Callable[[Any], Tensor]]]
     | None
 )
 
@@ -28,8 +31,10 @@ SQUEEZED = (
     "as in squeeze(-1) or flatten(1)"
 )
 
-# Where the main output stands in dicts and dataclasses of torchvision, timm and transformers.
-_MAIN_KEYS = ("logits", "out", "output", "prediction_logits", "last_hidden_state")
+_SEVERAL = (
+    ". Of several, explain one in each call, or draw all their maps with fullgrad.saliency(model, "
+    "inputs, target=[{}])"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,54 +45,106 @@ class Selected:
         output: shape (B,), inside the autograd graph.
         index: the class index per sample, shape (B,), where the target is one; else None.
         source: which part of the model's output was explained, for the record.
+        target: chooses the same scalars again, whichever class another output predicts.
     """
 
     output: Tensor
     index: Tensor | None
     source: str
+    target: Target
 
 
-def main_tensor(output: Any) -> tuple[Tensor, str]:
-    """The float tensor to explain in a model's output, and where it stood.
+class Contrast(ABC):
+    """A target made of other targets: from a model's output to shape (B,).
 
-    A tensor is itself; of a dict or dataclass the entry ``logits``, ``out``, ``output``, ... or
-    else its only float tensor; of a tuple the first element, PyTorch's place for the result.
+    Subclasses are frozen dataclasses whose fields are targets. They are public in
+    :mod:`fullgrad.targets`.
+    """
+
+    @abstractmethod
+    def __call__(self, output: Any) -> Tensor:
+        """The explained scalars, shape (B,), inside the graph."""
+
+    def changed(self, change: Callable[[Any], Any]) -> Any:
+        """The same contrast of changed targets."""
+        values = {f.name: change(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return dataclasses.replace(self, **values)  # type: ignore[type-var]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Several:
+    """Some targets for each sample, each explained by itself.
+
+    Args:
+        rows: one for each sample, or a single one for all; each a list of as many targets.
+    """
+
+    rows: Sequence[Sequence[Any]]
+
+    def rows_of(self, batch: int) -> list[Sequence[Any]]:
+        """One row for each sample.
+
+        Raises:
+            TargetError: rows for another number of samples.
+        """
+        rows = list(self.rows) * (batch if len(self.rows) == 1 else 1)
+        if len(rows) != batch:
+            raise TargetError(f"{len(rows)} lists of targets for a batch of {batch} samples")
+        return rows
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Top:
+    """The classes with the highest outputs, each explained by itself."""
+
+    count: int
+
+
+def several(target: Target) -> Target | Several:
+    """A target that holds a list of targets for each sample as such; any other as it is.
+
+    Lists in a list, and integer tensors or arrays of shape (B, k), are lists of targets.
 
     Raises:
-        OutputError: there is none, or the choice is not clear.
+        TargetError: lists of unequal length, or empty ones.
     """
-    if isinstance(output, Tensor):
-        if not output.is_floating_point():
-            raise OutputError(
-                f"the model's output is of type {output.dtype}, which has no gradient; use a "
-                "callable target that returns a float scalar per sample"
-            )
-        return output, "output"
-    if isinstance(output, Mapping):
-        entries = {str(k): v for k, v in output.items()}
-    elif dataclasses.is_dataclass(output) and not isinstance(output, type):
-        entries = {f.name: getattr(output, f.name) for f in dataclasses.fields(output)}
-    elif any(name in _MAIN_KEYS for name in getattr(output, "_fields", ())):  # a named tuple
-        entries = output._asdict()
-    elif isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
-        tensor, source = main_tensor(output[0])
-        return tensor, f"{source}[0]"
-    else:
-        raise OutputError(
-            f"the model returns {type(output).__name__}, which holds no tensor to explain; use a "
-            "callable target that picks one"
+    rows: Any = target
+    if hasattr(target, "tolist"):
+        if getattr(target, "ndim", 0) != 2 or not _holds_integers(target):
+            return target
+        rows = target.tolist()  # type: ignore[union-attr]
+    if not isinstance(rows, list) or not rows or not all(isinstance(r, list) for r in rows):
+        return target
+    lengths = sorted({len(row) for row in rows})
+    if len(lengths) > 1 or lengths[0] == 0:
+        raise TargetError(
+            "each sample needs as many targets as the others, and at least one, not "
+            + " or ".join(map(str, lengths))
         )
-    floats = {k: v for k, v in entries.items() if isinstance(v, Tensor) and v.is_floating_point()}
-    for key in _MAIN_KEYS:
-        if key in floats:
-            return floats[key], f"output[{key!r}]"
-    if len(floats) == 1:
-        key, tensor = next(iter(floats.items()))
-        return tensor, f"output[{key!r}]"
-    raise OutputError(
-        f"the model returns {type(output).__name__} with {len(floats)} float tensors "
-        f"({', '.join(floats) or 'none'}): use a callable target that picks one"
-    )
+    return Several(rows)
+
+
+def _holds_integers(array: Any) -> bool:
+    if isinstance(array, Tensor):
+        return not (array.is_floating_point() or array.is_complex() or array.dtype == torch.bool)
+    return getattr(array.dtype, "kind", "") in "iu"
+
+
+def predicts(target: Any) -> bool:
+    """Whether a target is, or is made of, classes that are predicted."""
+    if isinstance(target, Contrast):
+        parts = dataclasses.fields(target)  # type: ignore[arg-type]
+        return any(predicts(getattr(target, part.name)) for part in parts)
+    if isinstance(target, Several):
+        return any(predicts(t) for row in target.rows for t in row)
+    return target is None or isinstance(target, Top)
+
+
+def _settled(target: Any, predicted: list[int] | None) -> Any:
+    """A target in which the predicted class is the one that is given."""
+    if isinstance(target, Contrast):
+        return target.changed(lambda part: _settled(part, predicted))
+    return predicted if target is None else target
 
 
 def _per_sample(target: Any, batch: int) -> list[Any]:
@@ -139,6 +196,7 @@ def _check_rows(rows: Sequence[tuple[int, ...]], shape: Sequence[int]) -> None:
             raise TargetError(
                 f"an output of shape (batch, {', '.join(map(str, shape))}) needs {need} per "
                 f"sample, not {row if len(row) != 1 else row[0]!r}; or a callable target"
+                + (_SEVERAL.format(list(row)) if len(shape) == 1 < len(row) else "")
             )
         for i, size in zip(row, shape, strict=True):
             if not 0 <= i < size:
@@ -171,7 +229,15 @@ def _called(function: Callable[[Any], Tensor], output: Any) -> Selected:
             f"a callable target must return one float scalar per sample: {possible[0]} samples, "
             f"but {len(value)} scalars"
         )
-    return Selected(value, None, getattr(function, "__name__", type(function).__name__))
+    return Selected(value, None, name_of(function), function)
+
+
+def name_of(function: Callable[[Any], Tensor]) -> str:
+    """What a callable target is called: by itself if it has words, or else by its definition."""
+    kind: Any = type(function)
+    if kind.__str__ is not object.__str__:
+        return str(function)
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def _is_function(value: Any) -> bool:
@@ -182,16 +248,40 @@ def _called_one_by_one(functions: Sequence[Callable[[Any], Tensor]], output: Any
     tensor, source = main_tensor(output)
     if len(functions) != len(tensor):
         raise TargetError(f"{len(functions)} targets for a batch of {len(tensor)} samples")
-    scalars = [_scalar(target, one) for target, one in zip(functions, tensor, strict=True)]
-    return Selected(torch.stack(scalars), None, source)
+    if isinstance(functions[0], Contrast) and len({type(f) for f in functions}) == 1:
+        return _contrasted(functions, output)
+    found = [_one(target, one) for target, one in zip(functions, tensor, strict=True)]
+    scalars, settled = zip(*found, strict=True)
+    return Selected(torch.stack(scalars), None, source, list(settled))
 
 
-def _scalar(target: Callable[[Any], Tensor], output: Tensor) -> Tensor:
+def _contrasted(contrasts: Sequence[Any], output: Any) -> Selected:
+    """A contrast for each sample, all of one kind, as one contrast of the whole batch."""
+    if any(map(predicts, contrasts)):
+        index = select(output, None).index
+        if index is not None:
+            contrasts = [_settled(c, [k]) for c, k in zip(contrasts, index.tolist(), strict=True)]
+    names = [part.name for part in dataclasses.fields(contrasts[0])]
+    rows = {name: [_for_one(getattr(c, name)) for c in contrasts] for name in names}
+    return dataclasses.replace(
+        select(output, dataclasses.replace(contrasts[0], **rows)), target=list(contrasts)
+    )
+
+
+def _for_one(target: Any) -> Any:
+    return _per_sample(target, 1)[0] if isinstance(target, list) else target
+
+
+def _one(target: Any, output: Tensor) -> tuple[Tensor, Any]:
+    """The scalar of one sample, and what chooses it again."""
+    if isinstance(target, Contrast):
+        found = select(output.unsqueeze(0), target)
+        return found.output.squeeze(0), found.target
     value = target(output)
     if not isinstance(value, Tensor) or value.numel() != 1:
         what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise TargetError(f"a target must return one number for one sample's output, not {what}")
-    return value.reshape(())
+    return value.reshape(()), target
 
 
 def select(output: Any, target: Target, samples: int | None = None) -> Selected:
@@ -212,6 +302,9 @@ def select(output: Any, target: Target, samples: int | None = None) -> Selected:
         OutputError: the output holds no float tensor, or NaN or infinite values.
         TargetError: the target does not fit the output.
     """
+    if isinstance(target, Contrast) and predicts(target):
+        index = select(output, None, samples).index
+        target = _settled(target, None if index is None else index.tolist())
     if callable(target) and not isinstance(target, Tensor):
         return _called(target, output)
     if isinstance(target, list) and target and all(map(_is_function, target)):
@@ -229,14 +322,14 @@ def select(output: Any, target: Target, samples: int | None = None) -> Selected:
     batch, rest = tensor.shape[0], tensor.shape[1:]
     if target is None:
         if tensor.dim() == 1:
-            return Selected(tensor, None, source)
+            return Selected(tensor, None, source, None)
         if tensor.dim() > 2:
             raise TargetError(
                 f"an output of shape {tuple(tensor.shape)} has no single predicted class: give a "
                 f"tuple of {tensor.dim() - 1} indices or a callable as target"
             )
         index = tensor.detach().argmax(1)
-        return Selected(tensor.gather(1, index[:, None]).squeeze(1), index, source)
+        return Selected(tensor.gather(1, index[:, None]).squeeze(1), index, source, index)
     if tensor.dim() == 1:
         raise TargetError(
             "the model returns one number per sample, so there is no class to choose: leave the "
@@ -247,4 +340,54 @@ def select(output: Any, target: Target, samples: int | None = None) -> Selected:
     places = torch.tensor(rows, device=tensor.device, dtype=torch.long)
     where: tuple[Tensor, ...] = (torch.arange(batch, device=tensor.device), *places.unbind(1))
     chosen = tensor[where]
-    return Selected(chosen, places[:, 0] if len(rest) == 1 else None, source)
+    return Selected(chosen, places[:, 0] if len(rest) == 1 else None, source, target)
+
+
+def choose(
+    output: Any, target: Target | Several | Top, samples: int | None = None
+) -> list[Selected]:
+    """The explained scalars of each target, in order.
+
+    Of a dense output a row of as many indices as it has axes beside the batch is one index, as for
+    :func:`select`; otherwise each number is a target of its own.
+
+    Args:
+        output: whatever the model returned.
+        target: as :func:`select` takes it, or several for each sample.
+        samples: how many samples the inputs hold; None if that is not known.
+
+    Raises:
+        OutputError: see :func:`select`.
+        TargetError: the targets do not fit the output.
+    """
+    if isinstance(target, Top):
+        return _highest(output, target.count)
+    if not isinstance(target, Several):
+        return [select(output, target, samples)]
+    tensor, _ = main_tensor(output)
+    rows = target.rows_of(len(tensor) if tensor.dim() > 0 else 1)
+    if tensor.dim() > 2 and all(_is_index(t) for row in rows for t in row):
+        return [select(output, list(map(tuple, rows)), samples)]
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    return [select(output, column, samples) for column in columns]
+
+
+def _highest(output: Any, count: int) -> list[Selected]:
+    tensor, _ = main_tensor(output)
+    if tensor.dim() != 2:
+        raise TargetError(
+            f"top={count} needs an output of shape (batch, classes), not {tuple(tensor.shape)}: "
+            "give targets"
+        )
+    if count > tensor.shape[1]:
+        raise TargetError(f"top={count}, but the model has {tensor.shape[1]} classes")
+    return [select(output, index) for index in tensor.detach().topk(count, 1).indices.unbind(1)]
+
+
+def again(chosen: Sequence[Selected]) -> Target | Several:
+    """The target that chooses the same scalars again, whichever classes are then predicted."""
+    if len(chosen) == 1:
+        return chosen[0].target
+    columns: list[Any] = [one.target for one in chosen]
+    lists = [c.tolist() if isinstance(c, Tensor) else c for c in columns]
+    return Several([list(row) for row in zip(*lists, strict=True)])

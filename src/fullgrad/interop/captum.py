@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from torch import Tensor, nn
 
 from fullgrad._options import takes_options
-from fullgrad.errors import InputError
+from fullgrad.errors import InputError, TargetError
 from fullgrad.maps.saliency import METHODS, MapOptions, saliency
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class FullGrad:
         Args:
             inputs: shape (B, C, *positions), or a tuple of such tensors.
             target: an index, one per sample, a tensor of them, a tuple into a dense output, a
-                callable, or None for the predicted class.
+                callable (:mod:`fullgrad.targets` has some), or None for the predicted class.
             additional_forward_args: a value or tuple passed to the model after the inputs.
             shape: ``"input"`` shares the map equally among the channels, so that their sum, which
                 Captum's viewer draws, is the map; ``"map"`` returns it as it is.
@@ -129,6 +129,11 @@ class FullGrad:
             raise InputError(
                 f"{len(maps)} of {len(explained)} inputs are float tensors; pass the others "
                 "through additional_forward_args"
+            )
+        if any(m.shape[1] != 1 for m in maps):
+            raise TargetError(
+                f"attribute() explains one target for each sample, not {maps[0].shape[1]}: "
+                "fullgrad.saliency() explains several at once"
             )
         if shape == "input":
             layout = options.get("layout")

@@ -105,8 +105,8 @@ class FullGrad:
 
         Args:
             input_tensor: shape (B, C, *positions); moved to the model's device.
-            targets: one function for each sample, from its output to one number; None for the
-                predicted class.
+            targets: one function for each sample, from its output to one number, or a target of
+                :mod:`fullgrad.targets`; None for the predicted class.
             aug_smooth: must be False.
             eigen_smooth: must be False.
 

@@ -18,6 +18,7 @@ from fullgrad.axes.layouts import InputLayout, input_layouts
 from fullgrad.engine.inputs import Inputs, check, explained_names
 from fullgrad.engine.pipeline import forward
 from fullgrad.engine.request import Request
+from fullgrad.engine.targets import Contrast, Several
 from fullgrad.errors import InputError, TargetError
 
 BatchSize: TypeAlias = int | Literal["auto"] | None
@@ -93,24 +94,40 @@ def _changed(
         return value
 
     first = repeat(0)
-
-    target = request.target
-    if isinstance(target, np.ndarray):
-        target = target.tolist()
-    listed = isinstance(target, list) or (isinstance(target, Tensor) and target.dim() > 0)
-    if listed and len(target) != count:  # type: ignore[arg-type]
-        raise TargetError(f"{len(target)} targets for a batch of {count}")  # type: ignore[arg-type]
-    if isinstance(target, Tensor):
-        target = each(target, first)
-    elif isinstance(target, list):
-        target = change_list(target)
     return replace(
         request,
         inputs=each(request.inputs, iter(sample_axes(request.inputs, request.layout))),
-        target=target,
+        target=with_rows(request.target, count, change, change_list),
         additional_forward_args=each(request.additional_forward_args, first),
         forward_kwargs=each(request.forward_kwargs, first),
     )
+
+
+def with_rows(
+    target: Any, count: int, change: Callable[[Tensor], Tensor], change_list: Callable[[Any], Any]
+) -> Any:
+    """A target whose part for each sample is changed; one for all samples as it is.
+
+    Args:
+        target: any.
+        count: number of samples.
+        change: of a tensor, samples first.
+        change_list: of a list with one item for each sample.
+
+    Raises:
+        TargetError: parts for another number of samples.
+    """
+    if isinstance(target, Several):
+        return Several(change_list(target.rows_of(count)))
+    if isinstance(target, Contrast):
+        return target.changed(lambda part: with_rows(part, count, change, change_list))
+    if isinstance(target, np.ndarray):
+        target = target.tolist()
+    if not isinstance(target, list) and not (isinstance(target, Tensor) and target.dim() > 0):
+        return target
+    if len(target) != count:
+        raise TargetError(f"{len(target)} targets for a batch of {count}")
+    return change(target) if isinstance(target, Tensor) else change_list(target)
 
 
 def bytes_per_sample(request: Request) -> int:

@@ -16,16 +16,16 @@ from fullgrad.axes.layouts import ActivationLayouts, InputLayout
 from fullgrad.axes.placement import Placement
 from fullgrad.decomposition.result import BiasTerm, Decomposition
 from fullgrad.engine.inputs import Inputs, check, explained_names
-from fullgrad.engine.pipeline import explain
-from fullgrad.engine.request import Detached, Mode, ModelOptions, Request
-from fullgrad.engine.targets import Target
+from fullgrad.engine.pipeline import explain_each
+from fullgrad.engine.request import Detached, Mode, ModelOptions, Request, Traced
+from fullgrad.engine.targets import Target, Top, several
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import InputError, LayoutError, OptionError
 from fullgrad.maps.aggregation import Psi, check_psi, placements_for, reduced, upsample
 from fullgrad.maps.location import Locator
 from fullgrad.maps.minibatches import BatchSize, check_size, in_minibatches, largest_minibatch
 from fullgrad.maps.selection import Terms, selection
-from fullgrad.maps.sinks import Draw, MapAccumulator, Maps
+from fullgrad.maps.sinks import Draw, MapAccumulator, Maps, beside
 from fullgrad.maps.smoothing import Noise, smoothed
 from fullgrad.operations.linearization import Linearization, Named
 
@@ -49,6 +49,7 @@ class SaliencyOptions(MapOptions, total=False):
     """The options of :func:`saliency`."""
 
     additional_forward_args: Any
+    top: int | None
 
 
 def packed(maps: Maps, inputs: Inputs) -> Any:
@@ -218,6 +219,7 @@ def saliency(
     batch_size: BatchSize = None,
     memory: int | None = None,
     noise: Noise | None = None,
+    top: int | None = None,
 ) -> Any:
     """The FullGrad saliency map (Srinivas & Fleuret 2019, equation 4).
 
@@ -228,7 +230,11 @@ def saliency(
         model: any ``nn.Module`` whose terms lie on the input's grid.
         inputs: shape (B, C, *positions) with 1 to 3 spatial axes, or as ``layout`` says; a tuple
             or dict of them for models with several inputs.
-        target: see :func:`fullgrad.decompose`.
+        target: see :func:`fullgrad.decompose`; also some targets for each sample (a list of lists,
+            one for each sample or a single one for all; an integer tensor of shape (B, k)), which
+            cost one forward and k backward passes: ``[[3, 7, 9]]``. Of a dense output, rows of as
+            many indices as it has axes beside the batch stay one index; write several as
+            ``[[(5, 8), (3, 8)]]``.
         method: ``"fullgrad"``; ``"simple_fullgrad"``: bias terms without the bias, that is the
             gradient at every operation that has one (the input term stays gradient times input);
             ``"smooth_fullgrad"``: every signed term is averaged over noisy copies of the input
@@ -256,11 +262,13 @@ def saliency(
             whole batch. Tensors among the additional arguments whose first size is B are cut too.
         memory: bytes that ``batch_size="auto"`` may use; None for half of what is free.
         noise: of ``"smooth_fullgrad"``; None for :class:`fullgrad.maps.smoothing.Noise`'s defaults.
+        top: instead of ``target``: this many classes with the highest outputs, in the order of
+            ``model(inputs).topk(top)``.
 
     Returns:
-        Shape (B, 1, *positions), on the input's device; for a tuple or dict of inputs a tuple or
-        dict of them, one for each explained input. A term that lies on several inputs' grids is
-        shared equally among them.
+        Shape (B, 1, *positions), or (B, k, *positions) for k targets for each sample, on the
+        input's device; for a tuple or dict of inputs a tuple or dict of them, one for each
+        explained input. A term that lies on several inputs' grids is shared equally among them.
 
     Raises:
         ValueError: an unknown method, or a value that an option cannot have.
@@ -273,6 +281,8 @@ def saliency(
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten())
         >>> fullgrad.saliency(model, torch.ones(1, 3, 8, 8), target=0, psi="channel").shape
         torch.Size([1, 1, 8, 8])
+        >>> fullgrad.saliency(model, torch.ones(2, 3, 8, 8), target=[[3, 7, 9]]).shape
+        torch.Size([2, 3, 8, 8])
     """
     if method not in METHODS:
         raise ValueError(
@@ -292,7 +302,7 @@ def saliency(
     request = Request(
         model,
         inputs,
-        target,
+        several(target) if top is None else Top(_count(top, target)),
         additional_forward_args,
         forward_kwargs,
         mode,
@@ -312,7 +322,19 @@ def saliency(
         size = largest_minibatch(request, memory) if batch_size == "auto" else batch_size
         draw = partial(smoothed, chosen=chosen, psi=psi, noise=noise or Noise(), size=size)
         return packed(in_minibatches(request, draw, size, None), inputs)
-    sink = partial(Draw, chosen=chosen, psi=psi, times_bias=method != "simple_fullgrad")
-    return packed(
-        in_minibatches(request, partial(explain, open_sink=sink), batch_size, memory), inputs
-    )
+
+    def open_sink(traced: Traced, number: int) -> Draw:
+        return Draw(traced, chosen, psi, times_bias=method != "simple_fullgrad")
+
+    def maps(part: Request) -> Maps:
+        return beside(explain_each(part, open_sink))
+
+    return packed(in_minibatches(request, maps, batch_size, memory), inputs)
+
+
+def _count(top: Any, target: Target) -> int:
+    if target is not None:
+        raise OptionError("top= chooses the classes itself: leave target out, or top")
+    if type(top) is not int or top < 1:
+        raise ValueError(f"top must be a positive integer, not {top!r}")
+    return top

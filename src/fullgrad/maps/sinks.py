@@ -24,6 +24,13 @@ from fullgrad.maps.selection import Selection
 Maps: TypeAlias = tuple[Tensor, ...]
 
 
+def beside(found: Sequence[Maps]) -> Maps:
+    """The maps of several targets side by side, shape (B, targets, *positions) for each input."""
+    return tuple(
+        torch.cat(maps, 1) if len(maps) > 1 else maps[0] for maps in zip(*found, strict=True)
+    )
+
+
 class MapAccumulator:
     """The maps under way, one for each input's grid.
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from fullgrad.engine.pipeline import explain, forward
-from fullgrad.engine.request import Request
+from fullgrad.engine.pipeline import explain_each, forward
+from fullgrad.engine.request import Request, Traced
+from fullgrad.engine.targets import again, predicts
 from fullgrad.maps.aggregation import Psi
 from fullgrad.maps.minibatches import sample_axes, tiled
 from fullgrad.maps.selection import Selection
-from fullgrad.maps.sinks import Average, Maps, TermAverage
+from fullgrad.maps.sinks import Average, Maps, TermAverage, beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,7 @@ def noisy(x: Tensor, noise: Noise) -> Iterator[Tensor]:
 def smoothed(request: Request, chosen: Selection, psi: Psi, noise: Noise, size: int | None) -> Maps:
     """The map of the mean terms over noisy copies, as many copies at a time as fit.
 
-    Without a target, all copies of a sample are explained for the class that is predicted for the
-    sample itself.
+    Classes that are predicted are those of the sample itself, for all its copies.
 
     Args:
         request: the call; its input is one tensor, shape (B, ...) or as its layout says.
@@ -73,20 +72,24 @@ def smoothed(request: Request, chosen: Selection, psi: Psi, noise: Noise, size: 
         size: how many copies go through the model together; None for one of each sample.
 
     Returns:
-        One map, shape (B, 1, *positions).
+        One map, shape (B, targets, *positions).
     """
-    if request.target is None:
-        request = replace(request, target=forward(request).index)
+    if predicts(request.target):
+        request = replace(request, target=again(forward(request)))
     x = request.inputs
     assert isinstance(x, Tensor)
     (axis,) = sample_axes(x, request.layout)
     x = x.detach().movedim(axis, 0)
     rounds = 1 if size is None else max(1, size // len(x))
-    average = TermAverage(len(x))
+    averages: dict[int, TermAverage] = {}
+
+    def open_sink(traced: Traced, number: int) -> Average:
+        return Average(traced, chosen, averages.setdefault(number, TermAverage(len(x))))
+
     copies = noisy(x, noise)
     for done in range(0, noise.samples, rounds):
         now = min(rounds, noise.samples - done)
         inputs = torch.cat([next(copies) for _ in range(now)]).movedim(0, axis)
         part = replace(tiled(request, now), inputs=inputs)
-        explain(part, partial(Average, chosen=chosen, average=average))
-    return average.maps(psi)
+        explain_each(part, open_sink)
+    return beside([average.maps(psi) for average in averages.values()])

@@ -17,7 +17,7 @@ from fullgrad.axes.spread import MassPlacement
 from fullgrad.engine.inputs import failures_named
 from fullgrad.engine.lending import as_tuple, lent, own
 from fullgrad.engine.request import Detached, Mode, ModelOptions, Request
-from fullgrad.engine.targets import Target, select
+from fullgrad.engine.targets import Target, predicts, select
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import MethodError, TargetError
 from fullgrad.maps.aggregation import Psi
@@ -132,9 +132,9 @@ def attribute(
         method: a registered name, a :class:`Method`, or a function as above.
         model: any ``nn.Module``.
         inputs: shape (B, C, *positions) with 1 to 3 spatial axes, or as ``layout`` says.
-        target: a class, one class per sample, a callable from the model's output to shape (B,)
-            or None for the class that is predicted for the input itself; see
-            :func:`fullgrad.decompose`.
+        target: a class, one class per sample, a callable from the model's output to shape (B,),
+            such as those of :mod:`fullgrad.targets`, or None for the class that is predicted for
+            the input itself; see :func:`fullgrad.decompose`.
         signed: the sum over channels of the numbers themselves; otherwise of their sizes.
             FullGrad's maps sum over layers as well, so theirs are those of ``psi="signed"``.
             ``complete_fullgrad`` keeps its signs either way: sizes would sum to nothing.
@@ -211,6 +211,11 @@ def attribute(
             **values,
         )
         shape = (inputs.shape[samples], 1, *channels_first(inputs, axes).shape[2:])
+        if shape[:1] + shape[2:] == found.shape[:1] + found.shape[2:] and found.shape[1] > 1:
+            raise TargetError(
+                f"attribute() explains one target for each sample, not {found.shape[1]}: "
+                "fullgrad.saliency() explains several at once"
+            )
         if tuple(found.shape) != shape:
             raise MethodError(
                 f"method {chosen.name!r} returned shape {tuple(found.shape)}, not {shape}"
@@ -265,19 +270,20 @@ def _takes_extra(function: Callable[..., Any]) -> bool:
     )
 
 
-def predicted(model: nn.Module, inputs: Tensor, extra: Any) -> Tensor | None:
-    """The predicted classes, shape (B,); None where the model returns one number per sample."""
+def predicted(model: nn.Module, inputs: Tensor, target: Any, extra: Any) -> Any:
+    """A target in which predicted classes are those of these inputs; any other as it is."""
+    if not predicts(target):
+        return target
     with lent(model), torch.no_grad(), failures_named(inputs):
-        return select(model(own(inputs), *as_tuple(own(extra))), None).index
+        return select(model(own(inputs), *as_tuple(own(extra))), target).target
 
 
 def _map(part: Request, method: Method, signed: bool, axes: str) -> tuple[Tensor]:
     """The map of one minibatch."""
     x = part.inputs
     assert isinstance(x, Tensor)
-    extra, target = part.additional_forward_args, part.target
-    if target is None:
-        target = predicted(part.model, x, extra)
+    extra = part.additional_forward_args
+    target = predicted(part.model, x, part.target, extra)
     options = dict(part.forward_kwargs or {})
     if extra is not None:
         options["additional_forward_args"] = own(extra)

@@ -14,6 +14,7 @@ from fullgrad._optional import require
 from fullgrad.engine.lending import as_tuple
 from fullgrad.engine.targets import select
 from fullgrad.errors import MethodError
+from fullgrad.maps.minibatches import with_rows
 
 # Captum announces hooks that it removes again, and flags on copies that are ours.
 _EXPECTED = (
@@ -61,11 +62,9 @@ class Explained(nn.Module):
         times = len(x) // self._count
         # The copy lets a model work in place on what it is given.
         result = self.model(x.clone(), *(self._repeated(v, times) for v in self._extra))
-        target = self._target
-        if isinstance(target, Tensor) and target.dim() > 0:
-            target = torch.cat([target] * times)
-        elif isinstance(target, list):
-            target = target * times
+        target = with_rows(
+            self._target, self._count, lambda t: torch.cat([t] * times), lambda rows: rows * times
+        )
         return select(result, target).output
 
 

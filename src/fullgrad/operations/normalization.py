@@ -9,7 +9,7 @@ is beta - w mean / sigma (Srinivas & Fleuret 2019, section 3).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 from fullgrad.operations._local import Gradients, Local
 from fullgrad.operations._origins import GATE, OriginOf, always
 from fullgrad.operations.call import Bias, Call, Kind
-from fullgrad.operations.propagation import keeps_axes
+from fullgrad.operations.propagation import keeps_axes, reduces
 from fullgrad.operations.registry import put
 
 _normalizes = partial(put, axes=keeps_axes, family="normalization")
@@ -265,4 +265,26 @@ def _log_softmax(call: Call) -> tuple[Bias, ...]:
 
 
 _normalizes("_log_softmax", _log_softmax)
+
+
+def _logsumexp(call: Call) -> tuple[Bias, ...]:
+    dims, keep = call.get("dim"), bool(call.get("keepdim", False))
+
+    def compute(y: Tensor, u: Tensor) -> Tensor:
+        p = torch.exp(u - (y if keep else _with_axes(y, dims, u.dim())))
+        safe = torch.where(p == 0, torch.zeros_like(u), u)
+        b: Tensor = y - (p * safe).sum(dims, keepdim=keep)
+        return b
+
+    return (Bias("implicit", compute, (call.output, call.args[0].detach())),)
+
+
+def _with_axes(t: Tensor, dims: Sequence[int], count: int) -> Tensor:
+    """A tensor with axes of size 1 where a sum took them away."""
+    for d in sorted(d % count for d in dims):
+        t = t.unsqueeze(d)
+    return t
+
+
+put("logsumexp", _logsumexp, reduces, family="normalization")
 _normalizes(["renorm", "logcumsumexp", "cumprod"])  # they have no formula of their own

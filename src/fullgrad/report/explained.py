@@ -19,7 +19,7 @@ from fullgrad.report.provenance import again, made, model_facts, version_facts
 from fullgrad.report.values import ReportError, read_bytes, shown
 from fullgrad.vision.images import OVERLAY_SUFFIX
 from fullgrad.vision.layers import unpacked
-from fullgrad.vision.schema import ClassInfo, ImageInfo, ImageRecord, TargetInfo
+from fullgrad.vision.schema import ClassInfo, ImageInfo, ImageRecord, RatherThanInfo, TargetInfo
 from fullgrad.viz.heatmap import heatmap
 from fullgrad.viz.images import LAYERS_SUFFIX, MAP_SUFFIX
 from fullgrad.viz.layers import layer_strip
@@ -140,11 +140,18 @@ def _photograph(builder: Builder, e: Explained, problems: list[str]) -> Html:
         f", {chosen}. Its logit, the number before softmax, is {number(target.logit)}; its "
         f"probability, the softmax of all logits, is {target.probability:.1%}."
     )
+    if (other := target.rather_than) is not None:
+        label = f"{label} rather than {_label(other)}"
+        said += (
+            f" The logit of the class that it is compared with is {number(other.logit)}. The "
+            f"difference of the two, {number(other.margin)}, is what maps and parts explain: what "
+            "raises it speaks for the first class more than for the second."
+        )
     parts = [
         tag("h3", f"{e.name}: {label}"),
         _overlay(builder, e, label, problems),
         _classes(builder, record.top),
-        tag("h4", "Where the logit comes from"),
+        tag("h4", f"Where the {_number_name(target)} comes from"),
         tag("p", "Explained is ", tag("strong", label), said),
         *(tag("p", note) for note in record.notes),
         *_waterfall(builder, e, problems),
@@ -155,7 +162,11 @@ def _photograph(builder: Builder, e: Explained, problems: list[str]) -> Html:
     return tag("article", *parts)
 
 
-def _label(target: TargetInfo) -> str:
+def _number_name(target: TargetInfo) -> str:
+    return "logit" if target.rather_than is None else "difference of the logits"
+
+
+def _label(target: TargetInfo | RatherThanInfo) -> str:
     index = target.index
     return f"{target.name} (class {index})" if target.name else f"class {index}"
 
@@ -209,19 +220,20 @@ def _waterfall(builder: Builder, e: Explained, problems: list[str]) -> list[Html
     d, target = e.record.decomposition, e.record.target
     if d is None:
         return []
+    name = _number_name(target)
     intro = (
-        "The logit is the exact sum of what the input contributes (gradient times input) and of "
-        "what each stage's biases contribute (gradient times bias):"
+        f"The {name} is the exact sum of what the input contributes (gradient times input) and "
+        "of what each stage's biases contribute (gradient times bias):"
     )
     try:
         parts = tuple(Part(s.of, s.sum) for s in d.shares)
-        found = Waterfall(parts, target.logit, d.residual)
+        found = Waterfall(parts, target.explained, d.residual)
     except InputError as error:
         return [_warning(f"The record of {e.name} does not add up: {error}", problems)]
     relative, tolerance = d.relative_residual, d.tolerance
     said = (
-        f"Residual: the logit minus all parts is {found.residual:.1e}, which is {relative:.1e} of "
-        f"their sizes; up to {tolerance:.0e} counts as rounding."
+        f"Residual: the {name} minus all parts is {found.residual:.1e}, which is {relative:.1e} "
+        f"of their sizes; up to {tolerance:.0e} counts as rounding."
     )
     table = [tag("p", intro), waterfall_table(builder, found)]
     if relative > tolerance:
@@ -283,13 +295,14 @@ def _layers(builder: Builder, e: Explained, problems: list[str]) -> list[Html]:
         gap = math.fsum(s.sum for s in layers) - math.fsum(shares)
         if abs(gap) > _SAME * math.fsum(map(abs, shares)):
             raise ReportError(f"{printable(path)} holds the layers of something else")
-        content = saved(layer_strip(layers, e.record.target.logit, sign=_has_sign(e)), "png")
+        content = saved(layer_strip(layers, e.record.target.explained, sign=_has_sign(e)), "png")
     except (InputError, ReportError) as error:
         return [_warning(f"No layers of {e.name}: {error}", problems)]
     names = ", ".join(s.name for s in layers[:12])
+    name = _number_name(e.record.target)
     caption = (
         "Where in the image each stage's biases count, from the first stage to the last. The sum "
-        "below each map is the stage's part of the logit, as in the table above."
+        f"below each map is the stage's part of the {name}, as in the table above."
     )
     alt = f"A map for each of {len(layers)} stages, from early to late: {names}"
     return [tag("h4", "Layer by layer"), builder.picture(content, "image/png", alt, caption, True)]

@@ -13,6 +13,7 @@ from torch import Tensor
 from fullgrad import methods
 from fullgrad._files import AnyPath, printable
 from fullgrad.decomposition import Decomposition, decompose
+from fullgrad.engine.targets import Target
 from fullgrad.errors import FullGradError, LayoutError, MethodError, ModelError, OutputError
 from fullgrad.maps.saliency import saliency_from_decomposition
 from fullgrad.methods import Method
@@ -20,14 +21,14 @@ from fullgrad.methods.choice import MethodChoice
 from fullgrad.methods.registry import resolved
 from fullgrad.vision.classification import logits_of, one_line
 from fullgrad.vision.images import Photograph, display_image, preprocess, read_photograph
-from fullgrad.vision.layers import MODEL, Array, Layer, fitting_depth, layers_of
+from fullgrad.vision.layers import Array, Layer, fitting_depth, layers_of
 from fullgrad.vision.models import LoadedModel
 from fullgrad.vision.provenance import _plain
+from fullgrad.vision.split import RatherThan, Split, contrast, splits_of
 
 if TYPE_CHECKING:
     from fullgrad.vision.schema import ImageInfo, ImageRecord, Provenance, TargetInfo
 
-INPUT = "input"  # the name of the input's share
 Part: TypeAlias = Literal["map", "split", "layers"]
 Stage: TypeAlias = Literal["classes", "split", "map", "layers"]
 _Asked: TypeAlias = tuple[Method, Mapping[str, Any], str]
@@ -74,30 +75,6 @@ class MethodMap:
         return {k: _plain(v) for k, v in asdict(self.method.settings(self.options)).items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
-    """The exact decomposition of one logit.
-
-    Args:
-        input: the sum of the input term.
-        stages: the sums of the bias terms by stage.
-        residual: logit minus all sums.
-        relative_residual: compared with the sum of the terms' absolute values.
-        tolerance: for the relative residual.
-    """
-
-    input: float
-    stages: Mapping[str, float]
-    residual: float
-    relative_residual: float
-    tolerance: float
-
-    @property
-    def shares(self) -> list[tuple[str, float]]:
-        """The input and the stages with their sums; they add up to the logit less the residual."""
-        return [(INPUT, self.input), *((n or MODEL, value) for n, value in self.stages.items())]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageResult:
     """One explained image.
@@ -116,6 +93,8 @@ class ImageResult:
         layers: the stages with their maps, likewise.
         notes: why a part that was asked for cannot be had, by part.
         seconds: that all of it took, for all images that went through the model together.
+        rather_than: the class that the explained one is compared with, if there is one. Maps,
+            split and layers are then those of the difference of the two outputs.
     """
 
     photograph: Photograph
@@ -131,11 +110,17 @@ class ImageResult:
     layers: tuple[Layer, ...] | None
     notes: Mapping[Part, str]
     seconds: float
+    rather_than: RatherThan | None = None
 
     @property
     def label(self) -> str:
         """The name of the explained class, for people."""
         return self.name or f"class {self.target}"
+
+    @property
+    def explained(self) -> float:
+        """The number that maps and split explain: the logit, or its difference to another one."""
+        return self.logit if self.rather_than is None else self.rather_than.margin
 
     @property
     def map(self) -> MethodMap:
@@ -183,6 +168,7 @@ class ImageResult:
             chosen=self.chosen,
             logit=self.logit,
             probability=self.probability,
+            rather_than=None if self.rather_than is None else self.rather_than.info(),
         )
 
     def record(self, provenance: Provenance) -> ImageRecord:
@@ -201,7 +187,7 @@ class ImageResult:
             image=self.image_info(),
             target=self.target_info(self.name),
             top=tuple(schema.ClassInfo(**score._asdict()) for score in self.top),
-            decomposition=None if self.split is None else _split_info(self.split, self.logit),
+            decomposition=None if self.split is None else self.split.info(self.explained),
             saliency=schema.SaliencyInfo(
                 method=self.map.method.name,
                 options=self.map.settings,
@@ -221,6 +207,7 @@ def explain_images(
     *,
     names: Sequence[str] | None = None,
     target: int | None = None,
+    rather_than: int | None = None,
     method: str | Method | Sequence[MethodChoice] = "fullgrad",
     options: Mapping[str, Any] | None = None,
     parts: Collection[Part] = ("map", "split"),
@@ -239,6 +226,7 @@ def explain_images(
         images: files, or images that were read already; at least one.
         names: of the model's classes; None for those that the model brings.
         target: class to explain in every image; None for the predicted one.
+        rather_than: a class to compare it with: the difference of their outputs is explained.
         method: one method, or several with their options.
         options: of the one method.
         parts: what is computed: ``map``, ``split`` (the decomposition of the logit) and
@@ -256,6 +244,7 @@ def explain_images(
         ImageError: an image cannot be read.
         ModelLoadError: the model is not an image classifier.
         OutputError: the model's output is not finite.
+        TargetError: a class that the model has not, or that is compared with itself.
         ValueError: an unknown part, method or option, or options of several methods.
         FullGradError: see :func:`fullgrad.decompose` and :func:`fullgrad.methods.attribute`.
 
@@ -288,25 +277,26 @@ def explain_images(
         targets = logits.argmax(1)
     else:
         targets = torch.full((len(logits),), target, device=logits.device)
+    explained = targets if rather_than is None else contrast(logits, targets, rather_than)
     notes: dict[Part, str] = {}
     decomposition = None
     if not {"split", "layers"}.isdisjoint(parts):
         on_stage("split", "splitting the logit into its terms")
         try:
-            decomposition = decompose(model.module, inputs, targets)
+            decomposition = decompose(model.module, inputs, explained)
         except FullGradError as error:
             if any(m.name == "fullgrad" for m, _, _ in asked):
                 raise
             notes["split"] = f"There is no split of the logit: {error}"
     maps: list[list[MethodMap]] = []
     for found in asked if "map" in parts else ():
-        maps.append(_maps(model, inputs, targets, found, decomposition, on_stage, single))
+        maps.append(_maps(model, inputs, explained, found, decomposition, on_stage, single))
     splits: Sequence[Split | None] = [None] * len(photographs)
     layers: Sequence[tuple[Layer, ...] | None] = [None] * len(photographs)
     if decomposition is not None:
         on_stage("layers", "adding up the stages")
         depth = fitting_depth(decomposition) if depth is None else depth
-        splits = _splits(decomposition, depth)
+        splits = splits_of(decomposition, depth)
         if "layers" in parts:
             psi: Any = asked[0][1].get("psi") or "layer"
             try:
@@ -325,13 +315,14 @@ def explain_images(
         index = int(targets[i])
         values, places = probabilities[i].topk(min(top, logits.shape[1]))
         scores = zip(places.tolist(), values.tolist(), strict=True)
+        own = decomposition if rather_than is None else None
         return ImageResult(
             photograph=photographs[i],
             view=views[i],
             target=index,
             name=classes[index] if classes else None,
             chosen="predicted" if target is None else "given",
-            logit=float(logits[i, index] if decomposition is None else decomposition.output[i]),
+            logit=float(logits[i, index] if own is None else own.output[i]),
             probability=float(probabilities[i, index]),
             top=tuple(ClassScore(k, classes[k] if classes else None, p) for k, p in scores),
             maps=tuple(column[i] for column in maps),
@@ -339,6 +330,16 @@ def explain_images(
             layers=layers[i],
             notes=notes,
             seconds=time.perf_counter() - began,
+            rather_than=None if rather_than is None else compared(i, index, rather_than),
+        )
+
+    def compared(i: int, index: int, other: int) -> RatherThan:
+        found = logits[i, index] - logits[i, other]
+        return RatherThan(
+            index=other,
+            name=classes[other] if classes else None,
+            logit=float(logits[i, other]),
+            margin=float(found if decomposition is None else decomposition.output[i]),
         )
 
     return [result(i) for i in range(len(photographs))]
@@ -360,7 +361,7 @@ def _asked(
 def _maps(
     model: LoadedModel,
     inputs: Tensor,
-    targets: Tensor,
+    targets: Target,
     asked: _Asked,
     decomposition: Decomposition | None,
     on_stage: Callable[[Stage, str], None],
@@ -388,32 +389,3 @@ def _maps(
     seconds = (time.perf_counter() - began) / len(inputs)
     values = found[:, 0].detach().float().cpu().numpy()
     return [MethodMap(label, method, options, v, seconds) for v in values]
-
-
-def _splits(decomposition: Decomposition, depth: int) -> list[Split]:
-    d = decomposition
-    stages = d.by_module(depth)
-    return [
-        Split(
-            input=float(d.input_sums[i]),
-            stages={name: float(sums[i]) for name, sums in stages.items()},
-            residual=float(d.residual[i]),
-            relative_residual=float(d.relative_residual[i]),
-            tolerance=d.tolerance,
-        )
-        for i in range(len(d.output))
-    ]
-
-
-def _split_info(split: Split, logit: float) -> Any:
-    from fullgrad.vision.schema import ShareInfo, SplitInfo
-
-    return SplitInfo(
-        residual=split.residual,
-        relative_residual=split.relative_residual,
-        tolerance=split.tolerance,
-        shares=tuple(
-            ShareInfo(of=name, sum=value, share=value / logit if logit else None)
-            for name, value in split.shares
-        ),
-    )

@@ -19,8 +19,10 @@ from pydantic import (  # noqa: E402
     ConfigDict,
     Field,
     JsonValue,
+    SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -98,14 +100,33 @@ class ImageInfo(Model):
     frame_used: int = 0
 
 
+class RatherThanInfo(Model):
+    """The class that the explained one is compared with: what is explained is then the margin."""
+
+    index: int
+    name: str | None
+    logit: float
+    margin: float
+
+
 class TargetInfo(Model):
-    """The explained class: its output before softmax, and its probability."""
+    """The explained class; ``rather_than`` is left out where it is compared with no other."""
 
     index: int
     name: str | None
     chosen: Literal["predicted", "given"]
     logit: float
     probability: float
+    rather_than: RatherThanInfo | None = None
+
+    @model_serializer(mode="wrap")
+    def _short(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in whole(self).items() if k != "rather_than" or v is not None}
+
+    @property
+    def explained(self) -> float:
+        """The number that is explained: the logit, or the margin."""
+        return self.logit if self.rather_than is None else self.rather_than.margin
 
 
 class ClassInfo(Model):

@@ -36,6 +36,12 @@ def overlay_of(result: ImageResult) -> Figure:
         f"{result.label} (class {result.target}): probability "
         f"{result.probability:.1%}, logit {result.logit:.2f}"
     )
+    if (other := result.rather_than) is not None:
+        title = (
+            f"{result.label} (class {result.target}) rather than {other.label} (class "
+            f"{other.index}): logits {result.logit:.2f} and {other.logit:.2f}, margin "
+            f"{other.margin:.2f}"
+        )
     caption, found = result.photograph.path.name, result.map
     return picture(
         result.view, result.saliency, title, caption, method=found.method.name, sign=found.signed

@@ -11,8 +11,8 @@ import numpy as np
 
 from fullgrad.decomposition.result import Decomposition
 from fullgrad.errors import InputError
-from fullgrad.vision.image_result import INPUT
 from fullgrad.vision.layers import MODEL
+from fullgrad.vision.split import INPUT
 from fullgrad.viz.style import (
     FAINT,
     LOWERS,
