@@ -23,6 +23,7 @@ from networks import dropout_net as net
 from networks import small_images as images
 from snippets import state_of as state
 
+SIGNED = {"complete_fullgrad", "balanced_fullgrad", "balanced_input"}  # by nature
 BUILT_IN = [
     "fullgrad",
     "simple_fullgrad",
@@ -85,7 +86,7 @@ def test_a_call_leaves_nothing_behind_and_repeats(name: str) -> None:
     assert found.device == x.device
     assert not found.requires_grad
     assert float(found.std()) > 0
-    assert (float(found.min()) < 0) == (name == "complete_fullgrad")  # signed by nature
+    assert (float(found.min()) < 0) == (name in SIGNED)
     torch.rand(3)
     assert torch.equal(found, attribute(name, model, x, **QUICK.get(name, {})))
 
