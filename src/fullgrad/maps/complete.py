@@ -236,7 +236,7 @@ def complete_map(
         >>> torch.allclose(total, found.output.double(), atol=1e-5)
         True
         >>> left = found.by_region(boxes={"left": (0, 0, 4, 8)})
-        >>> list(left.index), abs(left[0].sum() - found.output.item()) < 1e-5
+        >>> list(left.index), bool(abs(left[0].sum() - found.output.item()) < 1e-5)
         (['left', 'rest', 'elsewhere'], True)
     """
     check_placement(placement)

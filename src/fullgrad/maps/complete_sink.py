@@ -65,6 +65,7 @@ class Complete:
         self._locator = Locator(traced.layouts, shapes, self._batch, chosen, along=along)
         self._sums = [Aggregate(g.sizes, spread) for g in traced.layouts.grids]
         self._stages: dict[str, Tensor] = {}
+        self._order: list[str] = []  # of the stages, backward, with repetitions
         self._one_cell: list[_OneCell] = []
 
     def term(self, term: Term) -> Tensor:
@@ -72,6 +73,7 @@ class Complete:
         entry = term.entry
         axes, kind = self._traced.axes_of(entry), entry.bias.kind
         stage = entry.module.split(".")[0]
+        self._order.append(stage)
         location = self._locator.of(axes, kind, entry.module, entry.op, entry.shape)
         sums: list[Tensor] = []
         read: list[list[Put]] = []
@@ -156,17 +158,19 @@ class Complete:
         leaves = self._traced.prepared.leaves
         if not self._chosen.input:
             self._count(LEFT_OUT, totals.input_sums)
-        for i, (g, x) in enumerate(zip(totals.input_gradients, leaves, strict=True)):
-            if self._chosen.input:
-                location = self._locator.of_input(i)
-                self._add(location, tuple(put(input_term(g, x), p) for _, p in location))
         output = self._traced.output.detach()
-        grids = self._traced.layouts.grids
-        drawn = [
-            output.new_zeros(self._batch, 1, *g.sizes, dtype=torch.float64) if m is None else m
-            for g, m in zip(grids, (s.map() for s in self._sums), strict=True)
-        ]
-        stages = dict(reversed(self._stages.items()))
+        drawn = []
+        for i, (grid, sums) in enumerate(zip(self._traced.layouts.grids, self._sums, strict=True)):
+            total = sums.map()
+            if self._chosen.input:  # last, so that a crop's terms are added in the same order
+                ((_, placement),) = self._locator.of_input(i)
+                own = put(input_term(totals.input_gradients[i], leaves[i]), placement).cells
+                total = own if total is None else total + own
+            if total is None:
+                total = output.new_zeros(self._batch, 1, *grid.sizes, dtype=torch.float64)
+            drawn.append(total)
+        names = dict.fromkeys([*reversed(self._order), FUSED, LEFT_OUT])
+        stages = {name: self._stages[name] for name in names if name in self._stages}
         parts = [*(m.flatten(1).sum(1).to(output.device) for m in drawn), *stages.values()]
         residual, _ = verification.balance(output, parts)
         if not verification.holds(residual, totals.scale, totals.tolerance):
