@@ -24,7 +24,7 @@ def conv_nets(draw: st.DrawFn) -> nn.Module:
     parts: list[nn.Module] = []
     width = 3
     for _ in range(draw(st.integers(2, 3))):
-        kernel, stride = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+        kernel, stride = draw(st.integers(1, 3)), draw(st.integers(1, 2))
         padding = draw(st.integers(0, (kernel - 1) // 2))
         if draw(st.booleans()):
             parts.append(nn.Conv2d(width, 4, kernel, stride, padding, bias=draw(st.booleans())))

@@ -150,7 +150,9 @@ def _settled(target: Any, predicted: list[int] | None) -> Any:
 def _per_sample(target: Any, batch: int) -> list[Any]:
     values = target.tolist() if hasattr(target, "tolist") else list(target)
     if len(values) != batch:
-        raise TargetError(f"{len(values)} targets for a batch of {batch} samples")
+        listed = len(values) == 1 and isinstance(values[0], (list, tuple))
+        hint = _SEVERAL.format(values[0]) if listed else ""
+        raise TargetError(f"{len(values)} targets for a batch of {batch} samples{hint}")
     return values
 
 

@@ -73,6 +73,7 @@ class Complete:
         self._locator = Locator(traced.layouts, shapes, self._batch, chosen, along=along)
         self._sums = [Aggregate(g.sizes, spread) for g in traced.layouts.grids]
         self._stages: dict[str, Tensor] = {}
+        self._order: list[str] = []  # of the stages, backward, with repetitions
         self._one_cell: list[_OneCell] = []
 
     def term(self, term: Term) -> Tensor:
@@ -80,6 +81,7 @@ class Complete:
         entry = term.entry
         axes, kind = self._traced.axes_of(entry), entry.bias.kind
         stage = entry.module.split(".")[0]
+        self._order.append(stage)
         location = self._locator.of(axes, kind, entry.module, entry.op, entry.shape)
         sums: list[Tensor] = []
         read: list[list[Put]] = []
@@ -164,22 +166,25 @@ class Complete:
         leaves = self._traced.prepared.leaves
         if not self._chosen.input:
             self._count(LEFT_OUT, totals.input_sums)
-        for i, (g, x) in enumerate(zip(totals.input_gradients, leaves, strict=True)):
-            if not self._chosen.input:
-                continue
-            location = self._locator.of_input(i)
-            if self._references is not None:
-                at_reference = [put(input_term(g, self._references[i]), p) for _, p in location]
-                self._count(REFERENCE, torch.stack([_whole(p) for p in at_reference]).sum(0))
-                x = x.detach() - self._references[i]
-            self._add(location, tuple(put(input_term(g, x), p) for _, p in location))
         output = self._traced.output.detach()
-        grids = self._traced.layouts.grids
-        drawn = [
-            output.new_zeros(self._batch, 1, *g.sizes, dtype=torch.float64) if m is None else m
-            for g, m in zip(grids, (s.map() for s in self._sums), strict=True)
-        ]
-        stages = dict(reversed(self._stages.items()))
+        drawn = []
+        for i, (grid, sums) in enumerate(zip(self._traced.layouts.grids, self._sums, strict=True)):
+            total = sums.map()
+            if self._chosen.input:  # last, so that a crop's terms are added in the same order
+                ((_, placement),) = self._locator.of_input(i)
+                gradient, x = totals.input_gradients[i], leaves[i].detach()
+                if self._references is not None:
+                    reference = self._references[i]
+                    part = put(input_term(gradient, reference), placement).cells
+                    self._count(REFERENCE, part.flatten(1).sum(1))
+                    x = x - reference
+                own = put(input_term(gradient, x), placement).cells
+                total = own if total is None else total + own
+            if total is None:
+                total = output.new_zeros(self._batch, 1, *grid.sizes, dtype=torch.float64)
+            drawn.append(total)
+        names = dict.fromkeys([*reversed(self._order), FUSED, REFERENCE, LEFT_OUT])
+        stages = {name: self._stages[name] for name in names if name in self._stages}
         parts = [*(m.flatten(1).sum(1).to(output.device) for m in drawn), *stages.values()]
         residual, _ = verification.balance(output, parts)
         if not verification.holds(residual, totals.scale, totals.tolerance):
@@ -205,12 +210,6 @@ def _proper(box: Table, hull: Table) -> np.ndarray[tuple[int], np.dtype[np.bool_
     size = hull[1] - hull[0] + 1
     left_out = np.stack([box[0] - hull[0], hull[1] - box[1]])
     return np.asarray((left_out * _REMAINDER >= size).any((0, 1)) & (left_out > 0).any((0, 1)))
-
-
-def _whole(part: Put) -> Tensor:
-    """The sum of all that a term has on one grid, for each sample."""
-    beside = [t for t in (part.fused, part.nowhere) if t is not None]
-    return torch.stack([part.cells.flatten(1).sum(1), *beside]).sum(0)
 
 
 def _together(parts: tuple[Put, ...]) -> Put:

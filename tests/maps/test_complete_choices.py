@@ -1,0 +1,109 @@
+"""What a complete map may be asked for: a linearization, a reference, as a method."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fullgrad
+from fullgrad import methods
+from fullgrad.errors import InputError
+
+DOUBLE = torch.float64
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3, 2), nn.SiLU(), nn.Conv2d(4, 4, 3), nn.GELU(), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(4 * 3 * 3, 5)).double()
+
+
+def images(count: int = 3) -> Tensor:
+    return torch.randn(count, 3, 12, 12, dtype=DOUBLE)
+
+
+def whole(found: fullgrad.CompleteMap) -> Tensor:
+    return found.map.flatten(1).sum(1) + found.elsewhere
+
+
+def test_linearizations_have_maps_of_one_sum() -> None:
+    model, x = network(), images()
+    jacobian, balanced = (
+        fullgrad.complete_map(model, x, 2, linearization=name) for name in ("jacobian", "balanced")
+    )
+    assert (jacobian.map - balanced.map).abs().max() > 1e-3
+    for found in (jacobian, balanced):
+        torch.testing.assert_close(whole(found), found.output)
+    assert (jacobian.linearization, balanced.linearization) == ("jacobian", "balanced")
+    chosen = fullgrad.Linearization("balanced", modules={"3": "jacobian"})
+    mixed = fullgrad.complete_map(model, x, 2, linearization=chosen)
+    assert mixed.linearization == "balanced with 1 choice of its own"
+
+
+REFERENCES = {
+    "number": 0.3,
+    "one image": torch.linspace(-1, 1, 3 * 12 * 12, dtype=DOUBLE).view(1, 3, 12, 12),
+    "an image for each": torch.linspace(-1, 1, 3 * 3 * 12 * 12, dtype=DOUBLE).view(3, 3, 12, 12),
+    "a list": [torch.full((1, 3, 12, 12), 0.3, dtype=DOUBLE)],
+}
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+@pytest.mark.parametrize("reference", REFERENCES.values(), ids=REFERENCES)
+def test_a_reference_splits_the_input_term(reference, batch_size: int | None) -> None:
+    model, x = network(), images()
+    d = fullgrad.decompose(model, x, 2)
+    plain = fullgrad.complete_map(model, x, 2)
+    found = fullgrad.complete_map(model, x, 2, baseline=reference, batch_size=batch_size)
+    given = reference[0] if isinstance(reference, list) else reference
+    at = d.input_gradients[0] * given
+    torch.testing.assert_close(found.map, plain.map - at.sum(1, keepdim=True))
+    torch.testing.assert_close(found.elsewhere_by_stage["reference"], at.flatten(1).sum(1))
+    torch.testing.assert_close(whole(found), found.output)
+    assert (
+        found.zero == ("0.3 everywhere in the input" if reference == 0.3 else "the given baseline")
+        if isinstance(reference, float)
+        else found.zero == "the given baseline"
+    )
+    assert plain.zero == "zero of the input"
+
+
+def test_the_input_is_nothing_at_its_own_reference() -> None:
+    model, x = network(), images()
+    found = fullgrad.complete_map(model, x, 2, terms="input", baseline=x)
+    assert not found.map.any()
+
+
+@pytest.mark.parametrize(
+    ("reference", "error", "message"),
+    [
+        ("mean", ValueError, "baseline must be a number or a tensor, not 'mean'"),
+        (torch.zeros(1, 3, 4, 4), InputError, r"a baseline must have shape \(3, 3, 12, 12\) or"),
+        ([0.0, 0.0], InputError, "2 baselines were given for 1 inputs"),
+    ],
+)
+def test_references_that_do_not_fit(reference, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        fullgrad.complete_map(network(), images(), 2, baseline=reference)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("complete_fullgrad", {}),
+        ("balanced_fullgrad", {"linearization": "balanced"}),
+        ("balanced_input", {"linearization": "balanced", "terms": "input"}),
+    ],
+)
+def test_methods_are_complete_maps(name: str, options: dict) -> None:
+    model, x = network(), images()
+    expected = fullgrad.complete_map(model, x, 2, **options).map
+    assert torch.equal(methods.attribute(name, model, x, 2), expected)
+    with pytest.raises(ValueError, match="linearization must be"):
+        methods.attribute(name, model, x, 2, linearization="other")
+
+
+def test_several_targets_are_refused_with_a_way_out() -> None:
+    with pytest.raises(fullgrad.FullGradError, match="saliency"):
+        fullgrad.complete_map(network(), images(), [[1, 2]])
