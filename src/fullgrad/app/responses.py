@@ -64,7 +64,7 @@ def result_of(query: Query, served: Served, found: ImageResult) -> dict[str, Any
         "width": width,
         "height": height,
         "map": {
-            "png": _picture_url(drawn(found.saliency, signed)),
+            "png": _picture_url(drawn(found.map.shown, signed)),
             "least": float(found.saliency.min()),
             "most": float(found.saliency.max()),
             "signed": signed,
@@ -80,10 +80,11 @@ def result_of(query: Query, served: Served, found: ImageResult) -> dict[str, Any
 def _caption(query: Query, found: ImageResult) -> str:
     name = query.method.name
     if found.map.signed:
-        end = number(limit_of(plane(found.saliency)))
+        end = number(limit_of(plane(found.map.shown)))
+        about = f" {found.areas_text}." if found.areas_text else ""
         return (
-            f"{name}: red pixels raise the logit, blue ones lower it; the colors end at -{end} "
-            f"and {end}, the {HIGH:g} % percentile of the numbers' sizes."
+            f"{name}:{about} Red areas raise the logit, blue ones lower it; the colors end at "
+            f"-{end} and {end}, the {HIGH:g} % percentile of the numbers' sizes."
         )
     return (
         f"{name}: {query.method.about} The numbers are in the method's own units; the colors "
@@ -161,7 +162,7 @@ def picture(query: Query, model: LoadedModel, found: ImageResult) -> Response:
     text = f"{query.name}. {_caption(query, found)} Opacity {query.opacity:.0%}."
     view = np.asarray(found.view.convert("RGB"))
     with _DRAWING:
-        figure = mixture(view, found.saliency, query.opacity, title, text, sign=found.map.signed)
+        figure = mixture(view, found.map.shown, query.opacity, title, text, sign=found.map.signed)
         return attachment(query.name, OVERLAY_SUFFIX, png(figure), "image/png")
 
 

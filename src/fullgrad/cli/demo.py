@@ -9,6 +9,7 @@ from fullgrad._files import printable, write_together
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
 from fullgrad.cli.explain import add_model_arguments, explain_files
+from fullgrad.vision.areas import CELL
 from fullgrad.vision.samples import sample_photographs
 from fullgrad.viz.overlay import png
 from fullgrad.viz.sheet import Row, sheet
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     args.images = [args.out / name for name in contents]
     args.target, args.labels, args.batch_size = None, None, 1
     args.method, args.psi, args.terms, args.option = "fullgrad", None, None, []
-    args.layers, args.rather_than = False, None
+    args.layers, args.rather_than, args.cell = False, None, CELL
     results, code = explain_files(args)  # which checks everything before it explains anything
     try:
         write_together(args.out, contents)

@@ -18,6 +18,7 @@ from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.errors import FullGradError, ImageError, LayoutError, MethodError, ModelError
 from fullgrad.maps.selection import NAMED
 from fullgrad.methods import Method
+from fullgrad.vision.areas import CELL
 from fullgrad.vision.classification import number_of_classes, one_line
 from fullgrad.vision.image_result import ImageResult, explain_images
 from fullgrad.vision.images import Photograph, find_images, read_photograph
@@ -73,6 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_method_arguments(parser)
     text = "also keep the map of each stage (NAME.layers.npz), which 'fullgrad report' draws"
     add("--layers", action="store_true", help=text)
+    text = "pixels along a cell's side, in which complete maps are drawn (default: %(default)s)"
+    add("--cell", type=_positive, default=CELL, metavar="PIXELS", help=text)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -197,6 +200,7 @@ def explain_files(args: argparse.Namespace) -> tuple[Iterator[ImageResult], Call
         method=method,
         options=options,
         parts=("map", "split", "layers") if args.layers else ("map", "split"),
+        cell=args.cell,
     )
     found = provenance(model, args.command_line, options_of(args))
     command = _Run(args, explain, found, paths)
@@ -382,4 +386,6 @@ def report(result: ImageResult, files: Sequence[Path]) -> str:
             f"  residual {split.residual:.1e} (relative {split.relative_residual:.1e}, "
             f"tolerance {split.tolerance:.0e})",
         ]
+    if result.areas_text:
+        lines.append(f"  {result.areas_text}")
     return "\n".join([*lines, *(f"  -> {printable(file)}" for file in files)])

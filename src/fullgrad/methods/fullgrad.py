@@ -151,6 +151,7 @@ def _complete_variant(name: str, about: str, options: type, paper: str = _PAPER)
         paper,
         signed=True,
         direct=True,
+        complete=True,
         call_options=(*sorted(ModelOptions.__optional_keys__ - {"per_sample"}), "memory"),
     )
 

@@ -49,6 +49,8 @@ class Method:
         call_options: options of the call of the model (``mode``, ``layout`` and so on, see
             :func:`fullgrad.saliency`) that the function takes too, where they are given.
         renamed: from old names of its options to new ones.
+        complete: whether its numbers are a part of the explained number, with their signs and
+            whether a sign is asked for or not; the rest of it has no place.
 
     Raises:
         ValueError: a name, function or options that cannot be used.
@@ -64,6 +66,7 @@ class Method:
     direct: bool = False
     call_options: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
+    complete: bool = False
 
     def __post_init__(self) -> None:
         name, options = self.name, self.options
@@ -79,6 +82,7 @@ class Method:
             ("signed", self.signed, self.signed in (True, False) or callable(self.signed)),
             ("package", self.package, isinstance(self.package, str | None)),
             ("direct", self.direct, self.direct in (True, False)),
+            ("complete", self.complete, self.complete in (True, False)),
         ):
             if not fits:
                 raise ValueError(f"{argument} of method {name!r} cannot be {value!r}")

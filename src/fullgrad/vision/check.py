@@ -18,21 +18,21 @@ from fullgrad.errors import FullGradError, InputError, LayoutError, UsageError
 from fullgrad.maps.aggregation import placements_for
 from fullgrad.maps.saliency import saliency_from_decomposition
 from fullgrad.operations.linearization import Linearization, Named
-from fullgrad.vision.images import preprocess, read_photograph
-from fullgrad.vision.labels import class_index
-from fullgrad.vision.models import LoadedModel
-from fullgrad.vision.schema import (
+from fullgrad.vision.check_schema import (
     CheckRecord,
     ExplainedInfo,
     FallbackInfo,
     MapInfo,
     PhotographInput,
-    Provenance,
     RandomInput,
     SampleInfo,
     StageInfo,
     TermsInfo,
 )
+from fullgrad.vision.images import preprocess, read_photograph
+from fullgrad.vision.labels import class_index
+from fullgrad.vision.models import LoadedModel
+from fullgrad.vision.schema import Provenance
 
 ROWS = 30  # stages in the text, unless all are asked for
 _HEAD = "where f comes from"

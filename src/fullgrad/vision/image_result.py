@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
@@ -19,11 +19,12 @@ from fullgrad.maps.saliency import saliency_from_decomposition
 from fullgrad.methods import Method
 from fullgrad.methods.choice import MethodChoice
 from fullgrad.methods.registry import resolved
+from fullgrad.vision.areas import CELL, Areas
 from fullgrad.vision.classification import logits_of, one_line
 from fullgrad.vision.images import Photograph, display_image, preprocess, read_photograph
 from fullgrad.vision.layers import Array, Layer, fitting_depth, layers_of
+from fullgrad.vision.method_map import MethodMap as MethodMap  # noqa: PLC0414
 from fullgrad.vision.models import LoadedModel
-from fullgrad.vision.provenance import _plain
 from fullgrad.vision.split import RatherThan, Split, contrast, splits_of
 
 if TYPE_CHECKING:
@@ -40,39 +41,6 @@ class ClassScore(NamedTuple):
     index: int  # type: ignore[assignment]  # tuples have a method of that name
     name: str | None
     probability: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MethodMap:
-    """The map of one method on one image, or the reason why there is none.
-
-    Args:
-        label: the method with its options, for tables and figures.
-        method: the method.
-        options: those that were given.
-        values: float32 of shape (height, width); None where there is no map.
-        seconds: that the map took.
-        reason: why there is no map.
-        applies: False where the method does not suit the model, True where it failed.
-    """
-
-    label: str
-    method: Method
-    options: Mapping[str, Any]
-    values: Array | None
-    seconds: float
-    reason: str = ""
-    applies: bool = True
-
-    @property
-    def signed(self) -> bool:
-        """Whether the numbers have a sign."""
-        return self.options.get("psi") == "signed"
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All options, with their defaults, as JSON can hold them."""
-        return {k: _plain(v) for k, v in asdict(self.method.settings(self.options)).items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,6 +112,22 @@ class ImageResult:
             raise ValueError(f"{self.map.label} has no map: {self.map.reason}")
         return self.map.values
 
+    @property
+    def areas(self) -> Areas | None:
+        """The areas of the first map, if it is a complete one."""
+        found = self.map
+        if found.values is None or not found.method.complete:
+            return None
+        return Areas.of(found.values, self.explained, found.cell)
+
+    @property
+    def areas_text(self) -> str:
+        """The areas in a sentence; empty if there are none."""
+        if self.areas is None:
+            return ""
+        what = "logit" if self.rather_than is None else "margin"
+        return self.areas.text(what, self.explained, self.map.settings.get("terms") == "all")
+
     def image_info(self) -> ImageInfo:
         """Return the image's file, for records."""
         from fullgrad.vision.schema import ImageInfo
@@ -195,6 +179,7 @@ class ImageResult:
                 width=found.shape[1],
                 least=float(found.min()),
                 most=float(found.max()),
+                areas=None if self.areas is None else self.areas.info(),
             ),
             notes=tuple(self.notes.values()),
             **dict(provenance),
@@ -213,6 +198,7 @@ def explain_images(
     parts: Collection[Part] = ("map", "split"),
     depth: int | None = 1,
     top: int = 5,
+    cell: int = CELL,
     on_stage: Callable[[Stage, str], None] = lambda stage, text: None,
 ) -> list[ImageResult]:
     """Explain images, all of them in one batch.
@@ -234,6 +220,7 @@ def explain_images(
         depth: components of the module path that make a stage; None for a depth that gives a few
             stages.
         top: how many of the most probable classes are kept.
+        cell: pixels along the side of the cells in which complete maps are shown and summed up.
         on_stage: called with each stage of the work and a text for people before it begins; what
             it raises ends the work.
 
@@ -282,15 +269,18 @@ def explain_images(
     decomposition = None
     if not {"split", "layers"}.isdisjoint(parts):
         on_stage("split", "splitting the logit into its terms")
+        settings = asked[0][0].settings(asked[0][1])
+        maps_of: Any = getattr(settings, "linearization", "jacobian")
         try:
-            decomposition = decompose(model.module, inputs, explained)
+            decomposition = decompose(model.module, inputs, explained, linearization=maps_of)
         except FullGradError as error:
             if any(m.name == "fullgrad" for m, _, _ in asked):
                 raise
             notes["split"] = f"There is no split of the logit: {error}"
     maps: list[list[MethodMap]] = []
     for found in asked if "map" in parts else ():
-        maps.append(_maps(model, inputs, explained, found, decomposition, on_stage, single))
+        column = _maps(model, inputs, explained, found, decomposition, on_stage, single)
+        maps.append([replace(m, cell=cell) for m in column])
     splits: Sequence[Split | None] = [None] * len(photographs)
     layers: Sequence[tuple[Layer, ...] | None] = [None] * len(photographs)
     if decomposition is not None:
@@ -298,7 +288,8 @@ def explain_images(
         depth = fitting_depth(decomposition) if depth is None else depth
         splits = splits_of(decomposition, depth)
         if "layers" in parts:
-            psi: Any = asked[0][1].get("psi") or "layer"
+            complete = asked[0][0].complete
+            psi: Any = "signed" if complete else asked[0][1].get("psi") or "layer"
             try:
                 layers = [
                     layers_of(decomposition, depth=depth, psi=psi, sample=i)

@@ -12,12 +12,13 @@ from typing import Any, Literal, TypeAlias
 
 from fullgrad._optional import require
 from fullgrad.errors import FullGradError
+from fullgrad.vision._record import VERSION, Model, Record
+from fullgrad.vision._record import ModelInfo as ModelInfo  # noqa: PLC0414
+from fullgrad.vision._record import Provenance as Provenance  # noqa: PLC0414
+from fullgrad.vision.check_schema import CheckRecord
 
 require("pydantic", "cli")
 from pydantic import (  # noqa: E402
-    BaseModel,
-    ConfigDict,
-    Field,
     JsonValue,
     SerializerFunctionWrapHandler,
     TypeAdapter,
@@ -26,7 +27,6 @@ from pydantic import (  # noqa: E402
     model_validator,
 )
 
-VERSION = 1
 _WORDS = {
     "missing": "is missing",
     "extra_forbidden": "is not known",
@@ -44,48 +44,6 @@ _WORDS = {
 
 class RecordError(FullGradError):
     """A file is not a record that this version of fullgrad can read."""
-
-
-class Model(BaseModel):
-    """The base of every part of a record: frozen, strict, without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class ModelInfo(Model):
-    """The model that was explained.
-
-    ``checkpoint`` is the file of its weights, ``sha256`` that file's digest.
-    """
-
-    spec: str
-    weights: str
-    trained: bool
-    checkpoint: str | None
-    sha256: str | None
-    device: str
-    preprocessing: dict[str, JsonValue]
-
-
-class Provenance(Model):
-    """How a result was made: model, versions of packages, command line and its options."""
-
-    model: ModelInfo
-    versions: dict[str, str | None]
-    command: str
-    options: dict[str, JsonValue]
-
-
-class Record(Provenance):
-    """What all records have: what they are, the version of their form, and their provenance."""
-
-    kind: str
-    schema_version: Literal[1] = 1
-
-    def text(self) -> str:
-        """The content of the record's file."""
-        values = {"kind": self.kind, "schema_version": VERSION, **self.model_dump(mode="json")}
-        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 class ImageInfo(Model):
@@ -154,8 +112,17 @@ class SplitInfo(Model):
     shares: tuple[ShareInfo, ...]
 
 
+class AreasInfo(Model):
+    """A complete map in cells: what raises the explained number, lowers it, or has no place."""
+
+    positive: float
+    negative: float
+    elsewhere: float
+    cell: int
+
+
 class SaliencyInfo(Model):
-    """A map: how it was made, its size and its extreme numbers."""
+    """A map: how it was made, its size and its extreme numbers; of a complete map its areas."""
 
     method: str
     options: dict[str, JsonValue]
@@ -163,6 +130,7 @@ class SaliencyInfo(Model):
     width: int
     least: float
     most: float
+    areas: AreasInfo | None = None
 
 
 class ImageRecord(Record):
@@ -243,96 +211,6 @@ class ComparisonRecord(Record):
     scale: str
     rule: str
     sheet: SheetInfo
-
-
-class PhotographInput(Model):
-    """The photograph that a model was checked on."""
-
-    kind: Literal["photograph"] = "photograph"
-    path: str
-    sha256: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-class RandomInput(Model):
-    """The random numbers that a model was checked on."""
-
-    kind: Literal["random"] = "random"
-    seed: int
-    shape: tuple[int, ...]
-    dtype: str
-
-
-class ExplainedInfo(Model):
-    """What the explained scalar is: a part of the model's output, and a class or indices in it."""
-
-    source: str
-    target: int | str
-    name: str | None
-    chosen: Literal["predicted", "given"]
-
-
-class StageInfo(Model):
-    """The sum of a stage's bias terms, and its share of the output."""
-
-    module: str
-    sum: float
-    share: float | None
-
-
-class SampleInfo(Model):
-    """Where the output of one sample comes from."""
-
-    target: int | None
-    output: float
-    input: float
-    sum: float
-    residual: float
-    relative_residual: float
-    input_share: float | None
-    stages: tuple[StageInfo, ...]
-
-
-class TermsInfo(Model):
-    """How many bias terms there are of each kind and operation."""
-
-    kinds: dict[str, int]
-    operations: dict[str, int]
-    implicit_shares: dict[str, float] | None = None
-
-
-class FallbackInfo(Model):
-    """An operation whose bias comes from the forward-mode fallback."""
-
-    module: str
-    operation: str
-    times: int
-
-
-class MapInfo(Model):
-    """What a map of the model is made of, or the error that says why there is none."""
-
-    error: str | None = None
-    terms: int | None = None
-    in_part: int | None = None
-    nowhere: int | None = None
-    nowhere_share: float | None = None
-
-
-class CheckRecord(Record):
-    """The numbers of a model's decomposition, as ``fullgrad check --json`` writes them."""
-
-    kind: Literal["fullgrad check"] = "fullgrad check"
-    input: PhotographInput | RandomInput = Field(discriminator="kind")
-    explained: ExplainedInfo
-    linearization: str = "jacobian"
-    depth: int
-    tolerance: float
-    samples: tuple[SampleInfo, ...]
-    bias_terms: TermsInfo
-    general_path: tuple[FallbackInfo, ...]
-    saliency: MapInfo
 
 
 AnyRecord: TypeAlias = ImageRecord | ComparisonRecord | CheckRecord

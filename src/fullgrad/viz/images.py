@@ -43,8 +43,10 @@ def overlay_of(result: ImageResult) -> Figure:
             f"{other.margin:.2f}"
         )
     caption, found = result.photograph.path.name, result.map
+    if text := result.areas_text:
+        caption = f"{caption}: {text}"
     return picture(
-        result.view, result.saliency, title, caption, method=found.method.name, sign=found.signed
+        result.view, found.shown, title, caption, method=found.method.name, sign=found.signed
     )
 
 
