@@ -214,17 +214,24 @@ def _stretched(centers: Table, c: Coordinate) -> bool:
     if len(steps) and float(np.ptp(steps)) > 1e-3 * float(steps.max()):
         return False
     step = float(steps[0]) if len(steps) else c.size / _REMAINDER
+    if any(a.batch for a in c.atoms) and not _read(c).all():
+        return False  # places that each sample chose for itself, even by chance
     return bool(low < step and c.size - 1 - high < step)
 
 
-def _weights(centers: Table, c: Coordinate) -> Table:
-    """Linear interpolation between centers, at the input's places that are read."""
+def _read(c: Coordinate) -> NDArray[np.bool_]:
+    """Which places of the input's axis are read, shape (size,)."""
     read = np.zeros(c.size + 1)
     flat = c.table.reshape(3, -1)
     low, high = flat[LOW], flat[HIGH]
     there = ~np.isnan(low)
     np.add.at(read, low[there].astype(np.int64), 1)
     np.add.at(read, high[there].astype(np.int64) + 1, -1)
+    return np.cumsum(read)[:-1] > 0
+
+
+def _weights(centers: Table, c: Coordinate) -> Table:
+    """Linear interpolation between centers, at the input's places that are read."""
     places = np.arange(c.size, dtype=np.float64)
     right = np.clip(np.searchsorted(centers, places), 1, max(len(centers) - 1, 1))
     weights = np.zeros((c.size, len(centers)))
@@ -237,7 +244,7 @@ def _weights(centers: Table, c: Coordinate) -> Table:
         rows = np.arange(c.size)
         weights[rows, left] = 1 - share
         weights[rows, right] += share
-    weights[np.cumsum(read)[:-1] <= 0] = 0.0
+    weights[~_read(c)] = 0.0
     return weights
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -154,7 +155,8 @@ class _AtTokens:
             return True
         if place.places is None:
             return math.prod(place.extents) == 1
-        return len(set(place.places[place.places != NOWHERE].tolist())) == 1
+        rows = np.atleast_2d(place.places)
+        return all(len(set(row[row != NOWHERE].tolist())) <= 1 for row in rows)
 
     def _input_term(self, totals: Totals) -> Tensor:
         """Gradient times embedding, shape (*ids, C), its samples' sums proved."""
