@@ -79,6 +79,11 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "signed must be",
     ),  # type: ignore[call-overload]
+    (
+        lambda: methods.attribute("input_gradient", network(), X[:, :1], 0),
+        ModelError,
+        r"cannot run on input of shape \(2, 1, 6, 6\)",
+    ),
     (lambda: registered(package=5), ValueError, "package of method 'own' cannot be 5"),
     (lambda: registered(replace="yes"), ValueError, "replace must be True or False, not 'yes'"),
     (lambda: operations.register(5), ValueError, "names must be the name of an operation, or"),  # type: ignore[arg-type]

@@ -144,14 +144,11 @@ def same(first: Table, second: Table) -> bool:
 
 
 def simplified(c: Coordinate) -> Coordinate:
-    """Without atoms that the places do not depend on; one is left.
-
-    Samples stay, even one: what each chose for itself is drawn alike in every batch.
-    """
+    """Without atoms that the places do not depend on; one is left."""
     atoms: Group = c.atoms
     table: Table = c.table
     for i in reversed(range(len(atoms))):
-        if len(atoms) > 1 and not atoms[i].batch and (
+        if len(atoms) > 1 and (
             atoms[i].size == 1 or same(table, np.broadcast_to(table.take([0], i + 1), table.shape))
         ):
             atoms, table = atoms[:i] + atoms[i + 1 :], np.asarray(table.take(0, i + 1))

@@ -22,6 +22,7 @@ from fullgrad.axes.coordinates import (
     Coordinate,
     Indices,
     Table,
+    chosen,
     over,
 )
 
@@ -35,9 +36,10 @@ class Cells:
 
     Args:
         count: how many there are.
-        weights: shape (places of the input, cells): how the input's places are interpolated from
-            the cells, zero where nothing is read; None where the cells are even and cover the axis:
-            they are stretched over it, corners aligned, as in the paper.
+        weights: shape (places of the input, cells), or (B, places, cells) where the places differ
+            by sample: how the input's places are interpolated from the cells, zero where nothing
+            is read; None where the cells are even and cover the axis: they are stretched over it,
+            corners aligned, as in the paper.
     """
 
     count: int
@@ -199,13 +201,20 @@ def _along(c: Coordinate) -> tuple[Cells, Indices]:
         numbers[there] = np.clip(np.floor(centers[there] + 0.5), 0, c.size - 1).astype(np.int64)
         return Cells(c.size), numbers
     numbers[there] = index.reshape(-1)
-    if _stretched(distinct, c):
-        return Cells(len(distinct)), numbers
-    return Cells(len(distinct), _weights(distinct, c)), numbers
+    sample = next((a for a in c.atoms if a.batch and a.size > 1), None)
+    if sample is None:
+        even = _stretched(distinct, c)
+        return Cells(len(distinct), None if even else _weights(distinct, c)), numbers
+    weights = np.zeros((sample.size, c.size, len(distinct)))
+    for i, own in enumerate(np.moveaxis(numbers, c.axis(sample) - 1, 0)):
+        cells = np.unique(own[own != NOWHERE])
+        if len(cells):
+            weights[i][:, cells] = _weights(distinct[cells], chosen(c, sample, i))
+    return Cells(len(distinct), weights), numbers
 
 
 def _stretched(centers: Table, c: Coordinate) -> bool:
-    """Whether cells are even and leave less than one of them uncovered at the ends."""
+    """Whether cells are even, and leave less than one of them uncovered at the ends."""
     if c.line is not None and len(centers) > 1:
         step = c.line[1]
         return bool(c.table[LOW, 0] < step and c.size - 1 - c.table[HIGH, -1] < step)
@@ -214,8 +223,8 @@ def _stretched(centers: Table, c: Coordinate) -> bool:
     if len(steps) and float(np.ptp(steps)) > 1e-3 * float(steps.max()):
         return False
     step = float(steps[0]) if len(steps) else c.size / _REMAINDER
-    if any(a.batch for a in c.atoms) and not _read(c).all():
-        return False  # places that each sample chose for itself, even by chance
+    if not _read(c)[int(low) : int(high) + 1].all():
+        return False  # places that were picked, even by chance
     return bool(low < step and c.size - 1 - high < step)
 
 

@@ -123,8 +123,8 @@ def failures_named(inputs: Inputs) -> Iterator[None]:
     """Say of an error of PyTorch's while the model runs which inputs it was given.
 
     Raises:
-        ModelError: in place of a plain ``RuntimeError`` or ``IndexError``, of an assertion that says
-            something, and of the ``TypeError`` of a ``forward`` that takes another number of
+        ModelError: in place of a plain ``RuntimeError`` or ``IndexError``, of an assertion with a
+            message, and of the ``TypeError`` of a ``forward`` that takes another number of
             inputs; with their message.
     """
     try:
