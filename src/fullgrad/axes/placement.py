@@ -206,7 +206,8 @@ def _along(c: Coordinate) -> tuple[Cells, Indices]:
         even = _stretched(distinct, c)
         return Cells(len(distinct), None if even else _weights(distinct, c)), numbers
     weights = np.zeros((sample.size, c.size, len(distinct)))
-    for i, own in enumerate(np.moveaxis(numbers, c.axis(sample) - 1, 0)):
+    for i in range(sample.size):
+        own = numbers.take([i], c.axis(sample) - 1)
         cells = np.unique(own[own != NOWHERE])
         if len(cells):
             weights[i][:, cells] = _weights(distinct[cells], chosen(c, sample, i))

@@ -203,9 +203,6 @@ def placements_for(
         LayoutError: where its numbers lie is not known.
     """
     if axes is None or axes.shape != tuple(shape):
-        flat = 0 < len(shape) <= 2 and shape[0] == batch
-        if flat and all(len(g.sizes) > 1 for g in grids):
-            return [None] * len(grids)  # a dense layer's
         raise _unknown(module, op, shape, batch, grids, decomposed)
     try:
         return placements_on(axes, [slice(g.start, g.stop) for g in grids], batch)
