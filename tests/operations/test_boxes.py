@@ -96,6 +96,19 @@ def test_a_map_stays_in_the_boxes_of_its_image(boxes: str, cut: str) -> None:
         assert float(found[sample, 0][~outside].abs().sum()) > 0
 
 
+@pytest.mark.parametrize("cut", ["roi_align", "aligned", "roi_pool"])
+def test_a_map_does_not_depend_on_the_other_images(cut: str) -> None:
+    """Nor where an image's boxes make an even grid over all of it by themselves."""
+    boxes = torch.tensor([[0, 0, 0, 12, 9], [1, 6, 0, 11, 4], [0, 0, 0, 12, 9], [1, 1, 2, 9, 8.0]])
+    x = images()
+    found = fullgrad.saliency(Boxed(CUTS[cut], boxes.double()), x, 0)
+    for sample in range(2):
+        own = boxes[boxes[:, 0] == sample].double()
+        own[:, 0] = 0
+        alone = fullgrad.saliency(Boxed(CUTS[cut], own), x[sample : sample + 1], 0)
+        torch.testing.assert_close(found[sample : sample + 1], alone)
+
+
 def test_images_with_different_numbers_of_boxes_have_maps_one_by_one() -> None:
     boxes = torch.tensor([[0, 1, 2, 5, 7], [0, 6, 0, 11, 4], [1, 6, 0, 11, 4.0]]).double()
     model = Boxed(CUTS["roi_align"], boxes)

@@ -193,39 +193,39 @@ def _along(c: Coordinate) -> tuple[Cells, Indices]:
         centers = c.table[CENTER]
         numbers = np.arange(count)
         return Cells(count, None if _stretched(centers, c) else _weights(centers, c)), numbers
-    centers = c.table[CENTER]
+    sample = next((a for a in c.atoms if a.batch and a.size > 1), None)
+    alone = [c] if sample is None else [chosen(c, sample, i) for i in range(sample.size)]
+    centers = np.round(c.table[CENTER], 6)
     there = ~np.isnan(centers)
-    distinct, index = np.unique(np.round(centers[there], 6), return_inverse=True)
+    distinct, index = np.unique(centers[there], return_inverse=True)
     numbers = np.full(centers.shape, NOWHERE, dtype=np.int64)
-    if len(distinct) > c.size:  # as fine as it is, the input's own places
+    own = [np.unique(a.table[CENTER][~np.isnan(a.table[CENTER])].round(6)) for a in alone]
+    if max(map(len, own)) > c.size:  # as fine as it is, the input's own places
         numbers[there] = np.clip(np.floor(centers[there] + 0.5), 0, c.size - 1).astype(np.int64)
         return Cells(c.size), numbers
     numbers[there] = index.reshape(-1)
-    sample = next((a for a in c.atoms if a.batch and a.size > 1), None)
     if sample is None:
         even = _stretched(distinct, c)
         return Cells(len(distinct), None if even else _weights(distinct, c)), numbers
     weights = np.zeros((sample.size, c.size, len(distinct)))
-    for i in range(sample.size):
-        own = numbers.take([i], c.axis(sample) - 1)
-        cells = np.unique(own[own != NOWHERE])
-        if len(cells):
-            weights[i][:, cells] = _weights(distinct[cells], chosen(c, sample, i))
+    for part, one, places in zip(weights, alone, own, strict=True):
+        if len(places):
+            even = _stretched(places, one)
+            cells = np.searchsorted(distinct, places)
+            part[:, cells] = _stretch(len(places), c.size) if even else _weights(places, one)
     return Cells(len(distinct), weights), numbers
 
 
 def _stretched(centers: Table, c: Coordinate) -> bool:
-    """Whether cells are even, and leave less than one of them uncovered at the ends."""
+    """Whether cells are even, and cover the axis but for less than one at the ends."""
     if c.line is not None and len(centers) > 1:
         step = c.line[1]
         return bool(c.table[LOW, 0] < step and c.size - 1 - c.table[HIGH, -1] < step)
-    low, high = np.nanmin(c.table[LOW]), np.nanmax(c.table[HIGH])
     steps = np.diff(centers)
-    if len(steps) and float(np.ptp(steps)) > 1e-3 * float(steps.max()):
-        return False
-    step = float(steps[0]) if len(steps) else c.size / _REMAINDER
-    if not _read(c)[int(low) : int(high) + 1].all():
-        return False  # places that were picked, even by chance
+    if len(steps):  # no window's remainder is left over at the ends, but what was cut or picked
+        even = float(np.ptp(steps)) <= 1e-3 * float(steps.max())
+        return even and bool(_read(c).all())
+    low, high, step = np.nanmin(c.table[LOW]), np.nanmax(c.table[HIGH]), c.size / _REMAINDER
     return bool(low < step and c.size - 1 - high < step)
 
 
@@ -240,21 +240,31 @@ def _read(c: Coordinate) -> NDArray[np.bool_]:
     return np.cumsum(read)[:-1] > 0
 
 
+def _stretch(cells: int, size: int) -> Table:
+    """Linear interpolation with aligned corners, shape (size, cells)."""
+    return _linear(np.linspace(0, size - 1, cells), size)
+
+
 def _weights(centers: Table, c: Coordinate) -> Table:
     """Linear interpolation between centers, at the input's places that are read."""
-    places = np.arange(c.size, dtype=np.float64)
+    weights = _linear(centers, c.size)
+    weights[~_read(c)] = 0.0
+    return weights
+
+
+def _linear(centers: Table, size: int) -> Table:
+    places = np.arange(size, dtype=np.float64)
     right = np.clip(np.searchsorted(centers, places), 1, max(len(centers) - 1, 1))
-    weights = np.zeros((c.size, len(centers)))
+    weights = np.zeros((size, len(centers)))
     if len(centers) == 1:
         weights[:, 0] = 1.0
     else:
         left = right - 1
         share = (places - centers[left]) / (centers[right] - centers[left])
         share = np.clip(share, 0.0, 1.0)
-        rows = np.arange(c.size)
+        rows = np.arange(size)
         weights[rows, left] = 1 - share
         weights[rows, right] += share
-    weights[~_read(c)] = 0.0
     return weights
 
 
