@@ -103,7 +103,7 @@ def _nowhere(call: Call, axes_of: Callable[[Any], Axes | None]) -> Callable[[Any
     sources = [
         axes_of(t) for t in tensors_in((*call.args, *call.kwargs.values())) if call.depends(t)
     ]
-    placeless = sources and all(a is not None and not a.placed for a in sources)
+    placeless = sources and all(a and a.coordinates and not a.placed for a in sources)
     count = len(sources[0].coordinates) if placeless and sources[0] is not None else 0
 
     def answer(out: Any) -> Axes | None:
