@@ -291,8 +291,8 @@ MISSPELLED = ("target_class", "Mode", "tolerence", "batchsize", "n_samples", "ac
 NO_MODELS: list[Any] = [None, 3, "resnet", nn.Linear, torch.relu, [nn.Linear(2, 2)]]
 
 
-def wrong_inputs(x: Tensor) -> list[Any]:
-    """What cannot be explained, made from an input that can."""
+def wrong_inputs(x: Tensor, channels: int = 1) -> list[Any]:
+    """What cannot be explained, made from an input that can, whose channels are on one axis."""
     x = x.detach()
     return [
         None,
@@ -310,7 +310,7 @@ def wrong_inputs(x: Tensor) -> list[Any]:
         x.to_sparse(),
         x.to("meta"),
         x[..., None],
-        torch.cat([x, x], 1),
+        torch.cat([x, x], channels),
         torch.tensor(1.0),
     ]
 
@@ -426,7 +426,8 @@ def calls(
     if about == "model":
         drawn.model, drawn.words = draw(st.sampled_from(NO_MODELS)), ("model",)
     elif about == "inputs":
-        arguments["inputs"], drawn.words = draw(st.sampled_from(wrong_inputs(xs[0]))), ("input",)
+        values = wrong_inputs(xs[0], channels=-1 if case.layout == "BTC" else 1)
+        arguments["inputs"], drawn.words = draw(st.sampled_from(values)), ("input",)
     elif about == "target":
         arguments["target"] = draw(st.sampled_from(wrong_targets(batch, case.output)))
         drawn.words = ("target",)

@@ -26,6 +26,7 @@ from fullgrad.evaluation import datasets
 from fullgrad.evaluation.datasets import Dataset
 from fullgrad.evaluation.sources import DataError
 from fullgrad.evaluation.training import loop
+from fullgrad.evaluation.training.loader import Seeded
 from fullgrad.evaluation.training.stacked import Networks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -212,7 +213,7 @@ def accuracy(model: nn.Module, pixels: Tensor, labels: Tensor, size: int) -> flo
     return right / len(labels)
 
 
-class Varied:
+class Varied(Seeded):
     """Gives batches of images that are zoomed, shifted, mirrored and lit at random.
 
     Args:
@@ -222,17 +223,8 @@ class Varied:
     """
 
     def __init__(self, data: Dataset, settings: Settings, device: torch.device) -> None:
+        super().__init__(settings.seed)
         self._data, self._settings, self._device = data, settings, device
-        self._generator = torch.Generator().manual_seed(settings.seed)
-
-    @property
-    def drawn(self) -> Tensor:
-        """The state of its generator, on which the next epoch depends."""
-        return self._generator.get_state()
-
-    @drawn.setter
-    def drawn(self, state: Tensor) -> None:
-        self._generator.set_state(state)
 
     def steps(self, batch: int) -> int:
         """Return how many batches an epoch has."""

@@ -39,8 +39,8 @@ def registered(**given: Any) -> Any:
     return methods.register("own", lambda model, inputs, target: inputs, **given)
 
 
-def scored(ids: Tensor) -> Any:
-    return tokens.attribute_tokens(model_of("transformer", torch.float64), ids, 0)
+def scored(ids: Tensor, **options: Any) -> Any:
+    return tokens.attribute_tokens(model_of("transformer", torch.float64), ids, 0, **options)
 
 
 REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
@@ -63,6 +63,11 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: mapped(noise=3), OptionError, "noise must be a fullgrad.Noise, not 3"),
     (lambda: mapped(None, batch_size=1), InputError, "inputs must be a tensor"),
     (lambda: mapped(X.long(), method="smooth_fullgrad"), InputError, "no input is a float tensor"),
+    (
+        lambda: mapped(torch.tensor(1.0), method="smooth_fullgrad"),
+        InputError,
+        "inputs must be a tensor whose first axis counts the samples, not a single number",
+    ),
     (lambda: fullgrad.layer_maps(3), TypeError, r"must be decompose\(\)'s, not a int"),  # type: ignore[arg-type]
     (
         lambda: fullgrad.layer_maps(decomposed(), depth=1.5),
@@ -74,6 +79,11 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "signed must be",
     ),  # type: ignore[call-overload]
+    (
+        lambda: methods.attribute("input_gradient", network(), X[:, :1], 0),
+        ModelError,
+        r"cannot run on input of shape \(2, 1, 6, 6\)",
+    ),
     (lambda: registered(package=5), ValueError, "package of method 'own' cannot be 5"),
     (lambda: registered(replace="yes"), ValueError, "replace must be True or False, not 'yes'"),
     (lambda: operations.register(5), ValueError, "names must be the name of an operation, or"),  # type: ignore[arg-type]
@@ -93,6 +103,26 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "device is 'x', which is invalid",
     ),
     (lambda: scored(torch.ones(2, 3).long().to_sparse()), InputError, "input_ids must be a dense"),
+    (
+        lambda: scored(torch.ones(2, 3).long(), forward_kwargs=5),
+        InputError,
+        "forward_kwargs must be a dict, not int",
+    ),
+    (
+        lambda: scored(torch.ones(2, 4, 1).long()),
+        ModelError,
+        r"cannot run on input of shape \(2, 4, 1, 4\) .* received 4-D query tensor",
+    ),
+    (
+        lambda: fullgrad.decompose(model_of("two", torch.float64), X[..., :5, :5]),
+        ModelError,
+        r"cannot run on input of shape \(2, 2, 5, 5\) .*missing 1 required positional argument: 'b'",
+    ),
+    (
+        lambda: fullgrad.decompose(network(), (X, X)),
+        ModelError,
+        r"cannot run on input0 of shape .*takes 2 positional arguments but 3 were given",
+    ),
 ]
 
 

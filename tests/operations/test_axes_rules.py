@@ -65,6 +65,43 @@ def test_lost_places_are_refused_and_the_sum_is_exact(name: str) -> None:
         fullgrad.saliency(Applied(LOST[name]), batch(2, 4, 5, 6), 0)
 
 
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_lost_places_of_two_axes_are_no_dense_layer(batch_size: int) -> None:
+    """Rows of positions may be as many as samples: unknown is not taken for the harmless case."""
+
+    def rows(x: Tensor) -> Tensor:
+        return x.sort(3).values[:, 0, :, 0]  # (B, rows)
+
+    x = batch(batch_size, 4, 5, 6)
+    with pytest.raises(LayoutError, match=r"activation_layouts=\{'': 'B C'\}"):
+        fullgrad.saliency(Applied(rows), x, 0)
+    assert fullgrad.saliency(Applied(rows), x, 0, activation_layouts={"": "B C"}).shape == (
+        batch_size,
+        1,
+        5,
+        6,
+    )
+
+
+DENSE: dict[str, Callable[[Tensor], Tensor]] = {
+    "best features": lambda x: x.mean((2, 3)).topk(2, 1).values,
+    "sorted features": lambda x: x.mean((2, 3)).sort(1).values,
+    "products of features": lambda x: torch.einsum("bi,bj->bij", x.mean((2, 3)), x.mean((2, 3)))[
+        :, range(4), range(4)
+    ],
+}
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_what_is_made_of_numbers_without_a_place_has_none(name: str) -> None:
+    """Whatever the operation, and whether it has a rule or not."""
+    (term,) = terms_of(DENSE[name], 2, 4, 5, 6)
+    assert term.axes is not None and not term.axes.placed
+    with pytest.raises(LayoutError, match="no term of this selection has positions"):
+        fullgrad.saliency(Applied(DENSE[name]), batch(2, 4, 5, 6), 0, terms="bias")
+    assert fullgrad.saliency(Applied(DENSE[name]), batch(2, 4, 5, 6), 0).shape == (2, 1, 5, 6)
+
+
 def quarter_turns(k: int) -> Callable[[Tensor], Tensor]:
     return lambda x: x.rot90(k, (2, 3))
 

@@ -118,7 +118,7 @@ LOST: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         2, (torch.arange(y.shape[1])[:, None] + torch.arange(3)).expand(len(y), -1, -1) % y.shape[2]
     ),
     "samples gathered": lambda y, i: y.gather(0, torch.zeros_like(y, dtype=torch.long)),
-    "one of each": lambda y, i: y[torch.arange(len(y)), i[:, 0]][:, None],
+    "one of another sample": lambda y, i: y[torch.arange(len(y)).flip(0), i[:, 0]][:, None],
 }
 
 
@@ -132,7 +132,7 @@ def test_other_choices_lose_the_places(way: str) -> None:
             return y.sum((1, 2))[:, None]
 
     x = images()
-    if way in ("of another sample", "samples gathered"):
+    if way in ("of another sample", "one of another sample", "samples gathered"):
         x = x[:1].expand(3, -1, -1, -1)
         options: dict[str, Any] = {"per_sample": False}
     else:
@@ -140,6 +140,42 @@ def test_other_choices_lose_the_places(way: str) -> None:
     d = fullgrad.decompose(Net("index"), x, 0, **options)
     silu = next(t for t in d if t.op == "silu")
     assert silu.axes is None
+
+
+ROWS, COLUMNS = torch.tensor([[1, 4], [3, 0]]), torch.tensor([[5, 2], [3, 3]])
+# What each sample picks, and the axes of the samples' numbers.
+PICKED: dict[str, Callable[[Tensor], Tensor]] = {
+    "a pixel of each": lambda y: y[
+        torch.arange(len(y)), :, ROWS[: len(y), 0], COLUMNS[: len(y), 0]
+    ],
+    "a token of each": lambda y: y.flatten(2).mT[
+        torch.arange(len(y)), (6 * ROWS + COLUMNS)[: len(y), 0]
+    ],
+    "counted from the end": lambda y: y.movedim(1, -1)[
+        torch.arange(len(y)), ROWS[: len(y), 0] - 5, COLUMNS[: len(y), 0]
+    ],
+    "two pixels of each": lambda y: y[
+        torch.arange(len(y))[:, None], :, ROWS[: len(y)], COLUMNS[: len(y)]
+    ],
+}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("way", PICKED)
+def test_a_place_that_each_sample_picks(way: str, batch: int) -> None:
+    """The map marks those pixels of each sample, and no other."""
+
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(PICKED[way](x) + 0.1).flatten(1).sum(1, keepdim=True)
+
+    x = torch.rand(batch, 3, 5, 6, dtype=torch.float64)
+    found = fullgrad.saliency(Net(), x, 0, terms="bias", psi="signed")
+    for sample in range(batch):
+        picked = 2 if "two" in way else 1
+        expected = torch.zeros(5, 6, dtype=torch.bool)
+        expected[ROWS[sample, :picked], COLUMNS[sample, :picked]] = True
+        assert torch.equal(found[sample, 0] != 0, expected), found[sample, 0]
 
 
 def test_places_that_are_lost_are_reported() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fullgrad.axes import coordinates as places
 from fullgrad.axes.coordinates import NOWHERE, Atom, Coordinate, Group, Indices, Taps, count
@@ -256,8 +257,25 @@ def windowed(axes: Axes, taps: Mapping[int, Taps]) -> Axes | None:
         if old is not None:
             owned = _owned(single, {old})
             changed = tuple(c and places.windowed(c, old, new, window) for c in owned)
+            empty = (window.index == NOWHERE).all(1)
+            if empty.any():
+                changed = _nothing_read(changed, new, empty)
         axes = Axes((*single.groups[:dim], (new,), *single.groups[dim + 1 :]), changed)
     return axes
+
+
+def _nothing_read(
+    coordinates: Sequence[Coordinate | None], atom: Atom, empty: NDArray[np.bool_]
+) -> tuple[Coordinate | None, ...]:
+    """After windows of which some read nothing: so it is along one axis of each input at least."""
+    found = list(coordinates)
+    told = {c.input for c in found if c is not None and atom in c.atoms}
+    for k, c in enumerate(found):
+        if c is not None and c.input not in told:
+            told.add(c.input)
+            table = np.where(empty.reshape(-1, *[1] * len(c.atoms)), np.nan, c.table[:, None])
+            found[k] = c.now((atom, *c.atoms), table, c.pooled)
+    return tuple(found)
 
 
 def refined(axes: Axes, inside: Mapping[int, int]) -> Axes:

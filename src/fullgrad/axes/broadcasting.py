@@ -58,6 +58,10 @@ def aligned_with(groups: Sequence[Group], part: Axes, without: int | None = None
         if d == without or theirs == group or count(theirs) != count(group) or not theirs:
             continue
         if [a.size for a in theirs] != [a.size for a in group]:
+            wide, their_wide = ([a for a in g if a.size > 1] for g in (group, theirs))
+            if [a.size for a in their_wide] == [a.size for a in wide]:
+                twins.update(zip(their_wide, wide, strict=True))
+                continue
             if len(group) != 1 or has_batch(theirs):
                 continue
             single = merged(part, d - ahead)
@@ -203,7 +207,8 @@ def joined(parts: Sequence[Axes | None], sizes: Sequence[int], dim: int) -> Axes
         dim: the axis.
 
     Returns:
-        None if samples are joined with something else.
+        None if samples are joined with something else, or operands are divided in ways that do
+        not fit together.
     """
     known = [p for p in parts if p is not None]
     if not known:
@@ -220,6 +225,13 @@ def joined(parts: Sequence[Axes | None], sizes: Sequence[int], dim: int) -> Axes
     whole = Atom(sum(sizes))
     aligned = [s and aligned_with(reference.groups, s, dim) for s in singles]
     atoms = [a for d, g in enumerate(reference.groups) if d != dim for a in g]
+    if any(
+        c is not None and not {*atoms, *s.groups[dim]}.issuperset(c.atoms)
+        for s in aligned
+        if s is not None
+        for c in s.coordinates
+    ):
+        return None
     coordinates = []
     for k in range(len(reference.coordinates)):
         coordinates.append(_joined_along(aligned, sizes, dim, k, whole, atoms))
@@ -240,8 +252,13 @@ def _joined_along(
     found = [c for c in there if c is not None]
     if not found:
         return None
+    own = [() if p is None else p.groups[dim] for p in parts]
+    along = any(g and g[0] in c.atoms for g, c in zip(own, there, strict=True) if c is not None)
     if not all(c.pooled for c in found):
-        there = [None if c is None or c.pooled else c for c in there]
+        # Context beside channels goes with them; in a row of positions a part has its own place.
+        there = [
+            None if c is not None and c.pooled and not (along and _partial(c)) else c for c in there
+        ]
         found = [c for c in there if c is not None]
     spoken_for = all(
         c is not None or p is None or not _elsewhere(p, found[0].input)
@@ -250,8 +267,6 @@ def _joined_along(
     lined = _lined(found) if spoken_for else None
     if lined is not None and lined.atoms[0] in atoms:
         return lined  # channels put side by side
-    own = [() if p is None else p.groups[dim] for p in parts]
-    along = any(g and g[0] in c.atoms for g, c in zip(own, there, strict=True) if c is not None)
     others = tuple(a for a in atoms if any(a in c.atoms for c in found))
     tables: list[Table | None] = []
     for p, c, group, size in zip(parts, there, own, sizes, strict=True):
@@ -274,6 +289,11 @@ def _joined_along(
     ]
     table = np.concatenate(filled, 1)
     return places.simplified(found[0].now((whole, *others), table))
+
+
+def _partial(c: Coordinate) -> bool:
+    """Whether numbers that were read together are of a window, or of a part of the axis."""
+    return c.pooled == "window" or not c.whole
 
 
 def _elsewhere(axes: Axes, number: int) -> bool:

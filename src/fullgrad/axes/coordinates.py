@@ -132,6 +132,12 @@ def _hull(table: Table, over: tuple[int, ...]) -> Table:
     return np.stack([low, high, center])
 
 
+def _equal_along(table: Table, over: tuple[int, ...]) -> bool:
+    """Whether numbers that read anything read the same along some axes of a table."""
+    least, most = np.fmin.reduce(table, axis=over), np.fmax.reduce(table, axis=over)
+    return bool(((most - least < 1e-6) | np.isnan(least)).all())
+
+
 def same(first: Table, second: Table) -> bool:
     """Whether two tables are equal, counting NaN as equal."""
     return first.shape == second.shape and np.array_equal(first, second, equal_nan=True)
@@ -193,9 +199,10 @@ def restricted(c: Coordinate, left: Collection[Atom]) -> Coordinate | None:
         return c
     atoms = tuple(a for a in c.atoms if a in left)
     found = c.now(atoms, _hull(c.table, gone), c.pooled)
-    if not atoms and (found.whole or not found.anywhere):
+    apart = not _equal_along(c.table, gone)
+    if not atoms and (not found.anywhere or (found.whole and (apart or not c.pooled))):
         return None
-    if not atoms or found.shared:
+    if apart and (not atoms or found.shared):
         found = c.now(atoms, found.table, "mean")
     return simplified(found)
 
@@ -275,10 +282,11 @@ def windowed(c: Coordinate, old: Atom, new: Atom, taps: Taps) -> Coordinate:
         return c.now((new,), even, None, line if straight else None)
     axis = c.axis(old)
     table = np.moveaxis(c.table, axis, 1)
-    read = table[:, np.maximum(taps.index, 0)]  # (3, places after, window, others)
     missing = (taps.index == NOWHERE).reshape(1, *taps.index.shape, *[1] * (table.ndim - 2))
-    hull = _hull(np.where(missing, np.nan, read), (2,))
-    hull[CENTER] = np.where(np.isnan(hull[LOW]), np.nan, _centers(table[CENTER], taps, hull))
+    read = table[:, np.maximum(taps.index, 0)]  # (3, places after, window, others)
+    read = np.where(missing, np.nan, read)
+    hull = _hull(read, (2,))
+    hull[CENTER] = _centers(table[CENTER], taps, hull, read)
     atoms = tuple(new if a is old else a for a in c.atoms)
     return simplified(c.now(atoms, np.moveaxis(hull, 1, axis), c.pooled))
 
@@ -291,13 +299,17 @@ def gathered(c: Coordinate, old: Atom, new: Atom, taps: Taps) -> Coordinate:
     return c.now(one.atoms, one.table, c.pooled or ("window" if one.whole else None))
 
 
-def _centers(before: Table, taps: Taps, hull: Table) -> Table:
+def _centers(before: Table, taps: Taps, hull: Table, read: Table) -> Table:
     """Centers of windows: on an even axis those of whole windows, beyond its ends too.
+
+    Where several axes are put together that are not the same line (halves, windows, inputs of
+    different sizes), there is no even grid to keep, and no center lies outside what is read.
 
     Args:
         before: shape (places, others).
         taps: of the window.
         hull: what the window reads, with the mean center of what is there.
+        read: what it is made of, shape (3, places after, window, others).
     """
     places = len(before)
     if places < 2:
@@ -314,7 +326,16 @@ def _centers(before: Table, taps: Taps, hull: Table) -> Table:
     even = (there & (np.abs(before - line) < 1e-6)) | ~there
     straight = even.all(0) & (last > first)
     middle = taps.middle.reshape(-1, *[1] * len(others))
-    return np.asarray(np.where(straight, start + slope * (middle - first), hull[CENTER]))
+    whole = start + slope * (middle - first)
+    some = there.any(0)
+    low, high = hull[LOW], hull[HIGH]
+    if (straight | ~some).all() and _equal_along(
+        np.where(some, line, np.nan), tuple(range(1, before.ndim))
+    ):
+        return np.asarray(np.where(np.isnan(low), np.nan, whole))
+    inside = _hull(np.stack([*read[:CENTER], np.clip(read[CENTER], *read[:CENTER])]), (2,))[CENTER]
+    kept = straight & (whole >= low) & (whole <= high)
+    return np.asarray(np.where(kept, whole, inside))
 
 
 def refined(c: Coordinate, cell: Atom, part: Atom) -> Coordinate:

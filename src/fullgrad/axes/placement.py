@@ -22,6 +22,7 @@ from fullgrad.axes.coordinates import (
     Coordinate,
     Indices,
     Table,
+    chosen,
     over,
 )
 
@@ -54,9 +55,10 @@ class Cells:
 
     Args:
         count: how many there are.
-        weights: shape (places of the input, cells): how the input's places are interpolated from
-            the cells, zero where nothing is read; None where the cells are even and cover the axis:
-            they are stretched over it, corners aligned, as in the paper.
+        weights: shape (places of the input, cells), or (B, places, cells) where the places differ
+            by sample: how the input's places are interpolated from the cells, zero where nothing
+            is read; None where the cells are even and cover the axis: they are stretched over it,
+            corners aligned, as in the paper.
         spread: how mass is kept where the cells' numbers are divided among places
             (:mod:`fullgrad.axes.spread`); None where each place is a cell, or one cell is all.
     """
@@ -235,53 +237,78 @@ def _along(c: Coordinate) -> tuple[Cells, Indices]:
         centers = c.table[CENTER]
         numbers = np.arange(count)
         return Cells(count, None if _stretched(centers, c) else _weights(centers, c)), numbers
-    centers = c.table[CENTER]
+    sample = next((a for a in c.atoms if a.batch and a.size > 1), None)
+    alone = [c] if sample is None else [chosen(c, sample, i) for i in range(sample.size)]
+    centers = np.round(c.table[CENTER], 6)
     there = ~np.isnan(centers)
-    distinct, index = np.unique(np.round(centers[there], 6), return_inverse=True)
+    distinct, index = np.unique(centers[there], return_inverse=True)
     numbers = np.full(centers.shape, NOWHERE, dtype=np.int64)
-    if len(distinct) > c.size:  # as fine as it is, the input's own places
+    own = [np.unique(a.table[CENTER][~np.isnan(a.table[CENTER])].round(6)) for a in alone]
+    if max(map(len, own)) > c.size:  # as fine as it is, the input's own places
         numbers[there] = np.clip(np.floor(centers[there] + 0.5), 0, c.size - 1).astype(np.int64)
         return Cells(c.size), numbers
     numbers[there] = index.reshape(-1)
-    if _stretched(distinct, c):
-        return Cells(len(distinct)), numbers
-    return Cells(len(distinct), _weights(distinct, c)), numbers
+    if sample is None:
+        even = _stretched(distinct, c)
+        return Cells(len(distinct), None if even else _weights(distinct, c)), numbers
+    weights = np.zeros((sample.size, c.size, len(distinct)))
+    for part, one, places in zip(weights, alone, own, strict=True):
+        if len(places):
+            even = _stretched(places, one)
+            cells = np.searchsorted(distinct, places)
+            part[:, cells] = _stretch(len(places), c.size) if even else _weights(places, one)
+    return Cells(len(distinct), weights), numbers
 
 
 def _stretched(centers: Table, c: Coordinate) -> bool:
-    """Whether cells are even and leave less than one of them uncovered at the ends."""
+    """Whether cells are even, and cover the axis but for less than one at the ends."""
     if c.line is not None and len(centers) > 1:
         step = c.line[1]
         return bool(c.table[LOW, 0] < step and c.size - 1 - c.table[HIGH, -1] < step)
-    low, high = np.nanmin(c.table[LOW]), np.nanmax(c.table[HIGH])
     steps = np.diff(centers)
-    if len(steps) and float(np.ptp(steps)) > 1e-3 * float(steps.max()):
-        return False
-    step = float(steps[0]) if len(steps) else c.size / _REMAINDER
+    if len(steps):  # no window's remainder is left over at the ends, but what was cut or picked
+        even = float(np.ptp(steps)) <= 1e-3 * float(steps.max())
+        return even and bool(_read(c).all())
+    low, high, step = np.nanmin(c.table[LOW]), np.nanmax(c.table[HIGH]), c.size / _REMAINDER
     return bool(low < step and c.size - 1 - high < step)
 
 
-def _weights(centers: Table, c: Coordinate) -> Table:
-    """Linear interpolation between centers, at the input's places that are read."""
+def _read(c: Coordinate) -> NDArray[np.bool_]:
+    """Which places of the input's axis are read, shape (size,)."""
     read = np.zeros(c.size + 1)
     flat = c.table.reshape(3, -1)
     low, high = flat[LOW], flat[HIGH]
     there = ~np.isnan(low)
     np.add.at(read, low[there].astype(np.int64), 1)
     np.add.at(read, high[there].astype(np.int64) + 1, -1)
-    places = np.arange(c.size, dtype=np.float64)
+    return np.cumsum(read)[:-1] > 0
+
+
+def _stretch(cells: int, size: int) -> Table:
+    """Linear interpolation with aligned corners, shape (size, cells)."""
+    return _linear(np.linspace(0, size - 1, cells), size)
+
+
+def _weights(centers: Table, c: Coordinate) -> Table:
+    """Linear interpolation between centers, at the input's places that are read."""
+    weights = _linear(centers, c.size)
+    weights[~_read(c)] = 0.0
+    return weights
+
+
+def _linear(centers: Table, size: int) -> Table:
+    places = np.arange(size, dtype=np.float64)
     right = np.clip(np.searchsorted(centers, places), 1, max(len(centers) - 1, 1))
-    weights = np.zeros((c.size, len(centers)))
+    weights = np.zeros((size, len(centers)))
     if len(centers) == 1:
         weights[:, 0] = 1.0
     else:
         left = right - 1
         share = (places - centers[left]) / (centers[right] - centers[left])
         share = np.clip(share, 0.0, 1.0)
-        rows = np.arange(c.size)
+        rows = np.arange(size)
         weights[rows, left] = 1 - share
         weights[rows, right] += share
-    weights[np.cumsum(read)[:-1] <= 0] = 0.0
     return weights
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from fullgrad._compat import base_of
-from fullgrad.axes.algebra import Axes
+from fullgrad.axes.algebra import Axes, fresh
 from fullgrad.axes.broadcasting import Bindings
 from fullgrad.axes.layouts import Layouts, StatedLayouts, input_layouts
 from fullgrad.axes.regions import after_writing
 from fullgrad.engine.tape import geometry, overwritten_base
 from fullgrad.operations import Call
+from fullgrad.operations.call import tensors_in
 from fullgrad.operations.propagation import AxesRule, Propagation, axes_after
 
 
@@ -79,6 +80,11 @@ class KnownAxes:
                 self._stated.axes_for(module, out.shape) if a is None and n else a
                 for n, out, a in zip(nodes, call.outputs, found, strict=True)
             ]
+        if any(a is None for a in found):
+            nowhere = _nowhere(call, axes_of)
+            found = [
+                nowhere(out) if a is None else a for out, a in zip(call.outputs, found, strict=True)
+            ]
         for node, out, axes in zip(nodes, call.outputs, found, strict=True):
             if node is None or axes is None:
                 continue
@@ -90,3 +96,19 @@ class KnownAxes:
             view = (node, *geometry(out))
             self._known[view] = axes
         return found
+
+
+def _nowhere(call: Call, axes_of: Callable[[Any], Axes | None]) -> Callable[[Any], Axes | None]:
+    """Axes of outputs of which nothing is known but that what they are made of has no place."""
+    sources = [
+        axes_of(t) for t in tensors_in((*call.args, *call.kwargs.values())) if call.depends(t)
+    ]
+    placeless = sources and all(a and a.coordinates and not a.placed for a in sources)
+    count = len(sources[0].coordinates) if placeless and sources[0] is not None else 0
+
+    def answer(out: Any) -> Axes | None:
+        if not placeless or not isinstance(out, Tensor):
+            return None
+        return Axes(tuple(fresh(n) for n in out.shape), (None,) * count)
+
+    return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from fullgrad.errors import InputError, ModelError
 
 Inputs: TypeAlias = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+_OTHER_INPUTS = re.compile(r"\.forward\(\) (missing|takes) .* positional argument")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +123,15 @@ def failures_named(inputs: Inputs) -> Iterator[None]:
     """Say of an error of PyTorch's while the model runs which inputs it was given.
 
     Raises:
-        ModelError: in place of a plain ``RuntimeError`` or ``IndexError``, with its message.
+        ModelError: in place of a plain ``RuntimeError`` or ``IndexError``, of an assertion with a
+            message, and of the ``TypeError`` of a ``forward`` that takes another number of
+            inputs; with their message.
     """
     try:
         yield
-    except (RuntimeError, IndexError) as error:
-        if type(error) not in (RuntimeError, IndexError):
+    except (RuntimeError, IndexError, AssertionError, TypeError) as error:
+        plain = type(error) in (RuntimeError, IndexError, AssertionError) and str(error)
+        if not plain and not _OTHER_INPUTS.search(str(error)):
             raise
         given = ", ".join(
             f"{name} of shape {tuple(x.shape)} ({str(x.dtype).removeprefix('torch.')})"

@@ -103,7 +103,12 @@ def upsample(maps: Tensor, size: Sequence[int], cells: Sequence[Cells] = ()) -> 
             continue
         weights = _aligned(n, c.count) if c.weights is None else torch.from_numpy(c.weights)
         weights = weights.to(maps.device, maps.dtype)
-        maps = torch.tensordot(maps, weights, ([2 + d], [1])).movedim(-1, 2 + d)
+        if weights.dim() == 3:  # of each sample
+            last = maps.movedim(2 + d, -1)
+            flat = torch.bmm(last.flatten(1, -2), weights.mT)
+            maps = flat.view(*last.shape[:-1], n).movedim(-1, 2 + d)
+        else:
+            maps = torch.tensordot(maps, weights, ([2 + d], [1])).movedim(-1, 2 + d)
     return maps
 
 
@@ -209,9 +214,6 @@ def placements_for(
         LayoutError: where its numbers lie is not known.
     """
     if axes is None or axes.shape != tuple(shape):
-        flat = 0 < len(shape) <= 2 and shape[0] == batch
-        if flat and all(len(g.sizes) > 1 for g in grids):
-            return [None] * len(grids)  # a dense layer's
         raise _unknown(module, op, shape, batch, grids, decomposed)
     try:
         return placements_on(axes, [slice(g.start, g.stop) for g in grids], batch, along)

@@ -15,7 +15,7 @@ from fullgrad._options import takes_options
 from fullgrad.axes.layouts import ActivationLayouts, InputLayout
 from fullgrad.axes.placement import Placement
 from fullgrad.decomposition.result import BiasTerm, Decomposition
-from fullgrad.engine.inputs import Inputs, check, explained_names
+from fullgrad.engine.inputs import Inputs, check, check_one, explained_names
 from fullgrad.engine.pipeline import explain_each
 from fullgrad.engine.request import Detached, Mode, ModelOptions, Request, Traced
 from fullgrad.engine.targets import Target, Top, several
@@ -319,6 +319,7 @@ def saliency(
                 "smooth_fullgrad needs one input tensor to add noise to; pass the others through "
                 "additional_forward_args"
             )
+        check_one(inputs, "inputs")
         size = largest_minibatch(request, memory) if batch_size == "auto" else batch_size
         draw = partial(smoothed, chosen=chosen, psi=psi, noise=noise or Noise(), size=size)
         return packed(in_minibatches(request, draw, size, None), inputs)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fullgrad._optional import require
+from fullgrad.engine.inputs import failures_named
 from fullgrad.engine.lending import as_tuple
 from fullgrad.engine.targets import select
 from fullgrad.errors import MethodError
@@ -61,7 +62,8 @@ class Explained(nn.Module):
         """The explained scalars, shape (number of samples,)."""
         times = len(x) // self._count
         # The copy lets a model work in place on what it is given.
-        result = self.model(x.clone(), *(self._repeated(v, times) for v in self._extra))
+        with failures_named(x):
+            result = self.model(x.clone(), *(self._repeated(v, times) for v in self._extra))
         target = with_rows(
             self._target, self._count, lambda t: torch.cat([t] * times), lambda rows: rows * times
         )

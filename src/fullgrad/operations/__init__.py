@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fullgrad._lazy import submodules
 from fullgrad.operations import (  # noqa: F401
+    _boxes,
     affine,
     attention,
     elementwise,

@@ -38,8 +38,8 @@ def _fourier(p: Propagation) -> Answer:
 
 _linear(["_fft_c2c", "_fft_r2c", "_fft_c2r"], axes=_fourier)
 
-# Regions cut out of torchvision's feature maps: where they lie is in the boxes' values.
-_linear(["torchvision::roi_align", "torchvision::ps_roi_align"])
+# Each channel reads another part of a box; other boxes are in ``_boxes``.
+_linear("torchvision::ps_roi_align")
 
 # -- results without a gradient although they are computed from the input --------------------------
 

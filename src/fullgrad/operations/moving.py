@@ -228,8 +228,8 @@ def _index(p: Propagation) -> Answer:
     used = [(d, i) for d, i in enumerate(p.get("indices")) if i is not None]
     if axes is None or any(i.is_floating_point() or i.dtype.itemsize == 1 for _, i in used):
         return None
-    if [d for d, _ in used] == [0, 1]:
-        return _rows_chosen(axes, *(i for _, i in used))
+    if len(used) > 1 and used[0][0] == 0:
+        return _chosen_by_sample(axes, used[0][1], dict(used[1:]))
     if len(used) != 1 or used[0][1].dim() != 1:
         return None
     dim, index = used[0]
@@ -242,22 +242,23 @@ def _counted(index: Tensor, size: int) -> Indices:
     return np.where(places < 0, places + size, places)
 
 
-def _rows_chosen(axes: Axes, samples: Tensor, index: Tensor) -> Axes | None:
-    """After ``x[torch.arange(B)[:, None], index]``: of each sample some places of the second axis.
+def _chosen_by_sample(axes: Axes, samples: Tensor, index: dict[int, Tensor]) -> Axes | None:
+    """After ``x[torch.arange(B), index]``: of each sample some places of other axes.
 
     Args:
         axes: before.
         samples: which sample each number is read from: its own, or the places are lost.
-        index: the places, shape (B, places after).
+        index: for each axis that is read, the places; with ``samples`` of shape (B, *sizes after)
+            when broadcast.
     """
-    count = axes.shape[0]
-    if index.dim() != 2 or len(index) != count:
+    first, *places = torch.broadcast_tensors(samples, *index.values())
+    own = torch.arange(axes.shape[0], device=first.device)
+    if len(first) != len(own) or not bool((first.movedim(0, -1) == own).all()):
         return None
-    own = torch.arange(count, device=samples.device)[:, None].expand(index.shape)
-    if samples.dim() > 2 or not bool((samples == own).all()):
-        return None
-    places = _counted(index, axes.shape[1])
-    return read_at(axes, (1,), places.shape[1:], [places[..., None]])
+    others = [d for d in range(1, len(axes.groups)) if d not in index]
+    counted = [_counted(i, axes.shape[d])[..., None] for d, i in zip(index, places, strict=True)]
+    ahead = permuted(axes, [0, *index, *others])
+    return read_at(ahead, range(1, 1 + len(index)), first.shape[1:], counted)
 
 
 _moves("index", axes=_index)

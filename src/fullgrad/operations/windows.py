@@ -160,7 +160,6 @@ _linear("_upsample_bilinear2d_aa", axes=_resized(2, 1, antialias=True))
 _linear("upsample_bicubic2d", axes=_resized(2, 2))
 _linear("_upsample_bicubic2d_aa", axes=_resized(2, 2, antialias=True))
 _linear("upsample_trilinear3d", axes=_resized(3, 1))
-put("torchvision::roi_pool", degree_one, family="homogeneous")
 
 
 # -- channels and places exchanged ------------------------------------------------------------

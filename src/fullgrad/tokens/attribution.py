@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fullgrad._options import takes_options
 from fullgrad.axes.layouts import ActivationLayouts
+from fullgrad.engine.inputs import check_keywords
 from fullgrad.engine.lending import as_tuple
 from fullgrad.engine.pipeline import explain
 from fullgrad.engine.request import Detached, Mode, Request
@@ -184,6 +185,7 @@ def _request(
     linearization: Named | Linearization,
 ) -> Request:
     """The call of the model of embedded tokens."""
+    check_keywords(forward_kwargs)
     twice = [name for name in ("input_ids", "inputs_embeds") if name in (forward_kwargs or {})]
     if twice:
         raise InputError(

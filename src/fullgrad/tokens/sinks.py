@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -154,7 +155,8 @@ class _AtTokens:
             return True
         if place.places is None:
             return math.prod(place.extents) == 1
-        return len(set(place.places[place.places != NOWHERE].tolist())) == 1
+        rows = np.atleast_2d(place.places)
+        return all(len(set(row[row != NOWHERE].tolist())) <= 1 for row in rows)
 
     def _input_term(self, totals: Totals) -> Tensor:
         """Gradient times embedding, shape (*ids, C), its samples' sums proved."""
@@ -246,19 +248,28 @@ def spread(values: Tensor, sizes: Sequence[int], cells: Sequence[Cells] = ()) ->
     for d, size in enumerate(sizes):
         weights = _shares(values.shape[1 + d], size, cells[d] if cells else None)
         if weights is not None:
-            moved = torch.tensordot(values, weights.to(values.device, values.dtype), ([1 + d], [0]))
+            last, weights = values.movedim(1 + d, -1), weights.to(values.device, values.dtype)
+            if weights.dim() == 3:  # of each sample
+                moved = torch.bmm(last.reshape(len(last), -1, last.shape[-1]), weights)
+                moved = moved.view(*last.shape[:-1], size)
+            else:
+                moved = last @ weights
             values = moved.movedim(-1, 1 + d)
     return values
 
 
 def _shares(positions: int, tokens: int, cells: Cells | None) -> Tensor | None:
-    """How a position's number is shared among tokens, (positions, tokens); None if it stays."""
+    """How a position's number is shared among tokens, (positions, tokens); None if it stays.
+
+    (B, positions, tokens) where that differs by sample.
+    """
     if cells is not None and cells.weights is not None:
-        weights = torch.from_numpy(cells.weights).t().contiguous()
+        weights = torch.from_numpy(cells.weights).mT.contiguous()
         for i in range(1, positions):  # between two tokens, with others
-            if not bool(weights[i].any()):
-                weights[i] = weights[i - 1]
-        return weights / weights.sum(1, keepdim=True)
+            none = ~weights[..., i, :].any(-1, keepdim=True)
+            weights[..., i, :] = torch.where(none, weights[..., i - 1, :], weights[..., i, :])
+        total = weights.sum(-1, keepdim=True)  # zero for cells of other samples
+        return weights / torch.where(total == 0, 1.0, total)
     if positions == tokens:
         return None
     few, many = min(positions, tokens), max(positions, tokens)

@@ -24,7 +24,23 @@ class Loader(Protocol):
         """Yield batches of images and labels, but for the first ``skip`` ones."""
 
 
-class AugmentedLoader:
+class Seeded:
+    """Draws from a generator of its own, whose state is kept and put back."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+
+    @property
+    def drawn(self) -> Tensor:
+        """The state of its generator, on which the next epoch depends."""
+        return self._generator.get_state()
+
+    @drawn.setter
+    def drawn(self, state: Tensor) -> None:
+        self._generator.set_state(state)
+
+
+class AugmentedLoader(Seeded):
     """Gives batches of shifted and mirrored images; order and variations are drawn on the CPU.
 
     Args:
@@ -47,6 +63,7 @@ class AugmentedLoader:
         mirror: bool,
         device: torch.device,
     ) -> None:
+        super().__init__(seed * _ORDER + 1)
         filling = torch.tensor(rim, dtype=torch.uint8).view(-1, 1, 1)
         n, channels, height, width = images.shape
         padded = filling.expand(channels, height + 2 * shift, width + 2 * shift).to(device)
@@ -57,16 +74,6 @@ class AugmentedLoader:
         self._shift, self._mirror = shift, mirror
         self._size = (height, width)
         self._device = device
-        self._generator = torch.Generator().manual_seed(seed * _ORDER + 1)
-
-    @property
-    def drawn(self) -> Tensor:
-        """The state of its generator, on which the next epoch depends."""
-        return self._generator.get_state()
-
-    @drawn.setter
-    def drawn(self, state: Tensor) -> None:
-        self._generator.set_state(state)
 
     def steps(self, batch: int) -> int:
         """Return how many batches an epoch has."""
