@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     args.images = [args.out / name for name in contents]
     args.target, args.labels, args.batch_size = None, None, 1
     args.method, args.psi, args.terms, args.option = "fullgrad", None, None, []
-    args.layers, args.rather_than, args.cell = False, None, CELL
+    args.layers, args.rather_than, args.check, args.cell = False, None, False, CELL
     results, code = explain_files(args)  # which checks everything before it explains anything
     try:
         write_together(args.out, contents)

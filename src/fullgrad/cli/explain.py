@@ -10,18 +10,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from fullgrad import methods
 from fullgrad._files import check_folder, make_folder, printable, unique_stems
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.errors import FullGradError, ImageError, LayoutError, MethodError, ModelError
+from fullgrad.evaluation.perturbation import area_effect
 from fullgrad.maps.selection import NAMED
 from fullgrad.methods import Method
 from fullgrad.vision.areas import CELL
 from fullgrad.vision.classification import number_of_classes, one_line
 from fullgrad.vision.image_result import ImageResult, explain_images
-from fullgrad.vision.images import Photograph, find_images, read_photograph
+from fullgrad.vision.images import Photograph, find_images, preprocess, read_photograph
 from fullgrad.vision.labels import class_index, imagenet_names, read_labels
 from fullgrad.vision.models import DEFAULT_MODEL, LoadedModel, load_model
 from fullgrad.vision.provenance import provenance
@@ -54,6 +58,9 @@ Results of an earlier run with the same names are replaced.
 """
 
 
+CHECK = "remove the cells that the map says raise the output most, and random ones, and tell both"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``fullgrad explain``."""
     parser.description = _DESCRIPTION
@@ -74,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_method_arguments(parser)
     text = "also keep the map of each stage (NAME.layers.npz), which 'fullgrad report' draws"
     add("--layers", action="store_true", help=text)
+    add("--check", action="store_true", help=CHECK)
     text = "pixels along a cell's side, in which complete maps are drawn (default: %(default)s)"
     add("--cell", type=_positive, default=CELL, metavar="PIXELS", help=text)
 
@@ -203,8 +211,23 @@ def explain_files(args: argparse.Namespace) -> tuple[Iterator[ImageResult], Call
         cell=args.cell,
     )
     found = provenance(model, args.command_line, options_of(args))
-    command = _Run(args, explain, found, paths)
+    check = partial(_checked, model, args.cell) if args.check else None
+    command = _Run(args, explain, found, paths, check)
     return command.results(), lambda: SOME_FAILED if command.failed else DONE
+
+
+def _checked(model: LoadedModel, cell: int, result: ImageResult) -> str:
+    """What removing areas of an image does, in a sentence."""
+    other = result.rather_than
+
+    def explained(logits: Tensor) -> Tensor:
+        own = logits[:, result.target]
+        return own if other is None else own - logits[:, other.index]
+
+    x = preprocess(result.photograph.image, model.preprocessing)[None].to(model.device)
+    values = torch.from_numpy(result.saliency).to(model.device)
+    found = area_effect(model.module, x, values, explained, cell=cell)
+    return found.text("logit" if other is None else "margin")
 
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -265,8 +288,10 @@ class _Run:
         explain: Callable[[Sequence[Photograph]], list[ImageResult]],
         found: Provenance,
         paths: Sequence[Path],
+        check: Callable[[ImageResult], str] | None,
     ) -> None:
         self._args, self._explainer, self._provenance, self._paths = args, explain, found, paths
+        self._check = check
         self._stems = dict(zip(paths, unique_stems(paths), strict=True))
         self._noted: set[str] = set()
         self._done = 0
@@ -289,6 +314,8 @@ class _Run:
                 self._done += 1
                 self._clear()
                 print(report(result, files), flush=True)
+                if self._check is not None:
+                    print(f"  {self._check(result)}", flush=True)
                 yield result
         self._clear()
 

@@ -7,7 +7,7 @@ leaves the output of the predicted class as it was; with the most salient ones, 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -18,6 +18,7 @@ from fullgrad.engine.model_state import guarded
 from fullgrad.engine.targets import main_tensor
 from fullgrad.errors import InputError
 from fullgrad.evaluation.removal import Fill, constant, count_of, first_of, order_of
+from fullgrad.maps.regions import pooled
 
 Order: TypeAlias = Literal["least", "most"]
 
@@ -152,3 +153,100 @@ def changes(
 
 def _outputs(model: nn.Module, x: Tensor, batch_size: int) -> list[Tensor]:
     return [main_tensor(model(part))[0].double() for part in x.split(batch_size)]
+
+
+@dataclass(frozen=True, slots=True)
+class AreaEffect:
+    """What happens to the explained number when areas of one image are removed.
+
+    Args:
+        cells: how many cells were removed at a time.
+        share: of all cells.
+        drop: of the explained number without the cells that the map says raise it most.
+        random: the drops without as many cells drawn at random.
+    """
+
+    cells: int
+    share: float
+    drop: float
+    random: tuple[float, ...]
+
+    def text(self, what: str) -> str:
+        """Say it in a sentence.
+
+        Args:
+            what: is explained: ``"logit"``, ``"margin"``.
+        """
+        drawn = torch.tensor(self.random, dtype=torch.float64)
+        return (
+            f"checked: without the {self.cells} cells ({self.share:.0%}) that the map says raise "
+            f"it most the {what} falls by {self.drop:.3g}; without as many random cells by "
+            f"{float(drawn.mean()):.3g} (from {float(drawn.min()):.3g} to "
+            f"{float(drawn.max()):.3g} in {len(drawn)} draws; filled with the image's mean color)"
+        )
+
+
+def area_effect(
+    model: nn.Module,
+    x: Tensor,
+    values: Tensor,
+    explained: Callable[[Tensor], Tensor],
+    *,
+    cell: int = 16,
+    share: float = 0.1,
+    draws: int = 20,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> AreaEffect:
+    """Remove the cells that a map says raise the output most, and as many random ones.
+
+    A map says how the output is added up. This measures what removing does, in one image.
+
+    Args:
+        model: with an output of shape (B, classes); lent in evaluation mode.
+        x: one image, shape (1, C, H, W).
+        values: its map, shape (H, W).
+        explained: from logits of shape (B, classes) to the explained numbers, shape (B,).
+        cell: pixels along a cell's side.
+        share: of the cells that are removed, at least one.
+        draws: how often random cells are removed.
+        seed: of the draws.
+        batch_size: how many images go through the model together.
+
+    Raises:
+        InputError: more than one image, or a map that does not fit it.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2, bias=False))
+        >>> with torch.no_grad():
+        ...     _ = model[1].weight.zero_()
+        ...     model[1].weight[0, :8] = 1.0
+        >>> x = torch.arange(64.0).view(1, 1, 8, 8)
+        >>> found = area_effect(model, x, model[1].weight[0].detach().view(8, 8) * x[0, 0],
+        ...                     lambda logits: logits[:, 0], cell=4, share=0.5)
+        >>> found.cells, round(found.drop, 2)  # the first row holds 0 + 1 + ... + 7
+        (2, -98.0)
+    """
+    if len(x) != 1 or values.shape != x.shape[2:]:
+        raise InputError(
+            f"one image and its map are needed, not {tuple(x.shape)} and {tuple(values.shape)}"
+        )
+    size = [max(1, round(n / cell)) for n in values.shape]
+    sums = pooled(values[None, None].double(), size).flatten()
+    count = max(1, round(share * len(sums)))
+    rows, columns = (
+        torch.arange(n, device=x.device) * of // n for n, of in zip(values.shape, size, strict=True)
+    )
+    own = rows[:, None] * size[1] + columns
+    generator = torch.Generator().manual_seed(seed)
+    chosen = [sums.argsort(descending=True, stable=True)[:count].cpu()]
+    for _ in range(draws):
+        chosen.append(torch.randperm(len(sums), generator=generator, device="cpu")[:count])
+    mean = x.mean((2, 3), keepdim=True)
+    images = [torch.where(torch.isin(own, c.to(x.device)), mean, x) for c in chosen]
+    with guarded(model, evaluate=True), torch.no_grad():
+        outputs = torch.cat(_outputs(model, torch.cat([x, *images]), batch_size))
+    before, *after = explained(outputs).tolist()
+    first, *random = (before - a for a in after)
+    return AreaEffect(count, count / len(sums), first, tuple(random))

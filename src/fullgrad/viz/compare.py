@@ -18,10 +18,12 @@ from fullgrad.viz.style import (
     SEQUENTIAL,
     Writer,
     bare,
+    limit_of,
     lines,
     page,
     plane,
     scale_bar,
+    signed_colors,
     wrap,
 )
 
@@ -45,6 +47,12 @@ _NARROWEST = 6.5  # of a sheet, so that what is written below it has room
 _LONGEST_NOTE = 420  # characters
 _SIZES = ((10.5, 8.5), (8.0, 7.0), (5.5, 5.5))  # of label and detail, points
 _LINE = 0.0168  # inches of a line's height for each point
+
+
+SIGNED_RULE = (
+    "In blue and red: signed numbers, red areas raise the output and blue ones lower it; the "
+    f"colors end at the {HIGH:g} % percentile of the numbers' sizes."
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +90,7 @@ def comparison(
     title: str = "",
     notes: Sequence[str] = (),
     rule: str = "",
+    signed: Sequence[bool] = (),
 ) -> Figure:
     """A sheet of photographs and methods.
 
@@ -93,6 +102,8 @@ def comparison(
         title: on top.
         notes: below, one line each: why a method does not apply.
         rule: more about the maps, behind the rule of the colours.
+        signed: whether the numbers of each method have a sign: they are drawn in blue and red,
+            zero without color, whatever the scale, which is then alike for ``method`` alone.
 
     Returns:
         A matplotlib figure, to be saved with :func:`fullgrad.viz.style.saved`.
@@ -106,7 +117,10 @@ def comparison(
     if scale not in RULES:
         raise ValueError(f"scale must be one of {', '.join(get_args(Scale))}, not {scale!r}")
     _check(rows, methods)
-    heats = _heats(rows, len(methods), scale)
+    signs = [*signed, *[False] * (len(methods) - len(signed))]
+    heats = _heats(rows, signs, scale)
+    if any(signs):
+        rule = f"{rule} {SIGNED_RULE}".strip()
     width = max(_LABEL + (len(methods) + 1) * (_PANEL + _GAP), _NARROWEST)
     heads = [wrap(name.replace("_", " "), _PANEL, 9) for name in ("what the model sees", *methods)]
     below = wrap(f"{RULES[scale]} {rule}".strip(), width - _LABEL - 0.15, 8.5)
@@ -159,17 +173,32 @@ def _check(rows: Sequence[Compared], methods: Sequence[str]) -> None:
                 )
 
 
-def _heats(rows: Sequence[Compared], count: int, scale: Scale) -> list[list[Array | str]]:
+def _heats(
+    rows: Sequence[Compared], signs: Sequence[bool], scale: Scale
+) -> list[list[Array | str]]:
     """Coloured maps, or the words instead of them."""
     columns: list[list[Array | str]] = []
-    for k in range(count):
+    for k, sign in enumerate(signs):
         found: list[Array | str] = [
             m if isinstance(m := r.maps[k], str) else plane(m) for r in rows
         ]
         maps = [m for m in found if not isinstance(m, str)]
+        if sign:
+            shared = max(map(limit_of, maps), default=1.0) if scale == "method" else None
+            columns.append(
+                [
+                    c if isinstance(c, str) else signed_colors(c, shared or limit_of(c))
+                    for c in found
+                ]
+            )
+            continue
         ends = _pooled(maps) if scale == "method" and maps else None
         columns.append([c if isinstance(c, str) else colors(_heat(c, scale, ends)) for c in found])
     return [[column[i] for column in columns] for i in range(len(rows))]
+
+
+def _signed(cell: Array | str, limit: float | None) -> Array | str:
+    return cell if isinstance(cell, str) else signed_colors(cell, limit or limit_of(cell))
 
 
 def _pooled(maps: Sequence[Array]) -> tuple[float, float]:

@@ -94,7 +94,7 @@ class Comparison:
             Compared(
                 row.view,
                 row.label,
-                tuple(word(c) if c.values is None else c.values for c in row.maps),
+                tuple(word(c) if c.values is None else c.shown for c in row.maps),
                 f"probability {row.probability:.1%}\n{row.photograph.path.name}",
             )
             for row in self.rows
@@ -104,9 +104,13 @@ class Comparison:
             [c.label for c in self.choices],
             scale=self.scale,
             rule=self.rule,
+            signed=[self._signed(i) for i in range(len(self.choices))],
             notes=self.reasons(),
             title=self.model if title is None else title,
         )
+
+    def _signed(self, column: int) -> bool:
+        return any(row.maps[column].signed for row in self.rows)
 
     def record(self, provenance: Provenance, name: str, sheet: bytes) -> ComparisonRecord:
         """Return all that is needed to trust and to repeat the sheet.

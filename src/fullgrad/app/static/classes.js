@@ -140,7 +140,7 @@ export function classChooser(chosen) {
     predictions(found) {
       byId("class-hint").textContent =
         "What the network sees, with its probabilities: the softmax of its outputs, which sums " +
-        `to 100 % over all ${model.outputs} classes. Choose one to see what speaks for it.`;
+        `to 100 % over all ${model.outputs} classes. Choose one to explain its output.`;
       const held = document.activeElement?.closest?.("#top button")?.dataset.index;
       top.replaceChildren(
         ...found.map((entry, place) => {
