@@ -86,6 +86,14 @@ def _saliency(w: Workload) -> Call:
     return _whole(lambda: fullgrad.saliency(w.model, w.x, w.target))
 
 
+def _balanced(w: Workload) -> Call:
+    return _whole(lambda: fullgrad.saliency(w.model, w.x, w.target, linearization="balanced"))
+
+
+def _complete(w: Workload) -> Call:
+    return _whole(lambda: fullgrad.complete_map(w.model, w.x, w.target))
+
+
 def _captum_gradient(w: Workload) -> Call:
     method = _captum().Saliency(w.model)
     return _whole(lambda: method.attribute(_leaf(w.x), target=w.target, abs=False))
@@ -169,6 +177,8 @@ METHODS = {
     BASELINE: Method("forward + input-gradient", "core", _gradient),
     "decompose": Method("fullgrad.decompose", "core", _decompose),
     "saliency": Method("fullgrad.saliency", "core", _saliency),
+    "balanced": Method("fullgrad.saliency, balanced", "core", _balanced),
+    "complete": Method("fullgrad.complete_map", "core", _complete),
     "captum_gradient": Method("Captum gradient", "light", _captum_gradient, "captum"),
     "captum_gradcam": Method("Captum Grad-CAM", "light", _captum_gradcam, "captum"),
     "captum_smoothgrad": Method(
@@ -181,7 +191,7 @@ METHODS = {
         "grad-cam's FullGrad", "heavy", _gradcam_fullgrad, "pytorch_grad_cam"
     ),
 }
-CORE = tuple(name for name, method in METHODS.items() if method.group == "core")
+CORE = ("forward", BASELINE, "decompose", "saliency")
 
 
 def groups(names: tuple[str, ...]) -> list[tuple[str, ...]]:

@@ -18,6 +18,8 @@ _STYLES = {
     BASELINE: ("#000000", "|"),
     "decompose": ("#0072B2", "D"),
     "saliency": ("#D55E00", "o"),
+    "balanced": ("#882255", "h"),
+    "complete": ("#117733", "p"),
     "captum_gradient": ("#56B4E9", "v"),
     "captum_gradcam": ("#009E73", "^"),
     "captum_smoothgrad": ("#E69F00", "P"),

@@ -80,6 +80,23 @@ def test_maps_are_the_processors(name: str, method: str) -> None:
     ).max() < 1e-2  # cuDNN and oneDNN sum in another order
 
 
+@pytest.mark.parametrize("method", ["complete_fullgrad", "balanced_fullgrad", "balanced_input"])
+@pytest.mark.parametrize("name", ["resnet18", "swin_t"])
+def test_complete_maps_are_the_processors(name: str, method: str) -> None:
+    model, x = lively(name).double(), images(dtype=torch.float64)
+    there = methods.attribute(method, copy.deepcopy(model).to(CUDA), x.to(CUDA), [3, 7])
+    here = methods.attribute(method, model, x, [3, 7])
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-6, atol=1e-9)
+
+
+def test_several_targets_of_one_forward() -> None:
+    model, x = lively("resnet18").double().to(CUDA), images(dtype=torch.float64).to(CUDA)
+    several = fullgrad.saliency(model, x, [[3, 7, 9]])
+    for number, target in enumerate((3, 7, 9)):
+        alone = fullgrad.saliency(model, x, target)[:, 0]
+        torch.testing.assert_close(several[:, number], alone, rtol=1e-6, atol=1e-8)
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("allowed", [False, True], ids=["float32", "TensorFloat-32"])
 def test_the_residual_is_within_what_is_said(

@@ -177,7 +177,7 @@ def test_an_abandoned_run_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     async def go(server: Running) -> None:
         expected = answer(await call(server, PHOTOGRAPH).ended())
         for method in methods:
-            for passes in (1, 2, 4):
+            for passes in (1, 2, 3) if method == "grad_cam" else (1, 2, 4):
                 gone = call(server, PHOTOGRAPH, method=method, parts="map")
                 seen = 0
 

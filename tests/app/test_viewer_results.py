@@ -102,7 +102,7 @@ def test_signed_maps_have_one_scale(small: Running, tmp_path: Path) -> None:
         if s["png"] is not None:
             drawn = signed_colors(maps[s["name"]], limit)
             np.testing.assert_array_equal(image_of(s["png"]), drawn)
-    assert "red pixels raise" in found["map"]["says"]
+    assert "Red areas raise" in found["map"]["says"]
 
 
 OPTIONS = {
@@ -237,9 +237,9 @@ def test_downloads_compute_no_more_than_they_hold(
 ) -> None:
     split: list[Any] = []
 
-    def counted(*args: Any) -> Any:
+    def counted(*args: Any, **options: Any) -> Any:
         split.append(args)
-        return fullgrad.decompose(*args)
+        return fullgrad.decompose(*args, **options)
 
     monkeypatch.setattr("fullgrad.vision.image_result.decompose", counted)
 

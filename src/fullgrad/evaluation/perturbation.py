@@ -225,8 +225,8 @@ def area_effect(
         >>> x = torch.arange(64.0).view(1, 1, 8, 8)
         >>> found = area_effect(model, x, model[1].weight[0].detach().view(8, 8) * x[0, 0],
         ...                     lambda logits: logits[:, 0], cell=4, share=0.5)
-        >>> found.cells, round(found.drop, 2)  # the first row holds 0 + 1 + ... + 7
-        (2, -98.0)
+        >>> found.cells, found.drop  # the first row is 0 + 1 + ... + 7, and becomes 8 x 31.5
+        (2, -224.0)
     """
     if len(x) != 1 or values.shape != x.shape[2:]:
         raise InputError(
