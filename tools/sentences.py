@@ -1,7 +1,8 @@
 """The similarity of two sentences, token by token, by a real sentence encoder.
 
 Explains the cosine similarity that all-MiniLM-L6-v2 gives two sentences (mean of the token
-vectors, length 1), prints every sum, and draws the tokens.
+vectors, length 1) with the Jacobian and with the balanced linearization, prints every sum, and
+draws the tokens.
 
     python tools/sentences.py                                   # docs/images/text-similarity.png
     python tools/sentences.py --pair "A cat sleeps." "The dog barks." --out cat.png
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fullgrad.operations.linearization import Named
 from fullgrad.tokens import TokenScores, attribute_tokens
 from fullgrad.viz import png
 from fullgrad.viz.tokens import Strip, token_strips
@@ -74,6 +76,7 @@ class Explained:
         cosine: their similarity.
         whole: the cosine itself explained, row i in the tokens of sentence i.
         reading: the same number, the sentence's length held fixed.
+        balanced: the cosine itself again, with the balanced linearization.
         dropped: for each sentence, how much the cosine falls when a token is left out; None for
             the special tokens.
     """
@@ -83,6 +86,7 @@ class Explained:
     cosine: float
     whole: TokenScores
     reading: TokenScores
+    balanced: TokenScores
     dropped: tuple[list[float | None], list[float | None]]
 
 
@@ -128,21 +132,29 @@ def explain(encoder: Encoder, pair: tuple[str, str]) -> Explained:
         scaled: Tensor = pooled(output, mask) / lengths * directions
         return scaled.sum(1)
 
-    def explained(target: Callable[[Any], Tensor]) -> TokenScores:
-        return attribute_tokens(encoder.model, ids, target, forward_kwargs=encoded)
+    def explained(target: Callable[[Any], Tensor], linearization: Named) -> TokenScores:
+        return attribute_tokens(
+            encoder.model, ids, target, forward_kwargs=encoded, linearization=linearization
+        )
 
     tokens = [
         encoder.tokenizer.convert_ids_to_tokens(row[: int(n)])
         for row, n in zip(ids, mask.sum(1), strict=True)
     ]
-    whole = explained(cosine)
+    whole = explained(cosine, "jacobian")
     value = float(whole.output[0])
     dropped = [
         _dropped(encoder, row[: int(n)], value, direction)
         for row, n, direction in zip(ids, mask.sum(1), directions, strict=True)
     ]
     return Explained(
-        pair, (tokens[0], tokens[1]), value, whole, explained(reading), (dropped[0], dropped[1])
+        sentences=pair,
+        tokens=(tokens[0], tokens[1]),
+        cosine=value,
+        whole=whole,
+        reading=explained(reading, "jacobian"),
+        balanced=explained(cosine, "balanced"),
+        dropped=(dropped[0], dropped[1]),
     )
 
 
@@ -166,37 +178,63 @@ def report(e: Explained) -> str:
     lines = [f"cosine similarity {e.cosine:.6f}"]
     for i, sentence in enumerate(e.sentences):
         lines.append(f"  in the tokens of {sentence!r}")
-        for name, s in (("the cosine", e.whole), ("length fixed", e.reading)):
+        for name, s in (
+            ("Jacobian, the cosine", e.whole),
+            ("Jacobian, length fixed", e.reading),
+            ("balanced, the cosine", e.balanced),
+        ):
             a, b, c = s.scores[i].sum(), s.bias_scores[i].sum(), s.elsewhere[i]
             lines.append(
-                f"    {name:<12}  input {a:+.6f}  + bias terms at tokens {b:+.6f}  + elsewhere "
+                f"    {name:<22}  input {a:+.6f}  + bias terms at tokens {b:+.6f}  + elsewhere "
                 f"{c:+.6f}  = {s.sums[i]:.6f}  (residual {s.residual[i]:.0e}; all terms' sums without "
                 f"their signs {s.scale[i] - s.output[i].abs():.2f})"
             )
-        lines.append(f"    {'token':<12} {'input':>9} {'bias':>9} {'total':>9} {'left out':>9}")
-        rows = zip(
-            e.tokens[i], e.reading.scores[i], e.reading.bias_scores[i], e.dropped[i], strict=False
-        )
-        for token, a, b, fall in rows:
+        lines.append(f"    {'':<12} {'Jacobian, length fixed':>29} {'balanced':>29}")
+        columns = " ".join(f"{name:>9}" for name in ("input", "bias", "total") * 2)
+        lines.append(f"    {'token':<12} {columns} {'left out':>9}")
+        for t, token in enumerate(e.tokens[i]):
+            numbers = [
+                part[i, t]
+                for s in (e.reading, e.balanced)
+                for part in (s.scores, s.bias_scores, s.total)
+            ]
+            fall = e.dropped[i][t]
             left_out = "" if fall is None else f"{fall:+9.4f}"
-            lines.append(f"    {token:<12} {a:+9.4f} {b:+9.4f} {a + b:+9.4f} {left_out}")
+            shown = " ".join(f"{number:+9.4f}" for number in numbers)
+            lines.append(f"    {token:<12} {shown} {left_out}".rstrip())
     return "\n".join(lines)
 
 
-def agreement(pairs: Sequence[Explained]) -> tuple[float, float, int]:
-    """Correlation with leaving tokens out: of the totals, of the input term; number of tokens."""
-    total, scores, falls = [], [], []
+def agreement(pairs: Sequence[Explained]) -> tuple[dict[str, float], int]:
+    """Correlation of scores with leaving tokens out, by kind of score; the number of tokens."""
+    falls: list[float] = []
+    scores: dict[str, list[float]] = {}
     for e in pairs:
         for i in range(2):
             for t, fall in enumerate(e.dropped[i]):
-                if fall is not None:
-                    total.append(float(e.reading.total[i, t]))
-                    scores.append(float(e.reading.scores[i, t]))
-                    falls.append(fall)
+                if fall is None:
+                    continue
+                falls.append(fall)
+                for name, s in (("Jacobian", e.reading), ("balanced", e.balanced)):
+                    scores.setdefault(f"{name}, total", []).append(float(s.total[i, t]))
+                    scores.setdefault(f"{name}, input", []).append(float(s.scores[i, t]))
     if len(falls) < 3:
-        return float("nan"), float("nan"), len(falls)
-    table = torch.corrcoef(torch.tensor([falls, total, scores], dtype=torch.float64))
-    return float(table[0, 1]), float(table[0, 2]), len(falls)
+        return dict.fromkeys(scores, float("nan")), len(falls)
+    table = torch.corrcoef(torch.tensor([falls, *scores.values()], dtype=torch.float64))
+    return dict(zip(scores, table[0, 1:].tolist(), strict=True)), len(falls)
+
+
+def shares(pairs: Sequence[Explained], special: Sequence[str]) -> dict[str, list[float]]:
+    """What part of the cosine lies at words (all but special tokens), for each sentence."""
+    found: dict[str, list[float]] = {}
+    for e in pairs:
+        for i in range(2):
+            words = [t for t, token in enumerate(e.tokens[i]) if token not in special]
+            for name, s in (("Jacobian", e.reading), ("balanced", e.balanced)):
+                for kind, part in (("total", s.total), ("input", s.scores)):
+                    share = float(part[i, words].sum()) / e.cosine
+                    found.setdefault(f"{name}, {kind}", []).append(share)
+    return found
 
 
 def draw(pairs: Sequence[Explained], out: Path) -> None:
@@ -204,10 +242,12 @@ def draw(pairs: Sequence[Explained], out: Path) -> None:
     strips = []
     for e in pairs:
         for i, sentence in enumerate(e.sentences):
-            head = f"“{sentence}”  against  “{e.sentences[1 - i]}”"
+            head = f"“{sentence}”  against  “{e.sentences[1 - i]}”\n"
             tokens = e.tokens[i]
-            scores = e.reading.total[i, : len(tokens)]
-            strips.append(Strip(tokens, scores, f"{head}\nboxes sum to the cosine, {e.cosine:.2f}"))
+            for name, s in (("Jacobian, length fixed", e.reading), ("balanced", e.balanced)):
+                scores = s.total[i, : len(tokens)]
+                strips.append(Strip(tokens, scores, f"{head}{name}; the sum is {s.sums[i]:.2f}"))
+                head = ""
     figure = token_strips(
         strips,
         "Where in a sentence its similarity to another lies",
@@ -236,11 +276,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for e in explained:
         print(report(e), end="\n\n")
     more = () if options.pair else MORE
-    total, scores, count = agreement([*explained, *(explain(encoder, p) for p in more)])
+    everything = [*explained, *(explain(encoder, p) for p in more)]
+    agreed, count = agreement(everything)
     print(
-        f"correlation over {count} tokens of {len(pairs) + len(more)} pairs with the fall of the cosine when the token is left out: "
-        f"total {total:+.2f}, input term alone {scores:+.2f}"
+        f"correlation over {count} tokens of {len(everything)} pairs with the fall of the cosine "
+        "when the token is left out: "
+        + "; ".join(f"{name} {value:+.2f}" for name, value in agreed.items())
     )
+    for name, values in shares(everything, encoder.tokenizer.all_special_tokens).items():
+        middle = sorted(values)[len(values) // 2]
+        print(
+            f"part of the cosine that lies at words, {len(values)} sentences: {name}: "
+            f"{min(values):.0%} to {max(values):.0%}, median {middle:.0%}"
+        )
     draw(explained, options.out)
     print(f"picture: {options.out}")
     return 0

@@ -138,7 +138,20 @@ def test_similarity_of_two_sentences(tmp_path: Any, capsys: pytest.CaptureFixtur
     assert "= 0.257667" in sentences.report(e)
     assert e.dropped[0][0] is None
     assert len(e.dropped[1]) == len(e.tokens[1])
-    assert -1 <= sentences.agreement([e])[0] <= 1
+    agreed, count = sentences.agreement([e])
+    assert count == sum(fall is not None for falls in e.dropped for fall in falls)
+    assert all(-1 <= value <= 1 for value in agreed.values())
+    # Balanced: no term is elsewhere, and nearly all lies at words.
+    check_sum(e.balanced)
+    torch.testing.assert_close(e.balanced.output, e.whole.output)
+    torch.testing.assert_close(e.balanced.elsewhere, torch.zeros(2, dtype=torch.float64))
+    special = encoder.tokenizer.all_special_tokens
+    shares = sentences.shares([e], special)
+    words = [t for t, token in enumerate(e.tokens[0]) if token not in special]
+    assert shares["balanced, total"][0] == pytest.approx(
+        float(e.balanced.total[0, words].sum()) / e.cosine
+    )
+    assert min(shares["balanced, total"]) > 0.85 > max(shares["Jacobian, input"])
 
 
 def test_the_tool_without_its_package(

@@ -1,9 +1,9 @@
-"""The small networks are built, trained, kept and explained, and the contact sheets are legible."""
+"""The small networks are built, trained, kept and explained."""
 
 from __future__ import annotations
 
-import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from fullgrad import methods
 from fullgrad.errors import MethodError
 from fullgrad.vision.images import Preprocessing
 from fullgrad.vision.models import LoadedModel
-from fullgrad.viz import colors, png
+from sheets import explained
 from small_models import FAMILIES, build, digest_of, trained
 from training import Dataset, MissingDataError, Settings, fit, image_folder, load
 
@@ -257,59 +257,6 @@ def test_the_pretrained_model_alone_needs_no_data(
     assert "| EfficientNet-Lite0 |" in gallery.tables(record)
 
 
-def random_map(seed: int, size: int = 8) -> np.ndarray:
-    return np.random.default_rng(seed).random((size, size)).astype(np.float32)
-
-
-def test_a_grid_holds_its_cells_and_all_its_texts() -> None:
-    long = "a very long name of a class that goes on " * 2
-    lines = [
-        gallery.Line("short", "detail\nmore", (colors(random_map(0)), "does not apply")),
-        gallery.Line(
-            long, long, (colors(random_map(1)), colors(random_map(2))), f"wrong: {long}", True
-        ),
-    ]
-    figure = gallery.grid(
-        ("first_method", "a_method_with_a_long_name"), lines, gallery.RULE, title="Title"
-    )
-    assert outside(figure) == []
-    assert len(figure.axes) == 5
-    image = Image.open(io.BytesIO(png(figure)))
-    assert image.size == tuple(round(float(v)) for v in figure.bbox.size)
-    shown = [np.asarray(a.images[0].get_array()) for a in figure.axes if a.images]
-    assert np.array_equal(shown[0], colors(random_map(0)))
-    assert [t.get_text() for t in figure.axes[1].texts] == ["does not\napply"]
-    red = [t.get_text() for t in figure.texts if t.get_color() == "#b00020"]
-    assert len(red) == 1
-    assert red[0].startswith("wrong")
-
-
-def test_the_colours_of_maps_survive_the_palette() -> None:
-    heat = gallery.small(random_map(0, 224), 125)
-    assert len(np.unique(heat)) <= 64
-    photograph = np.asarray(gallery.photograph("coffee").resize((125, 125)))
-    line = gallery.Line("a", "b", (photograph, colors(heat), "no"))
-    figure = gallery.grid(("photograph", "map", "none"), [line] * 2, "rule", 1.25)
-    before = png(figure)
-    after = gallery.paletted(before)
-    assert len(after) < len(before) / 2
-    old, new = (
-        np.asarray(Image.open(io.BytesIO(p)).convert("RGB")).astype(int) for p in (before, after)
-    )
-    frame = figure.axes[1].get_window_extent()
-    top, left = round(old.shape[0] - frame.y1), round(frame.x0)
-    assert np.array_equal(new[top : top + 125, left : left + 125], colors(heat))
-    assert (new[0] == 255).all()
-    assert np.abs(old - new).mean() < 1
-
-
-@pytest.mark.parametrize("cells", [(), ("one",), ("one", "two", "three")])
-def test_a_grid_of_uneven_rows_is_refused(cells: tuple[str, ...]) -> None:
-    lines = [gallery.Line("label", "", cells)] if cells else []
-    with pytest.raises(ValueError, match="lines of 2 cells each, one for each head"):
-        gallery.grid(("a", "b"), lines, "rule")
-
-
 class Blue(nn.Module):
     """Says the colour channel that is brightest."""
 
@@ -326,31 +273,108 @@ RECORD = small_models.Record(
 def test_a_wrong_prediction_is_said_to_be_wrong(truth: str, right: bool) -> None:
     image = Image.effect_noise((50, 40), 60).convert("RGB")
     image = Image.merge("RGB", (*image.split()[:2], image.split()[2].point(lambda v: 255 - v // 8)))
-    result = gallery.explained_small("vgg", image, truth, Blue(), RECORD)
+    result = explained.explained_small("vgg", image, truth, Blue(), RECORD)
     assert (result.prediction, result.right) == ("blue", right)
     line = gallery.line_of(result)
     assert line.wrong is not right
-    assert ("wrong: says “blue”" in line.said) is not right
+    assert ("wrong: says “blue”" in line.label) is not right
     assert "test accuracy 75%" in line.detail
-    assert [np.shape(c) for c in line.cells] == [(64, 64, 3)] * 3
+    assert [np.shape(c) for c in line.cells] == [(160, 160, 3)] * 5
+    assert len(line.notes) == 5
+    assert "outlined" not in "".join(line.notes)
+    assert line.outline is None
     facts = {
         "name": "vgg",
         "title": "VGG",
         "prediction": "blue",
         "probability": 0.5,
         "right": right,
+        "logit": result.logit,
+        "logit_without_object": None,
+        "splits": {name: asdict(s) for name, s in result.splits.items()},
         **result.facts,
     }
     text = gallery.tables({"versions": {"torch": "1"}, "photograph": "p", "models": [facts]})
     assert ("wrong; red: " in text) is not right
     assert "| 75.0% |" in text
+    assert "| CPU, 1 thread, 2 |" in text
+    facts["device"] = "some GPU"
+    text = gallery.tables({"versions": {"torch": "1"}, "photograph": "p", "models": [facts]})
+    assert "| some GPU, 2 |" in text
+    assert "Training of the small networks: torch t, timm t." in text
+
+
+class Linear(nn.Module):
+    """Its complete map is known: the pixels times the weights, and the bias elsewhere."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(2, 3, size, size, generator=g))
+        self.bias = nn.Parameter(torch.tensor([0.5, -3.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x.flatten(1), self.weight.flatten(1), self.bias)
+
+
+def test_the_sums_beside_a_map_are_those_of_its_cells_and_of_the_frame() -> None:
+    model, x = Linear(16), torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    frame = (0.25, 0.5, 0.71875, 1.0)  # columns 4 to 11.5, rows 8 to 16
+    found = explained.splits(model, x, 1, 4, frame)
+    assert list(found) == ["complete_fullgrad", "balanced_fullgrad", "balanced_input"]
+    product = (x[0] * model.weight[1]).sum(0).detach().double()
+    cells = product.reshape(4, 4, 4, 4).sum((1, 3)).numpy()
+    inside = float(product[8:, 4:11].sum() + product[8:, 11].sum() / 2)
+    for split in found.values():
+        np.testing.assert_allclose(split.cells, cells, rtol=1e-4, atol=1e-5)
+        assert split.positive == pytest.approx(cells[cells > 0].sum(), rel=1e-4)
+        assert split.negative == pytest.approx(cells[cells < 0].sum(), rel=1e-4)
+        assert split.elsewhere == pytest.approx(-3.0, abs=1e-5)
+        assert split.inside == pytest.approx(inside, abs=1e-4)
+        assert split.largest == pytest.approx(np.abs(cells).max(), rel=1e-4)
+        drawn = split.positive + split.negative + split.elsewhere
+        assert drawn == pytest.approx(model(x)[0, 1].item(), abs=1e-4)
+        assert gallery.note_of(split).count("\n") == 2
+    without = explained.split(model, x, 1, 4, None)
+    assert without.inside is None
+    assert gallery.note_of(without).endswith("elsewhere −3.0")
+
+
+@pytest.mark.parametrize("name", explained.COMPLETE)
+def test_what_is_drawn_is_the_method_of_that_name(name: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(144, 2)).eval()
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    split = explained.split(model, x, 1, 1, None, **explained.COMPLETE[name])
+    found = methods.attribute(name, model, x, 1, signed=True)
+    np.testing.assert_allclose(split.cells, found[0, 0].detach().double().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.26, "+1.3"), (-0.26, "−0.3"), (0.04, "0.0"), (-0.04, "0.0")]
+)
+def test_short_numbers(value: float, text: str) -> None:
+    assert gallery.number(value) == text
+
+
+def test_the_frame_is_where_the_object_is_erased() -> None:
+    image = Image.new("RGB", (96, 64))
+    image.putdata([(2 * x, 100, 0) for y in range(64) for x in range(96)])
+    marked = image.copy()
+    marked.paste((255, 255, 255), (16 + 28, 18, 16 + 42, 64))
+    place = explained.OBJECTS["rocket"]
+    smooth = np.asarray(explained.erased_photograph(marked, *place)).astype(int)
+    assert np.abs(smooth - np.asarray(image)).max() == 0
+    assert explained.area_of(place) == (14 / 32, 9 / 32, 21 / 32, 1.0)
+    x0, y0, x1, y1 = explained.area_of(place, 8 / 7)
+    assert (x0, x1, y1) == pytest.approx((0.5 - 2 / 28, 0.5 + 5 / 28, 1.0))
+    assert y0 == pytest.approx(0.25)
 
 
 def test_an_erased_object_fades_from_one_side_to_the_other() -> None:
     pixels = torch.arange(6 * 8).reshape(1, 1, 6, 8).to(torch.uint8)
     pixels[..., 2:, 3:5] = 255
     smooth = torch.arange(6 * 8).reshape(1, 1, 6, 8).to(torch.uint8)
-    assert torch.equal(gallery.erased(pixels, 2, 3, 5), smooth)
+    assert torch.equal(explained.erased(pixels, 2, 3, 5), smooth)
     assert int(pixels.max()) == 255
 
 
@@ -388,7 +412,7 @@ def test_methods_that_refuse_are_shown_as_not_applicable() -> None:
         Blue(),
         "blue",
         "none",
-        Preprocessing(32, (32, 32)),
+        Preprocessing(224, (224, 224)),
         ("red", "green", "blue"),
         None,
         None,
@@ -397,25 +421,35 @@ def test_methods_that_refuse_are_shown_as_not_applicable() -> None:
     )
     methods.register("refuses", refuses)
     try:
-        names = ["fullgrad", "refuses", "random"]
-        figure, record = gallery.methods_grid(loaded, ["chelsea", "rocket"], names)
+        names = ["fullgrad", "complete_fullgrad", "refuses", "random"]
+        drawn = gallery.all_methods(loaded, ["chelsea", "rocket"], names)
     finally:
         methods.unregister("refuses")
+    figure = gallery.methods_sheet(drawn, names, "Title")
     assert outside(figure) == []
+    record = drawn.record
     assert record["does_not_apply"] == {"refuses": "needs | bars"}
     assert set(record["seconds"]) == set(names)
     assert list(record["photographs"]) == ["chelsea", "rocket"]
-    words = [t.get_text() for axes in figure.axes for t in axes.texts]
-    assert words == ["does not\napply"] * 2
+    assert sum(bool(axes.images) for axes in figure.axes) == 2 * 4
+    written = [t.get_text() for t in figure.texts]
+    assert "refuses" not in written
+    assert any(" ".join(t.split()).endswith("to this model: refuses.") for t in written)
+    drawn.maps["refuses"][0] = drawn.maps["random"][0]  # a method that refuses one photograph only
+    some = gallery.methods_sheet(drawn, names, "Title")
+    words = [t.get_text() for axes in some.axes for t in axes.texts]
+    assert words == ["does not\napply"]
     text = gallery.tables({"versions": {}, "photograph": "p", "models": [], "methods": record})
     assert "needs \\| bars |" in text
 
 
 def test_fullgrad_comes_first_and_controls_last() -> None:
-    names = ["input_gradient", "random", "sobel", "fullgrad", "smooth_fullgrad", "grad_cam"]
+    names = ["input_gradient", "random", "sobel", "balanced_input", "fullgrad"]
+    names += ["smooth_fullgrad", "grad_cam"]
     assert gallery.ordered(names) == [
         "fullgrad",
         "smooth_fullgrad",
+        "balanced_input",
         "input_gradient",
         "grad_cam",
         "random",

@@ -1,0 +1,1 @@
+"""What docs/gallery.md shows: photographs explained, and the sheets that they are drawn on."""
