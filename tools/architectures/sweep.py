@@ -117,9 +117,9 @@ def measure(case: Case) -> Result:
     if not isinstance(inputs, dict) and first.dim() >= 4:
         try:
             saliency = _describe_map(fullgrad.saliency(model, first, case.target))
+            complete = _complete(model, first, case)
         except fullgrad.FullGradError as error:
             saliency = "refused: " + str(error).split(" Choose")[0]
-            complete = _complete(model, first, case)
     size = sum(p.numel() for p in model.parameters())
     shape = "×".join(map(str, first.shape))
     seconds = time.perf_counter() - started
