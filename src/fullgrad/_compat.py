@@ -81,6 +81,15 @@ def storage_id(t: Tensor) -> int:
 
 
 @functools.cache
+def composite(name: str) -> bool:
+    """Whether PyTorch takes an operation (``aten::layer_norm``) apart above autograd."""
+    return any(
+        torch._C._dispatch_has_kernel_for_dispatch_key(schema, "CompositeImplicitAutograd")
+        for schema in (name, f"{name}.int", f"{name}.Tensor")
+        if torch._C._dispatch_has_kernel(schema)
+    )
+
+
 def load_forward_mode() -> None:
     """Load what PyTorch loads at the first dual tensor, without its deprecation warnings."""
     with warnings.catch_warnings():

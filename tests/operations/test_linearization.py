@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 import fullgrad
 from fullgrad.errors import CompletenessError, ModelError
-from fullgrad.operations._origins import Origin
 from fullgrad.operations.registry import registered
 from rule_cases import Case, subsets
 from rule_table import ALL
@@ -137,11 +136,11 @@ def test_each_wrong_rule_is_found(name: str, monkeypatch: pytest.MonkeyPatch) ->
 
     plain = _linearizer.Handover
 
-    def tripled(node, places, slots, transpose, held):
+    def tripled(node, places, slots, transpose, *rest):
         def wrong(given, above, *kept):
             return [None if g is None else 3 * g for g in transpose(given, above, *kept)]
 
-        return plain(node, places, slots, wrong, held)
+        return plain(node, places, slots, wrong, *rest)
 
     monkeypatch.setattr(_linearizer, "Handover", tripled)
     broken = 0
@@ -223,6 +222,18 @@ def test_choices_by_module_operation_and_class() -> None:
             "operations: PyTorch has no operation 'slu'",
         ),
         (
+            lambda: fullgrad.Linearization(operations={"silu_": "balanced"}),
+            "operations: 'silu_' shares the entry of 'silu': name that",
+        ),
+        (
+            lambda: fullgrad.Linearization(operations={"layer_norm": "balanced"}),
+            "operations: 'layer_norm' is taken apart before it runs",
+        ),
+        (
+            lambda: fullgrad.Linearization(operations={"softmax": "balanced"}),
+            "as in 'native_layer_norm' or '_softmax'",
+        ),
+        (
             lambda: fullgrad.Linearization(operations={"silu": "none"}),
             r"operations\['silu'\] must be 'jacobian', 'balanced' or a fullgrad.Rule, not 'none'",
         ),
@@ -249,22 +260,60 @@ def test_options_are_checked_by_the_call() -> None:
         fullgrad.decompose(model, x, 1, linearization=elsewhere)
 
 
-def test_a_rule_for_a_write_into_a_part_is_refused_and_the_way_out_works() -> None:
+def test_a_rule_for_a_write_into_a_part() -> None:
     torch.manual_seed(0)
-    layer = nn.Linear(4, 4).double()
+    layer, x = nn.Linear(4, 4).double(), torch.randn(2, 4, dtype=DOUBLE)
 
-    def run(m, x):
+    def inside(m, x):
         y = layer(x).clone()
         F.silu(y[:, :2], inplace=True)
         return y
 
-    model, x = Snippet(run), torch.randn(2, 4, dtype=DOUBLE)
+    def beside(m, x):
+        y = layer(x)
+        return torch.cat([F.silu(y[:, :2]), y[:, 2:]], 1)
+
+    chosen = fullgrad.Linearization(operations={"silu": scaled_silu(1.0)})
+    found, expected = (
+        fullgrad.decompose(Snippet(run), x, 0, linearization=chosen) for run in (inside, beside)
+    )
+    torch.testing.assert_close(found.input_gradients, expected.input_gradients)
+    assert found.relative_residual.max() < 1e-12
+
+
+def test_a_rule_that_cannot_be_applied_is_named_and_the_way_out_works() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(4, 4).double(), torch.randn(2, 4, dtype=DOUBLE)
+
+    def run(m, x):
+        y = torch.fft.rfft(layer(x))
+        F.silu(torch.view_as_real(y), inplace=True)
+        return y.real
+
     own = {"silu": scaled_silu(1.0)}
     with pytest.raises(ModelError, match="the rule for silu cannot be applied in the model") as no:
-        fullgrad.decompose(model, x, 0, linearization=fullgrad.Linearization(operations=own))
+        fullgrad.decompose(Snippet(run), x, 0, linearization=fullgrad.Linearization(operations=own))
     assert "modules={'': 'jacobian'}" in str(no.value)
     way_out = fullgrad.Linearization(operations=own, modules={"": "jacobian"})
-    assert fullgrad.decompose(model, x, 0, linearization=way_out).relative_residual.max() < 1e-12
+    found = fullgrad.decompose(Snippet(run), x, 0, linearization=way_out)
+    assert found.relative_residual.max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("transpose", "message"),
+    [
+        (lambda call, g: g, "the rule for silu: transpose must return a list with one gradient"),
+        (lambda call, g: [g, g], "for each of its 1 arguments that depend on the input"),
+        (lambda call, g: [g[:1]], r"gradient of shape \(1, 5\) for an argument of shape \(2, 5\)"),
+    ],
+)
+def test_a_rule_with_a_wrong_answer(transpose, message: str) -> None:
+    model, x = two_layers()
+    own = fullgrad.Rule(lambda call: call.args[0], transpose)
+    with pytest.raises(ModelError, match=message):
+        fullgrad.decompose(
+            model, x, 1, linearization=fullgrad.Linearization(operations={"silu": own})
+        )
 
 
 def test_a_rule_reads_an_activation_as_it_was() -> None:
@@ -289,78 +338,3 @@ def test_what_a_linearization_is_called() -> None:
     assert str(fullgrad.Linearization("balanced")) == "balanced"
     chosen = fullgrad.Linearization(operations={"silu": "balanced"}, modules={"a": "balanced"})
     assert str(chosen) == "jacobian with 2 choices of its own"
-
-
-# -- gates ------------------------------------------------------------------------------------
-
-W = torch.linspace(0.2, 1.4, 4, dtype=DOUBLE)
-GATES = {
-    "sigmoid": lambda u: torch.sigmoid(u),
-    "scaled and masked": lambda u: torch.sigmoid(u) * 2 * W.gt(0.5),
-    "one less": lambda u: 1 - torch.sigmoid(u),
-    "mixed": lambda u: torch.softmax(u, -1) @ torch.ones(4, 4, dtype=DOUBLE),
-    "moved": lambda u: torch.sigmoid(u).view(-1, 2, 2).transpose(1, 2).reshape(-1, 4).roll(1, 1),
-    "gate times gate": lambda u: torch.sigmoid(u) * torch.softmax(u, -1),
-    "hard": lambda u: F.hardsigmoid(u),
-    "tanh and one": lambda u: 0.5 * (torch.tanh(u) + 1),
-    "erfc": lambda u: torch.erfc(u),
-    "exp of minus": lambda u: torch.exp(-F.softplus(u)),
-    "exp of a negative matrix": lambda u: torch.exp(F.softplus(u) * -W),
-    "gaussian": lambda u: torch.exp(-(u - W).pow(2).sum(-1, keepdim=True)),
-    "reciprocal of a norm": lambda u: 1 / torch.linalg.vector_norm(u, dim=-1, keepdim=True),
-    "root of a variance": lambda u: (u.var(-1, keepdim=True) + 1e-3) ** -0.5,
-    "var_mean": lambda u: torch.rsqrt(torch.var_mean(u, -1, keepdim=True)[0] + 1e-3),
-    "clamped norm": lambda u: u.square().sum(-1, keepdim=True).sqrt().clamp_min(1e-6).reciprocal(),
-    "softmax by hand": lambda u: (e := torch.exp(u)) / (e.sum(-1, keepdim=True) + 1e-9),
-}
-ACTIVATIONS = {
-    "tanh": lambda u: torch.tanh(u),
-    "relu6": lambda u: F.relu6(u),
-    "clamp": lambda u: u.clamp(-1, 1),
-    "linear": lambda u: 2 * u + 1,
-    "exp": lambda u: torch.exp(u),
-    "tanh and a table": lambda u: torch.tanh(u) + W,
-    "gate and activation": lambda u: torch.sigmoid(u) + u,
-}
-
-
-def product_with(g: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradient at a factor, and at what the other one is made of; and that one's values."""
-    torch.manual_seed(0)
-    u, a = torch.randn(2, 2, 4, dtype=DOUBLE)
-    d = fullgrad.decompose(
-        Snippet(lambda m, u, a: (g(u) * a).sum(1, keepdim=True)),
-        (u, a),
-        0,
-        linearization="balanced",
-    )
-    assert d.relative_residual.max() < 1e-12
-    return *d.input_gradients, g(u)
-
-
-@pytest.mark.parametrize("g", GATES.values(), ids=GATES)
-def test_a_gate_is_constant(g: Callable[[Tensor], Tensor]) -> None:
-    at_gate, at_activation, values = product_with(g)
-    assert not at_gate.any()
-    torch.testing.assert_close(at_activation, values.expand(2, 4))
-
-
-@pytest.mark.parametrize("g", ACTIVATIONS.values(), ids=ACTIVATIONS)
-def test_two_activations_have_a_half_each(g: Callable[[Tensor], Tensor]) -> None:
-    at_first, at_second, values = product_with(g)
-    assert at_first.any()
-    torch.testing.assert_close(at_second, values / 2)
-
-
-def test_a_gate_between() -> None:
-    torch.manual_seed(0)
-    a, b, u = torch.randn(3, 2, 4, dtype=DOUBLE)
-    model = Snippet(lambda m, a, b, u: torch.lerp(a, b, u.sigmoid()).sum(1, keepdim=True))
-    d = fullgrad.decompose(model, (a, b, u), 0, linearization="balanced")
-    gate = u.sigmoid()
-    torch.testing.assert_close(d.input_gradients, (1 - gate, gate, torch.zeros_like(u)))
-
-
-def test_origins_say_what_they_are() -> None:
-    assert Origin("gate", 1).is_gate
-    assert not Origin("switch").is_gate

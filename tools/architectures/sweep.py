@@ -117,7 +117,7 @@ def measure(case: Case) -> Result:
     if not isinstance(inputs, dict) and first.dim() >= 4:
         try:
             saliency = _describe_map(fullgrad.saliency(model, first, case.target))
-            complete = _complete(model, first, case)
+            complete = _complete(model, first, case, lift=as_is is not None)
         except fullgrad.FullGradError as error:
             saliency = "refused: " + str(error).split(" Choose")[0]
     size = sum(p.numel() for p in model.parameters())
@@ -151,9 +151,10 @@ def _balanced(
     return float(found.relative_residual.max()), found.implicit_shares()
 
 
-def _complete(model: torch.nn.Module, x: Tensor, case: Case) -> float:
+def _complete(model: torch.nn.Module, x: Tensor, case: Case, lift: bool) -> float:
     """How far the complete map and what is elsewhere are from the output, in float64."""
-    found = fullgrad.complete_map(model, x, case.target, linearization="balanced")
+    with StayDouble() if lift else nullcontext():
+        found = fullgrad.complete_map(model, x, case.target, linearization="balanced")
     whole = found.map.flatten(1).sum(1, dtype=torch.float64) + found.elsewhere
     scale = found.map.flatten(1).abs().sum(1, dtype=torch.float64) + found.elsewhere.abs()
     return float(((found.output - whole).abs() / scale).max())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
-from fullgrad.engine.tape import Handover, Tape, overwritten_base
+from fullgrad._compat import base_of
+from fullgrad.engine.tape import Handover, Tape, geometry, overwritten_base, overwritten_view
 from fullgrad.errors import ModelError
 from fullgrad.operations import Bias, Call
 from fullgrad.operations._origins import Origin, mixed
@@ -15,7 +16,13 @@ from fullgrad.operations.call import dependents, tensors_in
 from fullgrad.operations.linearization import Linearization, Rule
 from fullgrad.operations.registry import Operation, Overload
 
-Source = tuple[Any, int]  # an autograd node and the number of its output
+
+class Source(NamedTuple):
+    """An argument: an autograd node, the number of its output, and where the value comes from."""
+
+    node: Any
+    number: int
+    origin: Origin | None
 
 
 def check_modules(linearization: Linearization, model: nn.Module) -> None:
@@ -45,15 +52,19 @@ class Linearizer:
         self._linearization = linearization
         self._tape = tape
         self._depends = depends
-        self._origins: dict[Source, Origin] = {}
+        # By node and number of the output; of overwritten views by their place in the base.
+        self._origins: dict[tuple[Any, ...], Origin] = {}
 
     def sources(self, args: Iterable[Any], kwargs: dict[str, Any]) -> tuple[Source, ...]:
-        """The nodes of the arguments that depend on the input, in order."""
-        return tuple(
-            (t.grad_fn, t.output_nr)
-            for t in tensors_in((*args, *kwargs.values()))
-            if self._depends(t)
-        )
+        """The arguments that depend on the input, in order, before the operation runs."""
+        found = []
+        for t in tensors_in((*args, *kwargs.values())):
+            if self._depends(t):
+                origin = self._origins.get((t.grad_fn, t.output_nr))
+                if origin is None and (base := base_of(t)) is not None:
+                    origin = self._origins.get((base.grad_fn, *geometry(t)))
+                found.append(Source(t.grad_fn, t.output_nr, origin))
+        return tuple(found)
 
     def reads_input(self, entry: Operation, module: str) -> bool:
         """Whether an in-place operation's first argument is asked for as it was."""
@@ -82,7 +93,7 @@ class Linearizer:
         """
         entry = operation.entry
         given = dependents(call)
-        by_id = {id(v): self._origins.get(s) for v, s in zip(given, sources, strict=True)}
+        by_id = {id(v): s.origin for v, s in zip(given, sources, strict=True)}
 
         def origin_of(value: Any) -> Origin | None:
             return by_id.get(id(value))
@@ -100,19 +111,25 @@ class Linearizer:
             return None
         if local.transpose is None:
             return local.biases
-        places = _places(nodes[0], sources)
-        if places is None or overwritten_base(call, call.outputs[0]) is not None:
+        out = call.outputs[0]
+        view, base = overwritten_view(call, out), overwritten_base(call, out)
+        places = _places(nodes[0], sources, view is not None and call.depends(call.args[0]))
+        complex_part = base is not None and (base.is_complex() or out.is_complex())
+        if places is None or complex_part:
             if isinstance(choice, Rule):
                 raise ModelError(
                     f"the rule for {entry.label} cannot be applied in {module or 'the model'}, "
-                    "which overwrites part of a tensor with its result. Use the out-of-place "
-                    f"operation, or linearization=Linearization(modules={{{module!r}: 'jacobian'}})"
+                    "whose autograd node hands on gradients in another way. Use another operation, "
+                    f"or linearization=Linearization(modules={{{module!r}: 'jacobian'}})"
                 )
             return None
         slots = tuple(
-            None if n is None else o.output_nr for n, o in zip(nodes, call.outputs, strict=True)
+            None if n is None else 0 if view else o.output_nr
+            for n, o in zip(nodes, call.outputs, strict=True)
         )
-        self._tape.handovers.append(Handover(nodes[0], places, slots, local.transpose, local.held))
+        shape = None if view is None else out.shape
+        handover = Handover(nodes[0], places, slots, local.transpose, local.held, view, shape)
+        self._tape.handovers.append(handover)
         return local.biases
 
     def _note_origin(
@@ -129,15 +146,26 @@ class Linearizer:
             return
         outputs = zip(nodes, call.outputs, strict=True)
         for node, out in outputs if linear else [next(outputs)]:
-            if node is not None and overwritten_base(call, out) is None:
-                self._origins[node, out.output_nr] = origin
+            if node is None:
+                continue
+            whole = overwritten_base(call, out) is None
+            self._origins[(node, out.output_nr) if whole else (node, *geometry(out))] = origin
 
 
-def _places(node: Any, sources: Sequence[Source]) -> tuple[int, ...] | None:
-    """Where a node hands gradients to these sources, each place once; None if it does not."""
+def _places(node: Any, sources: Sequence[Source], into_first: bool) -> tuple[int, ...] | None:
+    """Where a node hands gradients to these sources, each place once; None if it does not.
+
+    Args:
+        node: of the operation.
+        sources: its arguments that depend on the input.
+        into_first: the first one is a view that was overwritten: the node is its base's.
+    """
     edges = list(enumerate(node.next_functions))
     found = []
-    for source, number in sources:
+    if into_first:
+        found.append(edges.pop(0)[0])
+        sources = sources[1:]
+    for source, number, _ in sources:
         for i, (position, (target, nr)) in enumerate(edges):
             if target is source and nr == number:
                 found.append(position)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fullgrad.axes.algebra import Axes
+from fullgrad.engine._linearizer import Source
 from fullgrad.operations import Call
 from fullgrad.operations.registry import Overload
 
@@ -23,7 +24,7 @@ class Pending(NamedTuple):
     axes_before: dict[int, Axes | None] | None = None
     rest: Tensor | None = None
     saved: bool = False
-    sources: tuple[tuple[Any, int], ...] = ()
+    sources: tuple[Source, ...] = ()
 
 
 def with_first(call: Call, first: Tensor) -> Call:

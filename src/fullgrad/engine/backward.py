@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fullgrad.engine.tape import Entry, Handover, Step, Tape
+from fullgrad.engine.tape import Entry, Handover, Step, Tape, View
 from fullgrad.errors import ModelError
 
 _WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
@@ -58,17 +58,45 @@ def product(
     return torch.where(gradient == 0, torch.zeros_like(value), value) if may_be_infinite else value
 
 
+def _laid_out(gradient: Tensor, view: View) -> Tensor:
+    """A gradient in the memory layout of the base that a view belongs to."""
+    shape, strides = view[:2]
+    like = torch.empty_strided(shape, strides, dtype=gradient.dtype, device=gradient.device)
+    return like.copy_(gradient)
+
+
 def _at_view(gradient: Tensor, entry: Entry) -> Tensor:
     """The gradient of a view that was overwritten, out of the gradient of its base."""
     if entry.view is None:
         return gradient
-    shape, strides, offset, view_strides = entry.view
-    laid_out = torch.empty_strided(
-        shape, strides, dtype=gradient.dtype, device=gradient.device
-    ).copy_(gradient)
+    laid_out = _laid_out(gradient, entry.view)
     if laid_out.is_complex() and entry.real_view:
         laid_out = torch.view_as_real(laid_out)
-    return laid_out.as_strided(entry.shape, view_strides, offset)
+    return laid_out.as_strided(entry.shape, entry.view[3], entry.view[2])
+
+
+def _in_part(own: Handover) -> Callable[[Tensor | None], Tensor | None]:
+    """From a gradient of the base to that of the part which the operation overwrote."""
+    view, shape = own.view, own.shape
+    assert view is not None
+    assert shape is not None
+
+    def part(gradient: Tensor | None) -> Tensor | None:
+        if gradient is None:
+            return None
+        return _laid_out(gradient, view).as_strided(shape, view[3], view[2])
+
+    return part
+
+
+def _written(base: Tensor, part: Tensor | None, own: Handover) -> Tensor:
+    """The base's gradient with that of the overwritten part in its place; None is zero."""
+    assert own.view is not None
+    assert own.shape is not None
+    whole = _laid_out(base, own.view)
+    place = whole.as_strided(own.shape, own.view[3], own.view[2])
+    place.zero_() if part is None else place.copy_(part)
+    return whole
 
 
 def run(
@@ -118,12 +146,15 @@ def run(
 
     def hand_on(own: Handover) -> Callable[..., tuple[Any, ...]]:
         def hook(below: Sequence[Tensor | None], above: Sequence[Tensor | None]) -> tuple[Any, ...]:
-            given = [below[i] for i in own.places]
-            reached = [None if s is None else _widened(above[s]) for s in own.slots]
+            part = (lambda g: g) if own.view is None else _in_part(own)
+            given = [part(below[i]) if i == 0 else below[i] for i in own.places]
+            reached = [None if s is None else _widened(part(above[s])) for s in own.slots]
             found = own.transpose(given, reached, *map(widen, own.held))
             handed = list(below)
             for i, g, plain in zip(own.places, found, given, strict=True):
                 handed[i] = None if g is None or plain is None else g.to(plain.dtype)
+                if own.view is not None and i == 0 and below[0] is not None:
+                    handed[0] = _written(below[0], handed[0], own)
             if not keep_graph:
                 own.held = ()
             return tuple(handed)

@@ -220,8 +220,10 @@ def check_baseline(baseline: Any) -> None:
     """
     if isinstance(baseline, bool) or not isinstance(baseline, (int, float, Tensor)):
         raise ValueError(  # noqa: TRY004
-            f"baseline must be a number or a tensor, not {baseline!r}"
+            f"baseline must be a number or a tensor, not {baseline!r:.60}"
         )
+    if not _finite(torch.as_tensor(baseline)):
+        raise ValueError("baseline holds NaN or infinite values")
 
 
 def baseline_like(baseline: float | Tensor, x: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ from fullgrad.engine.tape import (
     itself,
     memory_layout,
     overwritten_base,
+    overwritten_view,
 )
 from fullgrad.operations import Bias, Call
 from fullgrad.operations.call import tensors_in
@@ -342,12 +343,7 @@ class Recorder(DispatchMode):
         axes: Sequence[Axes | None],
     ) -> None:
         out = call.outputs[slot]
-        view = None
-        base = overwritten_base(call, out)
-        if base is not None:
-            units = 2 if base.is_complex() and not out.is_complex() else 1
-            offset = out.storage_offset() - units * base.storage_offset()
-            view = (base.shape, base.stride(), offset, out.stride())
+        view = overwritten_view(call, out)
         entry = Entry(
             module,
             operation.label,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from fullgrad.errors import UnsupportedOperationError
 from fullgrad.operations import Bias, Call
 from fullgrad.operations._local import Transpose
 from fullgrad.operations.fallback import GeneralCall
+
+View: TypeAlias = "tuple[torch.Size, tuple[int, ...], int, tuple[int, ...]]"
 
 
 @dataclass(eq=False, slots=True)
@@ -31,7 +33,7 @@ class Entry:
     bias: Bias | GeneralCall
     held: tuple[Tensor, ...]
     axes: Axes | None
-    view: tuple[torch.Size, tuple[int, ...], int, tuple[int, ...]] | None = None
+    view: View | None = None
     real_view: bool = False
 
     def release(self) -> None:
@@ -55,6 +57,8 @@ class Handover:
         slots: which of the node's outputs each output of the operation is.
         transpose: the transposed maps.
         held: the tensors that they read.
+        view: where the operation wrote into its node's tensor; None: all of it.
+        shape: of what it wrote there.
     """
 
     node: Any
@@ -62,6 +66,8 @@ class Handover:
     slots: tuple[int | None, ...]
     transpose: Transpose
     held: tuple[Tensor, ...]
+    view: View | None = None
+    shape: torch.Size | None = None
 
     def protect(self, storage: int) -> None:
         """Copy what the maps read from a storage that is about to be overwritten."""
@@ -167,6 +173,20 @@ def overwritten_base(call: Call, output: Tensor) -> Tensor | None:
     """The base of a view that the operation overwrote, whose history is then its base's."""
     base = base_of(output) if call.in_place else None
     return base if base is not None and base.requires_grad and base.grad_fn is not None else None
+
+
+def overwritten_view(call: Call, output: Tensor) -> View | None:
+    """Where an overwritten view lies in its base: shape and strides of the base, offset, strides.
+
+    Returns:
+        None if the operation overwrote no view.
+    """
+    base = overwritten_base(call, output)
+    if base is None:
+        return None
+    units = 2 if base.is_complex() and not output.is_complex() else 1
+    offset = output.storage_offset() - units * base.storage_offset()
+    return base.shape, base.stride(), int(offset), output.stride()
 
 
 def constant_rest(written: Any, depends: Callable[[Any], bool]) -> Tensor | None:

@@ -95,6 +95,10 @@ def of_factors(call: Call, places: Sequence[int], origin_of: OriginOf) -> Transp
     """
     live = {i: origin_of(call.args[i]) for i in places if call.depends(call.args[i])}
     gates = {i for i, origin in live.items() if origin is not None and origin.is_gate}
+    if len(gates) == len(live):  # as a fused attention over gates: its weights are the gate
+        gates = {i for i in gates if (origin := live[i]) is not None and origin.made == "weights"}
+        if not gates:
+            return None
     if len(live) < 2 or len(gates) == len(live):
         return None
     rest = 1 / (len(live) - len(gates))
@@ -141,7 +145,7 @@ def secant_of(call: Call, zero: float, slope: float) -> Local | None:
     u, y = call.args[0], call.outputs[0]
     if not depends_on_first_alone(call) or y.is_complex() or u.dtype != y.dtype:
         return None
-    limits = torch.finfo(torch.float64 if y.dtype == torch.float64 else torch.float32)
+    limits = torch.finfo(y.dtype)
     smallest = limits.eps**0.5 if zero else limits.tiny
     held = (u.detach(), call.output)
 
@@ -154,7 +158,8 @@ def secant_of(call: Call, zero: float, slope: float) -> Local | None:
         return [torch.where(u.abs() <= smallest, near, quotient.mul_(gradient))]
 
     def left(u: Tensor, y: Tensor) -> Tensor:
-        return torch.where(u.abs() <= smallest, y - slope * u, zero)
+        near = torch.where(u.abs() <= smallest, y - slope * u, zero)
+        return torch.where(torch.isinf(u), y, near)  # a masked score
 
     biases = (Bias("implicit", left, held, samplewise=True),) if zero else ()
     return Local(biases, transpose, held)

@@ -8,7 +8,8 @@ constants, never of the values of a sample, so that a sample's map does not depe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from fullgrad.operations.call import Call, dependents
 
-Made = Literal["gate", "switch", "shifted", "square", "norm", "exp", "total", ""]
+Made = Literal["gate", "weights", "switch", "shifted", "square", "norm", "exp", "total", ""]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +25,13 @@ class Origin:
     """What made a value.
 
     Args:
-        made: ``gate``; ``switch`` (tanh, erf: a gate once a number is added); ``shifted`` (a
-            number added to anything: a gate if it is then clamped between zero and a number);
-            ``square`` (not negative, element by element), ``norm`` (a mean or sum of squares, or
-            its root); ``exp``, ``total`` (the sum of such); or nothing of these.
+        made: ``gate``; ``weights`` (a softmax, which is a gate); ``switch`` (tanh, erf: a gate once
+            the number is added that makes it positive); ``shifted`` (a number added to
+            anything: a gate if it is then clamped between zero and a larger number); ``square``
+            (not negative, element by element), ``norm`` (a mean or sum of squares, or its root);
+            ``exp``, ``total`` (the sum of such, or with a number added); or nothing of these.
         sign: 1 if the values are never negative, -1 if never positive, 0 if that is not known.
-        key: which ``exp`` it was.
+        key: which ``exp`` it was; the factor of a ``switch``; the number of ``shifted``.
     """
 
     made: Made = ""
@@ -39,15 +41,16 @@ class Origin:
     @property
     def is_gate(self) -> bool:
         """Whether the value is a gate."""
-        return self.made == "gate"
+        return self.made in ("gate", "weights")
 
 
 OriginOf: TypeAlias = "Callable[[Any], Origin | None]"
 # From a call and the origins of its arguments to the origin of its outputs; None for none.
 OriginRule: TypeAlias = "Callable[[Call, OriginOf], Origin | None]"
 
-GATE, SWITCH = Origin("gate", 1), Origin("switch")
-SQUARE, NORM, POSITIVE = Origin("square", 1), Origin("norm", 1), Origin("", 1)
+GATE, WEIGHTS, SWITCH = Origin("gate", 1), Origin("weights", 1), Origin("switch", 0, 1.0)
+SQUARE, NORM = Origin("square", 1), Origin("norm", 1)
+POSITIVE, NEGATIVE = Origin("", 1), Origin("", -1)
 
 
 def always(origin: Origin) -> OriginRule:
@@ -64,11 +67,12 @@ def carried(call: Call, origin_of: OriginOf) -> Origin | None:
 def mixed(call: Call, origin_of: OriginOf) -> Origin | None:
     """The rule of linear and affine operations: gates that are mixed, or masked, are gates."""
     found = [origin_of(t) for t in dependents(call)]
-    return GATE if found and all(o is not None and o.is_gate for o in found) else None
+    gates = found and all(o is not None and o.is_gate for o in found)
+    return Origin("gate") if gates else None  # the weights may have any sign
 
 
 def reduced(call: Call, origin_of: OriginOf) -> Origin | None:
-    """The rule of sums and means."""
+    """The rule of sums, means and extrema."""
     found = origin_of(call.args[0])
     if found is None:
         return None
@@ -76,72 +80,107 @@ def reduced(call: Call, origin_of: OriginOf) -> Origin | None:
         return NORM
     if found.made == "exp":
         return replace(found, made="total")
-    return (
-        found if found.made in ("gate", "total") else Origin("", found.sign) if found.sign else None
-    )
+    return found if found.is_gate or found.made == "total" else _signed(found.sign)
+
+
+def accumulated(call: Call, origin_of: OriginOf) -> Origin | None:
+    """The rule of ``cumsum``."""
+    found = origin_of(call.args[0])
+    return found if found is None or found.is_gate else _signed(found.sign)
+
+
+def _signed(sign: int) -> Origin | None:
+    return Origin("", sign) if sign else None
 
 
 def _number(value: Any) -> bool:
-    return not isinstance(value, Tensor) or value.dim() == 0
+    """Whether a constant is one real number."""
+    if isinstance(value, Tensor):
+        return value.dim() == 0 and not value.is_complex()
+    return not isinstance(value, complex)
 
 
-def _sign_of(value: Any) -> int:
-    """1 or -1 if a constant is never negative, or never positive."""
-    if not isinstance(value, Tensor):
-        return 1 if value >= 0 else -1
-    return 1 if bool((value >= 0).all()) else -1 if bool((value <= 0).all()) else 0
+def _sign_of(constant: Any, shape: Sequence[int]) -> int:
+    """1 or -1 if a constant is never negative, or never positive.
+
+    Only a constant that all samples share is asked: one with as many axes as the result and more
+    than one row may hold a row for each sample.
+
+    Args:
+        constant: a factor.
+        shape: of the result.
+    """
+    if not isinstance(constant, Tensor):
+        return 0 if isinstance(constant, complex) else 1 if constant >= 0 else -1
+    by_sample = constant.dim() == len(shape) > 0 and constant.shape[0] != 1
+    if by_sample or constant.is_complex():
+        return 0
+    return 1 if bool((constant >= 0).all()) else -1 if bool((constant <= 0).all()) else 0
 
 
 def negated(call: Call, origin_of: OriginOf) -> Origin | None:
     """The rule of ``neg``."""
     found = origin_of(call.args[0])
-    return None if found is None else _times(found, -1)
+    return None if found is None else _times(found, -1, call.outputs[0].shape)
 
 
-def _times(found: Origin, factor: Any) -> Origin | None:
-    """A value times a constant."""
-    if found.is_gate or (found.made in ("switch", "exp", "total") and _number(factor)):
-        return found
-    sign = found.sign * _sign_of(factor) if found.sign else 0
-    if found.made in ("square", "norm") and sign > 0:
-        return found
-    return Origin("", sign) if sign else None
+def _times(found: Origin, factor: Any, shape: Sequence[int]) -> Origin | None:
+    """A value times (or divided by) a constant; ``shape`` is the result's."""
+    if found.made == "switch":
+        if not _number(factor):
+            return None
+        return replace(found, key=found.key * abs(float(factor)))
+    sign = found.sign * _sign_of(factor, shape) if found.sign else 0
+    if found.is_gate or (found.made in ("exp", "total") and _number(factor)):
+        return replace(found, sign=sign)
+    return found if found.made in ("square", "norm") and sign > 0 else _signed(sign)
 
 
 def added(call: Call, origin_of: OriginOf) -> Origin | None:
     """The rule of ``add``, ``sub`` and ``rsub``."""
     first, second = call.args[:2]
     ours, theirs = origin_of(first), origin_of(second)
+    less = "add" not in call.name
     if call.depends(first) and call.depends(second):
-        if ours is None or theirs is None or ours.made != theirs.made:
+        if ours is None or theirs is None:
             return None
-        less = "add" not in call.name
-        return ours if ours.is_gate or (ours.made in ("square", "norm") and not less) else None
+        if ours.is_gate and theirs.is_gate:
+            return Origin("gate", 0 if less else min(ours.sign, theirs.sign))
+        if ours.made == theirs.made and ours.made in ("square", "norm") and not less:
+            return ours
+        return None if less or ours.sign != theirs.sign else _signed(ours.sign)
     found, constant = (ours, second) if call.depends(first) else (theirs, first)
+    number = float(constant) if _number(constant) else None
+    more = number is not None and not less and number >= 0
+    sign = 1 if found is not None and found.sign > 0 and more else 0
     if found is None or found.made in ("", "shifted"):
-        return Origin("shifted") if _number(constant) and "add" in call.name else None
-    if found.made == "switch":
-        return GATE if _number(constant) else None
-    return found if _number(constant) or found.is_gate else None
+        return None if number is None or less else Origin("shifted", sign, number)
+    if found.made == "switch":  # s tanh + s, s - s tanh
+        return GATE if number is not None and math.isclose(number, found.key) else None
+    if found.is_gate:
+        return Origin("gate", sign)
+    if found.made == "exp":
+        return replace(found, made="total") if more else None
+    return replace(found, sign=sign) if number is not None else None
 
 
 def multiplied(call: Call, origin_of: OriginOf) -> Origin | None:
     """The rule of ``mul`` and of matrix products."""
     first, second = call.args[:2]
     ours, theirs = origin_of(first), origin_of(second)
+    by_element = "mul" in call.name
     if not (call.depends(first) and call.depends(second)):
         found, constant = (ours, second) if call.depends(first) else (theirs, first)
-        if found is None:
-            return None
-        return _times(found, constant) if "mul" in call.name else mixed(call, origin_of)
-    if "mul" in call.name and first is second:
-        return SQUARE
+        if not by_element:
+            return mixed(call, origin_of)
+        return None if found is None else _times(found, constant, call.outputs[0].shape)
+    gates = ours is not None and theirs is not None and ours.is_gate and theirs.is_gate
+    if by_element and first is second and not gates:
+        return None if call.outputs[0].is_complex() else SQUARE
     if ours is None or theirs is None:
         return None
-    if ours.is_gate and theirs.is_gate:
-        return GATE
     sign = ours.sign * theirs.sign
-    return Origin("", sign) if sign else None
+    return Origin("gate", sign) if gates else _signed(sign)
 
 
 def divided(call: Call, origin_of: OriginOf) -> Origin | None:
@@ -149,42 +188,45 @@ def divided(call: Call, origin_of: OriginOf) -> Origin | None:
     above, below = call.args[:2]
     ours, theirs = origin_of(above), origin_of(below)
     if not call.depends(below):
-        return None if ours is None else _times(ours, below)
+        return None if ours is None else _times(ours, below, call.outputs[0].shape)
     if theirs is None:
         return None
     if not call.depends(above):
-        return GATE if theirs.made == "norm" else None
+        return GATE if theirs.made in ("norm", "total") else None
     if ours is None:
         return None
-    softmax = ours.made == "exp" and theirs.made == "total" and ours.key == theirs.key
-    return GATE if softmax or (ours.is_gate and theirs.is_gate) else None
+    if ours.made == "exp" and theirs.made == "total" and ours.key is theirs.key:
+        return WEIGHTS
+    return GATE if ours.is_gate and theirs.is_gate else None
 
 
 def powered(call: Call, origin_of: OriginOf) -> Origin | None:
     """The rule of ``pow`` with a number."""
-    exponent = call.get("exponent")
-    if not isinstance(exponent, (int, float)):
+    exponent, found = call.get("exponent"), origin_of(call.args[0])
+    if not isinstance(exponent, (int, float)) or call.outputs[0].is_complex():
         return None
-    found = origin_of(call.args[0])
+    if found is not None and found.is_gate:
+        return found if exponent > 0 else None
     if found is not None and found.made == "norm":
         return NORM if exponent > 0 else GATE
     return SQUARE if exponent > 0 and exponent % 2 == 0 else None
 
 
 def rooted(call: Call, origin_of: OriginOf) -> Origin | None:
-    """The rule of ``sqrt``, and of ``clamp_min`` and ``relu`` as far as norms go."""
+    """The rule of ``sqrt`` and ``relu``."""
     found = origin_of(call.args[0])
-    return found if found is not None and found.made in ("square", "norm") else POSITIVE
+    kept = found is not None and (found.is_gate or found.made in ("square", "norm"))
+    return found if kept else POSITIVE
 
 
 def inverted(call: Call, origin_of: OriginOf) -> Origin | None:
     """The rule of ``reciprocal`` and ``rsqrt``."""
     found = origin_of(call.args[0])
-    return GATE if found is not None and found.made == "norm" else None
+    return GATE if found is not None and found.made in ("norm", "total") else None
 
 
 def clamped(call: Call, origin_of: OriginOf) -> Origin | None:
-    """The rule of ``clamp`` and ``hardtanh``: hard-sigmoid written out is a gate."""
+    """The rule of clamps: hard-sigmoid written out is a gate."""
     low = call.get("min", call.get("min_val"))
     high = call.get("max", call.get("max_val"))
     if isinstance(low, Tensor) or isinstance(high, Tensor):
@@ -192,10 +234,10 @@ def clamped(call: Call, origin_of: OriginOf) -> Origin | None:
     found = origin_of(call.args[0])
     if found is not None and (found.is_gate or found.made in ("norm", "square")):
         return found
-    if low is not None and low >= 0:
-        shifted = found is not None and found.made == "shifted"
-        return GATE if shifted and low == 0 and high is not None else POSITIVE
-    return None
+    if low is None or low < 0:
+        return None
+    shift = found.key if found is not None and found.made == "shifted" else 0.0
+    return GATE if low == 0 and high is not None and 0 < shift < high else POSITIVE
 
 
 def exponential(call: Call, origin_of: OriginOf) -> Origin | None:

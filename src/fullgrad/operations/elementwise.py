@@ -278,12 +278,15 @@ def _clamp_secant(call: Call, origin_of: OriginOf) -> Local | None:
     if isinstance(low, Tensor) or isinstance(high, Tensor):
         return None
     low, high = -math.inf if low is None else low, math.inf if high is None else high
+    if bool(torch.isinf(call.args[0].detach()).any()):
+        return None  # masked scores, whose clamped value is a constant
     return secant_of(call, float(min(max(0.0, low), high)), float(low < 0 < high))
 
 
 put("softplus", balanced=_softplus_secant, origin=_origins.always(_origins.POSITIVE))
 put(["clamp", "hardtanh", "clamp_max"], balanced=_clamp_secant, origin=_origins.clamped)
-put("clamp_min", balanced=_clamp_secant, origin=_origins.rooted)
+put("clamp_min", balanced=_clamp_secant, origin=_origins.clamped)
+put("log_sigmoid_forward", origin=_origins.always(_origins.NEGATIVE))
 put(["sigmoid", "hardsigmoid", "erfc"], origin=_origins.always(_origins.GATE))
 put(["tanh", "erf"], origin=_origins.always(_origins.SWITCH))
 

@@ -50,7 +50,7 @@ _homogeneous("sqrt", of_degree(0.5), elementwise, balanced=degree(0.5), origin=_
 _homogeneous("rsqrt", of_degree(-0.5), elementwise, origin=_origins.inverted)
 _homogeneous("reciprocal", of_degree(-1), elementwise, origin=_origins.inverted)
 _homogeneous(["cummax", "cummin"], degree_one, keeps_axes)
-_homogeneous(["sort", "topk"], degree_one, reorders)
+_homogeneous(["sort", "topk"], degree_one, reorders, origin=_origins.carried)
 _homogeneous(
     ["amax", "amin", "kthvalue", "median", "nanmedian", "mode"],
     degree_one,
@@ -90,7 +90,7 @@ def _extremum(call: Call) -> tuple[Bias, ...] | None:
     return None if "other" in call.names else NO_BIAS
 
 
-_homogeneous(["max", "min"], _extremum, reduces)
+_homogeneous(["max", "min"], _extremum, reduces, origin=_origins.reduced)
 
 
 def _norm(call: Call) -> tuple[Bias, ...]:

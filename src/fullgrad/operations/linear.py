@@ -20,7 +20,8 @@ _linear = partial(put, bias=no_bias, family="linear")
 
 _linear("neg", axes=elementwise, origin=_origins.negated)
 _linear(["_conj", "_conj_physical", "_neg_view"], axes=elementwise)
-_linear(["tril", "triu", "cumsum"], axes=keeps_axes)
+_linear(["tril", "triu"], axes=keeps_axes)
+_linear("cumsum", axes=keeps_axes, origin=_origins.accumulated)
 # Given the mask that was drawn, dropout is linear.
 _linear("native_dropout", axes=keeps_axes, origin=_origins.carried)
 _linear(["sum", "mean", "nansum", "trace"], axes=reduces, origin=_origins.reduced)

@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
+from fullgrad.errors import ModelError
 from fullgrad.operations._local import Gradients, Local
 from fullgrad.operations.call import Bias, Call, held_call
 from fullgrad.operations.registry import check_known
@@ -59,7 +60,19 @@ class Rule:
         def transpose(given: Gradients, above: Gradients, *values: Tensor) -> Gradients:
             if above[0] is None:
                 return [None] * len(given)
-            return list(self.transpose(again(values[0], values[1:]), above[0]))
+            found = self.transpose(again(values[0], values[1:]), above[0])
+            if not isinstance(found, (list, tuple)) or len(found) != len(given):
+                raise ModelError(
+                    f"the rule for {call.name}: transpose must return a list with one gradient for "
+                    f"each of its {len(given)} arguments that depend on the input, None for zero"
+                )
+            for g, own in zip(found, given, strict=True):
+                if g is not None and own is not None and g.shape != own.shape:
+                    raise ModelError(
+                        f"the rule for {call.name}: transpose returned a gradient of shape "
+                        f"{tuple(g.shape)} for an argument of shape {tuple(own.shape)}"
+                    )
+            return list(found)
 
         values = (call.output, *held)
         return Local((Bias("implicit", bias, values),), transpose, values)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fullgrad.operations._local import Gradients, Local
-from fullgrad.operations._origins import GATE, OriginOf, always
+from fullgrad.operations._origins import WEIGHTS, OriginOf, always
 from fullgrad.operations.call import Bias, Call, Kind
 from fullgrad.operations.propagation import keeps_axes, reduces
 from fullgrad.operations.registry import put
@@ -249,7 +249,7 @@ def _softmax(call: Call) -> tuple[Bias, ...]:
     return (Bias("implicit", compute, (y,), samplewise=y.dim() > 1 and dim % y.dim() > 0),)
 
 
-_normalizes(["_softmax", "_safe_softmax"], _softmax, origin=always(GATE))
+_normalizes(["_softmax", "_safe_softmax"], _softmax, origin=always(WEIGHTS))
 
 
 def _log_softmax(call: Call) -> tuple[Bias, ...]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from fullgrad._compat import own_autograd, schema_of
+from fullgrad._compat import composite, own_autograd, schema_of
 from fullgrad.operations._local import LocalRule
 from fullgrad.operations._origins import OriginRule
 from fullgrad.operations.call import BiasRule
@@ -222,8 +222,18 @@ def check_known(operations: Iterable[str], families: Iterable[str]) -> None:
         ValueError: naming it, and for classes those that there are.
     """
     for name in operations:
-        namespace, _, plain = _names([name])[0].partition("::")
-        if not hasattr(getattr(torch.ops, namespace), plain) and name not in _ENTRIES:
+        whole = _names([name])[0]
+        namespace, _, plain = whole.partition("::")
+        if whole in _ENTRIES:
+            continue
+        if plain.endswith("_"):
+            raise ValueError(f"operations: {name!r} shares the entry of {name[:-1]!r}: name that")
+        if composite(whole):
+            raise ValueError(
+                f"operations: {name!r} is taken apart before it runs: name what it is made of "
+                "(BiasTerm.op tells), as in 'native_layer_norm' or '_softmax'"
+            )
+        if not hasattr(getattr(torch.ops, namespace), plain):
             raise ValueError(
                 f"operations: PyTorch has no operation {name!r} (as in 'silu' or "
                 "'mylib::blur', without '.default' or a trailing underscore)"
