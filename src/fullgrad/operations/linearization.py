@@ -170,7 +170,7 @@ def linearization_of(given: Named | Linearization) -> Linearization:
     """The linearization of an option.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one.
     """
     if isinstance(given, Linearization):
         return given
