@@ -205,7 +205,8 @@ def page(results: list[Result]) -> str:
         "know where a term's numbers lie. *Balanced* is the residual of the balanced linearization "
         "(docs/linearization.md), and *implicit* the share of the terms' sizes that it leaves to "
         "implicit biases, by operation; *complete* tells how far its complete map and what is "
-        "elsewhere are from the output, relative to their sizes. Where a model's own code casts to float32, its sum "
+        "elsewhere are from the output, relative to their sizes (a dash: no map, or not measured again "
+        "since there are these columns). Where a model's own code casts to float32, its sum "
         "closes to float32's rounding only (*as is*); the first number is then with those casts "
         "lifted to float64.",
         "",
