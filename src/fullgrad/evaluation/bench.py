@@ -10,6 +10,7 @@ from fullgrad.evaluation.experiment import Result, Test, run
 from fullgrad.evaluation.options import Meter, Silent
 from fullgrad.evaluation.store import STAGES, Store
 from fullgrad.evaluation.tests.digit_flipping import DigitFlipping
+from fullgrad.evaluation.tests.evaluate.run import Evaluate
 from fullgrad.evaluation.tests.pixel_perturbation import PixelPerturbation
 from fullgrad.evaluation.tests.remove_and_retrain.roar import RemoveAndRetrain
 
@@ -36,7 +37,7 @@ def unregister(name: str) -> None:
     del _TESTS[name]
 
 
-for _kind in (PixelPerturbation, DigitFlipping, RemoveAndRetrain):
+for _kind in (PixelPerturbation, DigitFlipping, RemoveAndRetrain, Evaluate):
     register(_kind)
 
 

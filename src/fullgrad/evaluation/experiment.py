@@ -89,9 +89,14 @@ class Test(ABC):
         """
 
     @classmethod
+    def declared(cls) -> Sequence[Option]:
+        """Return its options."""
+        return cls.options
+
+    @classmethod
     def defaults(cls) -> dict[str, Any]:
         """Return the options that need not be given, with their values."""
-        return {option.name: option.default for option in cls.options if not option.required}
+        return {option.name: option.default for option in cls.declared() if not option.required}
 
     @property
     def parts(self) -> int:

@@ -214,3 +214,37 @@ def ranking_text(table: Table, value: str = "area", cases: str = "cases") -> lis
         + (f"  [{r['low']:.4f}, {r['high']:.4f}]" if r[cases] > 1 else "")
         for _, r in table.iterrows()
     ]
+
+
+def simultaneous(values: Array, seed: int = 0) -> tuple[Array, Array]:
+    """Return intervals of several means that hold together, at :data:`LEVEL`.
+
+    By the bootstrap of the largest studentized deviation: cases are drawn again, all columns of a
+    case together, so that the columns' correlation counts.
+
+    Args:
+        values: one row for each case, one column for each mean, shape (N, K), N of 2 or more.
+        seed: of the resampling.
+
+    Returns:
+        Lower and upper ends, shape (K,) each. A column without spread has its mean twice.
+
+    Example:
+        >>> low, high = simultaneous(np.array([[0.0, 5.0], [1.0, 5.0], [2.0, 5.0]]))
+        >>> bool(low[0] < 1 < high[0]), float(low[1]), float(high[1])
+        (True, 5.0, 5.0)
+    """
+    count = len(values)
+    mean = values.mean(0)
+    error = values.std(0, ddof=1) / np.sqrt(count)
+    spread = error > 0
+    if not spread.any():
+        return mean, mean
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count
+    own, centered = error[spread], values[:, spread] - mean[spread]
+    means = weights @ centered
+    errors = np.sqrt(np.clip(weights @ centered**2 - means**2, 0, None) / (count - 1))
+    sized = np.abs(means) / np.maximum(errors, 1e-9 * own)
+    reach = float(np.quantile(sized.max(1), LEVEL))
+    return mean - reach * error, mean + reach * error

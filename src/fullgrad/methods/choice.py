@@ -16,17 +16,23 @@ class MethodChoice:
 
     Args:
         name: of a method in :mod:`fullgrad.methods`.
-        options: those that differ from the defaults.
+        options: those that differ from the defaults; ``signed`` is one of them, see
+            :func:`fullgrad.methods.attribute`.
 
     Raises:
-        ValueError: an unknown method or option.
+        ValueError: an unknown method or option, or a sign that the method does not have.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        get(self.name).settings(self.options)
+        method = get(self.name)
+        options = dict(self.options)
+        signed = options.pop("signed", False)
+        settings = method.settings(options)
+        if signed:
+            method.require_sign(settings)
 
     @property
     def label(self) -> str:

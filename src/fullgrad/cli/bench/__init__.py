@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_test_arguments(parser: argparse.ArgumentParser, kind: type[Test]) -> None:
     add = parser.add_argument
-    for option in kind.options:
+    for option in kind.declared():
         _declare(parser, option)
     add("--out", type=Path, required=True, metavar="DIR", help="results folder")
     text = "folder of finished work, which several results may share (default: stages/ in --out)"

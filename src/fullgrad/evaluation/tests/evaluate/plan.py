@@ -1,0 +1,111 @@
+"""What an evaluation is asked for, and the pieces that its work falls into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fullgrad.evaluation.plan import Plan
+from fullgrad.evaluation.tests.evaluate.measure import Measure
+from fullgrad.evaluation.tests.evaluate.subject import NUMBERS
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model, as a plan names it.
+
+    Args:
+        spec: what ``fullgrad.vision.models.load_model`` was asked for.
+        weights: the same.
+        checkpoint: SHA-256 of the weights' file, if it is known.
+    """
+
+    spec: str
+    weights: str | None
+    checkpoint: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatePlan(Plan):
+    """Holds all that the numbers depend on, but for the code.
+
+    Args:
+        models: whose maps are tested.
+        images: where they come from.
+        count: how many.
+        content: digest of the images' names and bytes.
+        tests: of the maps.
+        choices: the methods.
+        number: what is explained, one of ``logit``, ``log-probability`` and ``margin``.
+        random_runs: how many maps of noise are tried where a test says so.
+        seed: of ties, noise and everything else that is drawn.
+        batch_size: images at a time.
+
+    Raises:
+        ValueError: no method or test, the same twice, an unknown number, or a number below 1.
+    """
+
+    models: tuple[Model, ...]
+    images: str
+    count: int
+    content: str
+    tests: tuple[Measure, ...]
+    number: str = "logit"
+    random_runs: int = 1
+    seed: int = 0
+    batch_size: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for what, names in (
+            ("tests", [t.name for t in self.tests]),
+            ("models", [m.spec for m in self.models]),
+        ):
+            if not names:
+                raise ValueError(f"no {what} are asked for")
+            twice = sorted({n for n in names if names.count(n) > 1})
+            if twice:
+                raise ValueError(f"asked for twice: {', '.join(twice)}")
+        if self.number not in NUMBERS:
+            raise ValueError(f"what is explained must be of {', '.join(NUMBERS)}")
+        if self.random_runs < 1:
+            raise ValueError(f"at least one random order is needed, not {self.random_runs}")
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size must be at least 1, not {self.batch_size}")
+
+    def values(self) -> dict[str, Any]:
+        """Return the plan as JSON can hold it."""
+        return super().values() | {"tests": [t.values() for t in self.tests]}
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A piece of work: one method's maps of a batch of images, in all tests.
+
+    Args:
+        model: its place in the plan.
+        choice: the method's place.
+        numbers: of the images.
+    """
+
+    model: int
+    choice: int
+    numbers: tuple[int, ...]
+
+
+def units_of(models: int, choices: Sequence[int], count: int, batch: int) -> list[Unit]:
+    """Return all pieces of work: model by model, batch by batch, method by method.
+
+    Args:
+        models: how many.
+        choices: how many methods of each model.
+        count: of the images.
+        batch: images at a time.
+    """
+    return [
+        Unit(model, choice, tuple(range(start, min(start + batch, count))))
+        for model in range(models)
+        for start in range(0, count, batch)
+        for choice in range(choices[model])
+    ]

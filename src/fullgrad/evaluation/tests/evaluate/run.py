@@ -1,0 +1,383 @@
+"""``fullgrad evaluate``: models x images x methods x tests, one plan, one store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fullgrad._files import printable
+from fullgrad._optional import require
+from fullgrad.errors import FullGradError, MethodError
+from fullgrad.evaluation._code import code_digest
+from fullgrad.evaluation.experiment import Test
+from fullgrad.evaluation.options import Meter, Option
+from fullgrad.evaluation.plan import MethodChoice, digest_of
+from fullgrad.evaluation.sources import open_source
+from fullgrad.evaluation.statistics import Table
+from fullgrad.evaluation.store import Content, Store
+from fullgrad.evaluation.tests.evaluate import verdicts
+from fullgrad.evaluation.tests.evaluate.measures import measures
+from fullgrad.evaluation.tests.evaluate.plan import EvaluatePlan, Model, Unit
+from fullgrad.evaluation.tests.evaluate.subject import NUMBERS, Explained, Subject
+from fullgrad.evaluation.tests.remove_and_retrain.executors import EXECUTORS, OnRay
+from fullgrad.methods.controls import NOISE
+from fullgrad.vision.classification import number_of_classes
+from fullgrad.vision.models import DEFAULT_MODEL, load_model
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METHODS = (
+    "fullgrad",
+    "complete_fullgrad",
+    "balanced_input",
+    "grad_cam",
+    "integrated_gradients:n_steps=20,signed=True",
+    "random",
+)
+TESTS = ("relevance-gain", "grid-pointing", "class-sensitivity")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluate(Test):
+    """Tests many methods' maps of one or several models.
+
+    Args:
+        plan: what is asked for.
+        subjects: the models with their images.
+        given: the options, from which a worker makes the same again.
+        ray: options of :class:`~.executors.OnRay`; None for this process.
+    """
+
+    name = "evaluate"
+    title = "which method to trust on which model: several tests of the same maps"
+    description = """\
+Explains images by each method, and tests the maps: removing cells (symmetric relevance gain),
+mosaics of images (grid pointing), other classes, random weights, noise, shifted logits. Controls
+that know nothing of the model stand beside the methods.
+
+Writes into the results folder
+  results.parquet, results.csv   one row for each model, test, image and method
+  ranking.csv                    means with standard errors and bootstrap 95 % intervals, the paired
+                                 difference to the best with a simultaneous interval, and a verdict
+  agreement.csv                  rank correlation of the tests
+  scores.png                     means with intervals
+  record.json                    what is needed to run it again, and what it took
+An interrupted run resumes when it is started again; a finished one is not repeated.
+"""
+    epilog = """\
+examples:
+  fullgrad evaluate --images photos/ --out results
+  fullgrad evaluate --model mine.py:net --images photos/ --methods balanced_input grad_cam random \\
+      --tests relevance-gain --cell 16 --fills mean blur --out results
+"""
+    counted = "pieces"
+    columns = frozenset({"model", "test", "setting", "case", "method", "value", "scale"})
+    meanings: ClassVar[Mapping[str, str]] = verdicts.MEANINGS
+
+    plan: EvaluatePlan
+    subjects: tuple[Subject, ...]
+    given: tuple[tuple[str, Any], ...]
+    ray: Mapping[str, Any] | None = None
+
+    @classmethod
+    def declared(cls) -> Sequence[Option]:
+        """Return the options, those of the tests among them."""
+        known = measures()
+        own = [option for kind in known.values() for option in kind.options]
+        return [
+            Option("--model", "as for fullgrad explain; several are possible", (DEFAULT_MODEL,)),
+            Option("--weights", "as for fullgrad explain, one for each model; else the usual", ()),
+            Option("--device", "cpu, cuda, cuda:1, mps, ...", "cpu"),
+            Option(
+                "--images",
+                "folder, CSV with a column 'file', or torchvision:NAME:ROOT[:SPLIT]",
+                required=True,
+            ),
+            Option("--limit", "up to N of them, spread evenly; else all", kind=int),
+            Option("--methods", "METHOD or METHOD:OPTION=VALUE,...", METHODS),
+            Option("--tests", "which tests", TESTS, choices=tuple(known)),
+            Option("--explain", "what is explained and measured", "logit", choices=NUMBERS),
+            Option("--random-orders", "maps of noise tried where cells are removed", 1, int),
+            Option("--seed", "of ties, noise and everything else that is drawn", 0, int),
+            Option("--batch-size", "images at a time; numbers change by rounding only", 20, int),
+            Option("--executor", "in this process or on Ray's", "here", choices=EXECUTORS),
+            Option("--workers", "of Ray, at a time", 2, int),
+            Option("--ray-address", "of a cluster; else one is started here"),
+            *own,
+        ]
+
+    @classmethod
+    def prepare(  # type: ignore[override]
+        cls,
+        *,
+        model: Sequence[str],
+        weights: Sequence[str],
+        device: str,
+        images: str,
+        limit: int | None,
+        methods: Sequence[str],
+        tests: Sequence[str],
+        explain: str,
+        random_orders: int,
+        seed: int,
+        batch_size: int,
+        executor: str,
+        workers: int,
+        ray_address: str | None,
+        **of_tests: Any,
+    ) -> Evaluate:
+        """Read the images and load the models."""
+        if weights and len(weights) != len(model):
+            raise ValueError(f"{len(weights)} weights for {len(model)} models: give one for each")
+        if ray_address is not None and executor != "ray":
+            raise ValueError("--ray-address needs --executor ray")
+        known = measures()
+        unknown = [t for t in tests if t not in known]
+        if unknown:
+            raise ValueError(f"unknown test {unknown[0]!r}; known: {', '.join(known)}")
+        chosen = tuple(known[t].of(of_tests) for t in tests)
+        choices = tuple(MethodChoice.parse(text) for text in methods)
+        source = open_source(images, limit)
+        subjects = []
+        for i, spec in enumerate(model):
+            loaded = load_model(spec, weights[i] if weights else None, device)
+            number_of_classes(loaded)
+            subjects.append(Subject(spec, loaded, source))
+        named = [Model(s.model.spec, s.model.weights, s.model.sha256) for s in subjects]
+        plan = EvaluatePlan(
+            models=tuple(named),
+            images=images,
+            count=len(source.items),
+            content=source.content,
+            tests=chosen,
+            choices=choices,
+            number=explain,
+            random_runs=random_orders,
+            seed=seed,
+            batch_size=batch_size,
+        )
+        given = {
+            "model": tuple(model),
+            "weights": tuple(weights),
+            "device": device,
+            "images": images,
+            "limit": limit,
+            "methods": tuple(methods),
+            "tests": tuple(tests),
+            "explain": explain,
+            "random_orders": random_orders,
+            "seed": seed,
+            "batch_size": batch_size,
+            **of_tests,
+        }
+        ray = {"address": ray_address, "workers": workers} if executor == "ray" else None
+        return cls(plan, tuple(subjects), tuple(given.items()), ray)
+
+    @cached_property
+    def code(self) -> str:
+        """Digest of the code that the numbers depend on."""
+        used = [type(t).__module__ for t in self.plan.tests]
+        return code_digest(type(self).__module__, "fullgrad.methods", *used)
+
+    @cached_property
+    def refused(self) -> dict[tuple[int, int], str]:
+        """Why methods do not apply to models, by the places of both; tried on the first image.
+
+        Raises:
+            MethodError: no method applies to a model.
+        """
+        found = {}
+        for m, subject in enumerate(self.subjects):
+            for c, choice in enumerate(self.plan.choices):
+                try:
+                    _ = Explained(subject, choice, (0,), self.plan.number).maps
+                except FullGradError as error:
+                    found[m, c] = " ".join(str(error).split())
+            if all((m, c) in found for c in range(len(self.plan.choices))):
+                why = found[m, 0]
+                raise MethodError(f"no method applies to {subject.name}; the first: {why}")
+        return found
+
+    @cached_property
+    def pieces(self) -> list[Unit]:
+        """All pieces of work: model by model, batch by batch, method by method."""
+        count, size = self.plan.count, self.plan.batch_size
+        return [
+            Unit(m, c, tuple(range(start, min(start + size, count))))
+            for m in range(len(self.subjects))
+            for start in range(0, count, size)
+            for c in range(len(self.plan.choices))
+            if (m, c) not in self.refused
+        ]
+
+    @property
+    def parts(self) -> int:
+        """How many pieces of work there are."""
+        return len(self.pieces)
+
+    def remarks(self) -> list[str]:
+        """Return which images are left out and which methods do not apply, and why."""
+        source = self.subjects[0].source
+        said = [f"excluded: {printable(name)}: {why}" for name, why in source.excluded]
+        for (m, c), why in self.refused.items():
+            label = self.plan.choices[c].label
+            said.append(f"{label} does not apply to {self.subjects[m].name}: {why}")
+        return said
+
+    def units(self) -> list[str]:
+        """Return the names of the pieces; each depends on one model and one method."""
+        plan = self.plan
+        shared = {
+            "test": self.name,
+            "code": self.code,
+            "content": plan.content,
+            "tests": [t.values() for t in plan.tests],
+            "number": plan.number,
+            "random_runs": plan.random_runs,
+            "seed": plan.seed,
+        }
+        return [
+            digest_of(
+                {
+                    **shared,
+                    "model": asdict(plan.models[unit.model]),
+                    "method": plan.choices[unit.choice].label,
+                    "numbers": unit.numbers,
+                }
+            )
+            for unit in self.pieces
+        ]
+
+    def part(self, number: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+        """Return the rows of one method's maps of some images, and the seconds of each test."""
+        unit = self.pieces[number]
+        subject, choice = self.subjects[unit.model], self.plan.choices[unit.choice]
+        names = {n: i.name for n, i in zip(unit.numbers, subject.items(unit.numbers), strict=True)}
+        runs = self.plan.random_runs if choice.name in NOISE else 1
+        rows: list[dict[str, Any]] = []
+        seconds: dict[str, float] = {}
+        for run in range(runs):
+            plan = self.plan
+            explained = Explained(subject, choice, unit.numbers, plan.number, plan.seed, run)
+            began = time.perf_counter()
+            _ = explained.maps
+            _count(seconds, f"maps {choice.label}", began)
+            for test in plan.tests:
+                if run and not test.random_runs:
+                    continue
+                began = time.perf_counter()
+                for score in test.scores(explained):
+                    rows.append(
+                        {
+                            "model": subject.name,
+                            "test": test.name,
+                            "setting": score.setting,
+                            "case": names[score.number],
+                            "method": choice.label,
+                            "run": run,
+                            "value": score.value,
+                            "scale": score.scale,
+                            "least": float("nan"),
+                            "most": float("nan"),
+                            **(score.more or {}),
+                        }
+                    )
+                _count(seconds, test.name, began)
+        return rows, seconds
+
+    def work(self, store: Store, meter: Callable[[str], Meter], say: Callable[[str], None]) -> int:
+        """Do what is not done, here or on Ray's workers."""
+        if self.ray is None:
+            return super().work(store, meter, say)
+        units = self.units()
+        missing = [n for n, unit in enumerate(units) if not store.has(unit)]
+        shown = meter(self.counted)
+        finished = 0
+
+        def done(place: int, found: tuple[list[dict[str, Any]], dict[str, float]]) -> None:
+            nonlocal finished
+            store.put(units[missing[place]], Content({"rows": found[0], "seconds": found[1]}))
+            finished += 1
+            shown(len(units) - len(missing) + finished, len(units))
+
+        gpus = 1.0 if str(dict(self.given)["device"]).startswith("cuda") else 0.0
+        executor = OnRay(**self.ray, gpus=gpus)
+        try:
+            calls = ((self.given, number) for number in missing)
+            executor.run(_part, calls, done, lambda: None)
+        finally:
+            executor.close()
+            shown.end()
+        return len(missing)
+
+    @classmethod
+    def scores(cls, rows: Table, plan: Mapping[str, Any]) -> dict[str, Any]:
+        """Return each method's mean under each test and model, its sign so that higher is better."""
+        return verdicts.scores(rows)
+
+    def tables(self, rows: Table) -> dict[str, Table]:
+        """Return means with verdicts, and how the tests agree."""
+        return {"ranking": verdicts.ranking(rows), "agreement": verdicts.agreement(rows)}
+
+    def figures(self, tables: Mapping[str, Table], store: Store) -> dict[str, Figure]:
+        """Draw the means with their intervals."""
+        return {}
+
+    def text(self, tables: Mapping[str, Table]) -> str:
+        """Return the verdicts for people."""
+        warnings = verdicts.cautions(tables["ranking"], self.base())
+        return "\n\n".join([*verdicts.text(tables["ranking"]), *warnings])
+
+    def base(self) -> dict[str, dict[str, float]]:
+        """Return what is known of each model: accuracy, chance, mean probability."""
+        found = {}
+        for subject in self.subjects:
+            labels = [item.label for item in subject.source.items]
+            known = [
+                (int(p), la)
+                for p, la in zip(subject.predicted, labels, strict=True)
+                if la is not None
+            ]
+            found[subject.name] = {
+                "images": float(len(subject)),
+                "classes": float(subject.logits.shape[1]),
+                "probability": float(subject.sureness.mean()),
+            }
+            if known:
+                right = sum(p == label for p, label in known) / len(known)
+                found[subject.name]["accuracy"] = right
+        return found
+
+    def notes(self, store: Store) -> dict[str, Any]:
+        """Return what was left out, and what is known of the models."""
+        source = self.subjects[0].source
+        return {
+            "excluded": [{"image": n, "why": w} for n, w in source.excluded],
+            "does_not_apply": [
+                {"model": self.subjects[m].name, "method": self.plan.choices[c].label, "why": why}
+                for (m, c), why in self.refused.items()
+            ],
+            "models": self.base(),
+            "device": str(self.subjects[0].model.device),
+        }
+
+
+def _count(seconds: dict[str, float], name: str, began: float) -> None:
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+@lru_cache(maxsize=1)
+def _prepared(given: tuple[tuple[str, Any], ...]) -> Evaluate:
+    options = dict(given)
+    return Evaluate.prepare(**options, executor="here", workers=1, ray_address=None)
+
+
+def _part(
+    given: tuple[tuple[str, Any], ...], number: int, tick: Callable[[], None] | None = None
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """One piece of work on a worker, which keeps models and images for the next one."""
+    return _prepared(given).part(number)

@@ -1,0 +1,194 @@
+"""A model with its images, and one method's maps of some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fullgrad import methods, targets
+from fullgrad.engine.model_state import guarded
+from fullgrad.engine.targets import main_tensor
+from fullgrad.evaluation.plan import MethodChoice
+from fullgrad.evaluation.sources import Item, Source
+from fullgrad.methods.controls import NOISE
+from fullgrad.vision.images import preprocess
+from fullgrad.vision.models import LoadedModel
+
+NUMBERS = ("logit", "log-probability", "margin")
+_FORWARD = 50  # images that go through the model together
+_APART = 1_000_003  # between the seeds of two random orders
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A classifier and the images on which its explanations are tested.
+
+    Args:
+        name: of the model, in tables.
+        model: loaded.
+        source: the images.
+    """
+
+    name: str
+    model: LoadedModel
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.source.items)
+
+    def items(self, numbers: Sequence[int]) -> list[Item]:
+        """Return some of the images, not decoded."""
+        return [self.source.items[n] for n in numbers]
+
+    def inputs(self, numbers: Sequence[int]) -> Tensor:
+        """Return some images as the model takes them, shape (B, C, H, W)."""
+        images = [preprocess(i.read()[0], self.model.preprocessing) for i in self.items(numbers)]
+        return torch.stack(images).to(self.model.device)
+
+    def outputs(self, x: Tensor, module: nn.Module | None = None) -> Tensor:
+        """Return logits, float64 of shape (B, classes).
+
+        Args:
+            x: shape (B, C, H, W).
+            module: another model in its place.
+        """
+        module = module or self.model.module
+        with guarded(module, evaluate=True), torch.no_grad():
+            parts = [main_tensor(module(part))[0].double() for part in x.split(_FORWARD)]
+        return torch.cat(parts)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """The outputs for all images, shape (N, classes), on the CPU."""
+        numbers = range(len(self))
+        parts = [numbers[i : i + _FORWARD] for i in range(0, len(self), _FORWARD)]
+        return torch.cat([self.outputs(self.inputs(part)).cpu() for part in parts])
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """The predicted class of each image, shape (N,)."""
+        return self.logits.argmax(1)
+
+    @cached_property
+    def sureness(self) -> Tensor:
+        """The predicted class's probability for each image, shape (N,)."""
+        return self.logits.softmax(1).amax(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """Some images of a subject and one method; what a test of maps is given.
+
+    Args:
+        subject: the model with its images.
+        choice: the method.
+        numbers: of the images.
+        number: what is explained, one of :data:`NUMBERS`.
+        seed: of noise, ties and everything else that is drawn.
+        run: which one of several maps of noise.
+    """
+
+    subject: Subject
+    choice: MethodChoice
+    numbers: tuple[int, ...]
+    number: str = "logit"
+    seed: int = 0
+    run: int = 0
+
+    @cached_property
+    def x(self) -> Tensor:
+        """The images, shape (B, C, H, W)."""
+        return self.subject.inputs(self.numbers)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """The model's outputs for them, shape (B, classes)."""
+        return self.subject.logits[list(self.numbers)].to(self.x.device)
+
+    @property
+    def classes(self) -> Tensor:
+        """The predicted classes, shape (B,)."""
+        return self.logits.argmax(1)
+
+    @cached_property
+    def rivals(self) -> Tensor:
+        """The second most probable classes, shape (B,)."""
+        return self.logits.topk(2, 1).indices[:, 1]
+
+    @cached_property
+    def maps(self) -> Tensor:
+        """The maps of the predicted classes, shape (B, 1, H, W)."""
+        return self.explain()
+
+    def explain(
+        self,
+        x: Tensor | None = None,
+        classes: Tensor | None = None,
+        module: nn.Module | None = None,
+        number: str | None = None,
+    ) -> Tensor:
+        """Return other maps of the same method.
+
+        Args:
+            x: other inputs, as many.
+            classes: other classes, shape (B,).
+            module: another model.
+            number: another one of :data:`NUMBERS`.
+
+        Returns:
+            Shape (B, 1, H, W).
+        """
+        classes = self.classes if classes is None else classes
+        target: Any = classes
+        number = number or self.number
+        if number == "log-probability":
+            target = targets.log_probability(classes)
+        elif number == "margin":
+            target = targets.margin(classes, self._other(classes))
+        options = dict(self.choice.options)
+        if self.choice.name in NOISE:
+            first = self.numbers[0] if self.numbers else 0
+            options["seed"] = options.get("seed", 0) + self.seed + _APART * self.run + first
+        return methods.attribute(
+            self.choice.name,
+            module or self.subject.model.module,
+            self.x if x is None else x,
+            target,
+            **options,
+        )
+
+    def measured(self, logits: Tensor) -> Tensor:
+        """Return the explained number of the predicted classes for other outputs.
+
+        Args:
+            logits: shape (..., B, classes).
+
+        Returns:
+            Shape (..., B).
+        """
+        if self.number == "log-probability":
+            logits = logits.log_softmax(-1)
+        own = self._of(logits, self.classes)
+        return own - self._of(logits, self.rivals) if self.number == "margin" else own
+
+    def _other(self, classes: Tensor) -> Tensor:
+        """For each class the most probable one beside it."""
+        others = self.logits.scatter(1, classes[:, None], -torch.inf)
+        return others.argmax(1)
+
+    @staticmethod
+    def _of(logits: Tensor, classes: Tensor) -> Tensor:
+        index = classes.view(*[1] * (logits.dim() - 2), -1, 1).expand(*logits.shape[:-1], 1)
+        return logits.gather(-1, index)[..., 0]
+
+    def generators(self, salt: int) -> list[torch.Generator]:
+        """Return a source of random numbers for each image, whatever the batch it is in."""
+        return [torch.Generator().manual_seed(self._seed(salt, n)) for n in self.numbers]
+
+    def _seed(self, salt: int, number: int) -> int:
+        return ((self.seed * _APART + salt) * _APART + number) % 2**63
