@@ -9,7 +9,6 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fullgrad._files import printable
-from fullgrad._optional import require
 from fullgrad.errors import FullGradError, MethodError
 from fullgrad.evaluation._code import code_digest
 from fullgrad.evaluation.experiment import Test
@@ -111,7 +110,7 @@ examples:
         ]
 
     @classmethod
-    def prepare(  # type: ignore[override]
+    def prepare(
         cls,
         *,
         model: Sequence[str],
@@ -316,7 +315,7 @@ examples:
 
     @classmethod
     def scores(cls, rows: Table, plan: Mapping[str, Any]) -> dict[str, Any]:
-        """Return each method's mean under each test and model, its sign so that higher is better."""
+        """Return each method's mean under each test and model, so that higher is better."""
         return verdicts.scores(rows)
 
     def tables(self, rows: Table) -> dict[str, Table]:

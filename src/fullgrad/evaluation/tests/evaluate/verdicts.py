@@ -26,8 +26,8 @@ MEANINGS = {
     "behind": "paired difference to the first method, below zero where this one is worse",
     "behind_low": "lower end of its interval, at 95 % for all methods of a test together",
     "behind_high": "upper end",
-    "verdict": f"first; tied: the lower end lies above -{TIED}; behind: the upper end lies below 0; "
-    "not shown: neither",
+    "verdict": f"first; tied: the lower end lies above -{TIED}; behind: the upper end lies below "
+    "0; not shown: neither",
     "methods": "in common to both tests",
     "correlation": "Spearman's, of the methods' means",
 }

@@ -132,4 +132,5 @@ def pattern(x: Tensor, logits: Tensor, seed: int) -> Tensor:
     smooth = F.interpolate(coarse, x.shape[2:], mode="bilinear", align_corners=False)
     weights = smooth[0].to(x).expand(x.shape[1:])
     size = float(logits.amax(1).abs().mean()) / weights.norm()
-    return weights * size / weights[0, 0].numel() ** 0.5
+    scaled: Tensor = weights * size / weights[0, 0].numel() ** 0.5
+    return scaled
