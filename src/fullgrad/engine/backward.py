@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from fullgrad.engine.tape import Entry, Handover, Step, Tape, View
 from fullgrad.errors import ModelError
@@ -108,6 +109,7 @@ def run(
     *,
     keep_graph: bool = False,
     watching: Iterable[tuple[Any, Callable[..., None]]] = (),
+    passing: Iterable[tuple[GradientEdge, Callable[[Tensor], None]]] = (),
 ) -> tuple[Tensor, ...]:
     """Propagate back from the explained scalars to the inputs.
 
@@ -122,6 +124,8 @@ def run(
             model's dtype) for every entry that the output depends on.
         keep_graph: leave the graph for another pass.
         watching: nodes, and what is called with the gradients below and above each of them.
+        passing: edges, and what is called with the gradient that arrives there, before the terms
+            of the operation that made it are received.
 
     Returns:
         The gradient of each input (zeros where the output does not depend on it).
@@ -161,8 +165,18 @@ def run(
 
         return hook
 
+    def at_edge(slot: int, reach: Callable[[Tensor], None]) -> Callable[..., None]:
+        def hook(gradients: tuple[Tensor | None, ...]) -> None:
+            gradient = gradients[slot]
+            if gradient is not None:
+                reach(gradient.detach())
+
+        return hook
+
     handles: list[Any] = []
     try:
+        for edge, reach in passing:
+            handles.append(edge.node.register_prehook(at_edge(edge.output_nr, reach)))
         for handover in tape.handovers:
             handles.append(handover.node.register_hook(hand_on(handover)))
         for node, watch in watching:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ from fullgrad.maps.saliency import packed
 from fullgrad.maps.selection import Terms, selection
 from fullgrad.operations.linearization import Linearization, Named, linearization_of
 
+Depth: TypeAlias = Literal["input", "mean"]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompleteMap:
@@ -49,6 +51,7 @@ class CompleteMap:
         input_names: a name for each explained input.
         linearization: which linear maps stood for the operations, in words.
         zero: where the input term is zero, in words: the map says what differs from there.
+        layers: over which the map is a mean, ``"input"`` first; see ``depth=``.
     """
 
     map: Any
@@ -60,6 +63,7 @@ class CompleteMap:
     input_names: tuple[str, ...]
     linearization: str = "jacobian"
     zero: str = "zero of the input"
+    layers: tuple[str, ...] = ("input",)
 
     @property
     def maps(self) -> tuple[Tensor, ...]:
@@ -191,6 +195,7 @@ def complete_map(
     activation_layouts: ActivationLayouts | None = None,
     linearization: Named | Linearization = "jacobian",
     baseline: float | Tensor | Sequence[Tensor] | None = None,
+    depth: Depth = "input",
     batch_size: BatchSize = None,
     memory: int | None = None,
 ) -> CompleteMap:
@@ -225,6 +230,10 @@ def complete_map(
             shape, or with one sample for all; a sequence of such if there are several inputs.
             None: zero, which after the usual normalization is the data's mean color, and for
             embeddings no word.
+        depth: ``"input"``: all terms, down to the input. ``"mean"``: the sum can be stopped at any
+            layer that everything passes through, where the layer's output times its gradient
+            stands for all that lies before it; this is the mean of these maps, from the input to
+            the last such layer that has positions. Each is a complete map, so their mean is.
         batch_size: see :func:`fullgrad.saliency`.
         memory: see :func:`fullgrad.saliency`.
 
@@ -269,6 +278,7 @@ def complete_map(
         activation_layouts=activation_layouts,
         linearization=linearization,
         takes_per_sample=False,
+        with_cuts=check_depth(depth) == "mean",
     )
     zero = _zero_in_words(baseline)
     parts: list[Explained] = []
@@ -297,7 +307,19 @@ def complete_map(
         input_names=found.names,
         linearization=str(linearization_of(linearization)),
         zero=zero,
+        layers=found.layers,
     )
+
+
+def check_depth(depth: str) -> str:
+    """Refuse a depth that is unknown.
+
+    Raises:
+        ValueError: listing those there are.
+    """
+    if depth not in get_args(Depth):
+        raise ValueError(f"depth must be {' or '.join(map(repr, get_args(Depth)))}, not {depth!r}")
+    return depth
 
 
 Baseline: TypeAlias = "float | Tensor | Sequence[Tensor] | None"
@@ -356,6 +378,7 @@ def _joined(parts: Sequence[Explained]) -> Explained:
         maps=maps,
         stages=stages,
         names=parts[0].names,
+        layers=tuple(dict.fromkeys(name for p in parts for name in p.layers)),
         output=joined["output"],
         residual=joined["residual"],
         target=joined.get("target"),

@@ -95,6 +95,17 @@ class Locator:
             self._without += 1
         return location
 
+    def of_layer(self, axes: Axes, module: str, shape: Sequence[int]) -> Location:
+        """Where a module's output lies; empty if that is not known or it has no positions."""
+        grids = self._layouts.grids
+        try:
+            found = placements_for(
+                axes, module, "output", shape, self._batch, grids, along=self._along
+            )
+        except LayoutError:
+            return []
+        return [(i, p) for i, p in enumerate(found) if p is not None]
+
     def _in_doubt(self) -> bool:
         """Whether an input may as well have its channels last."""
         return any(
