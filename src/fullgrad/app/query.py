@@ -21,7 +21,7 @@ _LONGEST_OPTIONS = 4000
 
 def _index(text: str, info: ValidationInfo) -> int | None:
     models = cast("Sequence[Served]", info.context)
-    if info.field_name == "target" and not text:
+    if info.field_name in {"target", "rather_than"} and not text:
         return None
     count = len(models) if info.field_name == "model" else models[info.data["model"]].outputs
     if not (text.isascii() and text.isdecimal() and len(text) <= 12) or int(text) >= count:
@@ -29,6 +29,16 @@ def _index(text: str, info: ValidationInfo) -> int | None:
             f"{info.field_name} must be a whole number from 0 to {count - 1}, not {text[:50]!r}."
         )
     return int(text)
+
+
+def _other(text: str, info: ValidationInfo) -> int | None:
+    found = _index(text, info)
+    if found is not None and found == info.data["target"]:
+        raise Refusal(
+            f"target and rather_than are the same class, {found}: choose another one, or leave "
+            "rather_than out."
+        )
+    return found
 
 
 def _method(name: str) -> Method:
@@ -62,6 +72,7 @@ class Query(BaseModel):
     Args:
         model: the model's number among those of the command line.
         target: the class index; None for the most probable class.
+        rather_than: the index of a class that it is compared with; None for none.
         method: the method that makes the map.
         options: the method's options that differ from the defaults, as
             :func:`fullgrad.methods.attribute` takes them.
@@ -74,6 +85,7 @@ class Query(BaseModel):
 
     model: Annotated[int, PlainValidator(_index)] = 0
     target: Annotated[int | None, PlainValidator(_index)] = None
+    rather_than: Annotated[int | None, PlainValidator(_other)] = None
     method: Annotated[Method, PlainValidator(_method)] = Field(methods.get("fullgrad"))
     options: Annotated[dict[str, Any], PlainValidator(_options)] = Field(default_factory=dict)
     parts: Literal["all", "map"] = "all"

@@ -26,7 +26,7 @@ from fullgrad.vision.layers import Layer
 from fullgrad.vision.models import LoadedModel
 from fullgrad.vision.provenance import provenance
 from fullgrad.vision.split import Split
-from fullgrad.viz.images import MAP_SUFFIX, npy, pictures_of
+from fullgrad.viz.images import MAP_SUFFIX, npy, pictures_of, title_of
 from fullgrad.viz.mixture import drawn, mixture
 from fullgrad.viz.style import HIGH, LOW, Array, limit_of, number, plane, png
 
@@ -82,8 +82,14 @@ def _caption(query: Query, found: ImageResult) -> str:
     if found.map.signed:
         end = number(limit_of(plane(found.map.shown)))
         about = f" {found.areas_text}." if found.areas_text else ""
+        other = found.rather_than
+        sides = (
+            "raise the logit, blue ones lower it"
+            if other is None
+            else f"speak for {found.label}, blue ones for {other.label}"
+        )
         return (
-            f"{name}:{about} Red areas raise the logit, blue ones lower it; the colors end at "
+            f"{name}:{about} Red areas {sides}; the colors end at "
             f"-{end} and {end}, the {HIGH:g} % percentile of the numbers' sizes."
         )
     return (
@@ -155,14 +161,12 @@ def array(query: Query, model: LoadedModel, found: ImageResult) -> Response:
 
 def picture(query: Query, model: LoadedModel, found: ImageResult) -> Response:
     """Return the map over the photograph at the asked opacity, with its words and its scale."""
-    title = (
-        f"{found.label} (class {found.target}): probability {found.probability:.1%}, logit "
-        f"{number(found.logit)}"
-    )
     text = f"{query.name}. {_caption(query, found)} Opacity {query.opacity:.0%}."
     view = np.asarray(found.view.convert("RGB"))
     with _DRAWING:
-        figure = mixture(view, found.map.shown, query.opacity, title, text, sign=found.map.signed)
+        figure = mixture(
+            view, found.map.shown, query.opacity, title_of(found), text, sign=found.map.signed
+        )
         return attachment(query.name, OVERLAY_SUFFIX, png(figure), "image/png")
 
 
@@ -191,6 +195,8 @@ def command_line(query: Query, model: LoadedModel, *, layers: bool) -> list[str]
         words += ["--weights", str(model.checkpoint)]
     if query.target is not None:
         words += ["--target", str(query.target)]
+    if query.rather_than is not None:
+        words += ["--rather-than", str(query.rather_than)]
     if query.method.name != "fullgrad":
         words += ["--method", query.method.name]
     for name, value in query.options.items():

@@ -35,7 +35,8 @@ export async function about() {
 
 /**
  * Write the query of a request.
- * @param {{model: number, target: ?number, method: string, options: object}} request
+ * @param {{model: number, target: ?number, rather_than: ?number, method: string, options: object}}
+ *     request
  */
 function query(request, name, more) {
   const words = new URLSearchParams({
@@ -46,6 +47,7 @@ function query(request, name, more) {
     ...more,
   });
   if (request.target !== null) words.set("target", request.target);
+  if (request.rather_than !== null) words.set("rather_than", request.rather_than);
   return words;
 }
 
