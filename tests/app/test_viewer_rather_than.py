@@ -16,6 +16,7 @@ pytest.importorskip("starlette")
 from app_server import CAPTUM, PHOTOGRAPH, Running, ask, error, expected, image_of, result
 from fullgrad.targets import margin
 from fullgrad.viz.overlay import colors, normalize
+from fullgrad.viz.style import limit_of, signed_colors
 
 pytestmark = CAPTUM
 
@@ -99,6 +100,58 @@ def test_the_predicted_class_rather_than_another(small: Running, tmp_path: Path)
     ids=str,
 )
 def test_refusals(small: Running, query: dict[str, str], message: str) -> None:
+    status, kind, said = error(small, PHOTOGRAPH, **query)
+    assert (status, kind) == (400, "request")
+    assert message in said
+
+
+def test_classes_of_a_photograph_share_a_scale(small: Running, tmp_path: Path) -> None:
+    x, _ = logits_of(small, tmp_path)
+    asked = {"options": '{"psi":"signed"}', "parts": "map"}
+    first, second = (result(small, target=k, **asked)["map"] for k in (1, 2))
+    assert first["limit"] != second["limit"]
+    low, high = sorted((first["limit"], second["limit"]))
+    weak = 1 if first["limit"] == low else 2
+    shared = result(small, target=weak, limit=high, **asked)["map"]
+    heat = fullgrad.saliency(small.models[0].module, x, weak, psi="signed")[0, 0].double().numpy()
+    assert limit_of(heat) == pytest.approx(low)
+    assert shared["limit"] == high
+    np.testing.assert_array_equal(image_of(shared["png"]), signed_colors(heat, high))
+    assert (
+        "one scale for all classes that were explained so far in this photograph" in shared["says"]
+    )
+    assert "one scale" not in first["says"]
+    grown = result(small, target=3 - weak, limit=low, **asked)["map"]  # the scale only grows
+    assert grown["limit"] == high
+    pair = result(small, target=1, rather_than=2, limit=9, **asked)["map"]
+    assert "one scale for all pairs of classes that were" in pair["says"]
+    assert result(small, target=1, parts="map")["map"]["limit"] is None
+    pictures = [
+        ask(
+            small,
+            PHOTOGRAPH,
+            "/api/download/picture",
+            target=weak,
+            **more,
+            options=asked["options"],
+        )
+        for more in ({}, {"limit": high})
+    ]
+    assert pictures[0].content != pictures[1].content
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ({"limit": "1"}, "fullgrad makes a map without sign here: leave limit out."),
+        ({"limit": "1", "method": "sobel"}, "sobel makes a map without sign here"),
+        ({"limit": "0", "method": "complete_fullgrad"}, "limit must be greater than 0, not '0'."),
+        ({"limit": "inf", "method": "complete_fullgrad"}, "limit must be a finite number"),
+        ({"limit": "x", "method": "complete_fullgrad"}, "limit must be a valid number"),
+    ],
+    ids=str,
+)
+def test_limits_that_cannot_be(small: Running, query: dict[str, str], message: str) -> None:
     status, kind, said = error(small, PHOTOGRAPH, **query)
     assert (status, kind) == (400, "request")
     assert message in said

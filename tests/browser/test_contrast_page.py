@@ -99,3 +99,36 @@ def test_an_address_that_compares_the_predicted_class_with_itself(
     assert headline(page) == "tiger cat"
     again = open_page(hash="#rather_than=282&target=282")
     expect(again.locator("#notice")).to_contain_text("which is the target itself")
+
+
+def test_classes_of_one_photograph_share_a_color_scale(
+    open_page: Any, photographs: dict[str, Path]
+) -> None:
+    page = open_page(hash="#method=complete_fullgrad")
+    asked: list[str] = []
+    page.on("request", lambda r: "/api/explain" in r.url and asked.append(r.url))
+    give(page, photographs["chelsea"])
+    said = page.locator("#scales")
+    expect(said).not_to_contain_text("one scale")
+
+    def end() -> float:
+        return read(said.inner_text().split("the colors end at -")[1])
+
+    before = end()
+    for place in (1, 2, 3, 0):
+        page.locator("#top button").nth(place).click()
+        done(page)
+        expect(said).to_contain_text("one scale for all classes that were explained so far")
+        assert end() >= before
+        before = end()
+    assert len(asked) == 5
+    assert ["limit=" in url for url in asked] == [False, True, True, True, True]
+    page.locator("#method").select_option("fullgrad")  # without sign
+    done(page)
+    assert "limit=" not in asked[-1]
+    page.set_input_files("#file", photographs["coffee"])
+    done(page)
+    page.locator("#method").select_option("complete_fullgrad")
+    done(page)
+    assert "limit=" not in asked[-1]
+    expect(said).not_to_contain_text("one scale")

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic_core import from_json
 
 from fullgrad import methods
@@ -14,6 +22,7 @@ from fullgrad.app.models import Served
 from fullgrad.app.options import check_options
 from fullgrad.app.refusal import Refusal
 from fullgrad.methods import Method
+from fullgrad.vision.method_map import has_sign
 
 _LONGEST_NAME = 100
 _LONGEST_OPTIONS = 4000
@@ -39,6 +48,16 @@ def _other(text: str, info: ValidationInfo) -> int | None:
             "rather_than out."
         )
     return found
+
+
+def _of_signed(limit: float | None, info: ValidationInfo) -> float | None:
+    method, options = info.data["method"], info.data["options"]
+    if limit is not None and not has_sign(method, options):
+        raise Refusal(
+            f"limit is the end of a signed map's scale, and {method.name} makes a map without "
+            "sign here: leave limit out."
+        )
+    return limit
 
 
 def _method(name: str) -> Method:
@@ -79,6 +98,8 @@ class Query(BaseModel):
         parts: ``all``, or ``map`` for the map without stages and waterfall.
         name: the photograph's name, for titles.
         opacity: the map's opacity in the downloaded picture.
+        limit: the least end of a signed map's scale, which other classes of the photograph have;
+            None for the map's own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,6 +112,9 @@ class Query(BaseModel):
     parts: Literal["all", "map"] = "all"
     name: Annotated[str, PlainValidator(_name)] = "photograph"
     opacity: float = Field(0.6, ge=0, le=1, allow_inf_nan=False)
+    limit: Annotated[float | None, AfterValidator(_of_signed)] = Field(
+        None, gt=0, allow_inf_nan=False
+    )
 
 
 def parse_query(pairs: Sequence[tuple[str, str]], models: Sequence[Served]) -> Query:

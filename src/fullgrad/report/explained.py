@@ -200,8 +200,9 @@ def _overlay(builder: Builder, e: Explained, label: str, problems: list[str]) ->
 
 
 def _has_sign(e: Explained) -> bool:
-    """Whether the map's numbers have a sign."""
-    return e.record.saliency.options.get("psi") == "signed"
+    """Whether the map's numbers have a sign; a complete map has areas in its record."""
+    found = e.record.saliency
+    return found.areas is not None or found.options.get("psi") == "signed"
 
 
 def _classes(builder: Builder, top: Sequence[ClassInfo]) -> Html:

@@ -40,6 +40,7 @@ const rather = ratherChooser((other) => {
   choice.ratherThan = other;
   update();
 });
+const limits = new Map(); // of signed scales: one for all classes of a photograph
 let predicted = null; // index of the photograph's most probable class, once it is known
 let first;
 let second;
@@ -62,6 +63,19 @@ const explained = () => choice.target ?? predicted;
 function classesAsked() {
   classes.asked(choice.target);
   rather.asked(explained(), choice.ratherThan);
+}
+
+// Maps of the same photograph by the same method share a scale, whichever class they explain.
+const scaleOf = (request) => JSON.stringify([
+  photograph.turn, request.model, request.method, request.options, request.rather_than !== null,
+]);
+
+/** Explain, on the scale of the classes before; the scale grows with what is found. */
+async function explainOnScale(request, parts, how) {
+  const scale = scaleOf(request);
+  const result = await explain(photograph, request, parts, limits.get(scale) ?? null, how);
+  if (result.map.limit) limits.set(scale, Math.max(result.map.limit, limits.get(scale) ?? 0));
+  return result;
 }
 
 function say(text) {
@@ -212,7 +226,7 @@ async function compute() {
     const key = keyOf(request);
     if (shown?.key !== key) {
       say(`Explaining with ${request.method} …`);
-      const result = await explain(photograph, request, "all", how);
+      const result = await explainOnScale(request, "all", how);
       if (own !== running) return;
       showFirst(key, request, result);
       markStale();
@@ -220,7 +234,7 @@ async function compute() {
     const beside = secondRequest(shown.result.target);
     if (choice.second && shownSecond?.key !== keyOf(beside)) {
       say(`Comparing with ${beside.method} …`);
-      const result = await explain(photograph, beside, "map", how);
+      const result = await explainOnScale(beside, "map", how);
       if (own !== running) return;
       shownSecond = { key: keyOf(beside), request: beside, result };
       view.compare(result);
@@ -253,6 +267,7 @@ function stop() {
 function forget() {
   shown = null;
   shownSecond = null;
+  limits.clear();
   loading?.abort();
   byId("download-says").textContent = "";
   view.clear();
@@ -318,7 +333,8 @@ async function fetchFile(kind) {
   fail("download", null);
   byId("download-says").textContent = `Making the ${kind} …`;
   try {
-    const file = await download(kind, photograph, shown.request, view.opacity(), own.signal);
+    const how = { opacity: view.opacity(), limit: shown.result.map.limit };
+    const file = await download(kind, photograph, shown.request, how, own.signal);
     if (own !== loading) return;
     const address = URL.createObjectURL(file.blob);
     el("a", { href: address, download: file.name }).click();
