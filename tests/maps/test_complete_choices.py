@@ -102,8 +102,3 @@ def test_methods_are_complete_maps(name: str, options: dict) -> None:
     assert torch.equal(methods.attribute(name, model, x, 2), expected)
     with pytest.raises(ValueError, match="linearization must be"):
         methods.attribute(name, model, x, 2, linearization="other")
-
-
-def test_several_targets_are_refused_with_a_way_out() -> None:
-    with pytest.raises(fullgrad.FullGradError, match="saliency"):
-        fullgrad.complete_map(network(), images(), [[1, 2]])

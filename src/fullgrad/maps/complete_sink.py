@@ -223,3 +223,24 @@ def _together(parts: tuple[Put, ...]) -> Put:
         torch.cat(fused) if fused else None,
         torch.cat(nowhere) if nowhere else None,
     )
+
+
+def in_order(lists: Sequence[Sequence[str]]) -> list[str]:
+    """The names of several backward passes' stages, in order of execution, those without one last.
+
+    Args:
+        lists: names of each pass, in its order. A pass may lack some stages.
+    """
+    merged: list[str] = []
+    last = (FUSED, REFERENCE, LEFT_OUT)
+    for names in lists:
+        place = 0
+        for name in names:
+            if name in last:
+                continue
+            if name in merged:
+                place = merged.index(name) + 1
+            else:
+                merged.insert(place, name)
+                place += 1
+    return [*merged, *(n for n in last if any(n in names for names in lists))]
