@@ -98,7 +98,7 @@ def test_the_classes_of_the_highest_outputs() -> None:
     "options",
     [
         {"terms": "input"},
-        {"terms": "explicit"},
+        {"terms": "implicit"},
         {"linearization": "balanced"},
         {"placement": "cells"},
         {"baseline": 0.3},

@@ -225,7 +225,8 @@ def complete_map(
             center of what it reads, never on a place that it does not read; ``"cells"``: evenly
             over the cell's own share of the axis, where the grid covers it evenly.
         terms: which terms are on the map; see :func:`fullgrad.saliency`. The others are in
-            ``elsewhere`` as ``"left out"``.
+            ``elsewhere`` as ``"left out"``. Where a model has no such term that has a place (no
+            implicit biases, for example) the map is zero.
         additional_forward_args: see :func:`fullgrad.decompose`.
         forward_kwargs: see :func:`fullgrad.decompose`.
         mode: see :func:`fullgrad.decompose`.

@@ -70,7 +70,9 @@ class Complete:
         shapes = [x.shape for x in traced.prepared.leaves]
         along = partial(cells_along, placement=placement)
         self._batch = len(traced.output)
-        self._locator = Locator(traced.layouts, shapes, self._batch, chosen, along=along)
+        self._locator = Locator(
+            traced.layouts, shapes, self._batch, chosen, along=along, may_be_empty=True
+        )
         self._sums = [Aggregate(g.sizes, spread) for g in traced.layouts.grids]
         self._stages: dict[str, Tensor] = {}
         self._order: list[str] = []  # of the stages, backward, with repetitions
