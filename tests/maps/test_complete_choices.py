@@ -71,6 +71,20 @@ def test_a_reference_splits_the_input_term(reference, batch_size: int | None) ->
     assert plain.zero == "zero of the input"
 
 
+def test_the_output_is_explained_and_its_difference_by_the_target() -> None:
+    model, x = network(), images()
+    x0 = images(1)
+    y0 = model(x0)[:, 2].detach()
+    plain = fullgrad.complete_map(model, x, 2)
+    split = fullgrad.complete_map(model, x, 2, baseline=x0)
+    torch.testing.assert_close(split.output, plain.output)  # f(x), not f(x) - f(x0)
+    found = fullgrad.complete_map(model, x, lambda y: y[:, 2] - y0, baseline=x0)
+    torch.testing.assert_close(found.output, model(x)[:, 2].detach() - y0)
+    torch.testing.assert_close(whole(found), found.output)
+    torch.testing.assert_close(found.map, split.map)
+    torch.testing.assert_close(found.elsewhere_by_stage[""], -y0.expand(3))
+
+
 def test_the_input_is_nothing_at_its_own_reference() -> None:
     model, x = network(), images()
     found = fullgrad.complete_map(model, x, 2, terms="input", baseline=x)

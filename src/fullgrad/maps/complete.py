@@ -236,8 +236,10 @@ def complete_map(
         activation_layouts: see :func:`fullgrad.decompose`.
         linearization: see :func:`fullgrad.decompose`.
         baseline: a reference x0 that splits the input term: the gradient times x - x0 is on the
-            map, times x0 in ``elsewhere`` as ``"reference"``. A number; a tensor of the input's
-            shape, or with one sample for all; a sequence of such if there are several inputs.
+            map, times x0 in ``elsewhere`` as ``"reference"``. What is explained stays the output
+            f(x), not f(x) - f(x0): for that, ``target=lambda y: y[:, 3] - y0`` as well. A number;
+            a tensor of the input's shape, or with one sample for all; a sequence of such if there
+            are several inputs.
             None: zero, which after the usual normalization is the data's mean color, and for
             embeddings no word.
         batch_size: see :func:`fullgrad.saliency`.
