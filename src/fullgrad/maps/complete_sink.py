@@ -75,7 +75,9 @@ class Complete:
         shapes = [x.shape for x in traced.prepared.leaves]
         along = partial(cells_along, placement=placement)
         self._batch = len(traced.output)
-        self._locator = Locator(traced.layouts, shapes, self._batch, chosen, along=along)
+        self._locator = Locator(
+            traced.layouts, shapes, self._batch, chosen, along=along, may_be_empty=True
+        )
         self._sums = [Aggregate(g.sizes, spread) for g in traced.layouts.grids]
         self._stages: dict[str, Tensor] = {}
         self._order: list[str] = []  # of the stages, backward, with repetitions
@@ -239,9 +241,7 @@ class Complete:
             drawn.append(total)
         for name, value in self._over_stages.items():
             _gather(self._stages, name, value.to(output.device) / count)
-        names = dict.fromkeys([*reversed(self._order), *self._stages, FUSED, REFERENCE, LEFT_OUT])
-        last = (FUSED, REFERENCE, LEFT_OUT)
-        names = dict.fromkeys([*(n for n in names if n not in last), *last])
+        names = in_order([[*reversed(self._order), *self._stages]])
         stages = {name: self._stages[name] for name in names if name in self._stages}
         parts = [*(m.flatten(1).sum(1).to(output.device) for m in drawn), *stages.values()]
         residual, _ = verification.balance(output, parts)
@@ -286,3 +286,24 @@ def _together(parts: tuple[Put, ...]) -> Put:
         torch.cat(fused) if fused else None,
         torch.cat(nowhere) if nowhere else None,
     )
+
+
+def in_order(lists: Sequence[Sequence[str]]) -> list[str]:
+    """The names of several backward passes' stages, in order of execution, those without one last.
+
+    Args:
+        lists: names of each pass, in its order. A pass may lack some stages.
+    """
+    merged: list[str] = []
+    last = (FUSED, REFERENCE, LEFT_OUT)
+    for names in lists:
+        place = 0
+        for name in names:
+            if name in last:
+                continue
+            if name in merged:
+                place = merged.index(name) + 1
+            else:
+                merged.insert(place, name)
+                place += 1
+    return [*merged, *(n for n in last if any(n in names for names in lists))]

@@ -102,9 +102,11 @@ class CompleteOptions:
         placement: how a coarse cell's number is divided among places.
         terms: which terms are on the map.
         activation_layouts: layouts of activations that axis propagation cannot follow.
+        linearization: which linear maps stand for the operations.
+        baseline: a reference that splits the input term; the output is still what is explained.
 
     Raises:
-        ValueError: an unknown placement.
+        ValueError: an unknown placement or linearization, or a baseline that is none.
     """
 
     placement: MassPlacement = "receptive_field"
