@@ -66,8 +66,8 @@ class Linearizer:
                 found.append(Source(t.grad_fn, t.output_nr, origin))
         return tuple(found)
 
-    def reads_input(self, entry: Operation, module: str) -> bool:
-        """Whether an in-place operation's first argument is asked for as it was."""
+    def has_rule(self, entry: Operation, module: str) -> bool:
+        """Whether a rule of the user's stands for an operation: it reads the input as it was."""
         choice = self._linearization.choice(entry.name, entry.family, module)
         return isinstance(choice, Rule)
 
