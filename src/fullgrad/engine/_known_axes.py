@@ -46,7 +46,7 @@ class KnownAxes:
         }
         # Of values whose axes are not known, what of the inputs they may read; for stated layouts.
         self._reached: dict[tuple[Any, int], Reach] = {}
-        self._rank = layouts.rank
+        self._rank, self.samples = layouts.rank, layouts.samples
         self._stated = stated
 
     def of(self, value: Any) -> Axes | None:

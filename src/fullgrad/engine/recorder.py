@@ -93,7 +93,8 @@ class Recorder(DispatchMode):
         self._places = KnownAxes(roots, layouts, stated)
         self._linearizer: Linearizer | None = None
         if not linearization.is_jacobian:
-            self._linearizer = Linearizer(linearization, self.tape, self.depends)
+            single = self._places.samples == 1
+            self._linearizer = Linearizer(linearization, self.tape, self.depends, single)
         self._axes_of = self._places.of
 
     # -- recording --------------------------------------------------------------------------
@@ -277,8 +278,7 @@ class Recorder(DispatchMode):
 
     def _put(self, pending: Pending) -> None:
         operation, call, module = pending.operation, pending.call, pending.module
-        edges, rest = pending.edges, pending.rest
-        tape = self.tape
+        edges, rest, tape = pending.edges, pending.rest, self.tape
         differentiable = [isinstance(o, Tensor) and o.requires_grad for o in call.outputs]
         if not any(differentiable):
             if not (operation.entry.reads_shape or operation.entry.piecewise_constant):
@@ -318,7 +318,8 @@ class Recorder(DispatchMode):
             biases = None if self._keep_steps else NO_BIAS  # local sums hold with the constant
         elif self._linearizer is not None:
             handed = len(tape.handovers)
-            biases = self._linearizer.biases(operation, call, module, nodes, pending.sources)
+            given = (operation, call, module, nodes, pending.sources, axes[0])
+            biases = self._linearizer.biases(*given)
             for handover in tape.handovers[handed:]:
                 self._remember(handover)
         if biases is None and rule is not None:
