@@ -93,7 +93,7 @@ def shift_of(shifted: Shifted, call: Call, node: Any, axes: Axes | None) -> Shif
         strides=value.stride(),
         factor=shifted.factor,
         dtype=y.dtype,
-        largest=_largest(y, where) + _largest(value, where),
+        largest=_largest(y, where) + _largest(value, where).to(y.device),
     )
 
 
