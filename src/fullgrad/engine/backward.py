@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from fullgrad.engine.tape import Entry, Handover, Step, Tape, View
+from fullgrad.engine.tape import Entry, Handover, Shift, Step, Tape, View
 from fullgrad.errors import ModelError
 
 _WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
@@ -66,7 +66,7 @@ def _laid_out(gradient: Tensor, view: View) -> Tensor:
     return like.copy_(gradient)
 
 
-def _at_view(gradient: Tensor, entry: Entry) -> Tensor:
+def at_view(gradient: Tensor, entry: Entry | Shift) -> Tensor:
     """The gradient of a view that was overwritten, out of the gradient of its base."""
     if entry.view is None:
         return gradient
@@ -135,7 +135,7 @@ def run(
         def hook(gradients: tuple[Tensor | None, ...]) -> None:
             gradient = gradients[entry.slot]
             if gradient is not None:
-                receive(place, entry, _at_view(gradient.detach(), entry))
+                receive(place, entry, at_view(gradient.detach(), entry))
 
         return hook
 

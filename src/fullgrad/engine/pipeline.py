@@ -22,7 +22,8 @@ from fullgrad.engine import backward, samples, verification
 from fullgrad.engine._linearizer import check_modules
 from fullgrad.engine._recurrence import Recurrence
 from fullgrad.engine._sample_search import find_samples, may_be_coupled, needs_labels
-from fullgrad.engine.coverage import model_error_for, refuse_blocked, unrecorded_nodes
+from fullgrad.engine._shifts import Arrivals
+from fullgrad.engine.coverage import model_error_for, refuse_blocked, refuse_used, unrecorded_nodes
 from fullgrad.engine.cuts import Cut, noted
 from fullgrad.engine.inputs import check, check_keywords, failures_named, prepare
 from fullgrad.engine.model_state import Guard, eager, guarded, plain_recurrence, redraw
@@ -192,8 +193,16 @@ def _propagate(
     if isinstance(sink, TakesCuts):
         passing = [(cut.edge, partial(sink.cut, cut)) for cut in traced.cuts]
     ones = torch.ones_like(traced.output)
+    arrivals = Arrivals(traced.tape.shifts, batch)
     gradients = backward.run(
-        traced.tape, traced.output, leaves, ones, receive, keep_graph=not last, passing=passing
+        traced.tape,
+        traced.output,
+        leaves,
+        ones,
+        receive,
+        keep_graph=not last,
+        watching=arrivals.watching(),
+        passing=passing,
     )
     input_sums = torch.zeros(batch, dtype=torch.float64, device=traced.output.device)
     for i, (g, leaf) in enumerate(zip(gradients, leaves, strict=True)):
@@ -210,6 +219,7 @@ def _propagate(
     tolerance = request.tolerance or verification.tolerance_for(dtypes, traced.output.device)
     output = traced.output.detach() if request.per_sample else traced.output.detach().sum().view(1)
     residual, scale = verification.balance(output, [input_sums, *sums.values()])
+    refuse_used(arrivals.kept(scale))
     return Totals(gradients, input_sums, sums, axes, residual, scale, tolerance)
 
 
