@@ -74,6 +74,11 @@ class Layouts:
         groups = self.axes[place].groups
         return next((d for d, (a,) in enumerate(groups) if a.batch), 0)
 
+    def positions(self, place: int) -> list[int]:
+        """Which axes of an explained input are positions of its grid."""
+        atoms = {id(a) for c in self.axes[place].coordinates if c is not None for a in c.atoms}
+        return [d for d, (a,) in enumerate(self.axes[place].groups) if id(a) in atoms]
+
     def count(self, place: int) -> int:
         """How many samples an explained input holds."""
         shape = self.axes[place].shape

@@ -10,9 +10,11 @@ from torch import nn
 
 from fullgrad._compat import base_of
 from fullgrad.axes.algebra import Axes, has_batch
+from fullgrad.engine.baseline import Baseline
 from fullgrad.engine.tape import Handover, Tape, geometry, overwritten_base, overwritten_view
 from fullgrad.errors import ModelError
 from fullgrad.operations import Bias, Call
+from fullgrad.operations._local import depends_on_first_alone, quotient_of
 from fullgrad.operations._origins import Origin, mixed
 from fullgrad.operations.call import dependents, tensors_in
 from fullgrad.operations.linearization import Linearization, Rule
@@ -47,12 +49,19 @@ class Linearizer:
         tape: where the way back is noted.
         depends: whether a value depends on the input.
         single: whether there is one sample.
+        baseline: values on a baseline, noted or read; None without one.
     """
 
     def __init__(
-        self, linearization: Linearization, tape: Tape, depends: Callable[[Any], bool], single: bool
+        self,
+        linearization: Linearization,
+        tape: Tape,
+        depends: Callable[[Any], bool],
+        single: bool,
+        baseline: Baseline | None = None,
     ) -> None:
         self._single = single
+        self._baseline = baseline
         self._linearization = linearization
         self._tape = tape
         self._depends = depends
@@ -73,7 +82,7 @@ class Linearizer:
     def has_rule(self, entry: Operation, module: str) -> bool:
         """Whether a rule of the user's stands for an operation: it reads the input as it was."""
         choice = self._linearization.choice(entry.name, entry.family, module)
-        return isinstance(choice, Rule)
+        return isinstance(choice, Rule) or (choice == "difference" and entry.of_numbers)
 
     def biases(
         self,
@@ -111,7 +120,15 @@ class Linearizer:
         choice = self._linearization.choice(entry.name, entry.family, module)
         if isinstance(choice, Rule):
             local = choice.local(call)
-        elif choice == "balanced" and entry.balanced is not None:
+        elif choice == "difference" and entry.of_numbers and depends_on_first_alone(call):
+            if self._baseline is None:
+                return None
+            value, result = call.args[0].detach(), call.output
+            if self._baseline.filling:
+                self._baseline.note(entry.name, value, result)
+                return None
+            local = quotient_of(call, *self._baseline.take(entry.name, value))
+        elif choice != "jacobian" and entry.balanced is not None:
             found = entry.balanced(call, origin_of)
             if found is None:
                 return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from fullgrad.axes.algebra import Axes
 from fullgrad.engine._linearizer import Source
 from fullgrad.engine._shifts import Shifted
 from fullgrad.operations import Call
+from fullgrad.operations.call import tensors_in
 from fullgrad.operations.registry import Overload
 
 
@@ -34,4 +36,13 @@ def with_first(call: Call, first: Tensor) -> Call:
     depends = call.depends
     return replace(
         call, args=(first, *call.args[1:]), depends=lambda v: True if v is first else depends(v)
+    )
+
+
+def edges_of(
+    args: tuple[Any, ...], depends: Callable[[Any], bool]
+) -> tuple[tuple[Any, int, Tensor], ...]:
+    """The arguments of the graph: node, number of its output, and the value."""
+    return tuple(
+        (t.grad_fn, t.output_nr, t.detach().clone()) for t in tensors_in(args) if depends(t)
     )

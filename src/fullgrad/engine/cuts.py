@@ -7,7 +7,7 @@ forward pass; which of them are such layers is proved by the sum in the backward
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from fullgrad.axes.algebra import Axes
-from fullgrad.engine.recorder import Recorder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +29,7 @@ class Cut:
         edge: where the gradient arrives.
         value: the numbers, outside the graph.
         version: of the memory, which changes when it is overwritten.
+        reference: what the module returned on the baseline; None without one.
     """
 
     module: str
@@ -37,6 +37,7 @@ class Cut:
     edge: GradientEdge
     value: Tensor
     version: int
+    reference: Tensor | None = None
 
     @property
     def overwritten(self) -> bool:
@@ -45,12 +46,15 @@ class Cut:
 
 
 @contextmanager
-def noted(model: nn.Module, recorder: Recorder) -> Iterator[list[Cut]]:
+def noted(
+    model: nn.Module, depends: Callable[[Any], bool], axes_of: Callable[[Tensor], Axes | None]
+) -> Iterator[list[Cut]]:
     """Note what each module returns while the model runs, the same tensor once.
 
     Args:
         model: gets forward hooks for that time.
-        recorder: that knows what depends on the input.
+        depends: whether a value depends on the input.
+        axes_of: what the axes of such a value hold.
 
     Yields:
         The list, which fills.
@@ -62,13 +66,13 @@ def noted(model: nn.Module, recorder: Recorder) -> Iterator[list[Cut]]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if not isinstance(output, Tensor) or output.grad_fn is None:
                 return
-            if not output.is_floating_point() or not recorder.depends(output):
+            if not output.is_floating_point() or not depends(output):
                 return
             edge = get_gradient_edge(output)
             key = (edge.node, edge.output_nr)
             if key not in found:
                 value = output.detach()
-                cut = Cut(path, recorder.axes_of(output), edge, value, value._version)
+                cut = Cut(path, axes_of(output), edge, value, value._version)
                 found[key] = cut
                 kept.append(cut)
 

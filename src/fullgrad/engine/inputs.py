@@ -212,12 +212,20 @@ def _is_copy(value: Any, leaves: Sequence[Tensor]) -> bool:
     return any(getattr(source, "variable", None) is leaf for leaf in leaves)
 
 
-def check_baseline(baseline: Any) -> None:
+def check_baseline(baseline: Any, *, or_mean: bool = False) -> None:
     """Refuse what is neither a number nor a tensor.
+
+    Args:
+        baseline: of the user's.
+        or_mean: the word ``"mean"`` is possible too.
 
     Raises:
         ValueError: naming the option.
     """
+    if or_mean and isinstance(baseline, str):
+        if baseline != "mean":
+            raise ValueError(f"baseline must be a number, a tensor or 'mean', not {baseline!r:.60}")
+        return
     if isinstance(baseline, bool) or not isinstance(baseline, (int, float, Tensor)):
         raise ValueError(  # noqa: TRY004
             f"baseline must be a number or a tensor, not {baseline!r:.60}"

@@ -23,6 +23,7 @@ from fullgrad.engine._linearizer import check_modules
 from fullgrad.engine._recurrence import Recurrence
 from fullgrad.engine._sample_search import find_samples, may_be_coupled, needs_labels
 from fullgrad.engine._shifts import Arrivals
+from fullgrad.engine.baseline import Baseline, in_place_of
 from fullgrad.engine.coverage import model_error_for, refuse_blocked, refuse_used, unrecorded_nodes
 from fullgrad.engine.cuts import Cut, noted
 from fullgrad.engine.inputs import check, check_keywords, failures_named, prepare
@@ -109,12 +110,53 @@ def _validated(request: Request) -> nn.Module:
     check_keywords(request.forward_kwargs)
     model = unwrap(request.model)
     check(request.inputs)
-    check_modules(linearization_of(request.linearization), model)
+    linearization = linearization_of(request.linearization)
+    if linearization.needs_baseline and request.reference is None:
+        raise ValueError(
+            "linearization='difference' compares with a baseline: call fullgrad.complete_map with "
+            "baseline='mean', a number or a tensor"
+        )
+    check_modules(linearization, model)
     return model
 
 
+def _on_baseline(request: Request, model: nn.Module, guard: Guard) -> Baseline | None:
+    """What the model computes on the baseline, where the call compares with it."""
+    linearization = linearization_of(request.linearization)
+    if request.reference is None or not (request.with_cuts or linearization.needs_baseline):
+        return None
+    own = prepare(request.inputs)
+    layouts = input_layouts([x.shape for x in own.leaves], own.names, request.layout)
+    values = request.reference([x.detach() for x in own.leaves], layouts)
+    inputs = in_place_of(request.inputs, values)
+    prepared = prepare(inputs, request.additional_forward_args, request.forward_kwargs)
+    baseline = Baseline()
+    recorder = Recorder(
+        prepared.roots,
+        ModulePath(model),
+        guard.before_write,
+        allow_detached=True,
+        layouts=layouts,
+        linearization=linearization,
+        baseline=baseline,
+    )
+    with (
+        recording(recorder),
+        noted(model, recorder.depends, recorder.axes_of) as layers,
+        failures_named(inputs),
+    ):
+        model(*prepared.args, **prepared.kwargs)
+    baseline.keep(layers if request.with_cuts else ())
+    _again(guard)
+    return baseline
+
+
 def _trace(
-    request: Request, model: nn.Module, on_write: Callable[[Tensor], None], keep_steps: bool = False
+    request: Request,
+    model: nn.Module,
+    on_write: Callable[[Tensor], None],
+    keep_steps: bool = False,
+    baseline: Baseline | None = None,
 ) -> list[Traced]:
     """The recorded forward, once for each target."""
     prepared = prepare(request.inputs, request.additional_forward_args, request.forward_kwargs)
@@ -131,11 +173,14 @@ def _trace(
         layouts=layouts,
         stated=stated,
         linearization=linearization,
+        baseline=baseline,
     )
     at_once = recurrent(model) and linearization.is_jacobian
     recurrence = Recurrence(recorder) if at_once else nullcontext()
     noting: AbstractContextManager[list[Cut]]
-    noting = noted(model, recorder) if request.with_cuts else nullcontext([])
+    noting = (
+        noted(model, recorder.depends, recorder.axes_of) if request.with_cuts else nullcontext([])
+    )
     with recording(recorder), recurrence, noting as cuts:
         with failures_named(request.inputs):
             result = model(*prepared.args, **prepared.kwargs)
@@ -151,7 +196,8 @@ def _trace(
         _check_output(recorder, selected)
     general = tuple(resolve_general(recorder.tape))
     named = str(linearization)
-    return [Traced(prepared, layouts, one, recorder, general, named, tuple(cuts)) for one in chosen]
+    layers = tuple(cuts) if baseline is None else baseline.beside(cuts)
+    return [Traced(prepared, layouts, one, recorder, general, named, layers) for one in chosen]
 
 
 def _check_output(recorder: Recorder, selected: Selected) -> None:
@@ -240,7 +286,8 @@ def _attempt(
 ) -> list[tuple[Sink[Result_co], Totals]]:
     """One forward, and a backward pass for each target; the sinks have seen every term."""
     found: list[tuple[Sink[Result_co], Totals]] = []
-    several = _trace(request, model, guard.before_write)
+    baseline = _on_baseline(request, model, guard)
+    several = _trace(request, model, guard.before_write, baseline=baseline)
     for number, traced in enumerate(several):
         sink = open_sink(traced, number)
         apart = label
@@ -297,7 +344,8 @@ def _judged(
     Raises:
         CompletenessError: the terms do not sum to the output; names where.
     """
-    again = _trace(request, model, guard.before_write, keep_steps=True)[number]
+    baseline = _on_baseline(request, model, guard)
+    again = _trace(request, model, guard.before_write, True, baseline)[number]
     gaps, size = backward.local_gaps(
         again.tape.steps, again.tape, again.output, again.prepared.leaves
     )

@@ -30,8 +30,9 @@ from fullgrad.engine import refusals
 from fullgrad.engine._detached import Dependence, Detached
 from fullgrad.engine._known_axes import KnownAxes
 from fullgrad.engine._linearizer import Linearizer
-from fullgrad.engine._pending import Pending, with_first
+from fullgrad.engine._pending import Pending, edges_of, with_first
 from fullgrad.engine._shifts import shift_of, shifted_by
+from fullgrad.engine.baseline import Baseline
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.tape import (
     Entry,
@@ -63,6 +64,7 @@ class Recorder(DispatchMode):
         layouts: of the given tensors; None for the usual ones.
         stated: layouts of activations that cannot be followed.
         linearization: which linear maps stand for the operations.
+        baseline: values on a baseline, noted or read.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Recorder(DispatchMode):
         keep_steps: bool = False,
         allow_detached: bool = False,
         linearization: Linearization = JACOBIAN,
+        baseline: Baseline | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tape = Tape()
@@ -93,8 +96,8 @@ class Recorder(DispatchMode):
         self._places = KnownAxes(roots, layouts, stated)
         self._linearizer: Linearizer | None = None
         if not linearization.is_jacobian:
-            single = self._places.samples == 1
-            self._linearizer = Linearizer(linearization, self.tape, self.depends, single)
+            given = (self.tape, self.depends, self._places.samples == 1, baseline)
+            self._linearizer = Linearizer(linearization, *given)
         self._axes_of = self._places.of
 
     # -- recording --------------------------------------------------------------------------
@@ -138,7 +141,7 @@ class Recorder(DispatchMode):
         if func is FAST_PATH_CHECK:
             self.tape.fast_path = self.tape.fast_path or bool(out and not args[1].all())
         call = self._call(func, operation, args, kwargs, out, self.depends)
-        edges = self._edges(args) if self._keep_steps else ()
+        edges = edges_of(args, self.depends) if self._keep_steps else ()
         sources = self._linearizer.sources(args, kwargs) if self._linearizer else ()
         self._note(Pending(operation, call, args, self.path.current(), edges, sources=sources))
         return out
@@ -189,7 +192,7 @@ class Recorder(DispatchMode):
             known[id(base)] = self._axes_of(base)
         if in_place:
             known[id(before[0])] = known[id(args[0])]
-        edges = self._edges(args) if self._keep_steps else ()
+        edges = edges_of(args, self.depends) if self._keep_steps else ()
         sources = self._linearizer.sources(args, kwargs) if self._linearizer else ()
         out = func(*args, **kwargs)
         call = self._call(func, operation, before, kwargs, out, answers, in_place)
@@ -255,13 +258,6 @@ class Recorder(DispatchMode):
             kept = tuple(o.detach().clone() for o in outputs)
             self.tape.steps.append(Step(module, op, node, tuple(edges), kept))
         return module
-
-    def _edges(self, args: tuple[Any, ...]) -> tuple[tuple[Any, int, Tensor], ...]:
-        return tuple(
-            (t.grad_fn, t.output_nr, t.detach().clone())
-            for t in tensors_in(args)
-            if self.depends(t)
-        )
 
     def settle(self) -> None:
         """Put what ran on the tape, now that autograd has given it a node."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from torch import Tensor, nn
 
@@ -18,6 +18,8 @@ from fullgrad.engine.tape import Entry, Tape
 from fullgrad.engine.targets import Selected, Several, Target, Top
 from fullgrad.operations.linearization import Linearization, Named
 
+# From the explained inputs and what their axes hold to the baseline's values, in their shapes.
+Reference: TypeAlias = Callable[[Sequence[Tensor], Layouts], list[Tensor]]
 Mode = Literal["eval", "as_is"]
 Detached = Literal["error", "constant"]
 
@@ -40,7 +42,8 @@ class Request:
     """One call's arguments and options, as :func:`fullgrad.decompose` documents them.
 
     ``takes_per_sample`` says whether the user's call has the option ``per_sample``, so that
-    messages recommend only what can be done; ``with_cuts`` whether modules' outputs are noted.
+    messages recommend only what can be done; ``with_cuts`` whether modules' outputs are noted;
+    ``reference`` makes the values of a baseline from the explained inputs and their layouts.
     """
 
     model: nn.Module
@@ -57,6 +60,7 @@ class Request:
     linearization: Named | Linearization = "jacobian"
     takes_per_sample: bool = True
     with_cuts: bool = False
+    reference: Reference | None = None
 
 
 @dataclass(frozen=True, slots=True)

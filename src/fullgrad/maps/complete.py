@@ -6,7 +6,8 @@ docs/design/complete-map.md says where each number is drawn.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from fullgrad._optional import require
 from fullgrad._options import takes_options
-from fullgrad.axes.layouts import ActivationLayouts, InputLayout
+from fullgrad.axes.layouts import ActivationLayouts, InputLayout, Layouts
 from fullgrad.axes.spread import MassPlacement, check_placement
 from fullgrad.engine.inputs import Inputs, baseline_like, check, check_baseline
 from fullgrad.engine.pipeline import explain_each
@@ -206,7 +207,7 @@ def complete_map(
     layout: InputLayout = None,
     activation_layouts: ActivationLayouts | None = None,
     linearization: Named | Linearization = "jacobian",
-    baseline: float | Tensor | Sequence[Tensor] | None = None,
+    baseline: Baseline = None,
     depth: Depth = "input",
     batch_size: BatchSize = None,
     memory: int | None = None,
@@ -244,7 +245,9 @@ def complete_map(
             map, times x0 in ``elsewhere`` as ``"reference"``. What is explained stays the output
             f(x), not f(x) - f(x0): for that, ``target=lambda y: y[:, 3] - y0`` as well. A number;
             a tensor of the input's shape, or with one sample for all; a sequence of such if there
-            are several inputs.
+            are several inputs. ``"mean"``: each sample's mean over its positions, for each channel,
+            for an image its mean color. With ``depth="mean"`` each layer's numbers are split
+            likewise, at what the layer returns on the baseline: two forward passes.
             None: zero, which after the usual normalization is the data's mean color, and for
             embeddings no word.
         depth: ``"input"``: all terms, down to the input. ``"mean"``: the sum can be stopped at any
@@ -302,14 +305,22 @@ def complete_map(
         with_cuts=check_depth(depth) == "mean",
     )
     zero = _zero_in_words(baseline)
+    if baseline is not None:
+        request = replace(request, reference=partial(_references, baseline, slice(None)))
     parts: list[Explained] = []
 
     def compute(part: Request) -> tuple[Tensor]:
         start = sum(len(p.output) for p in parts)
 
+        if baseline is not None:  # one for each sample is cut as the inputs are
+            part = replace(part, reference=partial(_references, baseline, slice(start, None)))
+
         def sink(traced: Traced, _: int) -> Complete:
-            at = slice(start, start + len(traced.output))
-            return Complete(traced, chosen, placement, _references(baseline, traced, at))
+            references = None
+            if part.reference is not None:
+                leaves = [x.detach() for x in traced.prepared.leaves]
+                references = part.reference(leaves, traced.layouts)
+            return Complete(traced, chosen, placement, references)
 
         found = explain_each(part, sink)
         parts.append(of_targets(found) if _several(part.target, len(found)) else found[0])
@@ -344,7 +355,7 @@ def check_depth(depth: str) -> str:
     return depth
 
 
-Baseline: TypeAlias = "float | Tensor | Sequence[Tensor] | None"
+Baseline: TypeAlias = "float | Tensor | str | Sequence[Tensor | str] | None"
 
 
 def _zero_in_words(baseline: Baseline) -> str:
@@ -356,29 +367,41 @@ def _zero_in_words(baseline: Baseline) -> str:
     if baseline is None:
         return "zero of the input"
     for each in baseline if isinstance(baseline, (list, tuple)) else (baseline,):
-        check_baseline(each)
+        check_baseline(each, or_mean=True)
+    if isinstance(baseline, str):
+        return "the mean over positions of each sample and channel"
     numbers = isinstance(baseline, (int, float))
     return f"{baseline:g} everywhere in the input" if numbers else "the given baseline"
 
 
-def _references(baseline: Baseline, traced: Traced, part: slice) -> list[Tensor] | None:
-    """The reference of each explained input, of a part of the samples.
+def _references(
+    baseline: Baseline, part: slice, leaves: Sequence[Tensor], layouts: Layouts
+) -> list[Tensor]:
+    """The reference of each explained input, in its shape.
+
+    Args:
+        baseline: as it was given, not None.
+        part: the explained samples, from the first one on, of a baseline that has all of them.
+        leaves: the explained inputs.
+        layouts: of them.
 
     Raises:
         InputError: a baseline that does not fit the inputs.
     """
-    if baseline is None:
-        return None
-    leaves = traced.prepared.leaves
-    given = baseline if isinstance(baseline, (list, tuple)) else [baseline] * len(leaves)
+    given = list(baseline) if isinstance(baseline, (list, tuple)) else [baseline] * len(leaves)
     if len(given) != len(leaves):
         raise InputError(f"{len(given)} baselines were given for {len(leaves)} inputs")
     found = []
-    for each, x in zip(given, leaves, strict=True):
+    own: Any
+    for i, (each, x) in enumerate(zip(given, leaves, strict=True)):
+        if isinstance(each, str):
+            along = layouts.positions(i)
+            found.append(x.mean(along, keepdim=True).expand_as(x).clone() if along else x.clone())
+            continue
         own = each
         if isinstance(each, Tensor) and each.dim() == x.dim() and len(each) > 1:
-            own = each[part]
-        found.append(baseline_like(own, x.detach()))
+            own = each[part][: len(x)]
+        found.append(baseline_like(own, x))
     return found
 
 

@@ -98,13 +98,18 @@ class Complete:
         location = self._locator.of_layer(axes, cut.module, cut.value.shape)
         if not location or location[0][1].one_cell:
             return
-        value = product(widen(gradient), widen(cut.value), False)
-        parts = tuple(put(value, p) for _, p in location)
+        gradient, value = widen(gradient), widen(cut.value)
+        away = None
+        if cut.reference is not None:  # what it returned on the baseline is not on the map
+            reference = widen(cut.reference)
+            away = _sums([put(product(gradient, reference, False), p) for _, p in location])
+            value = value - reference
+        parts = tuple(put(product(gradient, value, False), p) for _, p in location)
         rest = [n for p in parts for n in (p.fused, p.nowhere) if n is not None]
-        own = [p.cells.flatten(1).sum(1) for p in parts] + rest
-        total = torch.stack(own).sum(0).to(self._so_far.device)
+        total = _sums(parts) if away is None else _sums(parts) + away
+        total = total.to(self._so_far.device)
         output = self._traced.output.detach().double()
-        dtypes = {*self._traced.tape.dtypes, output.dtype, value.dtype}
+        dtypes = {*self._traced.tape.dtypes, self._traced.output.dtype, value.dtype}
         tolerance = verification.tolerance_for(dtypes, output.device)
         gap, size = output - self._so_far - total, output.abs() + total.abs()
         if not verification.holds(gap, size, tolerance):
@@ -115,6 +120,8 @@ class Complete:
             return
         for (grid, placement), part in zip(location, parts, strict=True):
             self._over[grid].add(part.cells, placement.cells)
+        if away is not None:
+            _gather(self._over_stages, REFERENCE, away)
         if rest:
             _gather(self._over_stages, cut.module.split(".")[0], torch.stack(rest).sum(0))
 
@@ -262,6 +269,12 @@ class Complete:
             names=self._traced.prepared.names,
             layers=(INPUT, *reversed(self._layers)),
         )
+
+
+def _sums(parts: Sequence[Put]) -> Tensor:
+    """Everything that was put, for each sample."""
+    beside = [n for p in parts for n in (p.fused, p.nowhere) if n is not None]
+    return torch.stack([p.cells.flatten(1).sum(1) for p in parts] + beside).sum(0)
 
 
 def _gather(sums: dict[str, Tensor], name: str, value: Tensor) -> None:

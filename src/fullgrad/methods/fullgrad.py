@@ -25,6 +25,10 @@ _BALANCED = (
     "The gradient's rules for transformers: Mehri et al. 2025, LibraGrad: Balancing Gradient Flow "
     "for Universally Better Vision Transformer Attributions; the sum: docs/linearization.md"
 )
+_DIFFERENCE = (
+    "Difference quotients: Shrikumar, Greenside & Kundaje 2017, DeepLIFT; gates and norms: "
+    "LibraGrad; the sum, and the mean over layers: docs/complete-map.md"
+)
 _NOISE = Noise()
 
 
@@ -113,7 +117,7 @@ class CompleteOptions:
     terms: str | Sequence[str] = "all"
     activation_layouts: ActivationLayouts | None = None
     linearization: Named | Linearization = "jacobian"
-    baseline: float | Tensor | None = None
+    baseline: float | Tensor | str | None = None
     depth: Depth = "input"
 
     def __post_init__(self) -> None:
@@ -121,7 +125,7 @@ class CompleteOptions:
         check_depth(self.depth)
         linearization_of(self.linearization)
         if self.baseline is not None:
-            check_baseline(self.baseline)
+            check_baseline(self.baseline, or_mean=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +143,12 @@ class BalancedInputOptions(BalancedOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class DepthOptions(BalancedOptions):
-    """As :class:`BalancedOptions`, averaged over layers."""
+class DifferenceOptions(CompleteOptions):
+    """As :class:`CompleteOptions`, compared with a baseline in every layer."""
 
+    terms: str | Sequence[str] = "input"
+    linearization: Named | Linearization = "difference"
+    baseline: float | Tensor | str | None = "mean"
     depth: Depth = "mean"
 
 
@@ -213,9 +220,9 @@ METHODS = (
         _BALANCED,
     ),
     _complete_variant(
-        "depth_fullgrad",
-        "The mean of balanced_fullgrad's maps over all layers where the sum can be stopped.",
-        DepthOptions,
-        _BALANCED,
+        "difference_fullgrad",
+        "What sets the input apart from a baseline, in every layer and averaged over the layers.",
+        DifferenceOptions,
+        _DIFFERENCE,
     ),
 )

@@ -163,3 +163,31 @@ def secant_of(call: Call, zero: float, slope: float) -> Local | None:
 
     biases = (Bias("implicit", left, held, samplewise=True),) if zero else ()
     return Local(biases, transpose, held)
+
+
+def quotient_of(call: Call, value: Tensor, result: Tensor) -> Local:
+    """The difference quotient of an element-wise call between two points, exact at both.
+
+    Where the points are so near that it loses its digits, the slope is 0: what does not change
+    hands nothing on.
+
+    Args:
+        call: of one argument that depends on the input.
+        value: its argument on the baseline.
+        result: what it returned there.
+    """
+    u, y = call.args[0].detach(), call.output
+    up, across = y - result, u - value
+    least = torch.finfo(u.dtype).eps ** 0.5 * torch.maximum(u.abs(), value.abs())
+    apart = (across.abs() > least) & torch.isfinite(across) & torch.isfinite(up)
+    slope = torch.where(apart, up / across, 0.0)
+
+    def transpose(given: Gradients, above: Gradients, *held: Tensor) -> Gradients:
+        gradient = above[0]
+        return [None if gradient is None or given[0] is None else gradient * held[0]]
+
+    def left(slope: Tensor, u: Tensor, y: Tensor) -> Tensor:
+        return torch.where(slope == 0, y, y - slope * u)
+
+    held = (slope, u, y)
+    return Local((Bias("implicit", left, held, samplewise=True),), transpose, held)

@@ -78,9 +78,10 @@ class Rule:
         return Local((Bias("implicit", bias, values),), transpose, values)
 
 
-Named = Literal["jacobian", "balanced"]
+Named = Literal["jacobian", "balanced", "difference"]
 Choice: TypeAlias = "Named | Rule"
-NAMES: tuple[Named, ...] = ("jacobian", "balanced")
+NAMES: tuple[Named, ...] = ("jacobian", "balanced")  # of every call
+_KNOWN: tuple[Named, ...] = (*NAMES, "difference")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,9 @@ class Linearization:
     class, this before ``base``. Of several modules the innermost counts.
 
     Args:
-        base: ``"jacobian"`` or ``"balanced"``, where nothing else is said.
+        base: ``"jacobian"``, ``"balanced"`` or, where the call has a baseline, ``"difference"``
+            (balanced, but with difference quotients between input and baseline for element-wise
+            operations), where nothing else is said.
         operations: by the name of the operation as PyTorch's dispatcher knows it, without a
             trailing underscore: ``"silu"``, ``"mylib::blur"``.
         families: by algebraic class: ``"element-wise"``, ``"normalization"``, ...
@@ -111,9 +114,9 @@ class Linearization:
     modules: Mapping[str, Choice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.base not in NAMES:
+        if self.base not in _KNOWN:
             raise ValueError(
-                f"linearization must be 'jacobian', 'balanced' or a Linearization, "
+                f"linearization must be 'jacobian', 'balanced', 'difference' or a Linearization, "
                 f"not {self.base!r}"
             )
         for name, choices in (
@@ -124,10 +127,10 @@ class Linearization:
             if not isinstance(choices, Mapping):
                 raise ValueError(f"{name} must be a mapping, not {choices!r}")  # noqa: TRY004
             for key, choice in choices.items():
-                if choice not in NAMES and not isinstance(choice, Rule):
+                if choice not in _KNOWN and not isinstance(choice, Rule):
                     raise ValueError(
-                        f"{name}[{key!r}] must be 'jacobian', 'balanced' or a fullgrad.Rule, "
-                        f"not {choice!r}"
+                        f"{name}[{key!r}] must be {', '.join(map(repr, _KNOWN))} or a "
+                        f"fullgrad.Rule, not {choice!r}"
                     )
         check_known(self.operations, self.families)
 
@@ -150,10 +153,19 @@ class Linearization:
         return self.families.get(family, self.base)
 
     @property
+    def _every(self) -> tuple[Choice, ...]:
+        own = (*self.operations.values(), *self.families.values(), *self.modules.values())
+        return (self.base, *own)
+
+    @property
     def is_jacobian(self) -> bool:
         """Whether it is the Jacobian everywhere."""
-        every = (self.base, *self.operations.values(), *self.families.values())
-        return all(choice == "jacobian" for choice in (*every, *self.modules.values()))
+        return all(choice == "jacobian" for choice in self._every)
+
+    @property
+    def needs_baseline(self) -> bool:
+        """Whether it compares with a baseline somewhere."""
+        return any(choice == "difference" for choice in self._every)
 
     def __str__(self) -> str:
         """The name, and how many choices differ from it."""
@@ -176,6 +188,7 @@ def linearization_of(given: Named | Linearization) -> Linearization:
         return given
     if not isinstance(given, str):
         raise ValueError(  # noqa: TRY004
-            f"linearization must be 'jacobian', 'balanced' or a Linearization, not {given!r}"
+            "linearization must be 'jacobian', 'balanced', 'difference' or a Linearization, not "
+            f"{given!r}"
         )
     return JACOBIAN if given == "jacobian" else Linearization(given)

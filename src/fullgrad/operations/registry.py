@@ -13,7 +13,7 @@ from fullgrad._compat import composite, own_autograd, schema_of
 from fullgrad.operations._local import LocalRule
 from fullgrad.operations._origins import OriginRule
 from fullgrad.operations.call import BiasRule, Call
-from fullgrad.operations.propagation import AxesRule, windowed
+from fullgrad.operations.propagation import AxesRule, elementwise, windowed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,12 @@ class Operation:
     balanced: LocalRule | None = None
     origin: OriginRule | None = None
     activation: Literal["relu", "other"] | None = None
+
+    @property
+    def of_numbers(self) -> bool:
+        """Whether it makes each number of its output of one number of its first argument."""
+        kind = self.family == "element-wise" or self.activation is not None
+        return kind and self.axes is elementwise
 
     @property
     def label(self) -> str:

@@ -1,0 +1,95 @@
+"""What the model computes on a baseline, for secants and layers that are compared with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from fullgrad.engine.cuts import Cut
+from fullgrad.errors import ModelError
+
+
+@dataclass(slots=True, eq=False)
+class Baseline:
+    """Values on the baseline, in the order of the calls; filled in one pass, read in the next.
+
+    Args:
+        filling: whether values are noted, not read.
+    """
+
+    filling: bool = True
+    _calls: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
+    _read: int = 0
+    _layers: Sequence[Cut] = ()
+
+    def note(self, name: str, value: Tensor, result: Tensor) -> None:
+        """Keep a call's first argument and its result."""
+        self._calls.append((name, value.detach().clone(), result.detach().clone()))
+
+    def take(self, name: str, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The first argument and the result of the same call on the baseline.
+
+        Raises:
+            ModelError: another operation ran there.
+        """
+        if self._read == len(self._calls):
+            raise _differs(name)
+        other, value, result = self._calls[self._read]
+        if other != name or value.shape != like.shape:
+            raise _differs(name)
+        self._read += 1
+        return value, result
+
+    def keep(self, layers: Sequence[Cut]) -> None:
+        """Keep what modules returned; the next pass reads."""
+        self._layers, self.filling = tuple(layers), False
+
+    def beside(self, layers: Sequence[Cut]) -> tuple[Cut, ...]:
+        """What modules returned, each with what it returned on the baseline.
+
+        Raises:
+            ModelError: other modules ran there.
+        """
+        if self._read != len(self._calls):
+            raise _differs(self._calls[self._read][0])
+        for own, other in zip(layers, self._layers, strict=False):
+            if own.module != other.module or own.value.shape != other.value.shape:
+                raise _differs(f"module {own.module!r}")
+        if len(layers) != len(self._layers):
+            raise _differs("a module")
+        return tuple(
+            replace(own, reference=other.value)
+            for own, other in zip(layers, self._layers, strict=True)
+        )
+
+
+def _differs(what: str) -> ModelError:
+    name = what.removeprefix("aten::")
+    return ModelError(
+        f"the model does not do the same on the baseline as on the input ({name}), so that they "
+        "cannot be compared step by step. Explain it with linearization='balanced' and "
+        "depth='input'"
+    )
+
+
+def in_place_of(inputs: Any, values: Sequence[Tensor]) -> Any:
+    """Inputs with other values in place of the floating ones, in order.
+
+    Args:
+        inputs: a tensor, a tuple of them or a dict.
+        values: one for each floating tensor.
+    """
+    rest = iter(values)
+
+    def each(value: Any) -> Any:
+        floating = value.is_floating_point() or value.is_complex()
+        return next(rest) if floating else value
+
+    if isinstance(inputs, Tensor):
+        return each(inputs)
+    if isinstance(inputs, dict):
+        return {k: each(v) for k, v in inputs.items()}
+    return tuple(map(each, inputs))
