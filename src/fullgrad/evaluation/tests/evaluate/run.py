@@ -65,7 +65,8 @@ Writes into the results folder
   agreement.csv                  rank correlation of the tests
   scores.png                     means with intervals
   record.json                    what is needed to run it again, and what it took
-An interrupted run resumes when it is started again; a finished one is not repeated.
+An interrupted run resumes when it is started again; a finished one is not repeated. Other options in
+the same folder replace the results and keep what is done: a further method costs that method alone.
 """
     epilog = """\
 examples:
@@ -73,6 +74,7 @@ examples:
   fullgrad evaluate --model mine.py:net --images photos/ --methods balanced_input grad_cam random \\
       --tests relevance-gain --cell 16 --fills mean blur --out results
 """
+    replaces = True  # since most pieces are shared
     counted = "pieces"
     columns = frozenset({"model", "test", "setting", "case", "method", "value", "scale"})
     meanings: ClassVar[Mapping[str, str]] = verdicts.MEANINGS
