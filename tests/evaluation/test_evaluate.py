@@ -133,7 +133,8 @@ def test_methods_that_do_not_apply_are_reported(here: Path) -> None:
         assert list(known["net.py:make_model"]) == ["sobel"]
         assert sorted(known["net.py:Odd"]) == ["attends", "sobel"]
         with pytest.raises(
-            MethodError, match="no method applies to net.py:make_model; the first: there is nothing"
+            MethodError,
+            match=r"no method applies to net\.py:make_model; the first: there is nothing",
         ):
             run("none", methods=("attends",))
     finally:

@@ -65,8 +65,8 @@ Writes into the results folder
   agreement.csv                  rank correlation of the tests
   scores.png                     means with intervals
   record.json                    what is needed to run it again, and what it took
-An interrupted run resumes when it is started again; a finished one is not repeated. Other options in
-the same folder replace the results and keep what is done: a further method costs that method alone.
+An interrupted run resumes when it is started again; a finished one is not repeated. Other options
+in the same folder replace the results and keep what is done: a further method costs itself alone.
 """
     epilog = """\
 examples:
