@@ -28,6 +28,7 @@ MEANINGS = {
     "behind_high": "upper end",
     "verdict": f"first; tied: the lower end lies above -{TIED}; behind: the upper end lies below "
     "0; not shown: neither",
+    "area": "of ground truth: the mask's share of the image, which a flat map gets as mass",
     "methods": "in common to both tests",
     "correlation": "Spearman's, of the methods' means",
 }
