@@ -17,6 +17,7 @@ _CELL = 16  # one shape lies in one cell
 _MARGIN = 1  # pixels around a shape that count as its own: an outline has two sides
 _MOST = 3  # shapes of the class, and as many of no class
 _TEXTURE = 6  # coarse numbers along a side of the background
+_SHADES = (35, 220)  # of shapes, whatever the background
 _COLORS = np.array([[190, 90, 90], [90, 170, 90], [90, 100, 190], [170, 160, 80]])
 
 
@@ -38,10 +39,11 @@ class Scene:
 def scene(kind: str, number: int, train: bool = False) -> Scene:
     """Draw an image: textured background, shapes of one class, and shapes of no class.
 
-    Of ``shapes`` the class is that of one to three shapes, each with a margin of a pixel, and the
-    background's color is random. Of ``shortcut`` the background's color tells the class: in images
-    to learn from, the shapes tell it as well; in the others they are of another class, so that
-    whoever gives the label has looked at the background.
+    Shapes are dark or light, whatever the background. Of ``shapes`` the class is that of one to
+    three shapes, each with a margin of a pixel, and the background's color is random. Of
+    ``shortcut`` the background's color tells the class: in images to learn from, the shapes tell it
+    as well; in the others they are of another class, so that whoever gives the label has looked at
+    the background.
 
     Args:
         kind: one of :data:`KINDS`.
@@ -69,7 +71,7 @@ def scene(kind: str, number: int, train: bool = False) -> Scene:
     canvas = color + _texture(random)
     known, others = (int(random.integers(low, _MOST + 1)) for low in (1, 0))
     cells = random.permutation((SIDE // _CELL) ** 2)[: known + others]
-    own, any_shape = np.zeros((2, SIDE, SIDE), dtype=bool)
+    own, any_shape = np.zeros((2, SIDE, SIDE), dtype=bool)  # with the margin, and without
     for place, cell in enumerate(cells):
         of_class = place < known
         kept = _OF_CLASS[shown] if of_class else _OF_NONE[int(random.integers(len(_OF_NONE)))]
@@ -77,12 +79,12 @@ def scene(kind: str, number: int, train: bool = False) -> Scene:
         top, left = np.array(divmod(int(cell), SIDE // _CELL)) * _CELL
         top, left = (int(v + random.integers(1, _CELL - size)) for v in (top, left))
         window = canvas[top : top + size, left : left + size]
-        window[kept] = np.clip(color + random.choice([-1, 1]) * random.integers(60, 81, 3), 0, 255)
+        window[kept] = random.choice(_SHADES) + random.integers(-20, 21, 3)
         box = (
             slice(top - _MARGIN, top + size + _MARGIN),
             slice(left - _MARGIN, left + size + _MARGIN),
         )
-        any_shape[box] = True
+        any_shape[top : top + size, left : left + size] |= kept
         own[box] |= of_class
     image = np.clip(canvas + random.normal(0, 6, canvas.shape), 0, 255).astype(np.uint8)
     return Scene(image, ~any_shape if kind == "shortcut" else own, label)
