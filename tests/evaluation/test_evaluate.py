@@ -89,6 +89,19 @@ def test_a_seed_changes_noise_and_nothing_else_of_the_gain(here: Path) -> None:
     assert not gains[0]["random"].equals(gains[1]["random"])
 
 
+def test_the_size_of_batches_changes_rounding_alone(here: Path) -> None:
+    tests = ("relevance-gain", "class-sensitivity", "randomization", "stability", "logit-shift")
+    options = {"methods": METHODS[::2], "tests": tests, "fills": ("mean", "noise"), "copies": 2}
+    whole, cut = (
+        run(f"batch-{size}", batch_size=size, **options)
+        .rows.set_index(["test", "setting", "method", "case"])["value"]
+        .sort_index()
+        for size in (5, 2)
+    )
+    assert len(whole) == 2 * 5 * (2 + 2 + 3 + 1 + 3)
+    pd.testing.assert_series_equal(whole, cut, rtol=1e-4, atol=1e-5)
+
+
 def test_another_method_finds_what_is_done(here: Path) -> None:
     said: list[str] = []
     first = run(store="kept")
@@ -166,6 +179,7 @@ def test_methods_that_do_not_apply_are_reported(here: Path) -> None:
         ({"tests": ("grid-pointing",), "sides": (1,)}, "at least 2 images along its side"),
         ({"tests": ("grid-pointing",), "sure": 1.0}, r"a probability lies in \[0, 1\), not 1.0"),
         ({"tests": ("randomization",), "bins": 1}, "a histogram needs at least 2 bins, not 1"),
+        ({"tests": ("randomization",), "copies": -1}, "copies must not be negative, not -1"),
         ({"tests": ("stability",), "noise": 0.0}, "noise must be positive, not 0.0"),
         ({"tests": ("logit-shift",), "numbers": ()}, "numbers must be of logit, log-probability"),
     ],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor, nn
 
@@ -330,6 +332,42 @@ def test_entropy_and_score_are_quantus(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
     assert float(ours.abs().min()) > 1e-4
+
+
+def test_smprt_is_quantus_for_the_methods_that_quantus_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quantus' takes no other ones: it calls its own explain() whatever function is given."""
+    quantus = pytest.importorskip("quantus")
+    from quantus.helpers.model.pytorch_model import PyTorchModel
+
+    subject = subject_of(small_net(), pixels(5))
+    part = explained(subject, "input_gradient")
+    *_, (_, random) = PyTorchModel(subject.model.module).get_random_layer_generator("bottom_up", 42)
+    monkeypatch.setattr(randomization, "randomized", lambda module, seed: random)
+    ours = values_of(Randomization(copies=4).scores(part), "minus sMPRT, copies 4")
+    generators = part.generators(randomization._SALT)
+    drawn = [torch.stack([torch.randn(3, 16, 16, generator=g) for g in generators]) for _ in "abc"]
+    noise = cycle([d.double().numpy() for d in drawn])
+    monkeypatch.setattr(np.random, "randn", lambda *shape: next(noise))
+    metric = quantus.SmoothMPRT(
+        disable_warnings=True, seed=42, nr_samples=4, skip_layers=True, return_last_correlation=True
+    )
+    theirs = metric(
+        model=subject.model.module,
+        x_batch=part.x.numpy(),
+        y_batch=part.classes.numpy(),
+        explain_func=quantus.explain,
+        explain_func_kwargs={"method": "Saliency"},
+        device="cpu",
+    )
+    np.testing.assert_allclose(-ours, theirs, atol=1e-4)
+    assert float(ours.abs().min()) > 1e-3
+    one = values_of(Randomization(copies=1).scores(part), "minus sMPRT, copies 1")
+    after = part.explain(module=random)
+    plain = [
+        scipy.stats.spearmanr(a.flatten(), b.flatten()).statistic
+        for a, b in zip(part.maps, after, strict=True)
+    ]
+    np.testing.assert_allclose(-one, plain, atol=1e-6)
 
 
 def test_random_weights_and_what_does_not_look_at_them(own: Any) -> None:
