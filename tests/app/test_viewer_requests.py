@@ -51,7 +51,7 @@ pytestmark = CAPTUM
         ({"parts": "some"}, "parts must be 'all' or 'map', not 'some'."),
         ({"opacity": "2"}, "opacity must be less than or equal to 1, not '2'."),
         ({"opacity": "nan"}, "opacity must be a finite number, not 'nan'."),
-        ({"file": "x"}, "Unknown parameter 'file'; known: model, target, method"),
+        ({"file": "x"}, "Unknown parameter 'file'; known: model, target, rather_than, method"),
         ({"options": "{"}, "options are not a JSON object."),
         ({"options": "[]"}, "options are not a JSON object."),
         ({"options": "[" * 3999}, "options are not a JSON object."),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -256,6 +258,64 @@ def test_places_stated_by_hand() -> None:
     ):
         with pytest.raises(LayoutError, match=message):
             fullgrad.saliency(model, x, 1, activation_layouts=places)
+
+
+class Crops(nn.Module):
+    """Each sample is cropped elsewhere; or all are at one place, and then scrambled."""
+
+    def __init__(self, rows: Sequence[int], then: nn.Module | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rows, self.then = rows, then or nn.Identity()
+        self.conv = nn.Conv2d(3, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.rows) == 1:
+            x = x[:, :, self.rows[0] : self.rows[0] + 8]
+        else:
+            cut = [x[i, :, r : r + 8] for i, r in zip(range(len(x)), self.rows, strict=False)]
+            x = torch.stack(cut)
+        return self.conv(self.then(x)).relu().mean((2, 3))
+
+
+class Sorted(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sort(2).values
+
+
+def test_crops_that_differ_by_sample_are_drawn_one_sample_at_a_time() -> None:
+    model, x = Crops((0, 8)).double(), randn(2, 3, 16, 6)
+    with pytest.raises(
+        LayoutError,
+        match=r"it covers the whole input; where only the samples' places differ, explain one "
+        r"sample at a time\), choose terms='input'",
+    ):
+        fullgrad.saliency(model, x, 1)
+    fullgrad.saliency(model, x, 1, terms="input")
+    first = fullgrad.saliency(model, x[:1], 1, terms="bias", psi="signed")
+    assert float(first[:, :, 8:].abs().max()) == 0 < float(first.abs().max())
+
+
+def test_a_stated_layout_for_a_part_of_the_input_is_refused() -> None:
+    x = randn(2, 3, 16, 6)
+    model, stated = Crops((4,), Sorted()).double(), {"conv": "B C H W"}
+    for call in (fullgrad.saliency, fullgrad.complete_map, fullgrad.decompose):
+        with pytest.raises(
+            LayoutError,
+            match=r"conv: the layout 'B C H W' covers the whole input, but the numbers read 4 to "
+            r"11 of H=0 to 15 alone\. Leave it out: fullgrad\.decompose and maps with terms='input'",
+        ):
+            call(model, x, 1, activation_layouts=stated)
+    fullgrad.decompose(model, x, 1)
+    fullgrad.saliency(model, x, 1, terms="input")
+    fullgrad.complete_map(model, x, 1, terms="input")
+    model = nn.Sequential(nn.ZeroPad2d((0, 0, -3, 0)), Crops((0, 1))).double()
+    with pytest.raises(LayoutError, match=r"read 3 to 15 .*maps of one sample at a time if only"):
+        fullgrad.saliency(model, x, 1, activation_layouts={"1.conv": "B C H W"})
+    fullgrad.saliency(model, x[:1], 1)
+    whole = nn.Sequential(Sorted(), nn.Conv2d(3, 2, 3, 2), nn.Flatten(), nn.LazyLinear(2)).double()
+    whole(x)
+    fullgrad.saliency(whole, x, 1, activation_layouts={"1": "B C H W"})
 
 
 @pytest.mark.parametrize(

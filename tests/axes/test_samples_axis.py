@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models.maxvit import MaxVit
 
 import fullgrad
 from fullgrad import methods
@@ -147,3 +148,66 @@ def test_a_layout_that_does_not_fit_a_minibatch() -> None:
     _, time_first, x = both_orders("GRU")
     with pytest.raises(LayoutError, match="'TB' names 2 axes, but input has shape"):
         fullgrad.saliency(time_first, x, 1, layout="TB", batch_size=2)
+
+
+# -- a batch of one -------------------------------------------------------------------------------
+
+
+class EinsumAttention(nn.Module):
+    """Attention in windows of 4 places; einsum moves the axis of a single sample to the end."""
+
+    def __init__(self, scores: str, values: str, heads: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.scores, self.values, self.heads = scores, values, heads
+        self.embed, self.parts = nn.Conv1d(3, 4, 2, 2), nn.Linear(4, 12)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.embed(x).transpose(1, 2).unflatten(1, (-1, 4))  # (B, windows, 4, C)
+        parts = self.parts(z).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0)
+        q, k, v = parts.transpose(-2, -3)  # (B, windows, heads, 4, C)
+        w = torch.einsum(self.scores, q, k).softmax(-1)
+        mixed = torch.einsum(self.values, w, v).transpose(-2, -3).flatten(-2)
+        return self.head((z + mixed).tanh().mean((1, 2)))
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize(
+    ("scores", "values"),
+    [
+        ("bghid,bghjd->bghij", "bghij,bghjd->bghid"),
+        ("...id,...jd->...ij", "...ij,...jd->...id"),
+        ("bghid,bghjd->gbhij", "gbhij,bghjd->bghid"),
+        ("bghid,bghjd->hgbij", "hgbij,bghjd->bghid"),
+    ],
+)
+def test_a_map_of_one_sample_is_that_in_a_batch(scores: str, values: str, heads: int) -> None:
+    model = EinsumAttention(scores, values, heads).double()
+    x = torch.randn(2, 3, 16, dtype=DOUBLE)
+    for options in ({}, {"psi": "signed", "terms": "bias"}):
+        two = fullgrad.saliency(model, x, 1, **options)
+        torch.testing.assert_close(fullgrad.saliency(model, x[:1], 1, **options), two[:1])
+
+
+def test_a_batch_of_one_in_a_network_of_windows_and_grids() -> None:
+    torch.manual_seed(0)
+    model = MaxVit(
+        input_size=(32, 32),
+        stem_channels=4,
+        partition_size=2,
+        block_channels=[4, 8],
+        block_layers=[1, 1],
+        head_dim=4,
+        stochastic_depth_prob=0.0,
+        num_classes=5,
+    )
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.2)
+    model, x = model.double().eval(), torch.randn(2, 3, 32, 32, dtype=DOUBLE)
+    for call in (
+        lambda x: fullgrad.saliency(model, x, 1),
+        lambda x: fullgrad.saliency(model, x, 1, psi="signed", terms="bias"),
+        lambda x: fullgrad.complete_map(model, x, 1).map,
+    ):
+        torch.testing.assert_close(call(x[:1]), call(x)[:1])

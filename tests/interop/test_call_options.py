@@ -126,7 +126,8 @@ def test_an_activation_s_layout_can_be_stated(call: Call) -> None:
     model, x = Net("scrambled"), images()
     with pytest.raises(
         LayoutError,
-        match=r"as in activation_layouts=\{'mix': '\(B H=2 W=3\) C'\}, choose terms='input'",
+        match=r"as in activation_layouts=\{'mix': '\(B H=2 W=3\) C'\} \(it covers the whole input; .*\), choose "
+        "terms='input'",
     ):
         call(model, x)
     d = fullgrad.decompose(model, x, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -69,6 +71,20 @@ def test_a_reference_splits_the_input_term(reference, batch_size: int | None) ->
     assert plain.zero == "zero of the input"
 
 
+def test_the_output_is_explained_and_its_difference_by_the_target() -> None:
+    model, x = network(), images()
+    x0 = images(1)
+    y0 = model(x0)[:, 2].detach()
+    plain = fullgrad.complete_map(model, x, 2)
+    split = fullgrad.complete_map(model, x, 2, baseline=x0)
+    torch.testing.assert_close(split.output, plain.output)  # f(x), not f(x) - f(x0)
+    found = fullgrad.complete_map(model, x, lambda y: y[:, 2] - y0, baseline=x0)
+    torch.testing.assert_close(found.output, model(x)[:, 2].detach() - y0)
+    torch.testing.assert_close(whole(found), found.output)
+    torch.testing.assert_close(found.map, split.map)
+    torch.testing.assert_close(found.elsewhere_by_stage[""], -y0.expand(3))
+
+
 def test_the_input_is_nothing_at_its_own_reference() -> None:
     model, x = network(), images()
     found = fullgrad.complete_map(model, x, 2, terms="input", baseline=x)
@@ -104,6 +120,37 @@ def test_methods_are_complete_maps(name: str, options: dict) -> None:
         methods.attribute(name, model, x, 2, linearization="other")
 
 
-def test_several_targets_are_refused_with_a_way_out() -> None:
-    with pytest.raises(fullgrad.FullGradError, match="saliency"):
-        fullgrad.complete_map(network(), images(), [[1, 2]])
+@pytest.mark.parametrize("linearization", ["jacobian", "balanced"])
+def test_terms_that_a_model_does_not_have_make_a_zero_map(linearization: Any) -> None:
+    layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 5))
+    model, x = nn.Sequential(*layers).double(), images()
+    found = fullgrad.complete_map(model, x, 2, terms="implicit", linearization=linearization)
+    assert found.map.shape == (3, 1, 12, 12)
+    assert not found.map.any()
+    assert list(found.elsewhere_by_stage) == ["left out"]  # nothing implicit is elsewhere
+    torch.testing.assert_close(found.elsewhere, found.output)
+    smooth = nn.Sequential(layers[0], nn.GELU(), *layers[2:]).double()  # none with balanced alone
+    found = fullgrad.complete_map(smooth, x, 2, terms="implicit", linearization=linearization)
+    assert bool(found.map.any()) == (linearization == "jacobian")
+    torch.testing.assert_close(whole(found), found.output)
+    two = fullgrad.complete_map(
+        model, x, [[2, 3]], terms="implicit", linearization=linearization, batch_size=2
+    )
+    assert two.map.shape == (3, 2, 12, 12)
+    assert not two.map.any()
+    heat = methods.attribute("complete_fullgrad", model, x, 2, terms="implicit")
+    assert not heat.any()
+
+
+def test_a_module_without_places_and_one_that_there_is_not() -> None:
+    layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 5))
+    model, x = nn.Sequential(*layers).double(), images()
+    found = fullgrad.complete_map(model, x, 2, terms="3")
+    assert not found.map.any()
+    assert sorted(found.elsewhere_by_stage) == ["3", "left out"]
+    bias = model[3].bias[2].detach().expand(3)
+    torch.testing.assert_close(found.elsewhere_by_stage["3"], bias)
+    torch.testing.assert_close(whole(found), found.output)
+    for typo in ("implicits", "4", ["3", "impicit"]):
+        with pytest.raises(ValueError, match="terms must be one of all, explicit"):
+            fullgrad.complete_map(model, x, 2, terms=typo)

@@ -213,6 +213,52 @@ def test_what_biases_are_made_of_is_let_go_in_the_last_pass_alone() -> None:
     assert all(entry.held == () for entry in kept[0].entries)
 
 
+def second(output: Tensor) -> Tensor:
+    return output[:, 2]
+
+
+def spread(output: Tensor) -> Tensor:
+    return output.amax(1) - output.amin(1)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 2}, {"batch_size": 1}], ids=str)
+def test_callables_in_a_list_for_all_samples_take_the_whole_output(options: Any) -> None:
+    model = seeded(small)
+    found = fullgrad.saliency(model, X, [[second, spread, 2, margin(None, 2), None]], **options)
+    columns = [second, spread, 2, margin(None, 2), None]
+    close(found, apart(model, X, columns))
+    one = fullgrad.saliency(model, X[:1], [[second, spread]], **options)
+    close(one, found[:1, :2])
+    smooth: Any = {"method": "smooth_fullgrad", "noise": fullgrad.Noise(samples=3, scale=0.5)}
+    found = fullgrad.saliency(model, X, [[spread, None, margin(None, 2)]], **smooth, **options)
+    columns = [spread, None, margin(None, 2)]
+    close(found, torch.cat([fullgrad.saliency(model, X, c, **smooth) for c in columns], 1))
+
+
+@pytest.mark.parametrize("size", [None, 1, 2])
+def test_callables_in_a_list_for_each_sample_take_its_output(size: Any) -> None:
+    model = seeded(small)
+    rows = [[lambda row, k=k: row[k], lambda row, k=k: row[k + 1]] for k in (3, 1, 5)]
+    found = fullgrad.saliency(model, X, rows, batch_size=size)
+    close(found, apart(model, X, [[3, 1, 5], [4, 2, 6]]))
+
+
+@pytest.mark.parametrize("size", [None, 1, 2])
+def test_a_callable_of_the_whole_output_in_a_list_for_each_sample(size: Any) -> None:
+    model = seeded(small)
+    for rows, what in (
+        ([[second, spread]] * 3, "the target second failed on one sample's output, of shape (10,)"),
+        ([[Tensor.exp, spread]] * 3, "must return one number for one sample's output, not shape"),
+    ):
+        with pytest.raises(TargetError, match=re.escape(what)) as caught:
+            fullgrad.saliency(model, X, rows, batch_size=size)
+        assert str(caught.value).endswith("single list for all samples: target=[[f, g]]")
+    with pytest.raises(TargetError, match=r"is given alone: target=f$"):
+        fullgrad.decompose(model, X, [second] * 3)
+    assert fullgrad.decompose(model, X, second).output.shape == (3,)  # the way out
+    assert fullgrad.saliency(model, X, [[second, spread]], batch_size=size).shape[:2] == (3, 2)
+
+
 # -- meanings that were there before -----------------------------------------------------------
 
 
@@ -268,8 +314,8 @@ def test_rows_that_do_not_fit_a_dense_output(target: Any, message: str) -> None:
         ({"target": [[3, 7], [1]]}, TargetError, "as many targets as the others, and at least one"),
         ({"target": [[]]}, TargetError, "at least one, not 0"),
         ({"target": [[1.0, 2]]}, TargetError, "must be an integer, not 1.0"),
-        ({"target": [[None, 2]]}, TargetError, "must be an integer, not None"),
-        ({"target": [["a"]]}, TargetError, "must be an integer, not 'a'"),
+        ({"target": [[None, 2]] * 3}, TargetError, "must be an integer, not None"),
+        ({"target": [["a"]]}, TargetError, "a callable or None, not str"),
         ({"target": torch.tensor([[1.0, 2.0]] * 3)}, TargetError, "must hold integers"),
         ({"target": (3, 7)}, TargetError, "inputs, target=[[3, 7]])"),
         ({"top": 11}, TargetError, "top=11, but the model has 10 classes"),

@@ -234,7 +234,7 @@ def test_an_unknown_layout_is_refused_with_a_way_out(name: str) -> None:
     with pytest.raises(
         MethodError,
         match=rf"{name}: it is not known which axes of 2 \(shape \(2, 4, 1, 1\)\) are positions of "
-        r"the input. State it, as in activation_layouts=\{'2': 'B C H W'\}, or use a method that",
+        r"the input. State it, as in activation_layouts=\{'2': 'B C H W'\} \(it covers the whole input\), or use ",
     ):
         attribute(name, model, x, 1)
     expected = by_hand(name, *read(model, "1", x), x)

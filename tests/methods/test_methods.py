@@ -23,7 +23,13 @@ from networks import dropout_net as net
 from networks import small_images as images
 from snippets import state_of as state
 
-SIGNED = {"complete_fullgrad", "balanced_fullgrad", "balanced_input", "random_phase"}  # by nature
+SIGNED = {  # by nature
+    "complete_fullgrad",
+    "balanced_fullgrad",
+    "balanced_input",
+    "depth_fullgrad",
+    "random_phase",
+}
 BUILT_IN = [
     "fullgrad",
     "simple_fullgrad",
@@ -31,6 +37,7 @@ BUILT_IN = [
     "complete_fullgrad",
     "balanced_fullgrad",
     "balanced_input",
+    "depth_fullgrad",
     "fullgrad_plus",
     "input_gradient",
     "input_x_gradient",

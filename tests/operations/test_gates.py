@@ -159,6 +159,53 @@ def test_constants_that_belong_to_a_sample_do_not_decide() -> None:
     torch.testing.assert_close(gradient(3), gradient(2))
 
 
+@pytest.mark.parametrize("layout", ["TBC", "BTC"])
+@pytest.mark.parametrize("axes", [2, 3])
+def test_nor_do_they_where_time_comes_first(layout: str, axes: int) -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(5, 3, 4, dtype=DOUBLE), torch.rand(3, 4, dtype=DOUBLE)
+    w[2] *= -1
+
+    def forward(m: Snippet, x: Tensor, w: Tensor) -> Tensor:
+        x = x if layout == "TBC" else x.transpose(0, 1)
+        w = w if axes == 2 else w[None]
+        return m.fc((torch.exp(-F.relu(x) * w) * (2 * x)).mean(0))
+
+    def gradient(count: int) -> Tensor:
+        given = x[:, :count] if layout == "TBC" else x[:, :count].transpose(0, 1)
+        d = fullgrad.decompose(
+            Snippet(forward),
+            given,
+            0,
+            additional_forward_args=(w[:count],),
+            linearization="balanced",
+            layout=layout,
+        )
+        found = d.input_gradients[0]
+        return found[:, :2] if layout == "TBC" else found[:2]
+
+    torch.testing.assert_close(gradient(3), gradient(2))
+
+
+def test_several_numbers_do_not_decide_where_the_samples_are_not_known() -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(5, 3, 4, dtype=DOUBLE), torch.rand(3, 4, dtype=DOUBLE)
+    w[2] *= -1
+
+    def forward(m: Snippet, x: Tensor, w: Tensor) -> Tensor:
+        lost = F.relu(torch.fft.ifft(torch.fft.fft(x, dim=0), dim=0).real)
+        return m.fc((torch.exp(-lost * w) * (2 * x)).mean(0))
+
+    def gradient(count: int) -> Tensor:
+        options = {"additional_forward_args": (w[:count],), "layout": "TBC"}
+        d = fullgrad.decompose(
+            Snippet(forward), x[:, :count], 0, linearization="balanced", **options
+        )
+        return d.input_gradients[0][:, :2]
+
+    torch.testing.assert_close(gradient(3), gradient(2))
+
+
 @pytest.mark.parametrize(
     "run",
     [

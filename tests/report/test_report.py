@@ -43,6 +43,16 @@ def test_signed_maps_are_told_as_such(here: Path, monkeypatch: pytest.MonkeyPatc
     assert "red pixels" not in found
 
 
+def test_a_complete_map_is_told_to_have_signs(here: Path) -> None:
+    model = ["--model", "own.py:make_model", "--method", "complete_fullgrad"]
+    assert main(["explain", "a.png", "--out", "complete", *model]) == 0
+    found = squeezed(made("complete").text)
+    assert "over it: red pixels raise the output, blue ones lower it" in found
+    assert "those above 0 raise the output, those below lower it" in found
+    assert "brighter" not in found
+    assert "do not sum to the logit" not in found
+
+
 # What it holds
 
 

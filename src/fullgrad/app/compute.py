@@ -9,7 +9,7 @@ from fullgrad.app.pool import Steps, WorkerModels
 from fullgrad.app.query import Query
 from fullgrad.app.refusal import Refusal
 from fullgrad.app.upload import Limits, decode_upload
-from fullgrad.errors import FullGradError
+from fullgrad.errors import FullGradError, TargetError
 from fullgrad.vision.image_result import ImageResult, Part, Stage, explain_images
 
 TOP = 10
@@ -52,6 +52,7 @@ def compute(
             [photograph],
             names=served.names,
             target=query.target,
+            rather_than=query.rather_than,
             method=query.method,
             options=query.options,
             parts=PARTS[query.parts],
@@ -59,11 +60,23 @@ def compute(
             top=top,
             on_stage=_reporter(query, steps),
         )
+    except TargetError as error:
+        if query.rather_than is None or query.target is not None:
+            raise
+        raise Refusal(_itself(query.rather_than, served)) from error
     except FullGradError:
         raise
     except ValueError as error:  # an option that does not fit the model
         raise Refusal(f"{query.method.name}: {error}") from error
     return found
+
+
+def _itself(index: int, served: Served) -> str:
+    name = served.names[index] if served.names else f"class {index}"
+    return (
+        f"The most probable class is {name} itself, so there is nothing to compare it with. Choose "
+        "another class at 'Rather than', or none, or another class to explain."
+    )
 
 
 def _reporter(query: Query, steps: Steps) -> Callable[[Stage, str], None]:

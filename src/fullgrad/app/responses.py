@@ -26,7 +26,7 @@ from fullgrad.vision.layers import Layer
 from fullgrad.vision.models import LoadedModel
 from fullgrad.vision.provenance import provenance
 from fullgrad.vision.split import Split
-from fullgrad.viz.images import MAP_SUFFIX, npy, pictures_of
+from fullgrad.viz.images import MAP_SUFFIX, npy, pictures_of, title_of
 from fullgrad.viz.mixture import drawn, mixture
 from fullgrad.viz.style import HIGH, LOW, Array, limit_of, number, plane, png
 
@@ -64,10 +64,11 @@ def result_of(query: Query, served: Served, found: ImageResult) -> dict[str, Any
         "width": width,
         "height": height,
         "map": {
-            "png": _picture_url(drawn(found.map.shown, signed)),
+            "png": _picture_url(drawn(found.map.shown, signed, _limit(query, found))),
             "least": float(found.saliency.min()),
             "most": float(found.saliency.max()),
             "signed": signed,
+            "limit": _limit(query, found),
             "says": _caption(query, found),
         },
         "stages": None if found.layers is None else _stages(found.layers, signed, found.explained),
@@ -77,19 +78,46 @@ def result_of(query: Query, served: Served, found: ImageResult) -> dict[str, Any
     }
 
 
+def _limit(query: Query, found: ImageResult) -> float | None:
+    """The end of a signed map's scale: its own, or a larger one of the photograph's other classes.
+
+    None for a map without sign.
+    """
+    if not found.map.signed:
+        return None
+    return max(limit_of(plane(found.map.shown)), query.limit or 0.0)
+
+
 def _caption(query: Query, found: ImageResult) -> str:
     name = query.method.name
-    if found.map.signed:
-        end = number(limit_of(plane(found.map.shown)))
+    limit = _limit(query, found)
+    if limit is not None:
+        end = number(limit)
         about = f" {found.areas_text}." if found.areas_text else ""
+        other = found.rather_than
+        sides = (
+            "raise the logit, blue ones lower it"
+            if other is None
+            else f"speak for {found.label}, blue ones for {other.label}"
+        )
         return (
-            f"{name}:{about} Red areas raise the logit, blue ones lower it; the colors end at "
-            f"-{end} and {end}, the {HIGH:g} % percentile of the numbers' sizes."
+            f"{name}:{about} Red areas {sides}; the colors end at "
+            f"-{end} and {end}, {_end_in_words(query, found)}."
         )
     return (
         f"{name}: {query.method.about} The numbers are in the method's own units; the colors "
         f"go from the map's {LOW:g} % to its {HIGH:g} % percentile, so they cannot be compared "
         "between maps."
+    )
+
+
+def _end_in_words(query: Query, found: ImageResult) -> str:
+    if query.limit is None:
+        return f"the {HIGH:g} % percentile of the numbers' sizes"
+    what = "classes" if found.rather_than is None else "pairs of classes"
+    return (
+        f"one scale for all {what} that were explained so far in this photograph, so equal colors "
+        f"are equal numbers: the largest of the {HIGH:g} % percentiles of their sizes"
     )
 
 
@@ -155,14 +183,18 @@ def array(query: Query, model: LoadedModel, found: ImageResult) -> Response:
 
 def picture(query: Query, model: LoadedModel, found: ImageResult) -> Response:
     """Return the map over the photograph at the asked opacity, with its words and its scale."""
-    title = (
-        f"{found.label} (class {found.target}): probability {found.probability:.1%}, logit "
-        f"{number(found.logit)}"
-    )
     text = f"{query.name}. {_caption(query, found)} Opacity {query.opacity:.0%}."
     view = np.asarray(found.view.convert("RGB"))
     with _DRAWING:
-        figure = mixture(view, found.map.shown, query.opacity, title, text, sign=found.map.signed)
+        figure = mixture(
+            view,
+            found.map.shown,
+            query.opacity,
+            title_of(found),
+            text,
+            sign=found.map.signed,
+            limit=_limit(query, found),
+        )
         return attachment(query.name, OVERLAY_SUFFIX, png(figure), "image/png")
 
 
@@ -191,6 +223,8 @@ def command_line(query: Query, model: LoadedModel, *, layers: bool) -> list[str]
         words += ["--weights", str(model.checkpoint)]
     if query.target is not None:
         words += ["--target", str(query.target)]
+    if query.rather_than is not None:
+        words += ["--rather-than", str(query.rather_than)]
     if query.method.name != "fullgrad":
         words += ["--method", query.method.name]
     for name, value in query.options.items():

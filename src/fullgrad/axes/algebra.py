@@ -143,7 +143,9 @@ def _filled(axes: Axes, shape: Sequence[int]) -> Axes | None:
             group.append(atom)
             filled *= atom.size
         groups.append(tuple(group))
-    if left:
+    if groups and all(a.size == 1 for a in left):  # a batch of one, behind everything else
+        groups[-1] = (*groups[-1], *reversed(left))
+    elif left:
         return None
     return with_groups(replace(axes, coordinates=tuple(coordinates)), groups)
 

@@ -14,8 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import numpy as np
+
 from fullgrad.axes.algebra import Axes
-from fullgrad.axes.coordinates import Atom, Coordinate, Group, evenly, identity
+from fullgrad.axes.coordinates import HIGH, LOW, Atom, Coordinate, Group, evenly, identity
 from fullgrad.errors import LayoutError
 
 InputLayout: TypeAlias = str | Sequence[str | None] | None
@@ -176,11 +178,16 @@ class StatedLayouts:
                 f"them, not {given!r}"
             )
 
-    def axes_for(self, module: str, shape: Sequence[int]) -> Axes | None:
+    def axes_for(self, module: str, shape: Sequence[int], reach: Reach = ()) -> Axes | None:
         """The axes that are stated for an activation in a module; None if none are.
 
+        Args:
+            module: its path.
+            shape: of the activation.
+            reach: what of the inputs it may read.
+
         Raises:
-            LayoutError: sizes do not fit the shape.
+            LayoutError: sizes do not fit the shape, or only a part of the input is read.
         """
         path = module
         while True:
@@ -188,7 +195,9 @@ class StatedLayouts:
                 pattern = parse(text)
                 if len(pattern) == len(shape):
                     self.used.add((path, text))
-                    return _axes(pattern, shape, self.layouts, module, text)
+                    axes = _axes(pattern, shape, self.layouts, module, text)
+                    _refuse_parts(axes, reach, self.layouts, module, text)
+                    return axes
             if not path:
                 return None
             path = path.rpartition(".")[0]
@@ -209,6 +218,58 @@ class StatedLayouts:
             raise LayoutError(
                 f"activation_layouts holds layouts that nothing needs: {', '.join(unused)}. No "
                 "activation there has that many axes and an unknown layout; leave them out"
+            )
+
+
+# For each coordinate the first and last place that may be read; None, or nothing: any.
+Reach: TypeAlias = "tuple[tuple[float, float] | None, ...]"
+
+
+def reach_of(axes: Axes) -> Reach:
+    """What an activation reads of the inputs, all its numbers together."""
+    ends = [None if c is None else (c.table[LOW], c.table[HIGH]) for c in axes.coordinates]
+    return tuple(
+        None
+        if e is None
+        else (float(np.fmin.reduce(e[0], None)), float(np.fmax.reduce(e[1], None)))
+        for e in ends
+    )
+
+
+def reach_together(parts: Sequence[Reach]) -> Reach:
+    """What several activations may read together."""
+    if not parts or any(len(p) != len(parts[0]) for p in parts):
+        return ()
+    found: list[tuple[float, float] | None] = []
+    for ends in zip(*parts, strict=True):
+        known = [e for e in ends if e is not None]
+        one = (
+            (min(e[0] for e in known), max(e[1] for e in known))
+            if len(known) == len(ends)
+            else None
+        )
+        found.append(one)
+    return tuple(found)
+
+
+def _refuse_parts(axes: Axes, reach: Reach, layouts: Layouts, module: str, text: str) -> None:
+    """Refuse a layout for numbers that read a part of the input alone: it covers the whole.
+
+    Raises:
+        LayoutError: a cell or more of the layout is not read at one end of an axis.
+    """
+    letters = [c for g in layouts.grids for c in g.letters]
+    for c, ends, letter in zip(axes.coordinates, reach, letters, strict=False):
+        if c is None or ends is None:
+            continue
+        cell = c.size / math.prod(a.size for a in c.atoms)
+        if ends[0] >= cell or c.size - 1 - ends[1] >= cell:
+            raise LayoutError(
+                f"{module or 'the model'}: the layout {text!r} covers the whole input, but the "
+                f"numbers read {int(ends[0])} to {int(ends[1])} of {letter}=0 to {c.size - 1} "
+                "alone. "
+                "Leave it out: fullgrad.decompose and maps with terms='input' need none, nor do "
+                "maps of one sample at a time if only the places of the samples differ"
             )
 
 

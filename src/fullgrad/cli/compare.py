@@ -10,7 +10,13 @@ from pathlib import Path
 from fullgrad._files import check_folder, make_folder, printable, write_together
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
-from fullgrad.cli.explain import add_model_arguments, classes_of, note_random_weights, options_of
+from fullgrad.cli.explain import (
+    RATHER_THAN,
+    add_model_arguments,
+    classes_of,
+    note_random_weights,
+    options_of,
+)
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.cli.progress import Progress
 from fullgrad.vision.image_result import ImageResult
@@ -25,7 +31,7 @@ METHODS = ("input_gradient", "integrated_gradients", "smoothgrad", "grad_cam", "
 
 _DESCRIPTION = """\
 Draws the maps of several saliency methods on several photographs side by side, for the class that
-the model predicts, or for one given class.
+the model predicts, or for one given class, or for what speaks for it rather than for another.
 
 Writes FILE, and beside it FILE's name with .json: classes, probabilities, why a method does not
 apply, and how to get it again. 'fullgrad report' makes a page of them.
@@ -35,6 +41,7 @@ examples:
   fullgrad compare cat.jpg dog.jpg --out sheet.png
   fullgrad compare holiday/ --methods fullgrad fullgrad:psi=channel grad_cam random --out sheet.pdf
   fullgrad compare cat.jpg --model torchvision:resnet50 --target "tiger cat" --scale rank
+  fullgrad compare cat.jpg --rather-than "tiger cat" --methods complete_fullgrad grad_cam
 
 exit code: 0 all done; 1 some photographs or maps failed, the others are drawn; 2 mistake in the
 arguments or no method applies, nothing done. A method that does not apply to the model is no
@@ -53,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, default=Path("comparison.png"), metavar="FILE", help=text)
     text = "class to explain in every photograph: index or name (default: the predicted one)"
     add("--target", metavar="CLASS", help=text)
+    add("--rather-than", metavar="CLASS", help=RATHER_THAN)
     text = "class names, one a line, or 'imagenet' for those of ImageNet-1k"
     add("--labels", metavar="FILE", help=text)
     text = (
@@ -88,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"a sheet has room for {most} photographs, not for {len(paths)}")
     model = load_model(args.model, args.weights, args.device)
     note_random_weights(model)
-    names, target = classes_of(args, model)
+    names, target, other = classes_of(args, model)
     make_folder(args.out.parent)
     progress = Progress("maps")
 
@@ -107,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
             choices,
             names=names,
             target=target,
+            rather_than=other,
             scale=args.scale,
             on_map=progress,
             on_row=on_row,
@@ -139,8 +148,8 @@ def _check_out(out: Path, images: Sequence[Path]) -> None:
 def told(row: ImageResult) -> str:
     """One photograph, for people."""
     lines = [
-        f"{printable(row.photograph.path)}: {row.label} [{row.target}], "
-        f"probability {row.probability:.1%}, logit {row.logit:.4g}"
+        f"{printable(row.photograph.path)}: {row.subject_indices}, "
+        f"probability {row.probability:.1%}, {row.numbers}"
     ]
     lines += [f"  {c.label} {word(c)}: {c.reason}" for c in row.maps if c.values is None]
     return "\n".join(lines)

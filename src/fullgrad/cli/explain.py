@@ -58,6 +58,7 @@ Results of an earlier run with the same names are replaced.
 """
 
 
+RATHER_THAN = "explain why the class rather than this one: the difference of their logits"
 CHECK = "remove the cells that the map says raise the output most, and random ones, and tell both"
 
 
@@ -71,8 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, default=Path("fullgrad-output"), metavar="DIR", help=text)
     text = "class to explain: index or name (default: the predicted one)"
     add("--target", metavar="CLASS", help=text)
-    text = "explain why the class rather than this one: the difference of their logits"
-    add("--rather-than", metavar="CLASS", help=text)
+    add("--rather-than", metavar="CLASS", help=RATHER_THAN)
     add_model_arguments(parser)
     text = "class names, one a line, or 'imagenet' for those of ImageNet-1k"
     add("--labels", metavar="FILE", help=text)
@@ -193,10 +193,7 @@ def explain_files(args: argparse.Namespace) -> tuple[Iterator[ImageResult], Call
     check_folder(args.out)
     model = load_model(args.model, args.weights, args.device)
     note_random_weights(model)
-    names, target = classes_of(args, model)
-    other = class_given(args.rather_than, model, names)
-    if other is not None and other == target:
-        raise UsageError(f"--target and --rather-than are the same class: {other}")
+    names, target, other = classes_of(args, model)
     method, options = chosen_method(args)
     make_folder(args.out)
     explain = partial(
@@ -243,24 +240,22 @@ def note_random_weights(model: LoadedModel) -> None:
 
 def classes_of(
     args: argparse.Namespace, model: LoadedModel
-) -> tuple[tuple[str, ...] | None, int | None]:
-    """The names of the model's classes, and the one to explain.
+) -> tuple[tuple[str, ...] | None, int | None, int | None]:
+    """The names of the model's classes, the one to explain, and the one it is compared with.
 
     Raises:
-        FullGradError: the model is not a classifier, or ``--labels`` or ``--target`` do not fit it.
+        FullGradError: the model is not a classifier, or ``--labels``, ``--target`` or
+            ``--rather-than`` do not fit it.
     """
     classes = number_of_classes(model)
     names = class_names(args.labels, model, classes)
-    return names, class_given(args.target, model, names)
-
-
-def class_given(text: str | None, model: LoadedModel, names: tuple[str, ...] | None) -> int | None:
-    """The class that an argument names; None without the argument.
-
-    Raises:
-        TargetError: the model has no such class.
-    """
-    return None if text is None else class_index(text, names, number_of_classes(model))
+    target, other = (
+        None if text is None else class_index(text, names, classes)
+        for text in (args.target, args.rather_than)
+    )
+    if other is not None and other == target:
+        raise UsageError(f"--target and --rather-than are the same class: {other}")
+    return names, target, other
 
 
 def class_names(labels: str | None, model: LoadedModel, classes: int) -> tuple[str, ...] | None:
@@ -398,12 +393,7 @@ def report(result: ImageResult, files: Sequence[Path]) -> str:
         f"  {place}. {label:<{width}}  {score.probability:7.2%}   [{score.index}]"
         for place, (label, score) in enumerate(zip(labels, result.top, strict=True), 1)
     ]
-    logit = f"  explained: {result.label} [{result.target}], logit {result.logit:.4g}"
-    if (other := result.rather_than) is not None:
-        logit = (
-            f"  explained: {result.label} [{result.target}] rather than {other.label} "
-            f"[{other.index}], logits {result.logit:.4g} - {other.logit:.4g} = {other.margin:.4g}"
-        )
+    logit = f"  explained: {result.subject_indices}, {result.numbers}"
     if (split := result.split) is None:
         lines.append(logit)
     else:

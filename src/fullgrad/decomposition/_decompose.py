@@ -121,7 +121,9 @@ def decompose(
         per_sample: give each sample its own sums; otherwise the sums are over the batch, and
             ``input_sums``, ``residual`` and every term's ``sums`` have shape (1,).
         detached: what to do about values that depend on the input but were detached:
-            ``"error"``, or ``"constant"`` to count them as biases.
+            ``"error"``, or ``"constant"`` to count them as biases. Those that are only added or
+            subtracted, and that the output does not depend on (the maximum before a softmax), are
+            no error.
         tolerance: largest accepted relative residual; default by dtype
             (:data:`fullgrad.engine.verification.TOLERANCES`).
         layout: what the input's axes hold, one letter each: ``B`` samples, ``C`` channels,

@@ -10,7 +10,14 @@ from torch import Tensor
 from fullgrad._compat import base_of
 from fullgrad.axes.algebra import Axes, fresh
 from fullgrad.axes.broadcasting import Bindings
-from fullgrad.axes.layouts import Layouts, StatedLayouts, input_layouts
+from fullgrad.axes.layouts import (
+    Layouts,
+    Reach,
+    StatedLayouts,
+    input_layouts,
+    reach_of,
+    reach_together,
+)
 from fullgrad.axes.regions import after_writing
 from fullgrad.engine.tape import geometry, overwritten_base
 from fullgrad.operations import Call
@@ -37,7 +44,9 @@ class KnownAxes:
         self._known: dict[tuple[Any, ...], Axes] = {
             (r, 0): a for r, a in zip(roots, layouts.axes, strict=True)
         }
-        self._rank = layouts.rank
+        # Of values whose axes are not known, what of the inputs they may read; for stated layouts.
+        self._reached: dict[tuple[Any, int], Reach] = {}
+        self._rank, self.samples = layouts.rank, layouts.samples
         self._stated = stated
 
     def of(self, value: Any) -> Axes | None:
@@ -76,10 +85,7 @@ class KnownAxes:
         axes_of = self.of if before is None else lambda v: before.get(id(v))
         found = axes_after(rule, Propagation(call, axes_of, bindings, self._rank))
         if self._stated is not None and self._stated.activations:
-            found = [
-                self._stated.axes_for(module, out.shape) if a is None and n else a
-                for n, out, a in zip(nodes, call.outputs, found, strict=True)
-            ]
+            found = self._with_stated(self._stated, call, module, nodes, found, axes_of)
         if any(a is None for a in found):
             nowhere = _nowhere(call, axes_of)
             found = [
@@ -96,6 +102,34 @@ class KnownAxes:
             view = (node, *geometry(out))
             self._known[view] = axes
         return found
+
+    def _with_stated(
+        self,
+        stated: StatedLayouts,
+        call: Call,
+        module: str,
+        nodes: Sequence[Any],
+        found: Sequence[Axes | None],
+        axes_of: Callable[[Any], Axes | None],
+    ) -> Sequence[Axes | None]:
+        """The axes of outputs, the stated ones where none are known."""
+        lost = [n is not None and a is None for n, a in zip(nodes, found, strict=True)]
+        if not any(lost):
+            return found
+        reaches = []
+        for t in tensors_in((*call.args, *call.kwargs.values())):
+            if call.depends(t):
+                axes = axes_of(t)
+                known = self._reached.get((t.grad_fn, t.output_nr), ())
+                reaches.append(known if axes is None else reach_of(axes))
+        reach = reach_together(reaches)
+        answer = list(found)
+        for i, out in enumerate(call.outputs):
+            if lost[i]:
+                answer[i] = stated.axes_for(module, out.shape, reach)
+                if overwritten_base(call, out) is None:
+                    self._reached[nodes[i], out.output_nr] = reach
+        return answer
 
 
 def _nowhere(call: Call, axes_of: Callable[[Any], Axes | None]) -> Callable[[Any], Axes | None]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from fullgrad._compat import base_of
+from fullgrad.axes.algebra import Axes, has_batch
 from fullgrad.engine.tape import Handover, Tape, geometry, overwritten_base, overwritten_view
 from fullgrad.errors import ModelError
 from fullgrad.operations import Bias, Call
@@ -44,11 +46,13 @@ class Linearizer:
         linearization: the choice.
         tape: where the way back is noted.
         depends: whether a value depends on the input.
+        single: whether there is one sample.
     """
 
     def __init__(
-        self, linearization: Linearization, tape: Tape, depends: Callable[[Any], bool]
+        self, linearization: Linearization, tape: Tape, depends: Callable[[Any], bool], single: bool
     ) -> None:
+        self._single = single
         self._linearization = linearization
         self._tape = tape
         self._depends = depends
@@ -66,8 +70,8 @@ class Linearizer:
                 found.append(Source(t.grad_fn, t.output_nr, origin))
         return tuple(found)
 
-    def reads_input(self, entry: Operation, module: str) -> bool:
-        """Whether an in-place operation's first argument is asked for as it was."""
+    def has_rule(self, entry: Operation, module: str) -> bool:
+        """Whether a rule of the user's stands for an operation: it reads the input as it was."""
         choice = self._linearization.choice(entry.name, entry.family, module)
         return isinstance(choice, Rule)
 
@@ -78,6 +82,7 @@ class Linearizer:
         module: str,
         nodes: Sequence[Any],
         sources: Sequence[Source],
+        axes: Axes | None,
     ) -> tuple[Bias, ...] | None:
         """What the maps of a call leave over, its way back noted; None: the Jacobian.
 
@@ -87,11 +92,15 @@ class Linearizer:
             module: that ran it.
             nodes: of the outputs, None for those without a gradient.
             sources: of the arguments that depend on the input.
+            axes: of the first output.
 
         Raises:
             ModelError: a user's rule for an operation whose node cannot be followed.
         """
         entry = operation.entry
+        counting = tuple(d for d, g in enumerate(axes.groups) if has_batch(g)) if axes else ()
+        if counting or self._single:
+            call = replace(call, sample_axes=counting)
         given = dependents(call)
         by_id = {id(v): s.origin for v, s in zip(given, sources, strict=True)}
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fullgrad.axes.algebra import Axes
 from fullgrad.engine._linearizer import Source
+from fullgrad.engine._shifts import Shifted
 from fullgrad.operations import Call
 from fullgrad.operations.registry import Overload
 
@@ -25,6 +26,7 @@ class Pending(NamedTuple):
     rest: Tensor | None = None
     saved: bool = False
     sources: tuple[Source, ...] = ()
+    shifted: Shifted | None = None
 
 
 def with_first(call: Call, first: Tensor) -> Call:

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
-from fullgrad.engine.tape import Entry, Handover, Step, Tape, View
+from fullgrad.engine.tape import Entry, Handover, Shift, Step, Tape, View
 from fullgrad.errors import ModelError
 
 _WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
@@ -65,7 +66,7 @@ def _laid_out(gradient: Tensor, view: View) -> Tensor:
     return like.copy_(gradient)
 
 
-def _at_view(gradient: Tensor, entry: Entry) -> Tensor:
+def at_view(gradient: Tensor, entry: Entry | Shift) -> Tensor:
     """The gradient of a view that was overwritten, out of the gradient of its base."""
     if entry.view is None:
         return gradient
@@ -108,6 +109,7 @@ def run(
     *,
     keep_graph: bool = False,
     watching: Iterable[tuple[Any, Callable[..., None]]] = (),
+    passing: Iterable[tuple[GradientEdge, Callable[[Tensor], None]]] = (),
 ) -> tuple[Tensor, ...]:
     """Propagate back from the explained scalars to the inputs.
 
@@ -122,6 +124,8 @@ def run(
             model's dtype) for every entry that the output depends on.
         keep_graph: leave the graph for another pass.
         watching: nodes, and what is called with the gradients below and above each of them.
+        passing: edges, and what is called with the gradient that arrives there, before the terms
+            of the operation that made it are received.
 
     Returns:
         The gradient of each input (zeros where the output does not depend on it).
@@ -131,7 +135,7 @@ def run(
         def hook(gradients: tuple[Tensor | None, ...]) -> None:
             gradient = gradients[entry.slot]
             if gradient is not None:
-                receive(place, entry, _at_view(gradient.detach(), entry))
+                receive(place, entry, at_view(gradient.detach(), entry))
 
         return hook
 
@@ -161,8 +165,18 @@ def run(
 
         return hook
 
+    def at_edge(slot: int, reach: Callable[[Tensor], None]) -> Callable[..., None]:
+        def hook(gradients: tuple[Tensor | None, ...]) -> None:
+            gradient = gradients[slot]
+            if gradient is not None:
+                reach(gradient.detach())
+
+        return hook
+
     handles: list[Any] = []
     try:
+        for edge, reach in passing:
+            handles.append(edge.node.register_prehook(at_edge(edge.output_nr, reach)))
         for handover in tape.handovers:
             handles.append(handover.node.register_hook(hand_on(handover)))
         for node, watch in watching:

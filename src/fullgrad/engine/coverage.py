@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor
@@ -31,6 +32,15 @@ def refuse_blocked(recorder: Recorder, output: Any, allow_detached: bool) -> Non
         )
     if where is not None and not allow_detached:
         blocked[where] = None
+    refuse_used(blocked)
+
+
+def refuse_used(blocked: Collection[str]) -> None:
+    """Raise if there are modules in which values left the graph that are used again.
+
+    Raises:
+        BlockedGradientError: naming the modules, and the way out.
+    """
     if blocked:
         names = ", ".join(map(_name, blocked))
         raise BlockedGradientError(

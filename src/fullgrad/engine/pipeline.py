@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Real
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,9 @@ from fullgrad.engine import backward, samples, verification
 from fullgrad.engine._linearizer import check_modules
 from fullgrad.engine._recurrence import Recurrence
 from fullgrad.engine._sample_search import find_samples, may_be_coupled, needs_labels
-from fullgrad.engine.coverage import model_error_for, refuse_blocked, unrecorded_nodes
+from fullgrad.engine._shifts import Arrivals
+from fullgrad.engine.coverage import model_error_for, refuse_blocked, refuse_used, unrecorded_nodes
+from fullgrad.engine.cuts import Cut, noted
 from fullgrad.engine.inputs import check, check_keywords, failures_named, prepare
 from fullgrad.engine.model_state import Guard, eager, guarded, plain_recurrence, redraw
 from fullgrad.engine.module_path import ModulePath
@@ -75,6 +78,14 @@ class Sink(Protocol[Result_co]):
         """What the terms make, after the last one came and their sum was proved."""
 
 
+@runtime_checkable
+class TakesCuts(Protocol):
+    """A sink that is also given the gradients at modules' outputs."""
+
+    def cut(self, cut: Cut, gradient: Tensor) -> None:
+        """Take the gradient at a module's output; the terms behind it have come, none before."""
+
+
 # From a recorded forward and the number of its target to the sink of its terms.
 OpenSink: TypeAlias = Callable[[Traced, int], Sink[Result_co]]
 
@@ -123,7 +134,9 @@ def _trace(
     )
     at_once = recurrent(model) and linearization.is_jacobian
     recurrence = Recurrence(recorder) if at_once else nullcontext()
-    with recording(recorder), recurrence:
+    noting: AbstractContextManager[list[Cut]]
+    noting = noted(model, recorder) if request.with_cuts else nullcontext([])
+    with recording(recorder), recurrence, noting as cuts:
         with failures_named(request.inputs):
             result = model(*prepared.args, **prepared.kwargs)
         refuse_blocked(recorder, result, allow)
@@ -138,7 +151,7 @@ def _trace(
         _check_output(recorder, selected)
     general = tuple(resolve_general(recorder.tape))
     named = str(linearization)
-    return [Traced(prepared, layouts, one, recorder, general, named) for one in chosen]
+    return [Traced(prepared, layouts, one, recorder, general, named, tuple(cuts)) for one in chosen]
 
 
 def _check_output(recorder: Recorder, selected: Selected) -> None:
@@ -176,8 +189,21 @@ def _propagate(
         if last:
             entry.release()
 
+    passing = []
+    if isinstance(sink, TakesCuts):
+        passing = [(cut.edge, partial(sink.cut, cut)) for cut in traced.cuts]
     ones = torch.ones_like(traced.output)
-    gradients = backward.run(traced.tape, traced.output, leaves, ones, receive, keep_graph=not last)
+    arrivals = Arrivals(traced.tape.shifts, batch)
+    gradients = backward.run(
+        traced.tape,
+        traced.output,
+        leaves,
+        ones,
+        receive,
+        keep_graph=not last,
+        watching=arrivals.watching(),
+        passing=passing,
+    )
     input_sums = torch.zeros(batch, dtype=torch.float64, device=traced.output.device)
     for i, (g, leaf) in enumerate(zip(gradients, leaves, strict=True)):
         value = input_term(g, leaf)
@@ -193,6 +219,7 @@ def _propagate(
     tolerance = request.tolerance or verification.tolerance_for(dtypes, traced.output.device)
     output = traced.output.detach() if request.per_sample else traced.output.detach().sum().view(1)
     residual, scale = verification.balance(output, [input_sums, *sums.values()])
+    refuse_used(arrivals.kept(scale))
     return Totals(gradients, input_sums, sums, axes, residual, scale, tolerance)
 
 

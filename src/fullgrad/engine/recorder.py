@@ -22,6 +22,7 @@ from fullgrad._compat import (
     node_was_registered,
     saved_input,
     saves_plainly,
+    storage_id,
 )
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.layouts import Layouts, StatedLayouts
@@ -30,6 +31,7 @@ from fullgrad.engine._detached import Dependence, Detached
 from fullgrad.engine._known_axes import KnownAxes
 from fullgrad.engine._linearizer import Linearizer
 from fullgrad.engine._pending import Pending, with_first
+from fullgrad.engine._shifts import shift_of, shifted_by
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.tape import (
     Entry,
@@ -37,16 +39,16 @@ from fullgrad.engine.tape import (
     Step,
     Tape,
     constant_rest,
-    itself,
     memory_layout,
     overwritten_base,
     overwritten_view,
+    rest_entry,
 )
 from fullgrad.operations import Bias, Call
-from fullgrad.operations.call import tensors_in
+from fullgrad.operations.call import NO_BIAS, tensors_in
 from fullgrad.operations.fallback import GeneralCall
 from fullgrad.operations.linearization import JACOBIAN, Linearization
-from fullgrad.operations.registry import Overload, overload
+from fullgrad.operations.registry import Operation, Overload, overload
 
 
 class Recorder(DispatchMode):
@@ -91,7 +93,8 @@ class Recorder(DispatchMode):
         self._places = KnownAxes(roots, layouts, stated)
         self._linearizer: Linearizer | None = None
         if not linearization.is_jacobian:
-            self._linearizer = Linearizer(linearization, self.tape, self.depends)
+            single = self._places.samples == 1
+            self._linearizer = Linearizer(linearization, self.tape, self.depends, single)
         self._axes_of = self._places.of
 
     # -- recording --------------------------------------------------------------------------
@@ -163,8 +166,8 @@ class Recorder(DispatchMode):
         if in_place:
             # A constant that is overwritten is a bias; an input is what the rule may read.
             first_depends = self.depends(args[0])
-            reads = self._linearizer and self._linearizer.reads_input(entry, self.path.current())
-            if entry.bias is None or entry.reads_input or not first_depends or reads:
+            reads = entry.reads_input or self._own_rule(entry, self.path.current())
+            if entry.bias is None or reads or not first_depends:
                 saved = (
                     entry.autograd_keeps_input
                     and first_depends
@@ -195,8 +198,16 @@ class Recorder(DispatchMode):
         return out
 
     def _note(self, pending: Pending) -> None:
-        self.meet([*pending.args, *pending.call.kwargs.values()])
+        entry, call = pending.operation.entry, pending.call
+        if self.detached and not (self._allow_detached or self._own_rule(entry, pending.module)):
+            pending = pending._replace(shifted=shifted_by(entry, call, self.detached))
+        if pending.shifted is None:
+            self.meet([*pending.args, *call.kwargs.values()])
         self._pending = pending
+
+    def _own_rule(self, entry: Operation, module: str) -> bool:
+        """Whether the user's linear maps stand for an operation."""
+        return self._linearizer is not None and self._linearizer.has_rule(entry, module)
 
     def meet(self, values: Sequence[Any]) -> None:
         """Note values that left the graph, and meet it again."""
@@ -267,8 +278,7 @@ class Recorder(DispatchMode):
 
     def _put(self, pending: Pending) -> None:
         operation, call, module = pending.operation, pending.call, pending.module
-        edges, rest = pending.edges, pending.rest
-        tape = self.tape
+        edges, rest, tape = pending.edges, pending.rest, self.tape
         differentiable = [isinstance(o, Tensor) and o.requires_grad for o in call.outputs]
         if not any(differentiable):
             if not (operation.entry.reads_shape or operation.entry.piecewise_constant):
@@ -301,23 +311,15 @@ class Recorder(DispatchMode):
             )
             tape.steps.append(Step(module, operation.label, nodes[0], edges, kept))
         if rest is not None and nodes[0] is not None and bool(rest.any()):
-            self.tape.entries.append(
-                Entry(
-                    module,
-                    operation.label,
-                    nodes[0],
-                    0,
-                    0,
-                    rest.shape,
-                    Bias("explicit", itself, (rest,), may_be_infinite=True),
-                    (rest,),
-                    None,
-                )
-            )
+            tape.entries.append(rest_entry(module, operation.label, nodes[0], rest))
         biases, rule = None, operation.entry.bias
-        if self._linearizer is not None:
+        if pending.shifted is not None:
+            tape.shifts.append(shift_of(pending.shifted, call, nodes[0], axes[0]))
+            biases = None if self._keep_steps else NO_BIAS  # local sums hold with the constant
+        elif self._linearizer is not None:
             handed = len(tape.handovers)
-            biases = self._linearizer.biases(operation, call, module, nodes, pending.sources)
+            given = (operation, call, module, nodes, pending.sources, axes[0])
+            biases = self._linearizer.biases(*given)
             for handover in tape.handovers[handed:]:
                 self._remember(handover)
         if biases is None and rule is not None:
@@ -383,6 +385,9 @@ class Recorder(DispatchMode):
             if self.detached.aliases(t) and not self.depends(t):
                 raise refusals.through_a_view(self.path.current(), operation.label)
             self._on_write(t)
+            for s in self.tape.shifts:
+                if s.storage == storage_id(t):
+                    self.tape.blocked[s.where] = None
             memory = memory_of(t)
             if memory is not None:
                 for entry in self._readers.pop(memory, ()):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.broadcasting import resolved
 from fullgrad.axes.layouts import ActivationLayouts, InputLayout, Layouts
+from fullgrad.engine.cuts import Cut
 from fullgrad.engine.inputs import Inputs, Prepared
 from fullgrad.engine.recorder import Recorder
 from fullgrad.engine.tape import Entry, Tape
@@ -39,7 +40,7 @@ class Request:
     """One call's arguments and options, as :func:`fullgrad.decompose` documents them.
 
     ``takes_per_sample`` says whether the user's call has the option ``per_sample``, so that
-    messages recommend only what can be done.
+    messages recommend only what can be done; ``with_cuts`` whether modules' outputs are noted.
     """
 
     model: nn.Module
@@ -55,6 +56,7 @@ class Request:
     activation_layouts: ActivationLayouts | None = None
     linearization: Named | Linearization = "jacobian"
     takes_per_sample: bool = True
+    with_cuts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Traced:
     recorder: Recorder
     general: tuple[tuple[str, str], ...]
     linearization: str
+    cuts: tuple[Cut, ...] = ()
 
     @property
     def tape(self) -> Tape:

@@ -78,6 +78,42 @@ def _copied(held: tuple[Tensor, ...], storage: int) -> tuple[Tensor, ...]:
     return tuple(h.clone() if h.untyped_storage().data_ptr() == storage else h for h in held)
 
 
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Shift:
+    """An executed operation that adds a detached value, times a number, to one of the graph.
+
+    Args:
+        where: the module in which the value left the graph.
+        node: of the operation.
+        slot: which of the node's outputs its output is.
+        shape: of its output.
+        view: where the operation wrote into its node's tensor; None: all of it.
+        axes: of its output.
+        storage: the memory of the value.
+        kind: the type of its numbers.
+        offset: of its first number in that memory.
+        strides: of the value, broadcast to the output's shape.
+        factor: the number.
+        dtype: of the output.
+        largest: magnitude of both, in each sample or in all.
+    """
+
+    where: str
+    node: Any
+    slot: int
+    shape: torch.Size
+    view: View | None
+    axes: Axes | None
+    storage: int
+    kind: torch.dtype
+    offset: int
+    strides: tuple[int, ...]
+    factor: float
+    dtype: torch.dtype
+    largest: Tensor
+    real_view: bool = False
+
+
 @dataclass(eq=False, slots=True)
 class Step:
     """An operation's arguments and outputs, kept only to locate a failing local sum."""
@@ -96,6 +132,7 @@ class Tape:
     entries: list[Entry] = field(default_factory=list)
     handovers: list[Handover] = field(default_factory=list)
     nodes: dict[Any, str] = field(default_factory=dict)
+    shifts: list[Shift] = field(default_factory=list)
     relayout: list[tuple[Any, torch.memory_format]] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     blocked: dict[str, None] = field(default_factory=dict)
@@ -202,3 +239,9 @@ def constant_rest(written: Any, depends: Callable[[Any], bool]) -> Tensor | None
     offset = written.storage_offset() - base.storage_offset()
     rest.as_strided(written.shape, written.stride(), offset).zero_()
     return rest
+
+
+def rest_entry(module: str, op: str, node: Any, rest: Tensor) -> Entry:
+    """The bias that such a constant is."""
+    bias = Bias("explicit", itself, (rest,), may_be_infinite=True)
+    return Entry(module, op, node, 0, 0, rest.shape, bias, (rest,), None)

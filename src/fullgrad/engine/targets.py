@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from fullgrad.engine._indices import check_rows, index_rows, is_index, per_sample
 from fullgrad.engine._outputs import main_tensor as main_tensor  # noqa: PLC0414
 from fullgrad.errors import OutputError, TargetError
 
@@ -31,10 +32,11 @@ SQUEEZED = (
     "as in squeeze(-1) or flatten(1)"
 )
 
-_SEVERAL = (
-    ". Of several, explain one in each call, or draw all their maps with fullgrad.saliency(model, "
-    "inputs, target=[{}])"
+_OF_ONE = (
+    "In a list with an item for each sample, callables are given that sample's output, without the "
+    "batch axis. One that takes the whole output and returns shape (batch,) is given "
 )
+_ALONE, _IN_ONE_LIST = "alone: target=f", "in a single list for all samples: target=[[f, g]]"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,20 +79,22 @@ class Several:
 
     Args:
         rows: one for each sample, or a single one for all; each a list of as many targets.
+        each_sample: whether there is a row for each sample, whose targets are that sample's alone.
+            Those of the single row are targets of the whole batch, as a call with one takes them.
     """
 
     rows: Sequence[Sequence[Any]]
+    each_sample: bool = False
 
     def rows_of(self, batch: int) -> list[Sequence[Any]]:
-        """One row for each sample.
+        """The rows, one for each sample.
 
         Raises:
             TargetError: rows for another number of samples.
         """
-        rows = list(self.rows) * (batch if len(self.rows) == 1 else 1)
-        if len(rows) != batch:
-            raise TargetError(f"{len(rows)} lists of targets for a batch of {batch} samples")
-        return rows
+        if len(self.rows) != batch:
+            raise TargetError(f"{len(self.rows)} lists of targets for a batch of {batch} samples")
+        return list(self.rows)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -121,7 +125,7 @@ def several(target: Target) -> Target | Several:
             "each sample needs as many targets as the others, and at least one, not "
             + " or ".join(map(str, lengths))
         )
-    return Several(rows)
+    return Several(rows, len(rows) > 1)
 
 
 def _holds_integers(array: Any) -> bool:
@@ -145,64 +149,6 @@ def _settled(target: Any, predicted: list[int] | None) -> Any:
     if isinstance(target, Contrast):
         return target.changed(lambda part: _settled(part, predicted))
     return predicted if target is None else target
-
-
-def _per_sample(target: Any, batch: int) -> list[Any]:
-    values = target.tolist() if hasattr(target, "tolist") else list(target)
-    if len(values) != batch:
-        listed = len(values) == 1 and isinstance(values[0], (list, tuple))
-        hint = _SEVERAL.format(values[0]) if listed else ""
-        raise TargetError(f"{len(values)} targets for a batch of {batch} samples{hint}")
-    return values
-
-
-def _index_rows(target: Any, batch: int) -> list[tuple[int, ...]]:
-    """The target as one tuple of indices per sample."""
-    if hasattr(target, "tolist") and getattr(target, "ndim", None) == 0:
-        target = target.item()
-    if isinstance(target, bool) or isinstance(target, float):
-        raise TargetError(f"a target index must be an integer, not {target!r}")
-    if isinstance(target, int):
-        return [(target,)] * batch
-    if isinstance(target, tuple) and all(_is_index(t) for t in target):
-        return [tuple(int(t) for t in target)] * batch
-    if isinstance(target, Tensor) and (target.is_floating_point() or target.dim() > 2):
-        raise TargetError(f"a target tensor must hold integers of shape (batch,): {target.dtype}")
-    if (isinstance(target, Sequence) or hasattr(target, "tolist")) and not isinstance(target, str):
-        rows = _per_sample(target, batch)
-        return [
-            tuple(_as_index(v) for v in (r if isinstance(r, (tuple, list)) else (r,))) for r in rows
-        ]
-    raise TargetError(
-        f"a target is an index, one index per sample, a tuple of indices, a callable or None, "
-        f"not {type(target).__name__}"
-    )
-
-
-def _is_index(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, (bool, Tensor))
-
-
-def _as_index(value: Any) -> int:
-    if isinstance(value, Tensor) and value.dim() == 0:
-        value = value.item()
-    if not _is_index(value):
-        raise TargetError(f"a target index must be an integer, not {value!r}")
-    return int(value)
-
-
-def _check_rows(rows: Sequence[tuple[int, ...]], shape: Sequence[int]) -> None:
-    for row in rows:
-        if len(row) != len(shape):
-            need = "an index" if len(shape) == 1 else f"a tuple of {len(shape)} indices"
-            raise TargetError(
-                f"an output of shape (batch, {', '.join(map(str, shape))}) needs {need} per "
-                f"sample, not {row if len(row) != 1 else row[0]!r}; or a callable target"
-                + (_SEVERAL.format(list(row)) if len(shape) == 1 < len(row) else "")
-            )
-        for i, size in zip(row, shape, strict=True):
-            if not 0 <= i < size:
-                raise TargetError(f"target {i} is out of range for an output of size {size}")
 
 
 def _possible_batches(output: Any) -> tuple[int, ...]:
@@ -246,13 +192,15 @@ def _is_function(value: Any) -> bool:
     return callable(value) and not isinstance(value, Tensor)
 
 
-def _called_one_by_one(functions: Sequence[Callable[[Any], Tensor]], output: Any) -> Selected:
+def _called_one_by_one(
+    functions: Sequence[Callable[[Any], Tensor]], output: Any, way_out: str = _ALONE
+) -> Selected:
     tensor, source = main_tensor(output)
     if len(functions) != len(tensor):
         raise TargetError(f"{len(functions)} targets for a batch of {len(tensor)} samples")
     if isinstance(functions[0], Contrast) and len({type(f) for f in functions}) == 1:
         return _contrasted(functions, output)
-    found = [_one(target, one) for target, one in zip(functions, tensor, strict=True)]
+    found = [_one(target, one, way_out) for target, one in zip(functions, tensor, strict=True)]
     scalars, settled = zip(*found, strict=True)
     return Selected(torch.stack(scalars), None, source, list(settled))
 
@@ -271,18 +219,27 @@ def _contrasted(contrasts: Sequence[Any], output: Any) -> Selected:
 
 
 def _for_one(target: Any) -> Any:
-    return _per_sample(target, 1)[0] if isinstance(target, list) else target
+    return per_sample(target, 1)[0] if isinstance(target, list) else target
 
 
-def _one(target: Any, output: Tensor) -> tuple[Tensor, Any]:
+def _one(target: Any, output: Tensor, way_out: str) -> tuple[Tensor, Any]:
     """The scalar of one sample, and what chooses it again."""
     if isinstance(target, Contrast):
         found = select(output.unsqueeze(0), target)
         return found.output.squeeze(0), found.target
-    value = target(output)
+    try:
+        value = target(output)
+    except IndexError as error:  # what a function of the whole output meets in a row of it
+        raise TargetError(
+            f"the target {name_of(target)} failed on one sample's output, of shape "
+            f"{tuple(output.shape)}: {error}. {_OF_ONE}{way_out}"
+        ) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise TargetError(f"a target must return one number for one sample's output, not {what}")
+        raise TargetError(
+            f"the target {name_of(target)} must return one number for one sample's output, not "
+            f"{what}. {_OF_ONE}{way_out}"
+        )
     return value.reshape(()), target
 
 
@@ -337,8 +294,8 @@ def select(output: Any, target: Target, samples: int | None = None) -> Selected:
             "the model returns one number per sample, so there is no class to choose: leave the "
             "target out"
         )
-    rows = _index_rows(target, batch)
-    _check_rows(rows, rest)
+    rows = index_rows(target, batch)
+    check_rows(rows, rest)
     places = torch.tensor(rows, device=tensor.device, dtype=torch.long)
     where: tuple[Tensor, ...] = (torch.arange(batch, device=tensor.device), *places.unbind(1))
     chosen = tensor[where]
@@ -351,7 +308,8 @@ def choose(
     """The explained scalars of each target, in order.
 
     Of a dense output a row of as many indices as it has axes beside the batch is one index, as for
-    :func:`select`; otherwise each number is a target of its own.
+    :func:`select`; otherwise each item is a target of its own. In a row for all samples that is a
+    target of the whole batch; in rows for each sample, one of that sample.
 
     Args:
         output: whatever the model returned.
@@ -366,12 +324,24 @@ def choose(
         return _highest(output, target.count)
     if not isinstance(target, Several):
         return [select(output, target, samples)]
-    tensor, _ = main_tensor(output)
-    rows = target.rows_of(len(tensor) if tensor.dim() > 0 else 1)
-    if tensor.dim() > 2 and all(_is_index(t) for row in rows for t in row):
-        return [select(output, list(map(tuple, rows)), samples)]
+    rows, dense = target.rows, False
+    if target.each_sample or all(is_index(t) for t in rows[0]):
+        tensor, _ = main_tensor(output)
+        if target.each_sample:
+            rows = target.rows_of(len(tensor) if tensor.dim() > 0 else 1)
+        dense = tensor.dim() > 2 and all(is_index(t) for row in rows for t in row)
+    if dense:
+        one: Any = list(map(tuple, rows)) if target.each_sample else tuple(rows[0])
+        return [select(output, one, samples)]
+    if not target.each_sample:
+        return [select(output, each, samples) for each in rows[0]]
     columns = [list(column) for column in zip(*rows, strict=True)]
-    return [select(output, column, samples) for column in columns]
+    return [
+        _called_one_by_one(column, output, _IN_ONE_LIST)
+        if all(map(_is_function, column))
+        else select(output, column, samples)
+        for column in columns
+    ]
 
 
 def _highest(output: Any, count: int) -> list[Selected]:
@@ -390,6 +360,4 @@ def again(chosen: Sequence[Selected]) -> Target | Several:
     """The target that chooses the same scalars again, whichever classes are then predicted."""
     if len(chosen) == 1:
         return chosen[0].target
-    columns: list[Any] = [one.target for one in chosen]
-    lists = [c.tolist() if isinstance(c, Tensor) else c for c in columns]
-    return Several([list(row) for row in zip(*lists, strict=True)])
+    return Several([[one.target for one in chosen]])

@@ -133,7 +133,7 @@ class FullGrad:
         if any(m.shape[1] != 1 for m in maps):
             raise TargetError(
                 f"attribute() explains one target for each sample, not {maps[0].shape[1]}: "
-                "fullgrad.saliency() explains several at once"
+                "fullgrad.saliency() and fullgrad.complete_map() explain several at once"
             )
         if shape == "input":
             layout = options.get("layout")

@@ -175,6 +175,11 @@ def _unknown(
 ) -> LayoutError:
     fits = example_layout(shape, batch, grids)
     example = f"as in activation_layouts={{{module!r}: {fits!r}}}"
+    if batch > 1:
+        apart = "; where only the samples' places differ, explain one sample at a time"
+    else:
+        apart = ""
+    example += f" (it covers the whole input{apart})"
     advice = (
         f"State it when you call fullgrad.decompose, {example}, or aggregate its terms yourself."
         if decomposed

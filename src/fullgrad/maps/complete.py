@@ -6,8 +6,8 @@ docs/design/complete-map.md says where each number is drawn.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +17,20 @@ from fullgrad._options import takes_options
 from fullgrad.axes.layouts import ActivationLayouts, InputLayout
 from fullgrad.axes.spread import MassPlacement, check_placement
 from fullgrad.engine.inputs import Inputs, baseline_like, check, check_baseline
-from fullgrad.engine.pipeline import explain
+from fullgrad.engine.pipeline import explain_each
 from fullgrad.engine.request import Detached, Mode, Request, Traced
-from fullgrad.engine.targets import Target
+from fullgrad.engine.targets import Several, Target, Top
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import InputError, OptionError
+from fullgrad.maps._complete_parts import joined, of_targets
 from fullgrad.maps.complete_sink import Complete, Explained
 from fullgrad.maps.minibatches import BatchSize, check_size, in_minibatches
 from fullgrad.maps.regions import Boxes, Sums, as_numpy, box_sums, cells_of, label_sums, pooled
-from fullgrad.maps.saliency import packed
+from fullgrad.maps.saliency import asked, packed
 from fullgrad.maps.selection import Terms, selection
 from fullgrad.operations.linearization import Linearization, Named, linearization_of
+
+Depth: TypeAlias = Literal["input", "mean"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +38,9 @@ class CompleteMap:
     """A model's output as a sum over the places of its inputs.
 
     For each sample, the sum of all maps + ``elsewhere`` + ``residual`` is ``output``.
+
+    With k targets for each sample every map has shape (B, k, *positions), and what is said below
+    to have shape (B,) has shape (B, k): the sums hold for each target.
 
     Args:
         map: signed, shape (B, 1, *positions), in the output's precision; for several inputs a tuple
@@ -49,6 +55,7 @@ class CompleteMap:
         input_names: a name for each explained input.
         linearization: which linear maps stood for the operations, in words.
         zero: where the input term is zero, in words: the map says what differs from there.
+        layers: over which the map is a mean, ``"input"`` first; see ``depth=``.
     """
 
     map: Any
@@ -60,6 +67,7 @@ class CompleteMap:
     input_names: tuple[str, ...]
     linearization: str = "jacobian"
     zero: str = "zero of the input"
+    layers: tuple[str, ...] = ("input",)
 
     @property
     def maps(self) -> tuple[Tensor, ...]:
@@ -81,9 +89,10 @@ class CompleteMap:
         """The sum of the maps' negative numbers, shape (B,), float64."""
         return self._total([m.clamp(max=0) for m in self.maps])
 
-    @staticmethod
-    def _total(maps: Sequence[Tensor]) -> Tensor:
-        return torch.stack([m.flatten(1).sum(1, dtype=torch.float64) for m in maps]).sum(0)
+    def _total(self, maps: Sequence[Tensor]) -> Tensor:
+        """The sum of maps over their places, in the shape of the output."""
+        parts = [m.flatten(2).sum(2, dtype=torch.float64) for m in maps]
+        return torch.stack(parts).sum(0).view(self.output.shape)
 
     def pooled(self, size: int | Sequence[int]) -> Any:
         """The map in even cells of any number, exact: places are divided where borders cut them.
@@ -92,7 +101,8 @@ class CompleteMap:
             size: how many cells there are along each axis, one number for all axes or one for each.
 
         Returns:
-            Shape (B, 1, *size), in the form of :attr:`map`; the sums are those of the map.
+            Shape (B, 1, *size), or (B, k, *size), in the form of :attr:`map`; the sums are those of
+            the map.
 
         Raises:
             InputError: a size that does not fit.
@@ -125,7 +135,8 @@ class CompleteMap:
 
         Returns:
             A ``pandas.DataFrame``: a row for each label or box, ``rest`` for all other places,
-            for other inputs their names, ``elsewhere``; a column for each sample, float64.
+            for other inputs their names, ``elsewhere``; a column for each sample, float64; with
+            several targets one for each sample and target, (sample, number of the target).
 
         Raises:
             OptionError: none or several of the three, or an input that there is not.
@@ -147,14 +158,19 @@ class CompleteMap:
             sums = label_sums(own, labels)
         else:
             sums = box_sums(own, boxes if spans is None else spans)  # type: ignore[arg-type]
-        rows = dict(sums)
-        rows["rest"] = self._total([own]) - sum(sums.values())
+        rows = {name: part.view(self.output.shape) for name, part in sums.items()}
+        rows["rest"] = self._total([own]) - sum(rows.values())
         for i, (name, other) in enumerate(zip(self.input_names, self.maps, strict=True)):
             if i != place:
                 rows[name] = self._total([other])
         rows["elsewhere"] = self.elsewhere
-        table = pandas.DataFrame([as_numpy(v) for v in rows.values()], index=list(rows))
-        table.index.name, table.columns.name = "region", "sample"
+        table = pandas.DataFrame([as_numpy(v).reshape(-1) for v in rows.values()], index=list(rows))
+        table.index.name = "region"
+        if self.output.dim() == 1:
+            table.columns.name = "sample"
+        else:
+            counts = [range(n) for n in self.output.shape]
+            table.columns = pandas.MultiIndex.from_product(counts, names=["sample", "target"])
         return table
 
     def _input(self, given: int | str | None) -> int:
@@ -191,8 +207,10 @@ def complete_map(
     activation_layouts: ActivationLayouts | None = None,
     linearization: Named | Linearization = "jacobian",
     baseline: float | Tensor | Sequence[Tensor] | None = None,
+    depth: Depth = "input",
     batch_size: BatchSize = None,
     memory: int | None = None,
+    top: int | None = None,
 ) -> CompleteMap:
     """The output as a signed map and a remainder that has no place; together they are the output.
 
@@ -206,12 +224,14 @@ def complete_map(
     Args:
         model: any ``nn.Module`` whose terms lie on the input's grid.
         inputs: see :func:`fullgrad.saliency`.
-        target: see :func:`fullgrad.decompose`.
+        target: see :func:`fullgrad.decompose`; or several for each sample, as ``[[3, 7, 9]]``,
+            which cost one forward and k backward passes: see :func:`fullgrad.saliency`.
         placement: how a coarse cell's number is divided: ``"receptive_field"``: linearly around the
             center of what it reads, never on a place that it does not read; ``"cells"``: evenly
             over the cell's own share of the axis, where the grid covers it evenly.
         terms: which terms are on the map; see :func:`fullgrad.saliency`. The others are in
-            ``elsewhere`` as ``"left out"``.
+            ``elsewhere`` as ``"left out"``. Where a model has no such term that has a place (no
+            implicit biases, for example) the map is zero.
         additional_forward_args: see :func:`fullgrad.decompose`.
         forward_kwargs: see :func:`fullgrad.decompose`.
         mode: see :func:`fullgrad.decompose`.
@@ -221,15 +241,22 @@ def complete_map(
         activation_layouts: see :func:`fullgrad.decompose`.
         linearization: see :func:`fullgrad.decompose`.
         baseline: a reference x0 that splits the input term: the gradient times x - x0 is on the
-            map, times x0 in ``elsewhere`` as ``"reference"``. A number; a tensor of the input's
-            shape, or with one sample for all; a sequence of such if there are several inputs.
+            map, times x0 in ``elsewhere`` as ``"reference"``. What is explained stays the output
+            f(x), not f(x) - f(x0): for that, ``target=lambda y: y[:, 3] - y0`` as well. A number;
+            a tensor of the input's shape, or with one sample for all; a sequence of such if there
+            are several inputs.
             None: zero, which after the usual normalization is the data's mean color, and for
             embeddings no word.
+        depth: ``"input"``: all terms, down to the input. ``"mean"``: the sum can be stopped at any
+            layer that everything passes through, where the layer's output times its gradient
+            stands for all that lies before it; this is the mean of these maps, from the input to
+            the last such layer that has positions. Each is a complete map, so their mean is.
         batch_size: see :func:`fullgrad.saliency`.
         memory: see :func:`fullgrad.saliency`.
+        top: see :func:`fullgrad.saliency`.
 
     Returns:
-        The frozen :class:`CompleteMap`, its sum proved for each sample.
+        The frozen :class:`CompleteMap`, its sum proved for each sample and each target.
 
     Raises:
         ValueError: a value that an option cannot have.
@@ -250,6 +277,9 @@ def complete_map(
         >>> left = found.by_region(boxes={"left": (0, 0, 4, 8)})
         >>> list(left.index), bool(abs(left[0].sum() - found.output.item()) < 1e-5)
         (['left', 'rest', 'elsewhere'], True)
+        >>> two = fullgrad.complete_map(model, torch.ones(1, 3, 8, 8), target=[[1, 3]])
+        >>> two.map.shape, two.elsewhere.shape, bool(torch.equal(two.map[:, :1], found.map))
+        (torch.Size([1, 2, 8, 8]), torch.Size([1, 2]), True)
     """
     check_placement(placement)
     chosen = selection(terms, [name for name, _ in unwrap(model).named_modules()])
@@ -259,7 +289,7 @@ def complete_map(
     request = Request(
         model,
         inputs,
-        target,
+        asked(target, top),
         additional_forward_args,
         forward_kwargs,
         mode,
@@ -269,6 +299,7 @@ def complete_map(
         activation_layouts=activation_layouts,
         linearization=linearization,
         takes_per_sample=False,
+        with_cuts=check_depth(depth) == "mean",
     )
     zero = _zero_in_words(baseline)
     parts: list[Explained] = []
@@ -276,15 +307,16 @@ def complete_map(
     def compute(part: Request) -> tuple[Tensor]:
         start = sum(len(p.output) for p in parts)
 
-        def sink(traced: Traced) -> Complete:
+        def sink(traced: Traced, _: int) -> Complete:
             at = slice(start, start + len(traced.output))
             return Complete(traced, chosen, placement, _references(baseline, traced, at))
 
-        parts.append(explain(part, sink))
+        found = explain_each(part, sink)
+        parts.append(of_targets(found) if _several(part.target, len(found)) else found[0])
         return (parts[-1].output,)
 
     in_minibatches(request, compute, batch_size, memory)
-    found = _joined(parts)
+    found = joined(parts)
     return CompleteMap(
         map=packed(found.maps, inputs),
         elsewhere=torch.stack([*found.stages.values()]).sum(0)
@@ -297,7 +329,19 @@ def complete_map(
         input_names=found.names,
         linearization=str(linearization_of(linearization)),
         zero=zero,
+        layers=found.layers,
     )
+
+
+def check_depth(depth: str) -> str:
+    """Refuse a depth that is unknown.
+
+    Raises:
+        ValueError: listing those there are.
+    """
+    if depth not in get_args(Depth):
+        raise ValueError(f"depth must be {' or '.join(map(repr, get_args(Depth)))}, not {depth!r}")
+    return depth
 
 
 Baseline: TypeAlias = "float | Tensor | Sequence[Tensor] | None"
@@ -338,25 +382,8 @@ def _references(baseline: Baseline, traced: Traced, part: slice) -> list[Tensor]
     return found
 
 
-def _joined(parts: Sequence[Explained]) -> Explained:
-    """The results of minibatches as one."""
-    if len(parts) == 1:
-        return parts[0]
-    names = dict.fromkeys(name for p in parts for name in p.stages)
-    stages = {
-        n: torch.cat([p.stages.get(n, torch.zeros_like(p.residual)) for p in parts]) for n in names
-    }
-    joined = {
-        f.name: torch.cat([getattr(p, f.name) for p in parts])
-        for f in fields(Explained)
-        if isinstance(getattr(parts[0], f.name), Tensor)
-    }
-    maps = tuple(torch.cat(m) for m in zip(*(p.maps for p in parts), strict=True))
-    return Explained(
-        maps=maps,
-        stages=stages,
-        names=parts[0].names,
-        output=joined["output"],
-        residual=joined["residual"],
-        target=joined.get("target"),
-    )
+def _several(target: Any, found: int) -> bool:
+    """Whether a call asked for several targets: not for one index into a dense output, in a row."""
+    if isinstance(target, Several):
+        return len(target.rows[0]) == found
+    return isinstance(target, Top)

@@ -10,10 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fullgrad.axes.broadcasting import resolved
 from fullgrad.axes.coordinates import Table
+from fullgrad.axes.placement import Placement
 from fullgrad.axes.spread import MassPlacement, box_read, cells_along
 from fullgrad.engine import verification
 from fullgrad.engine.backward import product, widen
+from fullgrad.engine.cuts import Cut
 from fullgrad.engine.pipeline import Totals, input_term
 from fullgrad.engine.request import Traced
 from fullgrad.engine.terms import Term
@@ -23,7 +26,7 @@ from fullgrad.maps.location import Location, Locator
 from fullgrad.maps.mass import Put, put, spread
 from fullgrad.maps.selection import Selection
 
-FUSED, LEFT_OUT, REFERENCE = "fused", "left out", "reference"
+FUSED, LEFT_OUT, REFERENCE, INPUT = "fused", "left out", "reference", "input"
 _REMAINDER = 16  # a box that leaves less than this part of another uncovered at its ends is all
 
 
@@ -37,6 +40,7 @@ class Explained:
     residual: Tensor
     target: Tensor | None
     names: tuple[str, ...]
+    layers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class _OneCell:
     """A term whose numbers all lie in one cell, kept until it is known whether that is all."""
 
     stage: str
+    passed: int
     location: Location
     parts: tuple[Put, ...]
     boxes: tuple[Table, ...]
@@ -70,11 +75,48 @@ class Complete:
         shapes = [x.shape for x in traced.prepared.leaves]
         along = partial(cells_along, placement=placement)
         self._batch = len(traced.output)
-        self._locator = Locator(traced.layouts, shapes, self._batch, chosen, along=along)
+        self._locator = Locator(
+            traced.layouts, shapes, self._batch, chosen, along=along, may_be_empty=True
+        )
         self._sums = [Aggregate(g.sizes, spread) for g in traced.layouts.grids]
         self._stages: dict[str, Tensor] = {}
         self._order: list[str] = []  # of the stages, backward, with repetitions
         self._one_cell: list[_OneCell] = []
+        self._layers: list[str] = []  # that have counted, see cut()
+        self._over = [Aggregate(g.sizes, spread) for g in traced.layouts.grids]  # / their number
+        self._over_stages: dict[str, Tensor] = {}
+        self._so_far = torch.zeros(self._batch, dtype=torch.float64, device=traced.output.device)
+
+    def cut(self, cut: Cut, gradient: Tensor) -> None:
+        """Count a layer where its numbers and the terms behind it are the output again.
+
+        Layers that something goes around, without positions, or overwritten, do not count.
+        """
+        if cut.axes is None or cut.overwritten:
+            return
+        axes = resolved(cut.axes, self._traced.tape.bindings)
+        location = self._locator.of_layer(axes, cut.module, cut.value.shape)
+        if not location or location[0][1].one_cell:
+            return
+        value = product(widen(gradient), widen(cut.value), False)
+        parts = tuple(put(value, p) for _, p in location)
+        rest = [n for p in parts for n in (p.fused, p.nowhere) if n is not None]
+        own = [p.cells.flatten(1).sum(1) for p in parts] + rest
+        total = torch.stack(own).sum(0).to(self._so_far.device)
+        output = self._traced.output.detach().double()
+        dtypes = {*self._traced.tape.dtypes, output.dtype, value.dtype}
+        tolerance = verification.tolerance_for(dtypes, output.device)
+        gap, size = output - self._so_far - total, output.abs() + total.abs()
+        if not verification.holds(gap, size, tolerance):
+            return
+        self._layers.append(cut.module)
+        if not self._chosen.input:
+            _gather(self._over_stages, LEFT_OUT, total)
+            return
+        for (grid, placement), part in zip(location, parts, strict=True):
+            self._over[grid].add(part.cells, placement.cells)
+        if rest:
+            _gather(self._over_stages, cut.module.split(".")[0], torch.stack(rest).sum(0))
 
     def term(self, term: Term) -> Tensor:
         """Put a term where it lies, and return its sums for each sample, shape (B,), float64."""
@@ -92,6 +134,7 @@ class Complete:
             if location:
                 read.append([put(value, p) for _, p in location])
         total = torch.cat(sums) if len(sums) > 1 else sums[0]
+        self._so_far = self._so_far + total.to(self._so_far.device)
         if not location:
             wanted = self._chosen.wants(kind, entry.module)
             self._count(stage if wanted else LEFT_OUT, total)
@@ -102,20 +145,28 @@ class Complete:
             assert axes is not None
             grids = self._traced.layouts.grids
             boxes = tuple(box_read(axes, grids[i], self._batch) for i, _ in location)
-            self._one_cell.append(_OneCell(stage, location, parts, boxes))
+            self._one_cell.append(_OneCell(stage, len(self._layers), location, parts, boxes))
         else:
             self._add(location, parts)
         return total
 
     def _add(self, location: Location, parts: tuple[Put, ...]) -> None:
         for (grid, placement), part in zip(location, parts, strict=True):
-            self._sums[grid].add(part.cells, placement.cells)
+            self._draw(grid, part.cells, placement, len(self._layers))
 
-    def _count(self, stage: str, sums: Tensor) -> None:
+    def _draw(self, grid: int, cells: Tensor, placement: Placement, passed: int) -> None:
+        """Count cells: in each layer's map but those of layers that had come before."""
+        if passed:
+            self._over[grid].add(cells * -passed, placement.cells)
+        self._sums[grid].add(cells, placement.cells)
+
+    def _count(self, stage: str, sums: Tensor, passed: int | None = None) -> None:
         """Count numbers without a place."""
-        known = self._stages.get(stage)
         sums = sums.to(self._traced.output.device)
-        self._stages[stage] = sums if known is None else known + sums
+        passed = len(self._layers) if passed is None else passed
+        if passed:
+            _gather(self._over_stages, stage, sums * -passed)
+        _gather(self._stages, stage, sums)
 
     def _count_outside(self, stage: str, total: Tensor, parts: tuple[Put, ...]) -> None:
         """Count what a term has beside its cells: on several grids, or on none."""
@@ -150,9 +201,10 @@ class Complete:
                 proper = torch.from_numpy(_proper(box, hulls[grid])).to(part.cells.device)
                 mask = proper.view(-1, *[1] * (part.cells.dim() - 1))
                 if bool(proper.any()):
-                    self._sums[grid].add(part.cells * mask, placement.cells)
+                    self._draw(grid, part.cells * mask, placement, one.passed)
                 if not bool(proper.all()):
-                    self._count(one.stage, part.cells.flatten(1).sum(1) * ~proper)
+                    sums = part.cells.flatten(1).sum(1) * ~proper
+                    self._count(one.stage, sums, one.passed)
 
     def result(self, totals: Totals) -> Explained:
         """The maps and what is elsewhere, the sum of each sample proved.
@@ -165,25 +217,31 @@ class Complete:
         self._place_single_cells()
         leaves = self._traced.prepared.leaves
         if not self._chosen.input:
-            self._count(LEFT_OUT, totals.input_sums)
+            _gather(self._over_stages, LEFT_OUT, totals.input_sums)
         output = self._traced.output.detach()
+        count = 1 + len(self._layers)  # the input is the first layer
         drawn = []
         for i, (grid, sums) in enumerate(zip(self._traced.layouts.grids, self._sums, strict=True)):
-            total = sums.map()
             if self._chosen.input:  # last, so that a crop's terms are added in the same order
                 ((_, placement),) = self._locator.of_input(i)
                 gradient, x = totals.input_gradients[i], leaves[i].detach()
                 if self._references is not None:
                     reference = self._references[i]
                     part = put(input_term(gradient, reference), placement).cells
-                    self._count(REFERENCE, part.flatten(1).sum(1))
+                    _gather(self._over_stages, REFERENCE, part.flatten(1).sum(1))
                     x = x - reference
-                own = put(input_term(gradient, x), placement).cells
-                total = own if total is None else total + own
+                own = put(input_term(gradient, x), placement)
+                self._over[i].add(own.cells, placement.cells)
+            total, over = sums.map(), self._over[i].map()
+            if over is not None:
+                over = over / count if count > 1 else over
+                total = over if total is None else total + over
             if total is None:
                 total = output.new_zeros(self._batch, 1, *grid.sizes, dtype=torch.float64)
             drawn.append(total)
-        names = dict.fromkeys([*reversed(self._order), FUSED, REFERENCE, LEFT_OUT])
+        for name, value in self._over_stages.items():
+            _gather(self._stages, name, value.to(output.device) / count)
+        names = in_order([[*reversed(self._order), *self._stages]])
         stages = {name: self._stages[name] for name in names if name in self._stages}
         parts = [*(m.flatten(1).sum(1).to(output.device) for m in drawn), *stages.values()]
         residual, _ = verification.balance(output, parts)
@@ -202,7 +260,12 @@ class Complete:
             residual=residual,
             target=self._traced.selected.index,
             names=self._traced.prepared.names,
+            layers=(INPUT, *reversed(self._layers)),
         )
+
+
+def _gather(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
+    sums[name] = sums[name] + value.to(sums[name].device) if name in sums else value
 
 
 def _proper(box: Table, hull: Table) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -223,3 +286,24 @@ def _together(parts: tuple[Put, ...]) -> Put:
         torch.cat(fused) if fused else None,
         torch.cat(nowhere) if nowhere else None,
     )
+
+
+def in_order(lists: Sequence[Sequence[str]]) -> list[str]:
+    """The names of several backward passes' stages, in order of execution, those without one last.
+
+    Args:
+        lists: names of each pass, in its order. A pass may lack some stages.
+    """
+    merged: list[str] = []
+    last = (FUSED, REFERENCE, LEFT_OUT)
+    for names in lists:
+        place = 0
+        for name in names:
+            if name in last:
+                continue
+            if name in merged:
+                place = merged.index(name) + 1
+            else:
+                merged.insert(place, name)
+                place += 1
+    return [*merged, *(n for n in last if any(n in names for names in lists))]

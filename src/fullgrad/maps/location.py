@@ -29,6 +29,7 @@ class Locator:
         chosen: the terms that count.
         decomposed: whether the terms are those of a decomposition, for messages.
         along: which cells a grid's axis has; see :func:`fullgrad.axes.placement.placement_of`.
+        may_be_empty: whether a selection that puts nothing on a grid has a map: zero.
 
     Raises:
         InputError: an input has no positions.
@@ -43,6 +44,7 @@ class Locator:
         *,
         decomposed: bool = False,
         along: CellsAlong | None = None,
+        may_be_empty: bool = False,
     ) -> None:
         with_grid = {g.input for g in layouts.grids}
         for i, shape in enumerate(shapes):
@@ -60,6 +62,7 @@ class Locator:
                 )
         self._layouts, self._shapes, self._batch, self._chosen = layouts, shapes, batch, chosen
         self._decomposed, self._along = decomposed, along
+        self._may_be_empty = may_be_empty
         self._located = 0
         self._without = 0
         self._unknown: LayoutError | None = None
@@ -95,6 +98,17 @@ class Locator:
             self._without += 1
         return location
 
+    def of_layer(self, axes: Axes, module: str, shape: Sequence[int]) -> Location:
+        """Where a module's output lies; empty if that is not known or it has no positions."""
+        grids = self._layouts.grids
+        try:
+            found = placements_for(
+                axes, module, "output", shape, self._batch, grids, along=self._along
+            )
+        except LayoutError:
+            return []
+        return [(i, p) for i, p in enumerate(found) if p is not None]
+
     def _in_doubt(self) -> bool:
         """Whether an input may as well have its channels last."""
         return any(
@@ -116,8 +130,8 @@ class Locator:
         """Refuse to make a map of terms that are not on the grid.
 
         Raises:
-            LayoutError: it is not known where a term's numbers lie, no term has positions, or so
-                few that the layout is in doubt.
+            LayoutError: it is not known where a term's numbers lie, no term has positions where a
+                map of nothing is not wanted, or so few that the layout is in doubt.
         """
         if self._unknown is not None:
             raise self._unknown
@@ -128,5 +142,5 @@ class Locator:
                 "positions...)? State what its axes hold, as in layout='BTC' (letters: B samples, "
                 "C channels, others are positions)"
             )
-        if not self._chosen.input and not self._located:
+        if not (self._chosen.input or self._located or self._may_be_empty):
             raise LayoutError("no term of this selection has positions, so there is no map")

@@ -118,7 +118,10 @@ def with_rows(
         TargetError: parts for another number of samples.
     """
     if isinstance(target, Several):
-        return Several(change_list(target.rows_of(count)))
+        if target.each_sample:
+            return Several(change_list(target.rows_of(count)), each_sample=True)
+        row = [with_rows(each, count, change, change_list) for each in target.rows[0]]
+        return Several([row])
     if isinstance(target, Contrast):
         return target.changed(lambda part: with_rows(part, count, change, change_list))
     if isinstance(target, np.ndarray):

@@ -1,6 +1,6 @@
 """Exact sums of a map over cells and regions: places are cut where a border runs through them.
 
-Pure functions on maps of shape (B, 1, *positions); a place ``j`` covers [j, j + 1) of its axis.
+Pure functions on maps of shape (B, k, *positions); a place ``j`` covers [j, j + 1) of its axis.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def pooled(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Sums over even cells, of any number along each axis.
 
     Args:
-        maps: shape (B, 1, *positions).
+        maps: shape (B, k, *positions).
         size: cells along each axis; more than there are places divides these.
 
     Returns:
-        Shape (B, 1, *size), of the maps' dtype and sum.
+        Shape (B, k, *size), of the maps' dtype and sum.
     """
     found = maps.to(torch.float64)
     for d, cells in enumerate(size, start=2):
@@ -61,10 +61,10 @@ def _overlap(places: int, cells: int) -> Tensor:
 
 
 def label_sums(maps: Tensor, labels: Any) -> Sums:
-    """The sum over all places of each label, from label to shape (B,), float64.
+    """The sum over all places of each label, from label to shape (B, k), float64.
 
     Args:
-        maps: shape (B, 1, *positions).
+        maps: shape (B, k, *positions).
         labels: integers, shape (*positions) or (B, *positions); negative ones are no region.
 
     Raises:
@@ -80,17 +80,17 @@ def label_sums(maps: Tensor, labels: Any) -> Sums:
             f"{positions} or {(len(maps), *positions)} is needed"
         )
     distinct, index = torch.unique(found.long().to(maps.device), return_inverse=True)
-    flat = maps.to(torch.float64).flatten(1)
-    index = index.reshape(-1, flat.shape[1]).expand_as(flat)
-    sums = flat.new_zeros(len(flat), len(distinct)).scatter_add_(1, index, flat)
-    return {int(v): sums[:, i] for i, v in enumerate(distinct.tolist()) if v >= 0}
+    flat = maps.to(torch.float64).flatten(2)
+    index = index.reshape(-1, 1, flat.shape[2]).expand_as(flat)
+    sums = flat.new_zeros(*flat.shape[:2], len(distinct)).scatter_add_(2, index, flat)
+    return {int(v): sums[..., i] for i, v in enumerate(distinct.tolist()) if v >= 0}
 
 
 def box_sums(maps: Tensor, boxes: Boxes) -> Sums:
-    """The sum over each box, from its name or number to shape (B,), float64.
+    """The sum over each box, from its name or number to shape (B, k), float64.
 
     Args:
-        maps: shape (B, 1, *positions).
+        maps: shape (B, k, *positions).
         boxes: see :meth:`fullgrad.maps.complete.CompleteMap.by_region`.
 
     Raises:
@@ -115,7 +115,7 @@ def box_sums(maps: Tensor, boxes: Boxes) -> Sums:
             place = torch.arange(n, dtype=torch.float64, device=maps.device)
             covered = torch.clamp((place + 1).clamp(max=stop) - place.clamp(min=start), 0.0, 1.0)
             inside = inside @ covered
-        found[name] = inside[:, 0]
+        found[name] = inside
     return found
 
 

@@ -18,7 +18,7 @@ from fullgrad.decomposition.result import BiasTerm, Decomposition
 from fullgrad.engine.inputs import Inputs, check, check_one, explained_names
 from fullgrad.engine.pipeline import explain_each
 from fullgrad.engine.request import Detached, Mode, ModelOptions, Request, Traced
-from fullgrad.engine.targets import Target, Top, several
+from fullgrad.engine.targets import Several, Target, Top, several
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import InputError, LayoutError, OptionError
 from fullgrad.maps.aggregation import Psi, check_psi, placements_for, reduced, upsample
@@ -234,7 +234,9 @@ def saliency(
             one for each sample or a single one for all; an integer tensor of shape (B, k)), which
             cost one forward and k backward passes: ``[[3, 7, 9]]``. Of a dense output, rows of as
             many indices as it has axes beside the batch stay one index; write several as
-            ``[[(5, 8), (3, 8)]]``.
+            ``[[(5, 8), (3, 8)]]``. Items of a single list are targets as they are without it
+            (callables return shape (B,)); those of a list for each sample are its own (callables
+            get that sample's output, without the batch axis).
         method: ``"fullgrad"``; ``"simple_fullgrad"``: bias terms without the bias, that is the
             gradient at every operation that has one (the input term stays gradient times input);
             ``"smooth_fullgrad"``: every signed term is averaged over noisy copies of the input
@@ -302,7 +304,7 @@ def saliency(
     request = Request(
         model,
         inputs,
-        several(target) if top is None else Top(_count(top, target)),
+        asked(target, top),
         additional_forward_args,
         forward_kwargs,
         mode,
@@ -333,9 +335,18 @@ def saliency(
     return packed(in_minibatches(request, maps, batch_size, memory), inputs)
 
 
-def _count(top: Any, target: Target) -> int:
+def asked(target: Target, top: int | None) -> Target | Several | Top:
+    """What a call explains that takes several targets for each sample.
+
+    Raises:
+        OptionError: both are given.
+        TargetError: lists of unequal length, or empty ones.
+        ValueError: top is not a positive integer.
+    """
+    if top is None:
+        return several(target)
     if target is not None:
         raise OptionError("top= chooses the classes itself: leave target out, or top")
     if type(top) is not int or top < 1:
         raise ValueError(f"top must be a positive integer, not {top!r}")
-    return top
+    return Top(top)

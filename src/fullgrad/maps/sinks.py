@@ -17,6 +17,7 @@ from fullgrad.engine.pipeline import Totals, input_term
 from fullgrad.engine.request import Traced
 from fullgrad.engine.terms import Term
 from fullgrad.errors import LayoutError
+from fullgrad.maps._copies import alike, first_copy
 from fullgrad.maps.aggregation import Aggregate, Psi, drawn, reduced
 from fullgrad.maps.location import Location, Locator
 from fullgrad.maps.selection import Selection
@@ -146,9 +147,16 @@ class Draw(_Located):
         return self._maps.maps()
 
 
-# The grid, the term's name, which of that name, and its shape.
-_Key: TypeAlias = tuple[int, str, int, torch.Size]
+# The grid, the term's name, and which of that name.
+_Key: TypeAlias = tuple[int, str, int]
 _Sums: TypeAlias = dict[_Key, tuple[Placement, tuple[int, ...], Tensor]]
+
+
+def _elsewhere(name: str) -> LayoutError:
+    return LayoutError(
+        f"smooth_fullgrad averages each term over noisy copies, but the numbers of {name} lie "
+        "elsewhere in each copy; use method='fullgrad'"
+    )
 
 
 class TermAverage:
@@ -165,14 +173,20 @@ class TermAverage:
         self._sums: _Sums = {}
 
     def include(self, grids: Sequence[Grid], copies: int, sums: _Sums) -> None:
-        """Count the terms of some more copies, summed over these copies."""
+        """Count the terms of some more copies, summed over these copies.
+
+        Raises:
+            LayoutError: the numbers of one lie elsewhere than in copies before.
+        """
         self._grids = grids
         self._copies += copies
         for key, found in sums.items():
-            if key in self._sums:
-                self._sums[key][2].add_(found[2])
-            else:
-                self._sums[key] = found
+            known = self._sums.setdefault(key, found)
+            if known is found:
+                continue
+            if known[2].shape != found[2].shape or not alike(known[0], found[0]):
+                raise _elsewhere(key[1])
+            known[2].add_(found[2])
 
     def maps(self, psi: Psi) -> Maps:
         """The maps of the mean terms, which are let go."""
@@ -208,15 +222,12 @@ class Average(_Located):
         number = self._seen[name]
         self._seen[name] += 1
         for grid, placement in location:
-            if placement.by_sample:
-                raise LayoutError(
-                    f"smooth_fullgrad averages each term over noisy copies, but the numbers of "
-                    f"{name} lie elsewhere in each copy; use method='fullgrad'"
-                )
+            first = first_copy(placement, self._average.samples)
+            if first is None:
+                raise _elsewhere(name)
             view, positions = arranged(read[0], placement)
             total = view.unflatten(0, (-1, self._average.samples)).sum(0)
-            key = (grid, name, number, total.shape)
-            self._sums[key] = (placement, positions, total)
+            self._sums[grid, name, number] = (first, positions, total)
 
     def result(self, totals: Totals) -> None:
         """Count the terms of these copies, now that their sum is proved."""

@@ -186,8 +186,8 @@ class Recording:
         raise MethodError(
             f"{self.method}: it is not known which axes of {path or 'the model'} (shape "
             f"{tuple(shape)}) are positions of the input. State it, as in "
-            f"{self.example(path, shape)}, or use a method that reads no layer, as "
-            "method='input_gradient'"
+            f"{self.example(path, shape)} (it covers the whole input), or use a method that reads "
+            "no layer, as method='input_gradient'"
         )
 
     def example(self, path: str, shape: Sequence[int]) -> str:

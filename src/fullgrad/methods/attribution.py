@@ -214,7 +214,7 @@ def attribute(
         if shape[:1] + shape[2:] == found.shape[:1] + found.shape[2:] and found.shape[1] > 1:
             raise TargetError(
                 f"attribute() explains one target for each sample, not {found.shape[1]}: "
-                "fullgrad.saliency() explains several at once"
+                "fullgrad.saliency() and fullgrad.complete_map() explain several at once"
             )
         if tuple(found.shape) != shape:
             raise MethodError(

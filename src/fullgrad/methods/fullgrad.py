@@ -14,7 +14,7 @@ from fullgrad.axes.spread import MassPlacement, check_placement
 from fullgrad.engine.inputs import check_baseline
 from fullgrad.engine.request import ModelOptions
 from fullgrad.maps.aggregation import check_psi
-from fullgrad.maps.complete import complete_map
+from fullgrad.maps.complete import Depth, check_depth, complete_map
 from fullgrad.maps.saliency import saliency
 from fullgrad.maps.smoothing import Noise
 from fullgrad.methods.registry import Method
@@ -102,9 +102,11 @@ class CompleteOptions:
         placement: how a coarse cell's number is divided among places.
         terms: which terms are on the map.
         activation_layouts: layouts of activations that axis propagation cannot follow.
+        linearization: which linear maps stand for the operations.
+        baseline: a reference that splits the input term; the output is still what is explained.
 
     Raises:
-        ValueError: an unknown placement.
+        ValueError: an unknown placement or linearization, or a baseline that is none.
     """
 
     placement: MassPlacement = "receptive_field"
@@ -112,9 +114,11 @@ class CompleteOptions:
     activation_layouts: ActivationLayouts | None = None
     linearization: Named | Linearization = "jacobian"
     baseline: float | Tensor | None = None
+    depth: Depth = "input"
 
     def __post_init__(self) -> None:
         check_placement(self.placement)
+        check_depth(self.depth)
         linearization_of(self.linearization)
         if self.baseline is not None:
             check_baseline(self.baseline)
@@ -132,6 +136,13 @@ class BalancedInputOptions(BalancedOptions):
     """As :class:`BalancedOptions`, with the input term alone."""
 
     terms: str | Sequence[str] = "input"
+
+
+@dataclass(frozen=True, slots=True)
+class DepthOptions(BalancedOptions):
+    """As :class:`BalancedOptions`, averaged over layers."""
+
+    depth: Depth = "mean"
 
 
 def _complete(
@@ -199,6 +210,12 @@ METHODS = (
         "balanced_input",
         "The input term alone, of the same linear maps: input times its balanced gradient.",
         BalancedInputOptions,
+        _BALANCED,
+    ),
+    _complete_variant(
+        "depth_fullgrad",
+        "The mean of balanced_fullgrad's maps over all layers where the sum can be stopped.",
+        DepthOptions,
         _BALANCED,
     ),
 )

@@ -9,7 +9,7 @@ constants, never of the values of a sample, so that a sample's map does not depe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -100,37 +100,44 @@ def _number(value: Any) -> bool:
     return not isinstance(value, complex)
 
 
-def _sign_of(constant: Any, shape: Sequence[int]) -> int:
+def _sign_of(constant: Any, call: Call) -> int:
     """1 or -1 if a constant is never negative, or never positive.
 
-    Only a constant that all samples share is asked: one with as many axes as the result and more
-    than one row may hold a row for each sample.
+    Only a constant that all samples share is asked: not one that differs along an axis of the
+    result which counts samples, nor one of several numbers where that axis is not known.
 
     Args:
         constant: a factor.
-        shape: of the result.
+        call: of which it is a factor.
     """
     if not isinstance(constant, Tensor):
         return 0 if isinstance(constant, complex) else 1 if constant >= 0 else -1
-    by_sample = constant.dim() == len(shape) > 0 and constant.shape[0] != 1
-    if by_sample or constant.is_complex():
+    if constant.is_complex() or (constant.numel() > 1 and _may_differ(constant, call)):
         return 0
     return 1 if bool((constant >= 0).all()) else -1 if bool((constant <= 0).all()) else 0
+
+
+def _may_differ(constant: Tensor, call: Call) -> bool:
+    """Whether a factor may hold other numbers for each sample."""
+    if call.sample_axes is None:
+        return True
+    ahead = call.outputs[0].dim() - constant.dim()
+    return any(constant.shape[d - ahead] != 1 for d in call.sample_axes if d >= ahead)
 
 
 def negated(call: Call, origin_of: OriginOf) -> Origin | None:
     """The rule of ``neg``."""
     found = origin_of(call.args[0])
-    return None if found is None else _times(found, -1, call.outputs[0].shape)
+    return None if found is None else _times(found, -1, call)
 
 
-def _times(found: Origin, factor: Any, shape: Sequence[int]) -> Origin | None:
-    """A value times (or divided by) a constant; ``shape`` is the result's."""
+def _times(found: Origin, factor: Any, call: Call) -> Origin | None:
+    """A value times (or divided by) a constant."""
     if found.made == "switch":
         if not _number(factor):
             return None
         return replace(found, key=found.key * abs(float(factor)))
-    sign = found.sign * _sign_of(factor, shape) if found.sign else 0
+    sign = found.sign * _sign_of(factor, call) if found.sign else 0
     if found.is_gate or (found.made in ("exp", "total") and _number(factor)):
         return replace(found, sign=sign)
     return found if found.made in ("square", "norm") and sign > 0 else _signed(sign)
@@ -173,7 +180,7 @@ def multiplied(call: Call, origin_of: OriginOf) -> Origin | None:
         found, constant = (ours, second) if call.depends(first) else (theirs, first)
         if not by_element:
             return mixed(call, origin_of)
-        return None if found is None else _times(found, constant, call.outputs[0].shape)
+        return None if found is None else _times(found, constant, call)
     gates = ours is not None and theirs is not None and ours.is_gate and theirs.is_gate
     if by_element and first is second and not gates:
         return None if call.outputs[0].is_complex() else SQUARE
@@ -188,7 +195,7 @@ def divided(call: Call, origin_of: OriginOf) -> Origin | None:
     above, below = call.args[:2]
     ours, theirs = origin_of(above), origin_of(below)
     if not call.depends(below):
-        return None if ours is None else _times(ours, below, call.outputs[0].shape)
+        return None if ours is None else _times(ours, below, call)
     if theirs is None:
         return None
     if not call.depends(above):

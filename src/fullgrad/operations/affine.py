@@ -39,8 +39,22 @@ def _sum(call: Call, sign: int) -> tuple[Bias, ...]:
     return explicit(_constant_tensor(first, y), 1, y.shape)
 
 
-put("add", lambda c: _sum(c, 1), elementwise, family="affine", origin=_origins.added)
-put("sub", lambda c: _sum(c, -1), elementwise, family="affine", origin=_origins.added)
+put(
+    "add",
+    lambda c: _sum(c, 1),
+    elementwise,
+    family="affine",
+    origin=_origins.added,
+    addends=lambda c: ((c.get("self"), 1), (c.get("other"), c.get("alpha", 1))),
+)
+put(
+    "sub",
+    lambda c: _sum(c, -1),
+    elementwise,
+    family="affine",
+    origin=_origins.added,
+    addends=lambda c: ((c.get("self"), 1), (c.get("other"), -c.get("alpha", 1))),
+)
 
 
 def _rsub(call: Call) -> tuple[Bias, ...]:
@@ -54,7 +68,14 @@ def _rsub(call: Call) -> tuple[Bias, ...]:
     return explicit(_constant_tensor(first, y), -alpha, y.shape)
 
 
-put("rsub", _rsub, elementwise, family="affine", origin=_origins.added)
+put(
+    "rsub",
+    _rsub,
+    elementwise,
+    family="affine",
+    origin=_origins.added,
+    addends=lambda c: ((c.get("self"), -c.get("alpha", 1)), (c.get("other"), 1)),
+)
 
 
 def _joined(call: Call) -> tuple[Bias, ...]:

@@ -41,6 +41,7 @@ class Call:
 
     ``args`` are those before execution, except that an in-place operation's first argument is a
     copy of what it was if the rule asked for it (``reads_input``) and must not be read otherwise.
+    ``sample_axes`` are the axes of the first output that count samples; None if not known.
     """
 
     func: Any
@@ -52,6 +53,7 @@ class Call:
     outputs: tuple[Any, ...]
     depends: Callable[[Any], bool]
     in_place: bool = False
+    sample_axes: tuple[int, ...] | None = None
 
     def get(self, name: str, default: Any = None) -> Any:
         """The argument of that name in the operation's schema, or ``default`` if it has none."""

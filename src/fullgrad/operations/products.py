@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fullgrad.axes.algebra import Axes, fresh, has_batch, neutral, with_groups
+from fullgrad.axes.algebra import Axes, fresh, has_batch, neutral, samples, with_groups
 from fullgrad.axes.coordinates import Group
 from fullgrad.operations._local import Local, LocalRule, of_factors, product
 from fullgrad.operations._origins import OriginOf, multiplied
@@ -88,7 +88,7 @@ def _product_axes(p: Propagation, factors: Sequence[Any]) -> Axes | None:
     rows = fresh(shape[-2]) if left is None else left.groups[-2]
     columns = fresh(shape[-1]) if right is None else right.groups[-1]
     by_columns = right is not None and (
-        left is None or (right.depends(columns) and not left.depends(rows)) or has_batch(columns)
+        left is None or (right.depends(columns) and not left.depends(rows)) or samples(columns) > 1
     )
     outer = [left, right] if not by_columns else [right, left]
     batches: list[Group] = []

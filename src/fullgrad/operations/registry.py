@@ -12,7 +12,7 @@ import torch
 from fullgrad._compat import composite, own_autograd, schema_of
 from fullgrad.operations._local import LocalRule
 from fullgrad.operations._origins import OriginRule
-from fullgrad.operations.call import BiasRule
+from fullgrad.operations.call import BiasRule, Call
 from fullgrad.operations.propagation import AxesRule, windowed
 
 
@@ -35,6 +35,7 @@ class Operation:
         reads_shape: it reads the shape and type of its arguments, not their values.
         piecewise_constant: its derivative is zero wherever it exists, so it may have no gradient.
         detaches: it takes a value out of the autograd graph.
+        addends: of what only adds two arguments: each of them, and the number that multiplies it.
         equivalent: the same function in operations that have a forward mode.
         balanced: from a call to its maps in the balanced linearization; None is the Jacobian.
         origin: from the origins of its arguments to that of its outputs.
@@ -53,6 +54,7 @@ class Operation:
     reads_shape: bool = False
     piecewise_constant: bool = False
     detaches: bool = False
+    addends: Callable[[Call], tuple[tuple[Any, Any], tuple[Any, Any]]] | None = None
     equivalent: Callable[..., Any] | None = None
     balanced: LocalRule | None = None
     origin: OriginRule | None = None

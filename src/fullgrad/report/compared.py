@@ -87,28 +87,50 @@ def _sheet(builder: Builder, found: Comparison, problems: list[str]) -> Html:
         )
         return tag("p", said)
     methods = ", ".join(m.label for m in record.methods)
-    classes = ", ".join(r.target.name or f"class {r.target.index}" for r in record.rows[:12])
+    classes = ", ".join(_subject(r) for r in record.rows[:12])
     alt = f"A row for each photograph ({classes}), a column for each method: {methods}"
     return builder.picture(content, kind, alt, record.rule, wide=True)
 
 
 def _classes(builder: Builder, rows: Sequence[RowInfo]) -> Html:
+    compared = any(row.target.rather_than for row in rows)
     cells = [
         (
             row.image.path,
-            row.target.name or f"class {row.target.index}",
+            _subject(row),
             f"{row.target.probability:.1%}",
             number(row.target.logit),
+            *_compared(row, compared),
             tag("code", row.image.sha256),
         )
         for row in rows
     ]
-    caption = (
-        "What every row explains. Logit: the class's output, whose gradient the methods take. "
-        "Probability: the softmax of all logits. SHA-256: of the photograph's file."
+    taken = (
+        "Logit: the class's output; other logit: that of the class after 'rather than'; margin: "
+        "the first less the second, whose gradient the methods take. Probability: the first "
+        "class's, by the softmax of all logits."
+        if compared
+        else "Logit: the class's output, whose gradient the methods take. Probability: the softmax "
+        "of all logits."
     )
-    heads = ("photograph", "explained class", "probability", "logit", "SHA-256")
-    return builder.table(caption, heads, cells, numeric=(2, 3))
+    caption = f"What every row explains. {taken} SHA-256: of the photograph's file."
+    heads = ("photograph", "explained class", "probability", "logit")
+    more = ("other logit", "margin") if compared else ()
+    numeric = range(2, 4 + len(more))
+    return builder.table(caption, (*heads, *more, "SHA-256"), cells, numeric=numeric)
+
+
+def _subject(row: RowInfo) -> str:
+    """What a row explains: one class, or one rather than another."""
+    both = (row.target, row.target.rather_than)
+    return " rather than ".join(c.name or f"class {c.index}" for c in both if c is not None)
+
+
+def _compared(row: RowInfo, compared: bool) -> tuple[str, ...]:
+    other = row.target.rather_than
+    if not compared:
+        return ()
+    return ("", "") if other is None else (number(other.logit), number(other.margin))
 
 
 def _failed(failed: Sequence[FailureInfo]) -> Html:

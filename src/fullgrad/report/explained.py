@@ -200,8 +200,9 @@ def _overlay(builder: Builder, e: Explained, label: str, problems: list[str]) ->
 
 
 def _has_sign(e: Explained) -> bool:
-    """Whether the map's numbers have a sign."""
-    return e.record.saliency.options.get("psi") == "signed"
+    """Whether the map's numbers have a sign; a complete map has areas in its record."""
+    found = e.record.saliency
+    return found.areas is not None or found.options.get("psi") == "signed"
 
 
 def _classes(builder: Builder, top: Sequence[ClassInfo]) -> Html:
@@ -235,15 +236,21 @@ def _waterfall(builder: Builder, e: Explained, problems: list[str]) -> list[Html
         f"Residual: the {name} minus all parts is {found.residual:.1e}, which is {relative:.1e} "
         f"of their sizes; up to {tolerance:.0e} counts as rounding."
     )
-    table = [tag("p", intro), waterfall_table(builder, found)]
+    table = [tag("p", intro), waterfall_table(builder, found, name)]
     if relative > tolerance:
         text = f"The split of {e.name} is not complete ({said} It is more.) Do not trust it."
         return [*table, _warning(text, problems)]
     return [*table, tag("p", f"{said} So the split is complete: nothing is missing.")]
 
 
-def waterfall_table(builder: Builder, found: Waterfall) -> Html:
-    """A waterfall as a table with bars, which fits any width and both colour schemes."""
+def waterfall_table(builder: Builder, found: Waterfall, name: str) -> Html:
+    """A waterfall as a table with bars, which fits any width and both colour schemes.
+
+    Args:
+        builder: of the page.
+        found: the parts.
+        name: of the number that they are parts of.
+    """
     parts = gathered(found.parts)
     ends = np.cumsum([p.value for p in parts])
     starts = ends - np.array([p.value for p in parts])
@@ -273,10 +280,10 @@ def waterfall_table(builder: Builder, found: Waterfall) -> Html:
     residual = f"{found.residual:+.1e}".replace("-", "−", 1) if found.residual else "0"
     rows.append(("residual", bar(ends[-1], ends[-1], "none"), residual, ""))
     whole = "" if not found.output else "100 %"
-    rows.append(("= logit", bar(0, found.output, "total"), signed(found.output), whole))
+    rows.append((f"= {name}", bar(0, found.output, "total"), signed(found.output), whole))
     caption = (
         "Each bar begins where the one above it ends; the thin line is zero. Red and + raise the "
-        "logit, blue and − lower it. Shares are of the logit, so they can exceed 100 %."
+        f"{name}, blue and − lower it. Shares are of the {name}, so they can exceed 100 %."
     )
     if len(parts) < len(found.parts):
         caption += " 'n stages': neighbours with small sums, put together."

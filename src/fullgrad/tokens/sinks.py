@@ -137,8 +137,9 @@ class _AtTokens:
             self._unknown = (
                 f"it is not known at which token the numbers of {entry.op} in "
                 f"{entry.module or 'the model'} (shape {tuple(entry.shape)}) lie. State what its "
-                f"axes hold, as in activation_layouts={{{entry.module!r}: {with_tokens!r}}}, or "
-                f"{without!r}, without T, if they lie at no token of input_ids"
+                f"axes hold, as in activation_layouts={{{entry.module!r}: {with_tokens!r}}} (T "
+                f"covers all tokens), or {without!r}, without T, if they lie at no token of "
+                "input_ids"
             )
             return None
         return None if place is None or self._single(place) else place

@@ -86,6 +86,26 @@ class ImageResult:
         return self.name or f"class {self.target}"
 
     @property
+    def subject(self) -> str:
+        """What is explained, for people: ``tabby``, or ``tabby rather than tiger cat``."""
+        other = self.rather_than
+        return self.label if other is None else f"{self.label} rather than {other.label}"
+
+    @property
+    def subject_indices(self) -> str:
+        """What is explained, with the classes' numbers: ``tabby [281] rather than dog [7]``."""
+        own, other = f"{self.label} [{self.target}]", self.rather_than
+        return own if other is None else f"{own} rather than {other.label} [{other.index}]"
+
+    @property
+    def numbers(self) -> str:
+        """The logit, or both logits and their margin, in words."""
+        other = self.rather_than
+        if other is None:
+            return f"logit {self.logit:.4g}"
+        return f"logits {self.logit:.4g} - {other.logit:.4g} = {other.margin:.4g}"
+
+    @property
     def explained(self) -> float:
         """The number that maps and split explain: the logit, or its difference to another one."""
         return self.logit if self.rather_than is None else self.rather_than.margin

@@ -12,6 +12,11 @@ from fullgrad.vision.layers import Array
 from fullgrad.vision.provenance import _plain
 
 
+def has_sign(method: Method, options: Mapping[str, Any]) -> bool:
+    """Whether a method's numbers have a sign with these options."""
+    return method.complete or options.get("psi") == "signed"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class MethodMap:
     """The map of one method on one image, or the reason why there is none.
@@ -51,7 +56,7 @@ class MethodMap:
     @property
     def signed(self) -> bool:
         """Whether the numbers have a sign."""
-        return self.method.complete or self.options.get("psi") == "signed"
+        return has_sign(self.method, self.options)
 
     @property
     def settings(self) -> dict[str, Any]:

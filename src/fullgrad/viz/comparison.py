@@ -60,7 +60,12 @@ class Comparison:
         """What every map explains."""
         given = any(row.chosen == "given" for row in self.rows)
         which = "which was asked for" if given else "which the model predicts"
-        return f"Every map explains the class at its left, {which}; probability is its softmax."
+        if not any(row.rather_than for row in self.rows):
+            return f"Every map explains the class at its left, {which}; probability is its softmax."
+        return (
+            f"Every map explains the margin at its left: the logit of the first class, {which}, "
+            "less that of the class after 'rather than'; probability is the first one's softmax."
+        )
 
     def reasons(self) -> list[str]:
         """Return why methods have no map: a line for each, with the images it is said of."""
@@ -93,9 +98,9 @@ class Comparison:
         shown = [
             Compared(
                 row.view,
-                row.label,
+                row.subject,
                 tuple(word(c) if c.values is None else c.shown for c in row.maps),
-                f"probability {row.probability:.1%}\n{row.photograph.path.name}",
+                _detail(row),
             )
             for row in self.rows
         ]
@@ -142,6 +147,12 @@ class Comparison:
         )
 
 
+def _detail(row: ImageResult) -> str:
+    other = row.rather_than
+    margin = "" if other is None else f"\nmargin {other.margin:.3g}"
+    return f"probability {row.probability:.1%}{margin}\n{row.photograph.path.name}"
+
+
 def _cell(cell: MethodMap) -> CellInfo:
     from fullgrad.vision.schema import CellInfo
 
@@ -181,6 +192,7 @@ def compare(
     *,
     names: Sequence[str] | None = None,
     target: int | None = None,
+    rather_than: int | None = None,
     scale: Scale = "map",
     on_map: Callable[[int, int], None] = lambda done, total: None,
     on_row: Callable[[ImageResult], None] = lambda row: None,
@@ -194,6 +206,7 @@ def compare(
         choices: methods as ``NAME`` or ``NAME:OPTION=VALUE,...``.
         names: of the model's classes; None for those that the model brings.
         target: class to explain in every image; None for the predicted one.
+        rather_than: a class to compare it with: the difference of their outputs is explained.
         scale: see :func:`fullgrad.viz.compare.comparison`.
         on_map: called with the number of maps that are done, and of all.
         on_row: called with each image that is done.
@@ -233,6 +246,7 @@ def compare(
                 [photograph],
                 names=names,
                 target=target,
+                rather_than=rather_than,
                 method=chosen,
                 parts=_MAPS,
                 on_stage=on_stage,

@@ -12,7 +12,9 @@ from fullgrad.viz.style import (
     DIVERGING,
     FAINT,
     SEQUENTIAL,
+    SHARED,
     Writer,
+    checked_limit,
     limit_of,
     lines,
     number,
@@ -31,7 +33,12 @@ _WIDTH, _PANEL, _MARGIN = 5.2, 4.8, 0.2  # inches
 
 
 def heatmap(
-    saliency: Tensor | Array, title: str = "", *, method: str = "fullgrad", sign: bool = False
+    saliency: Tensor | Array,
+    title: str = "",
+    *,
+    method: str = "fullgrad",
+    sign: bool = False,
+    limit: float | None = None,
 ) -> Figure:
     """One map without its photograph.
 
@@ -41,24 +48,27 @@ def heatmap(
         method: that made the map, for the words below the scale.
         sign: whether the numbers have a sign: a diverging scale, symmetric about zero. Otherwise
             the scale goes from the map's ``LOW`` % to its ``HIGH`` % percentile.
+        limit: end of the signed scale, so that several maps share it (those of several classes
+            of one image: :func:`fullgrad.viz.style.shared_limit`); None for the map's own.
 
     Returns:
         A matplotlib figure.
 
     Raises:
         InputError: see :func:`fullgrad.viz.normalize`.
+        ValueError: a limit that is not positive, or of a map without sign.
         MissingDependencyError: matplotlib is not installed.
     """
+    checked_limit(limit, sign)
     values = plane(saliency)
     title = wrap(title, _PANEL, 12)
     if sign:
-        limit = limit_of(values)
+        shared, limit = limit is not None, limit or limit_of(values)
         drawn = signed_colors(values, limit)
         ends, name = (-limit, limit), DIVERGING
         ticks = {-limit: signed(-limit), 0.0: "0", limit: signed(limit)}
-        text = (
-            f"{method}: signed numbers; blue lowers the output, red raises it. The scale ends at "
-            f"the {HIGH:g} % percentile of their sizes."
+        text = f"{method}: signed numbers; blue lowers the output, red raises it. The scale " + (
+            SHARED if shared else f"ends at the {HIGH:g} % percentile of their sizes."
         )
     else:
         drawn = colors(normalize(values))

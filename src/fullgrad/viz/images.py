@@ -22,6 +22,21 @@ if TYPE_CHECKING:
 MAP_SUFFIX, LAYERS_SUFFIX = ".saliency.npy", ".layers.npz"
 
 
+def title_of(result: ImageResult) -> str:
+    """What is explained, for a picture's title: the class or both classes, with their numbers.
+
+    Args:
+        result: of :func:`fullgrad.vision.image_result.explain_images`.
+    """
+    own, other = f"{result.label} (class {result.target})", result.rather_than
+    if other is None:
+        return f"{own}: probability {result.probability:.1%}, logit {result.logit:.2f}"
+    return (
+        f"{own} rather than {other.label} (class {other.index}): logits {result.logit:.2f} and "
+        f"{other.logit:.2f}, margin {other.margin:.2f}"
+    )
+
+
 def overlay_of(result: ImageResult) -> Figure:
     """Draw the labeled overlay of an explained image with its first map.
 
@@ -32,19 +47,10 @@ def overlay_of(result: ImageResult) -> Figure:
         ValueError: it has no map.
         MissingDependencyError: matplotlib is not installed.
     """
-    title = (
-        f"{result.label} (class {result.target}): probability "
-        f"{result.probability:.1%}, logit {result.logit:.2f}"
-    )
-    if (other := result.rather_than) is not None:
-        title = (
-            f"{result.label} (class {result.target}) rather than {other.label} (class "
-            f"{other.index}): logits {result.logit:.2f} and {other.logit:.2f}, margin "
-            f"{other.margin:.2f}"
-        )
     caption, found = result.photograph.path.name, result.map
     if text := result.areas_text:
         caption = f"{caption}: {text}"
+    title = title_of(result)
     return picture(
         result.view, found.shown, title, caption, method=found.method.name, sign=found.signed
     )

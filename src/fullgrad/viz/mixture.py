@@ -12,6 +12,7 @@ from fullgrad.viz.style import (
     FAINT,
     SEQUENTIAL,
     Writer,
+    checked_limit,
     limit_of,
     lines,
     page,
@@ -43,7 +44,14 @@ def drawn(saliency: Array, sign: bool, limit: float | None = None) -> Array:
 
 
 def mixture(
-    photograph: Array, saliency: Array, opacity: float, title: str, text: str, *, sign: bool = False
+    photograph: Array,
+    saliency: Array,
+    opacity: float,
+    title: str,
+    text: str,
+    *,
+    sign: bool = False,
+    limit: float | None = None,
 ) -> Figure:
     """The map over the photograph in its own colors, with words and a scale.
 
@@ -54,13 +62,17 @@ def mixture(
         title: on top.
         text: below the scale.
         sign: whether the map's numbers have a sign.
+        limit: end of the signed scale, so that several maps share it (those of several classes
+            of one image: :func:`fullgrad.viz.style.shared_limit`); None for the map's own.
 
     Returns:
         A matplotlib figure.
 
     Raises:
+        ValueError: a limit that is not positive, or of a map without sign.
         MissingDependencyError: matplotlib is not installed.
     """
+    checked_limit(limit, sign)
     title, text = wrap(title, _PANEL, 12), wrap(text, _PANEL, 8.5)
     high, wide = saliency.shape
     tall = _PANEL * high / wide
@@ -68,12 +80,12 @@ def mixture(
     figure = page(_WIDTH, head + tall + 0.55 + 0.17 * lines(text) + 0.1, dpi=120)
     write = Writer(figure)
     write(0.2, 0.1, title, va="top", size=12)
-    heat = drawn(saliency, sign).astype(np.float64)
+    heat = drawn(saliency, sign, limit).astype(np.float64)
     mixed = (1 - opacity) * photograph.astype(np.float64) + opacity * heat
     show(write.axes(0.2, head, _PANEL, tall), np.rint(mixed).astype(np.uint8))
     bar = write.axes(0.6, head + tall + 0.12, _WIDTH - 1.2, 0.13)
     if sign:
-        limit = limit_of(plane(saliency))
+        limit = limit or limit_of(plane(saliency))
         ticks = {-limit: signed(-limit), 0.0: "0", limit: signed(limit)}
         scale_bar(bar, (-limit, limit), ticks, DIVERGING)
     else:

@@ -16,6 +16,7 @@ from fullgrad.viz.style import (
     HIGH,
     LOW,
     Array,
+    checked_limit,
     colors,
     limit_of,
     normalize,
@@ -50,6 +51,7 @@ __getattr__ = renamed(
 
 BAR_LABEL = "{} saliency\n(0 = least, 1 = most, per image)"
 SIGNED_LABEL = "{}, signed numbers\n(blue lowers the output, red raises it)"
+SHARED_LABEL = "\nscale shared with other maps: equal colors, equal numbers"
 _OPACITY = 0.75
 _WIDTH = 9.0  # inches, of the whole picture
 _SIGNED_WIDTH = 9.7  # the numbers at a signed scale take more room
@@ -97,6 +99,7 @@ def picture(
     method: str = "fullgrad",
     *,
     sign: bool = False,
+    limit: float | None = None,
 ) -> Figure:
     """Photograph and overlay side by side, with title and color bar.
 
@@ -110,25 +113,30 @@ def picture(
         caption: smaller, below it; the file's name, for example.
         method: that made the map, for the colour bar.
         sign: whether the numbers have a sign.
+        limit: end of the signed scale, so that several maps share it (those of several classes
+            of one image: :func:`fullgrad.viz.style.shared_limit`); None for the map's own.
 
     Returns:
         A matplotlib figure, to be saved with :func:`png` or ``savefig``.
 
     Raises:
         InputError: see :func:`normalize` and :func:`blend`.
+        ValueError: a limit that is not positive, or of a map without sign.
         MissingDependencyError: matplotlib is not installed.
     """
+    checked_limit(limit, sign)
     require("matplotlib", "cli")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    shared = limit is not None
     if sign:
         values = plane(saliency)
-        limit = limit_of(values)
+        limit = limit or limit_of(values)
         heat = np.clip(np.abs(values) / limit, 0, 1).astype(np.float32)
         overlaid = _mixed(image, heat, signed_colors(values, limit))
     else:
-        heat, limit = normalize(saliency), None
+        heat = normalize(saliency)
         overlaid = blend(image, heat)
     title, caption = wrapped(title, _PER_LINE), wrapped(caption, round(_PER_LINE * 1.25))
     head = 0.15 + 0.24 * (title.count("\n") + 1) + 0.18 * (caption.count("\n") + 1) * bool(caption)
@@ -152,11 +160,11 @@ def picture(
         show(axes, content)
         axes.set_xlabel(label, size=9)
     bar = figure.add_axes((0.06 + 2 * width, bottom, 0.018, tall))
-    _color_bar(bar, method, limit)
+    _color_bar(bar, method, limit, shared)
     return figure
 
 
-def _color_bar(axes: Axes, method: str, limit: float | None) -> None:
+def _color_bar(axes: Axes, method: str, limit: float | None, shared: bool) -> None:
     """The scale: of a map without sign, or up to the limit of a signed one."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -168,6 +176,6 @@ def _color_bar(axes: Axes, method: str, limit: float | None) -> None:
     else:
         bar.set_ticks([-limit, 0, limit], labels=[signed(-limit), "0", signed(limit)])
     bar.ax.tick_params(labelsize=8)
-    label = BAR_LABEL if limit is None else SIGNED_LABEL
+    label = BAR_LABEL if limit is None else SIGNED_LABEL + SHARED_LABEL * shared
     bar.set_label(label.format(method), size=8, parse_math=False)
     bar.outline.set_visible(False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -35,6 +36,7 @@ DIVERGING = "RdBu_r"
 LOW, HIGH = 1.0, 99.5  # percentiles between which a map is stretched
 __getattr__ = renamed(__name__, {"signed_colours": "signed_colors"})
 
+SHARED = "is shared with other maps: equal colors are equal numbers."
 RAISES, LOWERS, TOTAL = "#B2182B", "#2166AC", "#404040"
 INK, FAINT, BLANK = "black", "0.35", "0.93"
 DPI = 110
@@ -244,6 +246,43 @@ def limit_of(values: Array) -> float:
     """The end of a symmetric scale: the ``HIGH`` % percentile of the sizes; 1 if all are 0."""
     sizes = np.abs(values)
     return float(np.percentile(sizes, HIGH)) or float(sizes.max()) or 1.0
+
+
+def shared_limit(maps: Iterable[Tensor | Array]) -> float:
+    """The end of one symmetric scale for several signed maps: the largest of their own ends.
+
+    Maps of several classes of one image can be compared by color only on one scale.
+
+    Args:
+        maps: at least one; axes of length 1 before the last two are dropped.
+
+    Raises:
+        InputError: no maps, or one that is not a map.
+
+    Example:
+        >>> import torch
+        >>> from fullgrad.viz.style import shared_limit
+        >>> shared_limit([torch.full((4, 4), -2.0), torch.full((4, 4), 0.5)])
+        2.0
+    """
+    ends = [limit_of(plane(each)) for each in maps]
+    if not ends:
+        raise InputError("a scale needs at least one map")
+    return max(ends)
+
+
+def checked_limit(limit: float | None, sign: bool) -> None:
+    """Refuse an end of the scale that no picture can have.
+
+    Raises:
+        ValueError: it is not positive and finite, or the map has no sign.
+    """
+    if limit is None:
+        return
+    if not sign:
+        raise ValueError("limit is the end of a signed scale: it needs sign=True")
+    if not 0 < limit < float("inf"):
+        raise ValueError(f"the limit of a signed scale must be positive, not {limit!r}")
 
 
 def signed_colors(values: Array, limit: float) -> Array:

@@ -4,6 +4,7 @@
 export function remember(choice) {
   const words = new URLSearchParams({ model: choice.model, method: choice.method });
   if (choice.target !== null) words.set("target", choice.target);
+  if (choice.ratherThan !== null) words.set("rather_than", choice.ratherThan);
   if (Object.keys(choice.options).length) words.set("options", JSON.stringify(choice.options));
   if (choice.second) {
     words.set("with", choice.second);
@@ -24,8 +25,8 @@ export function recalled(about) {
   const words = new URLSearchParams(location.hash.slice(1));
   const problems = [];
   const choice = {
-    model: 0, target: null, method: about.methods[0].name, options: {}, second: null,
-    secondOptions: {},
+    model: 0, target: null, ratherThan: null, method: about.methods[0].name, options: {},
+    second: null, secondOptions: {},
   };
   const whole = (name, end) => {
     const text = words.get(name);
@@ -36,6 +37,11 @@ export function recalled(about) {
   };
   choice.model = whole("model", about.models.length) ?? 0;
   choice.target = whole("target", about.models[choice.model].outputs);
+  choice.ratherThan = whole("rather_than", about.models[choice.model].outputs);
+  if (choice.ratherThan !== null && choice.ratherThan === choice.target) {
+    problems.push(`rather_than=${choice.ratherThan}, which is the target itself`);
+    choice.ratherThan = null;
+  }
   const method = (name, options) => {
     const text = words.get(name);
     if (text === null) return [null, {}];

@@ -35,7 +35,8 @@ export async function about() {
 
 /**
  * Write the query of a request.
- * @param {{model: number, target: ?number, method: string, options: object}} request
+ * @param {{model: number, target: ?number, rather_than: ?number, method: string, options: object}}
+ *     request
  */
 function query(request, name, more) {
   const words = new URLSearchParams({
@@ -46,6 +47,7 @@ function query(request, name, more) {
     ...more,
   });
   if (request.target !== null) words.set("target", request.target);
+  if (request.rather_than !== null) words.set("rather_than", request.rather_than);
   return words;
 }
 
@@ -57,6 +59,8 @@ function posted(photograph, signal) {
     signal,
   };
 }
+
+const limited = (limit) => (limit ? { limit } : {});
 
 /** Read the lines of a body while they arrive. */
 async function* lines(body) {
@@ -75,11 +79,12 @@ async function* lines(body) {
 /**
  * Explain a photograph.
  * @param {"all"|"map"} parts
+ * @param {?number} limit the least end of a signed map's scale
  * @param {{signal: AbortSignal, progress: function(object)}} how
  * @returns {Promise<object>} the result
  */
-export async function explain(photograph, request, parts, { signal, progress }) {
-  const words = query(request, photograph.name, { parts });
+export async function explain(photograph, request, parts, limit, { signal, progress }) {
+  const words = query(request, photograph.name, { parts, ...limited(limit) });
   const response = await ask(`/api/explain?${words}`, posted(photograph, signal));
   let result = null;
   try {
@@ -102,8 +107,8 @@ export async function explain(photograph, request, parts, { signal, progress }) 
  * @param {"picture"|"array"|"report"} kind
  * @returns {Promise<{blob: Blob, name: string}>}
  */
-export async function download(kind, photograph, request, opacity, signal) {
-  const words = query(request, photograph.name, { opacity });
+export async function download(kind, photograph, request, { opacity, limit }, signal) {
+  const words = query(request, photograph.name, { opacity, ...limited(limit) });
   const response = await ask(`/api/download/${kind}?${words}`, posted(photograph, signal));
   const told = response.headers.get("Content-Disposition") ?? "";
   const encoded = /filename\*=UTF-8''([^;]+)/i.exec(told);

@@ -5,7 +5,8 @@ import { Refusal, about, download, explain } from "./api.js";
 import { classChooser } from "./classes.js";
 import { byId, el, show } from "./dom.js";
 import { methodChooser } from "./methods.js";
-import { className, number, probability, shortened } from "./numbers.js";
+import { className, number, probability, shortened, subject } from "./numbers.js";
+import { ratherChooser } from "./rather.js";
 import { watchPhotographs } from "./upload.js";
 import { viewer } from "./viewer.js";
 import { drawWaterfall, markStage } from "./waterfall.js";
@@ -21,19 +22,61 @@ let loading = null; // of a download
 const view = viewer(markStage);
 const classes = classChooser((target) => {
   choice.target = target;
+  const same = choice.ratherThan !== null && choice.ratherThan === explained();
+  if (same) choice.ratherThan = null;
+  update();
+  if (same) {
+    byId("notice").textContent = "The class at 'Rather than' is the one that is explained now, so " +
+      "it is compared with no other.";
+  }
+});
+const rather = ratherChooser((other) => {
+  if (other !== null && other === explained()) {
+    classesAsked();
+    byId("notice").textContent = "That is the class that is explained. Choose another one to " +
+      "compare it with.";
+    return;
+  }
+  choice.ratherThan = other;
   update();
 });
+const limits = new Map(); // of signed scales: one for all classes of a photograph
+let predicted = null; // index of the photograph's most probable class, once it is known
 let first;
 let second;
 
 // What is asked for now; two equal keys mean equal results.
 const firstRequest = () => ({
-  model: choice.model, target: choice.target, method: choice.method, options: choice.options,
+  model: choice.model, target: choice.target, rather_than: choice.ratherThan,
+  method: choice.method, options: choice.options,
 });
 const secondRequest = (target) => ({
-  model: choice.model, target, method: choice.second, options: choice.secondOptions,
+  model: choice.model, target: target.index, rather_than: target.rather_than?.index ?? null,
+  method: choice.second, options: choice.secondOptions,
 });
 const keyOf = (request) => JSON.stringify([photograph.turn, request]);
+
+/** The index of the class that is to be explained, null where it is not known yet. */
+const explained = () => choice.target ?? predicted;
+
+/** Show which classes are asked for. */
+function classesAsked() {
+  classes.asked(choice.target);
+  rather.asked(explained(), choice.ratherThan);
+}
+
+// Maps of the same photograph by the same method share a scale, whichever class they explain.
+const scaleOf = (request) => JSON.stringify([
+  photograph.turn, request.model, request.method, request.options, request.rather_than !== null,
+]);
+
+/** Explain, on the scale of the classes before; the scale grows with what is found. */
+async function explainOnScale(request, parts, how) {
+  const scale = scaleOf(request);
+  const result = await explain(photograph, request, parts, limits.get(scale) ?? null, how);
+  if (result.map.limit) limits.set(scale, Math.max(result.map.limit, limits.get(scale) ?? 0));
+  return result;
+}
 
 function say(text) {
   if (byId("status").textContent !== text) byId("status").textContent = text;
@@ -89,37 +132,56 @@ function busy(on) {
 function markStale() {
   const one = shown && shown.key !== keyOf(firstRequest());
   const other = shown && !one && shownSecond &&
-    shownSecond.key !== keyOf(secondRequest(shown.result.target.index));
+    shownSecond.key !== keyOf(secondRequest(shown.result.target));
   const note = byId("stale");
   show(Boolean(one || other), note);
   byId("answer").classList.toggle("stale", Boolean(one));
   if (one) {
     note.textContent = `Still the earlier result: ${shown.result.method} for ` +
-      `${shortened(className(shown.result.target))}.`;
+      `${shortened(subject(shown.result.target), 100)}.`;
   } else if (other) {
     note.textContent = `On the right still the earlier map: ${shownSecond.result.method}.`;
   }
 }
 
+/** The facts of a result about the number that is explained. */
+function numbersOf(target) {
+  const other = target.rather_than;
+  if (!other) {
+    return [["Logit", number(target.logit),
+      "The network's raw output for this class, before softmax. This number is split into parts."]];
+  }
+  return [
+    ["Rather than", `${className(other)}, number ${other.index}`,
+      "The class that it is compared with."],
+    ["Logits", `${number(target.logit)} and ${number(other.logit)}`,
+      "The network's raw outputs for the two classes, before softmax."],
+    ["Margin", number(other.margin),
+      "The first logit minus the second. This number is split into parts: what raises it speaks " +
+      `for ${className(target)} rather than for ${className(other)}.`],
+  ];
+}
+
 function showFirst(key, request, result) {
   shown = { key, request, result };
   // The second map stays where it is of the same photograph, model, class, method and options.
-  if (shownSecond?.key !== keyOf(secondRequest(result.target.index))) shownSecond = null;
+  if (shownSecond?.key !== keyOf(secondRequest(result.target))) shownSecond = null;
   const model = info.models[result.model];
   const target = result.target;
   const known = result.top.some((entry) => entry.index === target.index);
   classes.predictions(known ? result.top : [...result.top, target]);
-  classes.asked(choice.target);
+  rather.predictions(result.top);
+  predicted = result.top[0].index;
+  classesAsked();
   show(false, byId("empty"));
   show(true, byId("answer"), byId("to-result"));
-  byId("headline").textContent = className(target);
+  byId("headline").textContent = subject(target);
   const facts = [
     ["Class", `${className(target)}, number ${target.index}`,
       `What is explained; the model ${model.name} tells ${model.outputs} classes apart.`],
     ["Probability", probability(target.probability),
       "How sure the network is of this class (softmax of all outputs); not how often it is right."],
-    ["Logit", number(target.logit),
-      "The network's raw output for this class, before softmax. This number is split into parts."],
+    ...numbersOf(target),
     ["Time", `${result.seconds.toFixed(2)} s`, "What the computation took on the server."],
   ];
   byId("facts").replaceChildren(...facts.map(([name, value, what]) =>
@@ -136,7 +198,7 @@ function showFirst(key, request, result) {
 function update() {
   remember(choice);
   byId("notice").textContent = "";
-  classes.asked(choice.target);
+  classesAsked();
   if (!photograph) return;
   fail("photograph", null);
   fail("download", null);
@@ -164,22 +226,24 @@ async function compute() {
     const key = keyOf(request);
     if (shown?.key !== key) {
       say(`Explaining with ${request.method} …`);
-      const result = await explain(photograph, request, "all", how);
+      const result = await explainOnScale(request, "all", how);
       if (own !== running) return;
       showFirst(key, request, result);
       markStale();
     }
-    const beside = secondRequest(shown.result.target.index);
+    const beside = secondRequest(shown.result.target);
     if (choice.second && shownSecond?.key !== keyOf(beside)) {
       say(`Comparing with ${beside.method} …`);
-      const result = await explain(photograph, beside, "map", how);
+      const result = await explainOnScale(beside, "map", how);
       if (own !== running) return;
       shownSecond = { key: keyOf(beside), request: beside, result };
       view.compare(result);
       markStale();
     }
     const target = shown.result.target;
-    say(`Done: ${shortened(className(target))}, probability ${probability(target.probability)}.`);
+    const sure = target.rather_than ? `margin ${number(target.rather_than.margin)}`
+      : `probability ${probability(target.probability)}`;
+    say(`Done: ${shortened(subject(target), 100)}, ${sure}.`);
   } catch (error) {
     if (own !== running || error.name === "AbortError") return;
     say("");
@@ -203,16 +267,23 @@ function stop() {
 function forget() {
   shown = null;
   shownSecond = null;
+  limits.clear();
   loading?.abort();
   byId("download-says").textContent = "";
   view.clear();
-  classes.forget();
+  forgetClasses();
   show(false, byId("answer"), byId("to-result"), byId("stale"));
   show(true, byId("empty"));
 }
 
+function forgetClasses() {
+  predicted = null;
+  classes.forget();
+  rather.predictions([]);
+}
+
 function takePhotograph({ blob, name }) {
-  if (photograph) choice.target = null; // another photograph has other classes
+  if (photograph) [choice.target, choice.ratherThan] = [null, null]; // it has other classes
   photograph = { blob, name, turn: (photograph?.turn ?? 0) + 1 };
   forget();
   update();
@@ -225,11 +296,12 @@ function describeModel() {
   byId("model-about").textContent =
     `${spec}${model.outputs} classes; sees ${model.width} × ${model.height} pixels.${weights}`;
   classes.model(model);
+  rather.model(model);
 }
 
 function takeModel() {
   choice.model = Number(byId("model").value);
-  choice.target = null; // its classes are others
+  [choice.target, choice.ratherThan] = [null, null]; // its classes are others
   let notice = "";
   if (!first.applies(choice.model, choice.method)) {
     const next = info.methods.find((m) => m.applies[choice.model] === true).name;
@@ -243,7 +315,7 @@ function takeModel() {
     choice.secondOptions = {};
   }
   describeModel();
-  classes.forget();
+  forgetClasses();
   setMethods();
   update();
   byId("notice").textContent = notice;
@@ -261,7 +333,8 @@ async function fetchFile(kind) {
   fail("download", null);
   byId("download-says").textContent = `Making the ${kind} …`;
   try {
-    const file = await download(kind, photograph, shown.request, view.opacity(), own.signal);
+    const how = { opacity: view.opacity(), limit: shown.result.map.limit };
+    const file = await download(kind, photograph, shown.request, how, own.signal);
     if (own !== loading) return;
     const address = URL.createObjectURL(file.blob);
     el("a", { href: address, download: file.name }).click();
@@ -301,7 +374,7 @@ async function begin() {
     });
   describeModel();
   setMethods();
-  classes.asked(choice.target);
+  classesAsked();
   watchPhotographs(info.limits, takePhotograph, (message) =>
     fail("photograph", new Refusal(message, "photograph")));
   byId("stop").addEventListener("click", stop);

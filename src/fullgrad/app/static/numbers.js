@@ -56,3 +56,21 @@ export function shortened(text, most = 60) {
 export function className(target) {
   return target.name || `class ${target.index}`;
 }
+
+/** Name what is explained: a class, or a class rather than another. */
+export function subject(target) {
+  const other = target.rather_than;
+  return other ? `${className(target)} rather than ${className(other)}` : className(target);
+}
+
+/** Name the number that is explained: a logit, or the difference of two. */
+export function numberName(target) {
+  return target.rather_than ? "margin" : "logit";
+}
+
+/** Say what the two ends of a signed scale speak for. */
+export function sides(target) {
+  const other = target.rather_than;
+  if (!other) return ["lowers the logit", "raises it"];
+  return [`for ${shortened(className(other), 40)}`, `for ${shortened(className(target), 40)}`];
+}

@@ -1,7 +1,7 @@
 /** Shows photograph, map, opacity, stages and the swipe, all without asking the server. */
 
 import { breakable, byId, el, show } from "./dom.js";
-import { className, number, share, signed } from "./numbers.js";
+import { number, numberName, share, sides, signed, subject } from "./numbers.js";
 
 /** Draw a color scale with its ends. */
 function scaleOf(label, signedMap, left, right, says) {
@@ -17,12 +17,12 @@ function mapScale(result, label) {
   const { least, most, signed: hasSign, says } = result.map;
   if (!hasSign) return scaleOf(label, false, `least ${number(least)}`, `most ${number(most)}`, says);
   const range = `The map's numbers go from ${number(least)} to ${number(most)}.`;
-  return scaleOf(label, true, "lowers the logit", "raises it", `${says} ${range}`);
+  return scaleOf(label, true, ...sides(result.target), `${says} ${range}`);
 }
 
-function stageScale(hasSign, label) {
-  if (hasSign) {
-    return scaleOf(label, true, "lowers the logit", "raises it",
+function stageScale(result, label) {
+  if (result.map.signed) {
+    return scaleOf(label, true, ...sides(result.target),
       "One scale for the maps of all stages, so their colors can be compared.");
   }
   return scaleOf(label, false, "least", "most", "Each stage's map has a color scale of its own: compare " +
@@ -65,7 +65,7 @@ export function viewer(stageShown) {
   function drawScales(own) {
     const name = own ? `fullgrad, stage ${own.name}` : result.method;
     const label = second ? `Left: ${name}` : null;
-    const first = own ? stageScale(result.map.signed, label) : mapScale(result, label);
+    const first = own ? stageScale(result, label) : mapScale(result, label);
     byId("scales").replaceChildren(first,
       second ? mapScale(second, `Right: ${second.method}`) : "");
   }
@@ -80,13 +80,13 @@ export function viewer(stageShown) {
     show(!png, byId("no-position"));
     if (png) heat.src = png;
     heat.alt = own
-      ? `Map of stage ${own.name} for ${className(result.target)}`
-      : `Map of ${result.method} for ${className(result.target)}`;
+      ? `Map of stage ${own.name} for ${subject(result.target)}`
+      : `Map of ${result.method} for ${subject(result.target)}`;
     // Stages come from the split of the logit, whatever the method of the whole map.
     byId("tag-first").replaceChildren(
       ...(own ? ["fullgrad, stage ", ...breakable(own.name)] : [result.method]));
     const part = own && share(own.share);
-    const sum = own && `sum ${signed(own.sum)}${part ? `, ${part} of the logit` : ""}`;
+    const sum = own && `sum ${signed(own.sum)}${part ? `, ${part} of the ${numberName(result.target)}` : ""}`;
     const others = result.method === "fullgrad" ? "" : " (the stages' maps are FullGrad's)";
     byId("stage-says").replaceChildren(...(own
       ? [`Stage ${place} of ${count}: `, ...breakable(own.name), `; ${sum}.`]
@@ -105,7 +105,7 @@ export function viewer(stageShown) {
     if (both) {
       byId("photo-second").src = second.photograph;
       byId("heat-second").src = second.map.png;
-      byId("heat-second").alt = `Map of ${second.method} for ${className(second.target)}`;
+      byId("heat-second").alt = `Map of ${second.method} for ${subject(second.target)}`;
       byId("tag-second").textContent = second.method;
     }
     drawSwipe();

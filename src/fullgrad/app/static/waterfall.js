@@ -1,7 +1,7 @@
 /** Draws where the logit comes from: a table whose bars each begin where the last one ends. */
 
 import { breakable, byId, el, show } from "./dom.js";
-import { className, number, share, signed, tiny } from "./numbers.js";
+import { number, numberName, share, signed, subject, tiny } from "./numbers.js";
 
 const MANY = 24; // rows beyond which the table scrolls by itself
 
@@ -40,9 +40,9 @@ function row(name, drawn, value, part, attributes = {}) {
 const head = (text, kind) => el("th", { scope: "col", role: "columnheader", class: kind, text });
 
 /** Let a table of many rows scroll by itself, with the keyboard too. */
-function scrolling(box, on) {
+function scrolling(box, on, what) {
   box.classList.toggle("scrolls", on);
-  const words = { role: "region", "aria-label": "All parts of the logit", tabindex: "0" };
+  const words = { role: "region", "aria-label": `All parts of the ${what}`, tabindex: "0" };
   for (const [name, value] of Object.entries(words)) {
     if (on) box.setAttribute(name, value);
     else box.removeAttribute(name);
@@ -54,34 +54,38 @@ export function drawWaterfall(result) {
   const found = result.waterfall;
   show(Boolean(found), byId("waterfall-part"));
   show(!found, byId("no-waterfall"));
+  const what = numberName(result.target);
+  byId("waterfall-title").textContent = `Where the ${what} comes from`;
+  byId("no-waterfall").textContent =
+    `There is no split of the ${what} for this result, so no waterfall.`;
   if (!found) return;
   const scale = laidOut(found);
   const of = (value) => (found.output ? share(value / found.output) : "");
-  const label = className(result.target);
+  const label = subject(result.target);
   const rows = scale.bars.map((part) =>
     row(part.name, bar(part.start, part.end, part.value < 0 ? "lowers" : "raises", scale),
       signed(part.value), of(part.value), { "data-stage": part.name }));
   const last = scale.bars[scale.bars.length - 1].end;
   rows.push(row("residual", bar(last, last, "none", scale), tiny(found.residual), "",
     { class: "residual" }));
-  rows.push(row("sum = logit", bar(0, found.output, "total", scale), signed(found.output),
+  rows.push(row(`sum = ${what}`, bar(0, found.output, "total", scale), signed(found.output),
     found.output ? "100 %" : "", { class: "total" }));
   byId("waterfall-says").textContent =
-    `The logit of ${label}, ${number(found.output)}, is the sum of what the photograph itself ` +
+    `The ${what} of ${label}, ${number(found.output)}, is the sum of what the photograph itself ` +
     "contributes (input: pixels times their gradients) and what the biases inside each stage of " +
     "the network contribute (biases times their gradients), whatever the method of the map.";
-  scrolling(byId("waterfall-box"), rows.length > MANY);
+  scrolling(byId("waterfall-box"), rows.length > MANY, what);
   byId("waterfall-box").replaceChildren(
     el("table", { class: "waterfall", role: "table" },
-      el("caption", { class: "unseen", text: `Parts of the logit of ${label}, in the order of the ` +
-        "network, with the sum of each and its share of the logit" }),
+      el("caption", { class: "unseen", text: `Parts of the ${what} of ${label}, in the order of the ` +
+        `network, with the sum of each and its share of the ${what}` }),
       el("thead", { role: "rowgroup" }, el("tr", { role: "row" },
         head("part", ""), head("running sum", "drawn"), head("sum", "n"), head("share", "n part"))),
       el("tbody", { role: "rowgroup" }, ...rows)));
   byId("waterfall-legend").textContent =
-    "A bar begins where the one above it ends; the thin line is zero. Red and + raise the logit, " +
-    "blue and − lower it. A share is of the logit; parts of both signs cancel, so it can exceed " +
-    "100 %. The residual is the logit minus all parts: the computer's rounding, which shows that " +
+    `A bar begins where the one above it ends; the thin line is zero. Red and + raise the ${what}, ` +
+    `blue and − lower it. A share is of the ${what}; parts of both signs cancel, so it can exceed ` +
+    `100 %. The residual is the ${what} minus all parts: the computer's rounding, which shows that ` +
     "nothing is missing.";
 }
 
