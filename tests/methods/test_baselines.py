@@ -89,6 +89,9 @@ def test_batches_give_the_same_numbers() -> None:
         ("random", {"seed": 3}),
         ("random_blobs", {"seed": 3, "grid": 4}),
         ("sobel", {}),
+        ("center", {}),
+        ("contrast", {"cell": 3}),
+        ("random_phase", {"of": "grad_cam:relu=False", "seed": 3}),
         ("fullgrad", {}),
     ):
         whole = attribute(name, model, x, [0, 1, 2, 3, 4], **options)

@@ -13,6 +13,7 @@ from fullgrad import methods
 from fullgrad.errors import InputError, LayoutError, MethodError
 from fullgrad.interop import quantus
 
+CONTROLS = ("random", "random_blobs", "random_phase", "sobel", "center", "contrast")
 GRADIENTS = ("input_gradient", "input_x_gradient", "integrated_gradients", "smoothgrad")
 
 
@@ -68,7 +69,7 @@ def test_a_layout_gives_the_numbers_of_channels_first(name: str, layout: str) ->
     torch.testing.assert_close(again, expected)
 
 
-@pytest.mark.parametrize("name", ["fullgrad", "random", "random_blobs", "sobel"])
+@pytest.mark.parametrize("name", ["fullgrad", *CONTROLS])
 def test_samples_may_be_on_another_axis(name: str) -> None:
     x = torch.rand(2, 5, 12, dtype=torch.float64)
     net = network(1)
@@ -82,7 +83,7 @@ def test_a_layout_may_have_no_channels_and_spaces() -> None:
     torch.manual_seed(0)
     model = nn.Linear(6, 2).double()
     x = torch.rand(3, 6, dtype=torch.float64)
-    for name in ("input_gradient", "random", "random_blobs", "sobel", "fullgrad"):
+    for name in ("input_gradient", *CONTROLS, "fullgrad"):
         assert methods.attribute(name, model, x, 1, layout="B T").shape == (3, 1, 6)
     got = methods.attribute("input_gradient", model, x, 1, layout="BT", signed=True)
     torch.testing.assert_close(got, model.weight[1].detach().expand(3, 1, 6))

@@ -23,7 +23,13 @@ from networks import dropout_net as net
 from networks import small_images as images
 from snippets import state_of as state
 
-SIGNED = {"complete_fullgrad", "balanced_fullgrad", "balanced_input"}  # by nature
+SIGNED = {  # by nature
+    "complete_fullgrad",
+    "balanced_fullgrad",
+    "balanced_input",
+    "depth_fullgrad",
+    "random_phase",
+}
 BUILT_IN = [
     "fullgrad",
     "simple_fullgrad",
@@ -31,6 +37,7 @@ BUILT_IN = [
     "complete_fullgrad",
     "balanced_fullgrad",
     "balanced_input",
+    "depth_fullgrad",
     "fullgrad_plus",
     "input_gradient",
     "input_x_gradient",
@@ -45,7 +52,12 @@ BUILT_IN = [
     "random",
     "random_blobs",
     "sobel",
+    "center",
+    "contrast",
+    "random_phase",
 ]
+BLIND = ["random", "random_blobs", "sobel", "center", "contrast"]
+UNPUBLISHED = {"random", "random_blobs", "random_phase", "center", "contrast"}
 # Those that apply to convolutional nets.
 CONVOLUTIONAL = [n for n in BUILT_IN if "attention" not in n]
 QUICK = {
@@ -53,6 +65,7 @@ QUICK = {
     "integrated_gradients": {"n_steps": 3},
     "smoothgrad": {"samples": 2},
     "smooth_fullgrad": {"samples": 2},
+    "contrast": {"cell": 3},
 }
 
 
@@ -66,7 +79,7 @@ def test_the_built_in_methods() -> None:
         assert method.name == name
         assert method.about.endswith(".")
         assert method.about.count(". ") == 0
-        assert bool(method.reference) == (not name.startswith("random"))
+        assert bool(method.reference) == (name not in UNPUBLISHED)
         with pytest.raises((FrozenInstanceError, AttributeError, TypeError)):
             method.options().anything = 1  # type: ignore[attr-defined]
     with pytest.raises(FrozenInstanceError):
@@ -128,9 +141,7 @@ def test_targets_of_other_kinds(name: str) -> None:
             attribute(name, model, x, target, **options)
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in CONVOLUTIONAL if n not in ("random", "random_blobs", "sobel")]
-)
+@pytest.mark.parametrize("name", [n for n in CONVOLUTIONAL if n not in (*BLIND, "random_phase")])
 def test_additional_arguments_go_with_their_samples(name: str) -> None:
     model, x, options = Weighted(), images(3), QUICK.get(name, {})
     weight = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
@@ -199,6 +210,9 @@ def test_signs_that_are_not_there_are_refused() -> None:
         ("random", {}, r"method 'random' has no sign; leave signed=False"),
         ("random_blobs", {}, r"method 'random_blobs' has no sign; leave signed=False"),
         ("sobel", {}, r"method 'sobel' has no sign; leave signed=False"),
+        ("center", {}, r"method 'center' has no sign; leave signed=False"),
+        ("contrast", {}, r"method 'contrast' has no sign; leave signed=False"),
+        ("random_phase", {}, r"method 'random_phase' has no sign; leave signed=False"),
         (
             "grad_cam",
             {},
@@ -230,6 +244,13 @@ def test_options_are_checked() -> None:
         ("random", {"seed": "a"}, "seed must be an integer, not 'a'"),
         ("random_blobs", {"seed": 0.5}, "seed must be an integer, not 0.5"),
         ("random_blobs", {"grid": 1}, "grid must be an integer of at least 2, not 1"),
+        ("contrast", {"cell": 0}, "cell must be a positive integer, not 0"),
+        ("random_phase", {"seed": 0.5}, "seed must be an integer, not 0.5"),
+        ("random_phase", {"of": 3}, "of must be METHOD or METHOD:OPTION=VALUE;OPTION=VALUE, not 3"),
+        ("random_phase", {"of": "random"}, "a method that is no noise itself, not 'random'"),
+        ("random_phase", {"of": "magic"}, "unknown method 'magic'"),
+        ("random_phase", {"of": "sobel:x=1"}, "'sobel' has no option 'x'"),
+        ("random_phase", {"of": "sobel;x=1"}, "unknown method 'sobel,x=1'"),
         ("random", {"batch_size": 0}, "batch_size must be a positive integer or None, not 0"),
         (
             "random",

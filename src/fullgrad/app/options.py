@@ -19,7 +19,11 @@ Kind: TypeAlias = Literal["choice", "number", "integer", "flag", "text"]
 _LONGEST = 300  # characters of a text
 _SAFE = 2**53  # whole numbers that every JSON reader holds exactly
 _NEVER = ("activation_layouts",)  # layouts of activations: for programs
-_CHOICES: dict[str, tuple[Any, ...]] = {"psi": (None, *PSI), "linearization": NAMES}
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "psi": (None, *PSI),
+    "linearization": NAMES,
+    "of": ("fullgrad", "balanced_input", "input_gradient", "grad_cam"),  # at their usual cost
+}
 _SUGGESTED: dict[str, tuple[str, ...]] = {"terms": NAMED}
 # What one request may cost: each is one pass through the model.
 _RANGES = {
@@ -28,6 +32,7 @@ _RANGES = {
     "scale": (0, 10),
     "baseline": (-1e6, 1e6),
     "grid": (2, 256),
+    "cell": (1, 256),
 }
 _KINDS: dict[type, Kind] = {
     bool: "flag",

@@ -1,4 +1,4 @@
-"""Images that are read one by one: a folder, a CSV of files, or one of torchvision's data sets."""
+"""Images that are read one by one: a folder, a CSV of files, a torchvision data set, generated."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 from fullgrad._files import printable
 from fullgrad._optional import require
 from fullgrad.errors import ImageError
+from fullgrad.evaluation.tests.evaluate.generated_images import KINDS, scene
 from fullgrad.vision.images import SUFFIXES, read_photograph
 
 if TYPE_CHECKING:
     from PIL import Image
+
+_GENERATED = 300  # images of a kind
 
 
 class DataError(ImageError):
@@ -32,11 +35,14 @@ class Item:
         name: that tells it apart.
         label: its class, if it is known.
         read: decodes it: an RGB image and the SHA-256 of what was decoded.
+        mask: the same of an image of equal size that is white where it is known to count, and
+            black elsewhere; None where that is not known.
     """
 
     name: str
     label: int | None
     read: Callable[[], tuple[Image.Image, str]]
+    mask: Callable[[], tuple[Image.Image, str]] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +53,7 @@ class Source:
         spec: as it was asked for.
         items: in a fixed order.
         excluded: (name, why) of those that cannot be read.
-        content: digest of all names, labels and bytes.
+        content: digest of all names, labels and bytes, those of masks too.
     """
 
     spec: str
@@ -61,8 +67,10 @@ def open_source(spec: str, limit: int | None = None) -> Source:
 
     Args:
         spec: a folder (searched recursively), a CSV file with a column ``file`` (relative to the
-            CSV file) and perhaps ``class_index``, or ``torchvision:NAME:ROOT[:SPLIT]`` for a data
-            set that lies in a folder already (its test images, or those for validation).
+            CSV file) and perhaps ``class_index`` and ``mask`` (another file, white where the
+            image is known to count); ``torchvision:NAME:ROOT[:SPLIT]`` for a data set that lies in
+            a folder already (its test images, or those for validation); or ``generated:shapes`` or
+            ``generated:shortcut``, of which it is known what counts.
         limit: up to how many, spread evenly over all of them; None for all.
 
     Raises:
@@ -73,6 +81,8 @@ def open_source(spec: str, limit: int | None = None) -> Source:
         raise ValueError(f"at least one image is needed, not {limit}")
     if spec.startswith("torchvision:"):
         found = _torchvision(spec, limit)
+    elif spec.startswith("generated:"):
+        found = _generated(spec)
     elif Path(spec).is_dir():
         found = _folder(Path(spec))
     elif Path(spec).suffix.lower() == ".csv":
@@ -80,14 +90,14 @@ def open_source(spec: str, limit: int | None = None) -> Source:
     else:
         raise DataError(
             f"{printable(spec)} is not a source of images: give a folder, a .csv file with a "
-            "column 'file', or torchvision:NAME:ROOT"
+            "column 'file', torchvision:NAME:ROOT, or generated:KIND"
         )
     found = [found[i] for i in _spread(len(found), limit)]
     items, excluded = [], []
     digest = hashlib.sha256()
     for item in found:
         try:
-            _, content = item.read()
+            content = _content_of(item)
         except ImageError as error:
             excluded.append((item.name, str(error)))
             continue
@@ -98,6 +108,22 @@ def open_source(spec: str, limit: int | None = None) -> Source:
     return Source(spec, tuple(items), tuple(excluded), digest.hexdigest()[:16])
 
 
+def _content_of(item: Item) -> str:
+    """Read an image and its mask.
+
+    Raises:
+        ImageError: one of them cannot be read, or they are not of one size.
+    """
+    image, content = item.read()
+    if item.mask is None:
+        return content
+    mask, more = item.mask()
+    if mask.size != image.size:
+        sizes = (" x ".join(map(str, i.size)) for i in (mask, image))
+        raise DataError("the mask is {} pixels, the image {}".format(*sizes))
+    return f"{content} {more}"
+
+
 def _spread(count: int, limit: int | None) -> list[int]:
     """Choose up to ``limit`` of all, evenly."""
     if limit is None or limit >= count:
@@ -105,12 +131,16 @@ def _spread(count: int, limit: int | None) -> list[int]:
     return [i * count // limit for i in range(limit)]
 
 
-def _file(path: Path, name: str, label: int | None) -> Item:
+def _file(path: Path, name: str, label: int | None, mask: Path | None = None) -> Item:
+    return Item(name, label, _reader(path), _reader(mask) if mask else None)
+
+
+def _reader(path: Path) -> Callable[[], tuple[Image.Image, str]]:
     def read() -> tuple[Image.Image, str]:
         photograph = read_photograph(path)
         return photograph.image, photograph.sha256
 
-    return Item(name, label, read)
+    return read
 
 
 def image_files(folder: Path, pattern: str = "*") -> list[Path]:
@@ -149,8 +179,31 @@ def _table(path: Path) -> list[Item]:
             raise DataError(f"line {number} of {name}: class_index {text!r} is not a number")
         file_name = row["file"] or ""
         label = int(text) if text else None
-        items.append(_file(path.parent / file_name, file_name, label))
+        mask = row.get("mask") or ""
+        place = path.parent / mask if mask else None
+        items.append(_file(path.parent / file_name, file_name, label, place))
     return items
+
+
+def _generated(spec: str) -> list[Item]:
+    kind = spec.removeprefix("generated:")
+    if kind not in KINDS:
+        known = " or ".join(f"generated:{k}" for k in KINDS)
+        raise DataError(f"there are no images {printable(spec)}; give {known}")
+
+    def image_of(pixels: Any) -> tuple[Image.Image, str]:
+        pil = require("PIL.Image", "vision")
+        return pil.fromarray(pixels), hashlib.sha256(pixels.tobytes()).hexdigest()
+
+    def item(number: int) -> Item:
+        def mask() -> tuple[Image.Image, str]:
+            white = scene(kind, number).mask[..., None].repeat(3, 2)
+            return image_of(white.astype("uint8") * 255)
+
+        drawn = scene(kind, number)
+        return Item(f"{kind}/{number:04d}", drawn.label, lambda: image_of(drawn.image), mask)
+
+    return [item(number) for number in range(_GENERATED)]
 
 
 def _torchvision(spec: str, limit: int | None) -> list[Item]:

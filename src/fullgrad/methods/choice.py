@@ -44,6 +44,9 @@ class MethodChoice:
     def parse(cls, text: str) -> MethodChoice:
         """Read ``NAME`` or ``NAME:OPTION=VALUE,OPTION=VALUE``; ``+`` joins several values.
 
+        A value with a colon is another method with its options, and is kept as it stands:
+        ``random_phase:of=integrated_gradients:n_steps=20;signed=True,seed=3``.
+
         Raises:
             ValueError: not of that form, or an unknown method or option.
 
@@ -57,7 +60,7 @@ class MethodChoice:
             key, equals, value = part.partition("=")
             if not equals or not key.isidentifier():
                 raise ValueError(f"{text!r} is not METHOD or METHOD:OPTION=VALUE,...")
-            options[key] = tuple(value.split("+")) if "+" in value else _parsed(value)
+            options[key] = _parsed(value)
         return cls(name, options)
 
 
@@ -66,6 +69,8 @@ def _written(value: Any) -> str:
 
 
 def _parsed(text: str) -> Any:
+    if "+" in text and ":" not in text:
+        return tuple(text.split("+"))
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

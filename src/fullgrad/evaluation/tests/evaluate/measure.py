@@ -61,7 +61,8 @@ class Measure(ABC):
 
     def values(self) -> dict[str, Any]:
         """Return name and settings, as JSON can hold them."""
-        return {"test": self.name, **asdict(self)}
+        own = asdict(self).items()
+        return {"test": self.name, **{k: list(v) if isinstance(v, tuple) else v for k, v in own}}
 
     def cases(self, subject: Subject) -> int:
         """How many images of a subject the test can use."""

@@ -18,13 +18,14 @@ from fullgrad.evaluation.sources import open_source
 from fullgrad.evaluation.statistics import Table
 from fullgrad.evaluation.store import Content, Store
 from fullgrad.evaluation.tests.evaluate import verdicts
+from fullgrad.evaluation.tests.evaluate.generated_model import load
 from fullgrad.evaluation.tests.evaluate.measures import measures
 from fullgrad.evaluation.tests.evaluate.plan import EvaluatePlan, Model, Unit
 from fullgrad.evaluation.tests.evaluate.subject import NUMBERS, Explained, Subject
 from fullgrad.evaluation.tests.remove_and_retrain.executors import EXECUTORS, OnRay
 from fullgrad.methods.controls import NOISE
 from fullgrad.vision.classification import number_of_classes
-from fullgrad.vision.models import DEFAULT_MODEL, load_model
+from fullgrad.vision.models import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,14 +66,18 @@ Writes into the results folder
   agreement.csv                  rank correlation of the tests
   scores.png                     means with intervals
   record.json                    what is needed to run it again, and what it took
-An interrupted run resumes when it is started again; a finished one is not repeated.
+An interrupted run resumes when it is started again; a finished one is not repeated. Other options
+in the same folder replace the results and keep what is done: a further method costs itself alone.
 """
     epilog = """\
 examples:
   fullgrad evaluate --images photos/ --out results
   fullgrad evaluate --model mine.py:net --images photos/ --methods balanced_input grad_cam random \\
       --tests relevance-gain --cell 16 --fills mean blur --out results
+  fullgrad evaluate --model generated:shapes --images generated:shapes --tests ground-truth \\
+      --out known
 """
+    replaces = True  # since most pieces are shared
     counted = "pieces"
     columns = frozenset({"model", "test", "setting", "case", "method", "value", "scale"})
     meanings: ClassVar[Mapping[str, str]] = verdicts.MEANINGS
@@ -88,12 +93,16 @@ examples:
         known = measures()
         own = [option for kind in known.values() for option in kind.options]
         return [
-            Option("--model", "as for fullgrad explain; several are possible", (DEFAULT_MODEL,)),
+            Option(
+                "--model",
+                "as for fullgrad explain, or generated:KIND; several are possible",
+                (DEFAULT_MODEL,),
+            ),
             Option("--weights", "as for fullgrad explain, one for each model; else the usual", ()),
             Option("--device", "cpu, cuda, cuda:1, mps, ...", "cpu"),
             Option(
                 "--images",
-                "folder, CSV with a column 'file', or torchvision:NAME:ROOT[:SPLIT]",
+                "folder, CSV with a column 'file', torchvision:NAME:ROOT[:SPLIT], generated:KIND",
                 required=True,
             ),
             Option("--limit", "up to N of them, spread evenly; else all", kind=int),
@@ -143,7 +152,7 @@ examples:
         source = open_source(images, limit)
         subjects = []
         for i, spec in enumerate(model):
-            loaded = load_model(spec, weights[i] if weights else None, device)
+            loaded = load(spec, weights[i] if weights else None, device)
             number_of_classes(loaded)
             subjects.append(Subject(spec, loaded, source))
         named = [Model(s.model.spec, s.model.weights, s.model.sha256) for s in subjects]

@@ -28,6 +28,7 @@ MEANINGS = {
     "behind_high": "upper end",
     "verdict": f"first; tied: the lower end lies above -{TIED}; behind: the upper end lies below "
     "0; not shown: neither",
+    "area": "of ground truth: the mask's share of the image, which a flat map gets as mass",
     "methods": "in common to both tests",
     "correlation": "Spearman's, of the methods' means",
 }
@@ -78,7 +79,8 @@ def _ranked(key: Mapping[str, str], wide: Table) -> Iterator[dict[str, Any]]:
     gaps = sign * (values - values[:, order[:1]])
     behind = gaps.mean(0)
     several = count > 1
-    low, high = statistics.simultaneous(gaps) if several else (behind, behind)
+    unknown = np.full_like(behind, np.nan)
+    low, high = statistics.simultaneous(gaps) if several else (unknown, unknown)
     for rank, i in enumerate(order, 1):
         ends = statistics.interval(values[:, i])
         error = float(values[:, i].std(ddof=1) / count**0.5) if several else float("nan")

@@ -20,10 +20,10 @@ from fullgrad.evaluation.plan import (
 from fullgrad.evaluation.removal import IMAGE_FILLS
 from fullgrad.evaluation.training.loop import Settings
 from fullgrad.evaluation.training.networks import NetworkChoice
-from fullgrad.methods.controls import NOISE
+from fullgrad.methods.controls import BLIND
 
 FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
-CONTROLS = (*NOISE, "sobel")  # know nothing of the network
+CONTROLS = BLIND  # know nothing of the network
 NONE = "none"  # in tables: the control without removal
 IMAGES, MASKS = "images", "masks"
 CHUNK = 1000  # images whose maps are one stage

@@ -3,6 +3,7 @@
 from fullgrad.evaluation.tests.evaluate.measure import Measure
 from fullgrad.evaluation.tests.evaluate.measures.class_sensitivity import ClassSensitivity
 from fullgrad.evaluation.tests.evaluate.measures.grid_pointing import GridPointing
+from fullgrad.evaluation.tests.evaluate.measures.ground_truth import GroundTruth
 from fullgrad.evaluation.tests.evaluate.measures.randomization import Randomization
 from fullgrad.evaluation.tests.evaluate.measures.relevance_gain import RelevanceGain
 from fullgrad.evaluation.tests.evaluate.measures.stability import LogitShift, Stability
@@ -35,5 +36,13 @@ def measures() -> dict[str, type[Measure]]:
     return dict(_MEASURES)
 
 
-for _kind in (RelevanceGain, GridPointing, ClassSensitivity, Randomization, Stability, LogitShift):
+for _kind in (
+    RelevanceGain,
+    GridPointing,
+    ClassSensitivity,
+    Randomization,
+    Stability,
+    LogitShift,
+    GroundTruth,
+):
     register(_kind)

@@ -18,6 +18,8 @@ from fullgrad.evaluation.tests.evaluate.measure import Measure, Score, correlati
 from fullgrad.evaluation.tests.evaluate.subject import Explained
 
 BINS = 100
+_SPREAD = 0.1  # standard deviation of sMPRT's noise, as a share of the input's range
+_SALT = 5
 
 
 @dataclass(frozen=True)
@@ -25,36 +27,59 @@ class Randomization(Measure):
     """Compares maps with those of the same network with random weights.
 
     ``eMPRT``: how much the entropy of the map's histogram rises, relative to what it was; a map
-    that follows the model becomes less ordered. ``correlation``: of the two maps, where lower is
-    better, so its sign is turned.
+    that follows the model becomes less ordered. ``minus correlation``: of the two maps, where lower
+    is better, so its sign is turned. ``minus sMPRT``: the same of the ranks of two mean maps over
+    noisy copies of the image, the last of them without noise, which takes so many maps as well.
 
     Args:
         bins: of the histogram.
+        copies: of each image for sMPRT; 0 leaves it out.
 
     Raises:
-        ValueError: fewer than 2 bins.
+        ValueError: fewer than 2 bins, or a negative number of copies.
     """
 
     bins: int = BINS
+    copies: int = 0
 
     name = "randomization"
     title = "rise of the map's entropy when the model's weights become random (eMPRT)"
-    options: ClassVar[Sequence[Option]] = (Option("--bins", "of a map's histogram", BINS, int),)
+    options: ClassVar[Sequence[Option]] = (
+        Option("--bins", "of a map's histogram", BINS, int),
+        Option("--copies", "of each image with noise, for sMPRT; 0 leaves it out", 0, int),
+    )
 
     def __post_init__(self) -> None:
         if self.bins < 2:
             raise ValueError(f"a histogram needs at least 2 bins, not {self.bins}")
+        if self.copies < 0:
+            raise ValueError(f"the number of copies must not be negative, not {self.copies}")
 
     def scores(self, explained: Explained) -> Iterator[Score]:
-        """Yield two scores for each image."""
+        """Yield two or three scores for each image."""
         module = randomized(explained.subject.model.module, explained.seed)
         after = explained.explain(module=module)
         before, then = (entropy(maps, self.bins) for maps in (explained.maps, after))
         rise = torch.where(before > 0, (then - before) / before.clamp_min(1e-300), 0.0)
         alike = correlation(explained.maps, after)
-        for setting, found in (("eMPRT", rise), ("minus correlation", -alike)):
-            for number, value in zip(explained.numbers, found.tolist(), strict=True):
+        found = {"eMPRT": rise, "minus correlation": -alike}
+        if self.copies:
+            own = self._smooth(explained, explained.maps, None)
+            other = self._smooth(explained, after, module)
+            found[f"minus sMPRT, copies {self.copies}"] = -correlation(ranks(own), ranks(other))
+        for setting, values in found.items():
+            for number, value in zip(explained.numbers, values.tolist(), strict=True):
                 yield Score(number, value, setting)
+
+    def _smooth(self, explained: Explained, total: Tensor, module: nn.Module | None) -> Tensor:
+        """Add maps of noisy copies to a map; return the sums' sizes, shape (B, 1, H, W)."""
+        x, generators = explained.x, explained.generators(_SALT)
+        reach = (x.flatten(1).amax(1) - x.flatten(1).amin(1)).view(-1, 1, 1, 1)
+        for _ in range(self.copies - 1):
+            drawn = [torch.randn(x.shape[1:], generator=g, device="cpu") for g in generators]
+            noisy = x + _SPREAD * reach * torch.stack(drawn).to(x)
+            total = total + explained.explain(x=noisy, module=module)
+        return total.abs()
 
 
 def entropy(maps: Tensor, bins: int) -> Tensor:
@@ -64,6 +89,13 @@ def entropy(maps: Tensor, bins: int) -> Tensor:
         float(stats.entropy(np.histogram(m.cpu().double().numpy(), bins=bins)[0])) for m in maps
     ]
     return torch.tensor(found, dtype=torch.float64)
+
+
+def ranks(maps: Tensor) -> Tensor:
+    """Return each number's place in its map, equal ones share theirs, float64 of the same shape."""
+    stats = require("scipy.stats", "bench")
+    placed = [stats.rankdata(m.cpu().numpy()).reshape(m.shape) for m in maps]
+    return torch.from_numpy(np.stack(placed))
 
 
 @lru_cache(maxsize=2)

@@ -8,7 +8,7 @@ images of |f(x) - f(all removed)|, which, unlike |f(x)|, cannot vanish.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +20,7 @@ from fullgrad.evaluation.plan import check_fractions
 from fullgrad.evaluation.removal import FILLS, ROAD, Fill, count_of, fill_named, order_of
 from fullgrad.evaluation.tests.evaluate.measure import Measure, Score
 from fullgrad.evaluation.tests.evaluate.subject import Explained
+from fullgrad.methods.controls import cells_of
 
 FRACTIONS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75)
 CELL = 16
@@ -112,21 +113,6 @@ class RelevanceGain(Measure):
         seeds = [g.initial_seed() for g in explained.generators(1)]
         everything = torch.ones(len(x), 1, *x.shape[2:], dtype=torch.bool, device=x.device)
         return explained.measured(explained.subject.outputs(fill(x, everything, seeds)))
-
-
-def cells_of(positions: Iterable[int], cell: int) -> Tensor:
-    """Return the number of the cell that each position lies in.
-
-    Example:
-        >>> cells_of((2, 4), 2)
-        tensor([[0, 0, 1, 1],
-                [0, 0, 1, 1]])
-    """
-    found = torch.zeros(1, dtype=torch.long)
-    for size in positions:
-        count = max(1, round(size / cell))
-        found = found[..., None] * count + torch.arange(size) * count // size
-    return found[0]
 
 
 def cell_sums(maps: Tensor, labels: Tensor) -> Tensor:
