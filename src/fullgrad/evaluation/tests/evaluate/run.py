@@ -17,7 +17,8 @@ from fullgrad.evaluation.plan import MethodChoice, digest_of
 from fullgrad.evaluation.sources import open_source
 from fullgrad.evaluation.statistics import Table
 from fullgrad.evaluation.store import Content, Store
-from fullgrad.evaluation.tests.evaluate import verdicts
+from fullgrad.evaluation.tests.evaluate import examples, verdicts, words
+from fullgrad.evaluation.tests.evaluate.measure import Measure
 from fullgrad.evaluation.tests.evaluate.measures import measures
 from fullgrad.evaluation.tests.evaluate.plan import EvaluatePlan, Model, Unit
 from fullgrad.evaluation.tests.evaluate.subject import NUMBERS, Explained, Subject
@@ -25,6 +26,7 @@ from fullgrad.evaluation.tests.remove_and_retrain.executors import EXECUTORS, On
 from fullgrad.methods.controls import NOISE
 from fullgrad.vision.classification import number_of_classes
 from fullgrad.vision.models import DEFAULT_MODEL, load_model
+from fullgrad.viz.scores import Panel, score_panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +66,9 @@ Writes into the results folder
                                  difference to the best with a simultaneous interval, and a verdict
   agreement.csv                  rank correlation of the tests
   scores.png                     means with intervals
+  examples.png                   images with the best and the worst maps in the first test
   record.json                    what is needed to run it again, and what it took
+  report.html                    all of it on one page, which begins with what it says in words
 An interrupted run resumes when it is started again; a finished one is not repeated.
 """
     epilog = """\
@@ -73,6 +77,7 @@ examples:
   fullgrad evaluate --model mine.py:net --images photos/ --methods balanced_input grad_cam random \\
       --tests relevance-gain --cell 16 --fills mean blur --out results
 """
+    page = True
     counted = "pieces"
     columns = frozenset({"model", "test", "setting", "case", "method", "value", "scale"})
     meanings: ClassVar[Mapping[str, str]] = verdicts.MEANINGS
@@ -138,6 +143,7 @@ examples:
         unknown = [t for t in tests if t not in known]
         if unknown:
             raise ValueError(f"unknown test {unknown[0]!r}; known: {', '.join(known)}")
+        _check_used(known, tests, of_tests)
         chosen = tuple(known[t].of(of_tests) for t in tests)
         choices = tuple(MethodChoice.parse(text) for text in methods)
         source = open_source(images, limit)
@@ -323,13 +329,31 @@ examples:
         return {"ranking": verdicts.ranking(rows), "agreement": verdicts.agreement(rows)}
 
     def figures(self, tables: Mapping[str, Table], store: Store) -> dict[str, Figure]:
-        """Draw the means with their intervals."""
-        return {}
+        """Draw the means with intervals, and the first test's best and worst images.
+
+        Returns:
+            ``scores`` and ``examples``; of several models ``scores-1``, ``examples-1`` and so on.
+        """
+        rows = self.rows(store)
+        found = {}
+        tests = words.by_model(tables["ranking"].to_dict("records"))
+        for place, subject in enumerate(self.subjects, 1):
+            end = f"-{place}" if len(self.subjects) > 1 else ""
+            own = tests[subject.name]
+            found[f"scores{end}"] = score_panels(
+                [Panel(_words(t.test), t.setting, t.better, t.chance, t.rows) for t in own],
+                f"{subject.name}, {len(subject)} images",
+                [m for m in words.methods_of(own) if words.is_control(m)],
+            )
+            found[f"examples{end}"] = examples.sheet_of(subject, own[0], self.plan, rows)
+        return found
 
     def text(self, tables: Mapping[str, Table]) -> str:
         """Return the verdicts for people."""
-        warnings = verdicts.cautions(tables["ranking"], self.base())
-        return "\n\n".join([*verdicts.text(tables["ranking"]), *warnings])
+        rows = tables["ranking"].to_dict("records")
+        notes = words.cautions(rows, self.base(), [t.name for t in self.plan.tests])
+        said = [*words.paragraphs(rows), "\n".join(f"note: {line}" for line in notes)]
+        return "\n\n".join(part for part in said if part)
 
     def base(self) -> dict[str, dict[str, float]]:
         """Return what is known of each model: accuracy, chance, mean probability."""
@@ -363,6 +387,28 @@ examples:
             "models": self.base(),
             "device": str(self.subjects[0].model.device),
         }
+
+
+def _check_used(
+    known: Mapping[str, type[Measure]], tests: Sequence[str], given: Mapping[str, Any]
+) -> None:
+    """Refuse an option of tests that are not asked for.
+
+    Raises:
+        ValueError: there is one.
+    """
+    used = {option.name for t in tests for option in known[t].options}
+    for name, kind in known.items():
+        for option in kind.options:
+            default = option.default
+            value = given.get(option.name, default)
+            value = tuple(value) if isinstance(default, tuple) else value
+            if option.name not in used and value != default:
+                raise ValueError(f"{option.flag} is of the test {name}, which is not in --tests")
+
+
+def _words(name: str) -> str:
+    return name.replace("-", " ")
 
 
 def _count(seconds: dict[str, float], name: str, began: float) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from fullgrad.vision.models import LoadedModel
 
 NUMBERS = ("logit", "log-probability", "margin")
 _FORWARD = 50  # images that go through the model together
+_KEPT = 256  # images in memory, prepared
+_SHARED = 8  # things in memory that all methods take
+_T = TypeVar("_T")
 _APART = 1_000_003  # between the seeds of two random orders
 
 
@@ -47,8 +50,22 @@ class Subject:
 
     def inputs(self, numbers: Sequence[int]) -> Tensor:
         """Return some images as the model takes them, shape (B, C, H, W)."""
-        images = [preprocess(i.read()[0], self.model.preprocessing) for i in self.items(numbers)]
-        return torch.stack(images).to(self.model.device)
+        return torch.stack([self._input(n) for n in numbers]).to(self.model.device)
+
+    @cached_property
+    def _input(self) -> Callable[[int], Tensor]:
+        """Prepares one image; those that are asked for again are not decoded again."""
+
+        @lru_cache(maxsize=_KEPT)
+        def prepared(number: int) -> Tensor:
+            return preprocess(self.source.items[number].read()[0], self.model.preprocessing)
+
+        return prepared
+
+    @cached_property
+    def _shared(self) -> dict[Any, Any]:
+        """What all methods take of the last batches; see :meth:`Explained.shared`."""
+        return {}
 
     def outputs(self, x: Tensor, module: nn.Module | None = None) -> Tensor:
         """Return logits, float64 of shape (B, classes).
@@ -161,6 +178,21 @@ class Explained:
             target,
             **options,
         )
+
+    def shared(self, key: Any, make: Callable[[], _T]) -> _T:
+        """Return what does not depend on the method, made for the first method of these images.
+
+        Args:
+            key: tells it apart from others of the same images and seed.
+            make: gives it.
+        """
+        kept, key = self.subject._shared, (key, self.numbers, self.seed)
+        if key not in kept:
+            if len(kept) >= _SHARED:
+                kept.pop(next(iter(kept)))
+            kept[key] = make()
+        found: _T = kept[key]
+        return found
 
     def measured(self, logits: Tensor) -> Tensor:
         """Return the explained number of the predicted classes for other outputs.
