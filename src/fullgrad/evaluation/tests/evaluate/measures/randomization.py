@@ -1,4 +1,4 @@
-"""Does a map change when the model's weights become random? (Hedström et al. 2023.)"""
+"""Does a map change when the model's weights become random, as it should (Hedström et al. 2023)?"""
 
 from __future__ import annotations
 

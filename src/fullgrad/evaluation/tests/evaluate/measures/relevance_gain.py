@@ -1,9 +1,9 @@
 """Symmetric relevance gain (Blücher, Vielhaben & Strodthoff 2024): what maps know beyond chance.
 
 The explained number with the least salient part removed, less that with the most salient part
-removed, averaged over fractions. It is 0 in expectation for random maps that are as often themselves
-as their negative, whatever the shape of the holes. Means are divided by the mean over images of
-|f(x) - f(all removed)|, which, unlike |f(x)|, cannot vanish.
+removed, averaged over fractions. It is 0 in expectation for random maps that are as often
+themselves as their negative, whatever the shape of the holes. Means are divided by the mean over
+images of |f(x) - f(all removed)|, which, unlike |f(x)|, cannot vanish.
 """
 
 from __future__ import annotations
