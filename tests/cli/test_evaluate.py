@@ -64,7 +64,9 @@ def test_ones_own_classifier(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(line()) == 0
     said = capsys.readouterr().out
     assert "attention_rollout does not apply to mine.py:net: attention_rollout found no" in said
-    assert "  A  relevance gain (mean, cells of 4): higher is better, chance gives 0; 7 images" in said
+    assert (
+        "  A  relevance gain (mean, cells of 4): higher is better, chance gives 0; 7 images" in said
+    )
     assert re.search(r"\n  fullgrad +([+-]\d\.\d{3} [*=<?]  ?)+", said)
     assert "  * first   = tied   < behind   ? not shown\n" in said
     assert "note: Few images (" in said

@@ -20,7 +20,7 @@ from fullgrad.vision.images import preprocess
 from fullgrad.vision.models import LoadedModel
 
 NUMBERS = ("logit", "log-probability", "margin")
-_FORWARD = 50  # images that go through the model together
+_TOGETHER, _ON_CPU = 50, 8  # images that go through the model together; caches are small
 _KEPT = 256  # images in memory, prepared
 _SHARED = 8  # things in memory that all methods take
 _T = TypeVar("_T")
@@ -47,6 +47,11 @@ class Subject:
     def items(self, numbers: Sequence[int]) -> list[Item]:
         """Return some of the images, not decoded."""
         return [self.source.items[n] for n in numbers]
+
+    @property
+    def together(self) -> int:
+        """How many images go through the model together; that changes rounding only."""
+        return _ON_CPU if self.model.device.type == "cpu" else _TOGETHER
 
     def inputs(self, numbers: Sequence[int]) -> Tensor:
         """Return some images as the model takes them, shape (B, C, H, W)."""
@@ -76,14 +81,14 @@ class Subject:
         """
         module = module or self.model.module
         with guarded(module, evaluate=True), torch.no_grad():
-            parts = [main_tensor(module(part))[0].double() for part in x.split(_FORWARD)]
+            parts = [main_tensor(module(part))[0].double() for part in x.split(self.together)]
         return torch.cat(parts)
 
     @cached_property
     def logits(self) -> Tensor:
         """The outputs for all images, shape (N, classes), on the CPU."""
         numbers = range(len(self))
-        parts = [numbers[i : i + _FORWARD] for i in range(0, len(self), _FORWARD)]
+        parts = [numbers[i : i + self.together] for i in range(0, len(self), self.together)]
         return torch.cat([self.outputs(self.inputs(part)).cpu() for part in parts])
 
     @cached_property
@@ -160,24 +165,27 @@ class Explained:
         Returns:
             Shape (B, 1, H, W).
         """
+        x = self.x if x is None else x
         classes = self.classes if classes is None else classes
-        target: Any = classes
+        module = module or self.subject.model.module
         number = number or self.number
-        if number == "log-probability":
-            target = targets.log_probability(classes)
-        elif number == "margin":
-            target = targets.margin(classes, self._other(classes))
+        others = self._other(classes)
         options = dict(self.choice.options)
+        size = self.subject.together
         if self.choice.name in NOISE:
             first = self.numbers[0] if self.numbers else 0
             options["seed"] = options.get("seed", 0) + self.seed + _APART * self.run + first
-        return methods.attribute(
-            self.choice.name,
-            module or self.subject.model.module,
-            self.x if x is None else x,
-            target,
-            **options,
-        )
+            size = len(x)  # what is drawn depends on the images beside one
+        parts = []
+        for start in range(0, len(x), size):
+            part = slice(start, start + size)
+            target: Any = classes[part]
+            if number == "log-probability":
+                target = targets.log_probability(target)
+            elif number == "margin":
+                target = targets.margin(target, others[part])
+            parts.append(methods.attribute(self.choice.name, module, x[part], target, **options))
+        return torch.cat(parts)
 
     def shared(self, key: Any, make: Callable[[], _T]) -> _T:
         """Return what does not depend on the method, made for the first method of these images.

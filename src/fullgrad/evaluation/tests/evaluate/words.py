@@ -188,19 +188,19 @@ def sentences(test: Contest) -> Iterator[str]:
             names = ", ".join(r["method"] for r in rows)
             yield f"{begin}, by {ends[0]:.3f} to {ends[-1]:.3f}: {names}."
         elif rows:
-            yield f"{begin}: {', '.join(map(_behind, rows))}."
+            yield f"{begin}: {'; '.join(map(_behind, rows))}."
     controls = [r for r in test.rows if is_control(r["method"])]
     if controls and not is_control(first["method"]):
         near = [r["method"] for r in controls if not r["behind_high"] < 0]
         if near:
-            yield f"It is not shown to be ahead of the controls {', '.join(near)}."
+            yield f"It is not shown to be ahead of these controls: {', '.join(near)}."
         else:
             yield f"It is ahead of every control: {', '.join(r['method'] for r in controls)}."
 
 
 def _behind(row: Row) -> str:
     low, high = -row["behind_high"], -row["behind_low"]
-    return f"{row['method']} by {-row['behind']:.3f} ({low:.3f} to {high:.3f})"
+    return f"{row['method']}, worse by {-row['behind']:.3f} ({low:.3f} to {high:.3f})"
 
 
 def cautions(
@@ -225,9 +225,10 @@ def cautions(
         if missing:
             names = ", ".join(t.replace("-", " ") for t in missing)
             said.append(f"No image of {model} can be used for {names}: there are no numbers.")
-    few = [f"{named(t)} {t.images}" for t in all_of if t.images < FEW]
+    few = sorted({t.images for t in all_of if t.images < FEW})
     if few:
-        said.append(f"Few images ({_first(few)}): intervals say little below about {FEW} of them.")
+        count = f"{few[0]} to {few[-1]}" if len(few) > 1 else f"{few[0]}"
+        said.append(f"Few images ({count} a test): intervals say little below about {FEW}.")
     open_ = [named(t) for t in all_of if t.of("not shown") and not t.undecided]
     if open_:
         said.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -64,8 +65,8 @@ class GridPointing(Measure):
     def scores(self, explained: Explained) -> Iterator[Score]:
         """Yield a score for each sure image and size of mosaic."""
         for side in self.sides:
-            key = ("mosaics", side, self.sure)
-            made = explained.shared(key, lambda: mosaics(explained, side, self.sure))  # noqa: B023
+            make = partial(mosaics, explained, side, self.sure)
+            made = explained.shared(("mosaics", side, self.sure), make)
             if made is None:
                 continue
             part = replace(explained, numbers=made.numbers)
