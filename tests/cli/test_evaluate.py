@@ -189,3 +189,16 @@ def test_what_a_message_advises_works(here: Path) -> None:
     assert record["plan"]["tests"] == [{"test": "stability", "noise": 0.1}]
     assert record["experiment"] == "evaluate"
     assert record["command"].startswith("fullgrad evaluate --model mine.py:net ")
+
+
+def test_the_example_of_the_docs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "docs/evaluate.md").read_text(encoding="utf-8")
+    model, call = re.findall(r"```python\n(.*?)```", text, re.S)
+    Path("mine.py").write_text(model)
+    names: dict[str, object] = {}
+    exec(call, names)
+    assert capsys.readouterr().out.startswith("mine.py:net\n")
+    assert isinstance(names["result"].tables["ranking"], pd.DataFrame)  # type: ignore[attr-defined]
+    assert Path("results/report.html").is_file()
+    for option in ("relevance-gain", "grid-pointing", "class-sensitivity", "randomization"):
+        assert f"| `{option}` |" in text
