@@ -24,14 +24,18 @@ from torch import nn
 PREPROCESSING = {"resize": 16, "crop": [16, 16]}
 CLASSES = ["black cat", "dog", "bird", "fish", "a <b>fox</b>"]
 
-def net(seed=0):
+def net(seed=5):
     torch.manual_seed(seed)
-    return nn.Sequential(
+    made = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(4), nn.Flatten(),
         nn.Linear(4 * 16, 5))
+    with torch.no_grad():
+        made[0].weight.mul_(4)
+        made[-1].weight.mul_(4)
+    return made
 
 def other():
-    return net(1)
+    return net(15)
 
 def map_of_classes():
     return nn.Conv2d(3, 4, 3)
@@ -46,8 +50,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     Path("mine.py").write_text(NET)
     Path("photos").mkdir()
     for i in range(7):
-        draws = np.random.default_rng(i)
-        pixels = draws.integers(0, 256, (16, 16, 3)) * draws.integers(0, 2, (1, 1, 3))
+        color = (i + 1) >> np.arange(3) & 1
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3)) * color
         Image.fromarray(pixels.astype(np.uint8)).save(f"photos/{i}.png")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -67,6 +71,7 @@ def test_ones_own_classifier(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (
         "  A  relevance gain (mean, cells of 4): higher is better, chance gives 0; 7 images" in said
     )
+    assert "  B  grid pointing (2 x 2): higher is better, chance gives 0.25; 7 images" in said
     assert re.search(r"\n  fullgrad +([+-]\d\.\d{3} [*=<?]  ?)+", said)
     assert "  * first   = tied   < behind   ? not shown\n" in said
     assert "note: Few images (" in said
@@ -181,6 +186,23 @@ def test_mistakes_end_in_one_line(
     assert said.out == ""
     after = [p for p in sorted(here.rglob("*")) if "__pycache__" not in p.parts]
     assert after == before
+
+
+def test_no_image_can_be_used(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each way out that the message names works."""
+    given = line("--methods", "fullgrad", "--tests", "grid-pointing")
+    assert main([*given, "--sure", "0.9999"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(
+        "fullgrad: error: no image of mine.py:net can be used for grid-pointing: take other --tests, "
+    )
+    assert [p.name for p in Path("out").iterdir()] == ["stages"]
+    assert main([*given, "--sure", "0"]) == 0
+    assert main([*given, "class-sensitivity", "--sure", "0.9999", "--out", "two"]) == 0
+    assert (
+        "No image of mine.py:net can be used for grid pointing"
+        in Path("two/report.html").read_text()
+    )
 
 
 def test_what_a_message_advises_works(here: Path) -> None:

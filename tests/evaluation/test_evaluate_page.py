@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fullgrad.errors import InputError
-from fullgrad.evaluation.tests.evaluate import examples, verdicts, words
+from fullgrad.evaluation.tests.evaluate import pictures, verdicts, words
 from fullgrad.report.page import report, write_page
 from fullgrad.report.values import ReportError
 from fullgrad.viz.scores import Example, Panel, example_sheet, score_panels
@@ -152,9 +152,9 @@ def test_a_control_that_wins_is_pointed_out() -> None:
         "(how): sobel): there a good score says little."
     ]
     (test,) = words.contests(rows)
-    assert examples.chosen_method(test) == "fullgrad"
+    assert pictures.chosen_method(test) == "fullgrad"
     (test,) = words.contests(ranking({"sobel": noisy(0.5), "random": noisy(0.2)}))
-    assert examples.chosen_method(test) == "sobel"
+    assert pictures.chosen_method(test) == "sobel"
 
 
 # Images
@@ -173,7 +173,7 @@ def test_no_image_is_among_the_best_and_the_worst(
     rows = pd.DataFrame(
         {"case": list(map(str, range(count))), "value": values["fullgrad"], "scale": 1.0}
     ).assign(model="net", test=test, setting="how", method="fullgrad")
-    found = examples.extremes(contest, "fullgrad", rows)
+    found = pictures.extremes(contest, "fullgrad", rows)
     assert ["".join(case for case, _ in part) for part in found] == [best, worst]
 
 

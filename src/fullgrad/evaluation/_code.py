@@ -18,7 +18,7 @@ _APART = (
     "fullgrad.viz",
     "fullgrad._deprecated",
     "fullgrad._files",
-    "fullgrad.evaluation.tests.evaluate.examples",
+    "fullgrad.evaluation.tests.evaluate.pictures",
     "fullgrad.evaluation.tests.evaluate.verdicts",
     "fullgrad.evaluation.tests.evaluate.words",
     "fullgrad.evaluation.tests.remove_and_retrain.executors",

@@ -14,19 +14,17 @@ from fullgrad.evaluation._code import code_digest
 from fullgrad.evaluation.experiment import Test
 from fullgrad.evaluation.options import Meter, Option
 from fullgrad.evaluation.plan import MethodChoice, digest_of
-from fullgrad.evaluation.sources import open_source
+from fullgrad.evaluation.sources import DataError, open_source
 from fullgrad.evaluation.statistics import Table
 from fullgrad.evaluation.store import Content, Store
-from fullgrad.evaluation.tests.evaluate import examples, verdicts, words
-from fullgrad.evaluation.tests.evaluate.measure import Measure
-from fullgrad.evaluation.tests.evaluate.measures import measures
+from fullgrad.evaluation.tests.evaluate import pictures, verdicts, words
+from fullgrad.evaluation.tests.evaluate.measures import check_used, measures
 from fullgrad.evaluation.tests.evaluate.plan import EvaluatePlan, Model, Unit
 from fullgrad.evaluation.tests.evaluate.subject import NUMBERS, Explained, Subject
 from fullgrad.evaluation.tests.remove_and_retrain.executors import EXECUTORS, OnRay
 from fullgrad.methods.controls import NOISE
 from fullgrad.vision.classification import number_of_classes
 from fullgrad.vision.models import DEFAULT_MODEL, load_model
-from fullgrad.viz.scores import Panel, score_panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -143,7 +141,7 @@ examples:
         unknown = [t for t in tests if t not in known]
         if unknown:
             raise ValueError(f"unknown test {unknown[0]!r}; known: {', '.join(known)}")
-        _check_used(known, tests, of_tests)
+        check_used(tests, of_tests)
         chosen = tuple(known[t].of(of_tests) for t in tests)
         choices = tuple(MethodChoice.parse(text) for text in methods)
         source = open_source(images, limit)
@@ -319,6 +317,22 @@ examples:
             shown.end()
         return len(missing)
 
+    def rows(self, store: Store) -> Table:
+        """Return the table of all scores.
+
+        Raises:
+            DataError: a model has none.
+        """
+        found = super().rows(store)
+        known = set(found["model"]) if len(found) else set()
+        for name in (s.name for s in self.subjects if s.name not in known):
+            tests = ", ".join(t.name for t in self.plan.tests)
+            raise DataError(
+                f"no image of {name} can be used for {tests}: take other --tests, more images, or "
+                "a lower --sure"
+            )
+        return found
+
     @classmethod
     def scores(cls, rows: Table, plan: Mapping[str, Any]) -> dict[str, Any]:
         """Return each method's mean under each test and model, so that higher is better."""
@@ -335,17 +349,13 @@ examples:
             ``scores`` and ``examples``; of several models ``scores-1``, ``examples-1`` and so on.
         """
         rows = self.rows(store)
-        found = {}
+        found: dict[str, Figure] = {}
         tests = words.by_model(tables["ranking"].to_dict("records"))
         for place, subject in enumerate(self.subjects, 1):
             end = f"-{place}" if len(self.subjects) > 1 else ""
             own = tests[subject.name]
-            found[f"scores{end}"] = score_panels(
-                [Panel(_words(t.test), t.setting, t.better, t.chance, t.rows) for t in own],
-                f"{subject.name}, {len(subject)} images",
-                [m for m in words.methods_of(own) if words.is_control(m)],
-            )
-            found[f"examples{end}"] = examples.sheet_of(subject, own[0], self.plan, rows)
+            found[f"scores{end}"] = pictures.scores(subject, own)
+            found[f"examples{end}"] = pictures.examples(subject, own[0], self.plan, rows)
         return found
 
     def text(self, tables: Mapping[str, Table]) -> str:
@@ -387,28 +397,6 @@ examples:
             "models": self.base(),
             "device": str(self.subjects[0].model.device),
         }
-
-
-def _check_used(
-    known: Mapping[str, type[Measure]], tests: Sequence[str], given: Mapping[str, Any]
-) -> None:
-    """Refuse an option of tests that are not asked for.
-
-    Raises:
-        ValueError: there is one.
-    """
-    used = {option.name for t in tests for option in known[t].options}
-    for name, kind in known.items():
-        for option in kind.options:
-            default = option.default
-            value = given.get(option.name, default)
-            value = tuple(value) if isinstance(default, tuple) else value
-            if option.name not in used and value != default:
-                raise ValueError(f"{option.flag} is of the test {name}, which is not in --tests")
-
-
-def _words(name: str) -> str:
-    return name.replace("-", " ")
 
 
 def _count(seconds: dict[str, float], name: str, began: float) -> None:

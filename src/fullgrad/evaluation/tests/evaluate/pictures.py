@@ -1,18 +1,21 @@
-"""The images whose maps a test scores best and worst, with the maps computed again."""
+"""Pictures of an evaluation: scores, and the images whose maps a test scores best and worst."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fullgrad.evaluation.statistics import Table
 from fullgrad.evaluation.tests.evaluate import verdicts
 from fullgrad.evaluation.tests.evaluate.plan import EvaluatePlan
 from fullgrad.evaluation.tests.evaluate.subject import Explained, Subject
-from fullgrad.evaluation.tests.evaluate.words import Contest, is_control
+from fullgrad.evaluation.tests.evaluate.words import Contest, is_control, methods_of
 from fullgrad.methods.controls import NOISE
 from fullgrad.vision.images import display_image
-from fullgrad.viz.scores import Example, example_sheet
+from fullgrad.viz.scores import Example, Panel, example_sheet, score_panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN = 3  # best ones, and as many worst ones
 
@@ -43,17 +46,26 @@ def extremes(test: Contest, method: str, rows: Table) -> tuple[list[Any], list[A
     return best, worst[::-1]
 
 
-def sheet_of(subject: Subject, test: Contest, plan: EvaluatePlan, rows: Table) -> Any:
-    """Draw the best and the worst images of a test's best method, with its maps over them.
+def scores(subject: Subject, tests: Sequence[Contest]) -> Figure:
+    """Draw the means of a model's methods, a panel for each test, controls in gray.
+
+    Args:
+        subject: the model with its images.
+        tests: of that model.
+    """
+    panels = [Panel(t.test.replace("-", " "), t.setting, t.better, t.chance, t.rows) for t in tests]
+    controls = [m for m in methods_of(tests) if is_control(m)]
+    return score_panels(panels, f"{subject.name}, {len(subject)} images", controls)
+
+
+def examples(subject: Subject, test: Contest, plan: EvaluatePlan, rows: Table) -> Figure:
+    """Draw the best and the worst images of a test's best method, with its maps computed again.
 
     Args:
         subject: the model with its images.
         test: of that model.
         plan: of the evaluation.
         rows: all that was measured.
-
-    Returns:
-        A figure of matplotlib's.
     """
     method = chosen_method(test)
     best, worst = extremes(test, method, rows)
