@@ -15,7 +15,12 @@ from PIL import Image
 
 from fullgrad.cli.main import main
 from fullgrad.evaluation.bench import bench
+from fullgrad.evaluation.plan import MethodChoice
+from fullgrad.evaluation.sources import open_source
+from fullgrad.evaluation.tests.evaluate.subject import NUMBERS, Explained, Subject
 from fullgrad.report.page import report
+from fullgrad.vision.images import Photograph, read_photograph
+from fullgrad.vision.models import load_model
 
 NET = """
 import torch
@@ -224,3 +229,34 @@ def test_the_example_of_the_docs(here: Path, capsys: pytest.CaptureFixture[str])
     assert Path("results/report.html").is_file()
     for option in ("relevance-gain", "grid-pointing", "class-sensitivity", "randomization"):
         assert f"| `{option}` |" in text
+
+
+def test_each_image_is_decoded_once_for_all_methods(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def counted(path: Path) -> Photograph:
+        read.append(path)
+        return read_photograph(path)
+
+    monkeypatch.setattr("fullgrad.evaluation.sources.read_photograph", counted)
+    assert main(line()) == 0
+    # to find them, for the model, and six of them for their pictures
+    assert sorted(map(read.count, set(read))) == [2, 3, 3, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("method", ["complete_fullgrad", "random"])
+def test_minibatches_change_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch, number: str, method: str
+) -> None:
+    subject = Subject("mine", load_model("mine.py:net"), open_source("photos"))
+    found = []
+    for size in (2, 50):
+        monkeypatch.setattr("fullgrad.evaluation.tests.evaluate.subject._ON_CPU", size)
+        explained = Explained(subject, MethodChoice(method), tuple(range(7)), number)
+        found.append((explained.maps, subject.outputs(explained.x)))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert len(found[0][0].flatten(1).unique(dim=0)) == 7
