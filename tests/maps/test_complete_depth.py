@@ -156,7 +156,9 @@ def test_minibatches_and_methods_give_the_same() -> None:
     parts = fullgrad.complete_map(model, x, depth="mean", linearization="balanced", batch_size=2)
     assert parts.layers == whole.layers
     torch.testing.assert_close(parts.map, whole.map, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(methods.attribute("depth_fullgrad", model, x), whole.map)
+    torch.testing.assert_close(
+        methods.attribute("balanced_fullgrad", model, x, depth="mean"), whole.map
+    )
 
 
 def test_the_model_keeps_its_hooks_and_gets_none() -> None:
@@ -176,7 +178,7 @@ def test_unknown_depth() -> None:
     with pytest.raises(ValueError, match="depth must be 'input' or 'mean', not 'middle'"):
         fullgrad.complete_map(pointwise(), images(), depth="middle")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="depth must be 'input' or 'mean', not 'middle'"):
-        methods.attribute("depth_fullgrad", pointwise(), images(), depth="middle")
+        methods.attribute("difference_fullgrad", pointwise(), images(), depth="middle")
 
 
 def test_no_depth_is_one_layer() -> None:

@@ -27,7 +27,7 @@ SIGNED = {  # by nature
     "complete_fullgrad",
     "balanced_fullgrad",
     "balanced_input",
-    "depth_fullgrad",
+    "difference_fullgrad",
     "random_phase",
 }
 BUILT_IN = [
@@ -37,7 +37,7 @@ BUILT_IN = [
     "complete_fullgrad",
     "balanced_fullgrad",
     "balanced_input",
-    "depth_fullgrad",
+    "difference_fullgrad",
     "fullgrad_plus",
     "input_gradient",
     "input_x_gradient",

@@ -41,6 +41,7 @@ COMMANDS = (
     Command("compare", "fullgrad.cli.compare", "a sheet of photographs and saliency methods"),
     Command("report", "fullgrad.cli.report", "one HTML file to share, from what was written"),
     Command("app", "fullgrad.cli.app", "a viewer in the browser, on this machine"),
+    Command("evaluate", "fullgrad.cli.evaluate", "which map to trust on your model: a page"),
     Command("bench", "fullgrad.cli.bench", "the paper's experiments"),
     Command("methods", "fullgrad.cli.listing", "the saliency methods, their options and sources"),
     Command("demo", "fullgrad.cli.demo", "explain a few photographs that need no download"),

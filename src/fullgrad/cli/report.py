@@ -19,8 +19,9 @@ _DESCRIPTION = """\
 Makes one HTML file of results, to share: pictures, where each logit comes from, tables, how they
 were made and how to make them again. It holds its pictures, needs no network, and opens from disk.
 
-PATH is a folder that 'fullgrad explain', 'compare' or 'bench' wrote into, or a single record
-(NAME.json) of the first two. Pictures of stages are shown where NAME.layers.npz is beside a record.
+PATH is a folder that 'fullgrad explain', 'compare', 'evaluate' or 'bench' wrote into, or a single
+record (NAME.json) of the first two. Pictures of stages are shown where NAME.layers.npz is beside a
+record.
 """
 _EPILOG = """\
 examples:

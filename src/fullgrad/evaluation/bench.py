@@ -50,7 +50,7 @@ def prepared(name: str, **options: Any) -> Test:
     """Read what a test's options name, and see that they fit each other.
 
     Args:
-        name: of the test, ``pixel-perturbation``, ``digit-flipping`` or ``roar``.
+        name: of the test, ``evaluate``, ``pixel-perturbation``, ``digit-flipping`` or ``roar``.
         **options: as on the command line, with ``_`` for ``-``.
 
     Raises:
@@ -76,7 +76,7 @@ def bench(
     """Run a test of maps, as ``fullgrad bench`` does; what is done already is not repeated.
 
     Args:
-        name: of the test, ``pixel-perturbation``, ``digit-flipping`` or ``roar``.
+        name: of the test, ``evaluate``, ``pixel-perturbation``, ``digit-flipping`` or ``roar``.
         out: results folder, which then holds tables, figures and a record.
         store: folder of the finished pieces of work; None for one in the results folder.
         meter: from a name of what is counted to a progress display.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,6 +74,8 @@ class Test(ABC):
     """Types of columns that may be empty."""
     meanings: ClassVar[Mapping[str, str]] = {}
     """What the columns of its tables mean, for a report, beside :data:`MEANINGS`."""
+    page: ClassVar[bool] = False
+    """Whether the command also writes a page about the results."""
     counted: ClassVar[str] = "parts"
     """What its progress counts."""
 
@@ -382,7 +385,7 @@ def _write(result: Result, command: Sequence[str]) -> None:
         "seconds": test.seconds(result.store),
         "versions": versions(),
         "threads": torch.get_num_threads(),
-        "command": " ".join(map(printable, command)),
+        "command": shlex.join(map(printable, command)),
         "files": {name: _sha256(content) for name, content in files.items()},
     }
     files = {RECORD: (json.dumps(record, indent=1) + "\n").encode(), **files}

@@ -16,13 +16,14 @@ from fullgrad._html import Html, joined, tag
 from fullgrad.evaluation.bench import kinds
 from fullgrad.evaluation.options import MEANINGS
 from fullgrad.evaluation.store import OLD_PLAN, RECORD, STAGES, TABLE
+from fullgrad.report import evaluated
 from fullgrad.report.markup import Builder, details, facts, kind_of
 from fullgrad.report.provenance import again, made, version_facts
 from fullgrad.report.values import ReportError, Values, read_bytes, read_json, shown
 
 ROWS = 400  # of a table that are shown
 _FIRST = ("ranking.csv", "summary.csv")  # tables that are not folded away
-_KNOWN = {"plan", "versions", "command", "files"}
+_KNOWN = {"plan", "versions", "command", "files", "experiment"}
 _UNKNOWN = "results"
 
 
@@ -76,12 +77,18 @@ def section(builder: Builder, found: Experiment, problems: list[str]) -> Html:
     title = name.replace("-", " ")
     own = kinds()[name].meanings if name in kinds() else {}
     meanings = {**MEANINGS, **own} if own else {}
-    parts = [tag("h2", f"Experiment: {title}", id=builder.name("experiment"))]
-    for path in sorted(found.folder.glob("*.png")):
-        parts.append(_picture(builder, path, problems))
+    told = name == evaluated.NAME
+    head = evaluated.heading_of(record) if told else f"Experiment: {title}"
+    parts = [tag("h2", head, id=builder.name("experiment"))]
+    if told:
+        heads, rows = _read(found.folder / "ranking.csv")
+        parts.append(evaluated.answer(builder, record, heads, rows))
+        parts.append(tag("h3", "Pictures"))
+    for path in sorted(found.folder.glob("*.png"), key=evaluated.place_of if told else None):
+        parts.append(_picture(builder, path, problems, told))
     tables = [p for p in found.folder.glob("*.csv") if p.stem != TABLE]
     for path in sorted(tables, key=lambda p: (_place(p.name), p.name)):
-        parts.append(_table(builder, path, meanings, problems))
+        parts.append(_table(builder, path, meanings, problems, folded=told))
     if not meanings and name != _UNKNOWN:
         command = f"fullgrad bench {name} --help"
         parts.append(tag("p", "What the experiment measures: ", tag("code", command)))
@@ -94,10 +101,12 @@ def section(builder: Builder, found: Experiment, problems: list[str]) -> Html:
             )
         )
     plan = record.inside("plan").items()
-    rest = [(k, v) for k, v in record.items() if k not in _KNOWN]
+    asked = evaluated.ASKED if told else {}
+    known = _KNOWN | set(evaluated.TOLD if told else ())
+    rest = [(k, v) for k, v in record.items() if k not in known]
     parts += [
         tag("h3", "What was asked for"),
-        facts((k, shown(v), "") for k, v in plan),
+        facts((k.replace("_", " "), shown(v), asked.get(k, "")) for k, v in plan),
         made(
             [
                 *version_facts(dict(record.inside("versions").items())),
@@ -105,14 +114,19 @@ def section(builder: Builder, found: Experiment, problems: list[str]) -> Html:
             ],
             "h3",
         ),
-        again(
-            record.text("command"),
-            "h3",
-            "In the folder where it was run. With an --out folder of its own it computes "
-            "everything anew; with the same folder it finds the results there.",
-        ),
     ]
+    if command := record.text("command"):  # a call from Python has none
+        more = (
+            "In the folder where it was run. With an --out folder of its own it computes "
+            "everything anew; with the same folder it finds the results there."
+        )
+        parts.append(again(command, "h3", more))
     return tag("section", *parts)
+
+
+def title_of(found: Experiment) -> str:
+    """Return the title of a page about nothing else; empty where it has none of its own."""
+    return evaluated.title_of(found.record) if _name(found.record) == evaluated.NAME else ""
 
 
 def _place(name: str) -> int:
@@ -124,12 +138,17 @@ def _meaning(name: str) -> str:
         "excluded": "images that could not be used",
         "seconds": "that each piece of work took, on the machine where it was run",
         "images_per_minute": "map and perturbation together",
+        "does_not_apply": "methods, and why not",
+        "models": "their images, classes and mean probability of the predicted class",
         "threads": "of the CPU",
     }.get(name, "")
 
 
 def _name(record: Values) -> str:
     """Return the experiment's name on the command line."""
+    own = dict(record.items()).get("experiment")
+    if isinstance(own, str):
+        return own
     try:
         words = shlex.split(record.text("command"))
     except ValueError:
@@ -139,7 +158,7 @@ def _name(record: Values) -> str:
     return _UNKNOWN
 
 
-def _picture(builder: Builder, path: Path, problems: list[str]) -> Html:
+def _picture(builder: Builder, path: Path, problems: list[str], told: bool = False) -> Html:
     name = printable(path.name)
     try:
         content = read_bytes(path)
@@ -152,12 +171,20 @@ def _picture(builder: Builder, path: Path, problems: list[str]) -> Html:
     if path.name == "curves.png":
         alt = "Curves of the experiment, one for each method; the tables below hold their numbers"
         caption = "Curves of all methods. Bands, where there are any, are 95 % intervals."
+    elif told and (own := evaluated.caption_of(name)):
+        alt, caption = own
     else:
         alt, caption = f"Picture {name} of the results folder", name
     return builder.picture(content, kind, alt, caption, wide=True)
 
 
-def _table(builder: Builder, path: Path, meanings: Mapping[str, str], problems: list[str]) -> Html:
+def _table(
+    builder: Builder,
+    path: Path,
+    meanings: Mapping[str, str],
+    problems: list[str],
+    folded: bool = False,
+) -> Html:
     name = printable(path.name)
     try:
         heads, rows = _read(path)
@@ -179,7 +206,7 @@ def _table(builder: Builder, path: Path, meanings: Mapping[str, str], problems: 
     if known:
         what = details(f"What the columns of {name} mean", tag("ul", meaning), shown=True)
         content = joined([content, what])
-    if path.name in _FIRST:
+    if path.name in _FIRST and not folded:
         return joined([tag("h3", path.stem.capitalize()), content])
     return details(f"Table {name}", content)
 

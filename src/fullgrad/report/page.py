@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from fullgrad._files import printable
+from fullgrad._files import printable, write_whole
 from fullgrad._html import Html, escaped, joined, tag
 from fullgrad._version import __version__
 from fullgrad.report import benched, compared, explained
@@ -62,6 +62,30 @@ def report(paths: Sequence[Path], title: str = "", command: str = "") -> Made:
     return _made(found, problems, title, command)
 
 
+def write_page(folder: Path, name: str = "report.html", command: str = "") -> Path:
+    """Write the page of one folder of results into it.
+
+    Args:
+        folder: that ``fullgrad evaluate`` wrote into, for example.
+        name: of the file.
+        command: that makes it, for its foot.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ReportError: see :func:`report`, or the file cannot be written.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    made = report([folder], command=command)
+    path = folder / name
+    try:
+        write_whole(path, made.html.encode())
+    except OSError as error:
+        raise ReportError(f"{printable(path)} cannot be written: {error.strerror}") from error
+    return path
+
+
 def report_of(name: str, record: ImageRecord, files: Mapping[str, bytes]) -> Made:
     """A page of one photograph whose record and files are in memory; nothing is read or written.
 
@@ -90,7 +114,7 @@ def _made(found: Sequence[Item], problems: list[str], title: str, command: str) 
     if not sections:
         raise ReportError(problems[0] if problems else "nothing to report")
     counted = _counted(found)
-    title = title or f"fullgrad: {counted}"
+    title = title or _title(found) or f"fullgrad: {counted}"
     lead = tag(
         "p", f"This page holds {counted}. It is one file, needs no network and runs no script."
     )
@@ -115,6 +139,13 @@ def _made(found: Sequence[Item], problems: list[str], title: str, command: str) 
         foot=foot,
     )
     return Made(html, counted, tuple(dict.fromkeys(problems)))
+
+
+def _title(found: Sequence[Item]) -> str:
+    """A title for the only thing that a page shows, if it has one of its own."""
+    if len(found) == 1 and isinstance(found[0], Experiment):
+        return benched.title_of(found[0])
+    return ""
 
 
 def _found(path: Path, problems: list[str]) -> list[Item]:

@@ -40,6 +40,7 @@ __all__ = [
     "blend",
     "colors",
     "normalize",
+    "overlaid",
     "picture",
     "png",
     "show",
@@ -91,6 +92,31 @@ def _mixed(image: Image.Image, heat: Array, drawn: Array) -> Array:
     return np.rint(mixed).astype(np.uint8)
 
 
+def overlaid(
+    image: Image.Image, saliency: Tensor | Array, *, sign: bool = False, limit: float | None = None
+) -> Array:
+    """A map's colors over the photograph in gray.
+
+    Args:
+        image: of the map's size.
+        saliency: its map.
+        sign: whether the numbers have a sign, and so a scale that is symmetric about zero.
+        limit: the number at the ends of a signed map's scale; None for its own largest.
+
+    Returns:
+        uint8 RGB of shape (height, width, 3).
+
+    Raises:
+        InputError: see :func:`normalize` and :func:`blend`.
+    """
+    if not sign:
+        return blend(image, normalize(saliency))
+    values = plane(saliency)
+    limit = limit or limit_of(values)
+    heat = np.clip(np.abs(values) / limit, 0, 1).astype(np.float32)
+    return _mixed(image, heat, signed_colors(values, limit))
+
+
 def picture(
     image: Image.Image,
     saliency: Tensor | Array,
@@ -130,17 +156,13 @@ def picture(
     from matplotlib.figure import Figure
 
     shared = limit is not None
+    values = plane(saliency)
     if sign:
-        values = plane(saliency)
         limit = limit or limit_of(values)
-        heat = np.clip(np.abs(values) / limit, 0, 1).astype(np.float32)
-        overlaid = _mixed(image, heat, signed_colors(values, limit))
-    else:
-        heat = normalize(saliency)
-        overlaid = blend(image, heat)
+    over = overlaid(image, values, sign=sign, limit=limit)
     title, caption = wrapped(title, _PER_LINE), wrapped(caption, round(_PER_LINE * 1.25))
     head = 0.15 + 0.24 * (title.count("\n") + 1) + 0.18 * (caption.count("\n") + 1) * bool(caption)
-    shape = heat.shape
+    shape = values.shape
     height = max(_PANEL * min(1.0, shape[0] / shape[1]), _LOWEST)
     foot = 0.35
     total = head + height + foot
@@ -154,7 +176,7 @@ def picture(
     width = _PANEL / wide
     bottom, tall = foot / total, height / total
     for place, (content, label) in enumerate(
-        ((np.asarray(image.convert("RGB")), "what the model sees"), (overlaid, "overlay"))
+        ((np.asarray(image.convert("RGB")), "what the model sees"), (over, "overlay"))
     ):
         axes = figure.add_axes((0.02 + place * (width + 0.02), bottom, width, tall))
         show(axes, content)

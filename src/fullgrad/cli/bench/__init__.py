@@ -48,9 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "allow_abbrev": False,
     }
     for name, kind in bench.kinds().items():
-        sub = commands.add_parser(name, help=kind.title, epilog=kind.epilog, **options)
-        sub.description = kind.description or kind.title
-        _add_test_arguments(sub, kind)
+        sub = commands.add_parser(name, help=kind.title, **options)
+        add_test_arguments(sub, kind)
     sub = commands.add_parser(
         _AGREEMENT, help="how methods rank under each test of several runs", **options
     )
@@ -63,7 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", type=Path, metavar="DIR", help=text)
 
 
-def _add_test_arguments(parser: argparse.ArgumentParser, kind: type[Test]) -> None:
+def add_test_arguments(parser: argparse.ArgumentParser, kind: type[Test]) -> None:
+    """Declare the arguments of one test.
+
+    Args:
+        parser: of its command, whose description and examples are set as well.
+        kind: the test's class.
+    """
+    parser.description, parser.epilog = kind.description or kind.title, kind.epilog
     add = parser.add_argument
     for option in kind.declared():
         _declare(parser, option)
@@ -108,25 +114,42 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FullGradError: a mistake in the arguments, or work that had to stop; what is done is kept.
     """
-    if args.out is not None:
-        check_folder(args.out)
     if args.experiment == _AGREEMENT:
+        if args.out is not None:
+            check_folder(args.out)
         return _agreement(args.runs, args.out)
+    return run_test(args, args.experiment)
+
+
+def run_test(args: argparse.Namespace, name: str) -> int:
+    """Run one test with its arguments.
+
+    Args:
+        args: of :func:`add_test_arguments`.
+        name: of the test.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        FullGradError: a mistake in the arguments, or work that had to stop; what is done is kept.
+    """
+    check_folder(args.out)
     options = {k: v for k, v in vars(args).items() if k not in _NOT_OPTIONS}
     try:
-        return _run(args, options)
+        return _run(args, name, options)
     except FullGradError:
         raise
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
-def _run(args: argparse.Namespace, options: dict[str, Any]) -> int:
+def _run(args: argparse.Namespace, name: str, options: dict[str, Any]) -> int:
     if getattr(args, "dry_run", False):
-        print(bench.outlook(args.experiment, args.out, store=args.store, say=_say, **options))
+        print(bench.outlook(name, args.out, store=args.store, say=_say, **options))
         return DONE
     found = bench.bench(
-        args.experiment,
+        name,
         args.out,
         store=args.store,
         meter=Progress,
@@ -139,7 +162,12 @@ def _run(args: argparse.Namespace, options: dict[str, Any]) -> int:
     print(found)
     if not found.finished:
         return SOME_FAILED
-    print(f"\n-> {printable(args.out)}")
+    where = args.out
+    if found.test.page:
+        from fullgrad.report.page import write_page
+
+        where = write_page(args.out)
+    print(f"\n-> {printable(where)}")
     return DONE
 
 

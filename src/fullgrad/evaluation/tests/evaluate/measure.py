@@ -68,6 +68,11 @@ class Measure(ABC):
         """How many images of a subject the test can use."""
         return len(subject)
 
+    @classmethod
+    def chance_in(cls, setting: str) -> float | None:
+        """Return what maps without knowledge get in a setting, if that is known."""
+        return cls.chance
+
     @abstractmethod
     def scores(self, explained: Explained) -> Iterable[Score]:
         """Measure the maps of some images."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +77,8 @@ class EvaluatePlan(Plan):
 
     def values(self) -> dict[str, Any]:
         """Return the plan as JSON can hold it."""
-        return super().values() | {"tests": [t.values() for t in self.tests]}
+        tests = json.loads(json.dumps([t.values() for t in self.tests]))  # lists, no tuples
+        return super().values() | {"tests": tests}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,12 @@ from fullgrad.evaluation._code import code_digest
 from fullgrad.evaluation.experiment import Test
 from fullgrad.evaluation.options import Meter, Option
 from fullgrad.evaluation.plan import MethodChoice, digest_of
-from fullgrad.evaluation.sources import open_source
+from fullgrad.evaluation.sources import DataError, open_source
 from fullgrad.evaluation.statistics import Table
 from fullgrad.evaluation.store import Content, Store
-from fullgrad.evaluation.tests.evaluate import verdicts
+from fullgrad.evaluation.tests.evaluate import pictures, verdicts, words
 from fullgrad.evaluation.tests.evaluate.generated_model import load
-from fullgrad.evaluation.tests.evaluate.measures import measures
+from fullgrad.evaluation.tests.evaluate.measures import check_used, measures
 from fullgrad.evaluation.tests.evaluate.plan import EvaluatePlan, Model, Unit
 from fullgrad.evaluation.tests.evaluate.subject import NUMBERS, Explained, Subject
 from fullgrad.evaluation.tests.remove_and_retrain.executors import EXECUTORS, OnRay
@@ -65,7 +65,9 @@ Writes into the results folder
                                  difference to the best with a simultaneous interval, and a verdict
   agreement.csv                  rank correlation of the tests
   scores.png                     means with intervals
+  examples.png                   images with the best and the worst maps in the first test
   record.json                    what is needed to run it again, and what it took
+  report.html                    all of it on one page, which begins with what it says in words
 An interrupted run resumes when it is started again; a finished one is not repeated. Other options
 in the same folder replace the results and keep what is done: a further method costs itself alone.
 """
@@ -78,6 +80,7 @@ examples:
       --out known
 """
     replaces = True  # since most pieces are shared
+    page = True
     counted = "pieces"
     columns = frozenset({"model", "test", "setting", "case", "method", "value", "scale"})
     meanings: ClassVar[Mapping[str, str]] = verdicts.MEANINGS
@@ -147,6 +150,7 @@ examples:
         unknown = [t for t in tests if t not in known]
         if unknown:
             raise ValueError(f"unknown test {unknown[0]!r}; known: {', '.join(known)}")
+        check_used(tests, of_tests)
         chosen = tuple(known[t].of(of_tests) for t in tests)
         choices = tuple(MethodChoice.parse(text) for text in methods)
         source = open_source(images, limit)
@@ -322,6 +326,22 @@ examples:
             shown.end()
         return len(missing)
 
+    def rows(self, store: Store) -> Table:
+        """Return the table of all scores.
+
+        Raises:
+            DataError: a model has none.
+        """
+        found = super().rows(store)
+        known = set(found["model"]) if len(found) else set()
+        for name in (s.name for s in self.subjects if s.name not in known):
+            tests = ", ".join(t.name for t in self.plan.tests)
+            raise DataError(
+                f"no image of {name} can be used for {tests}: take other --tests, more images, or "
+                "a lower --sure"
+            )
+        return found
+
     @classmethod
     def scores(cls, rows: Table, plan: Mapping[str, Any]) -> dict[str, Any]:
         """Return each method's mean under each test and model, so that higher is better."""
@@ -332,13 +352,27 @@ examples:
         return {"ranking": verdicts.ranking(rows), "agreement": verdicts.agreement(rows)}
 
     def figures(self, tables: Mapping[str, Table], store: Store) -> dict[str, Figure]:
-        """Draw the means with their intervals."""
-        return {}
+        """Draw the means with intervals, and the first test's best and worst images.
+
+        Returns:
+            ``scores`` and ``examples``; of several models ``scores-1``, ``examples-1`` and so on.
+        """
+        rows = self.rows(store)
+        found: dict[str, Figure] = {}
+        tests = words.by_model(tables["ranking"].to_dict("records"))
+        for place, subject in enumerate(self.subjects, 1):
+            end = f"-{place}" if len(self.subjects) > 1 else ""
+            own = tests[subject.name]
+            found[f"scores{end}"] = pictures.scores(subject, own)
+            found[f"examples{end}"] = pictures.examples(subject, own[0], self.plan, rows)
+        return found
 
     def text(self, tables: Mapping[str, Table]) -> str:
         """Return the verdicts for people."""
-        warnings = verdicts.cautions(tables["ranking"], self.base())
-        return "\n\n".join([*verdicts.text(tables["ranking"]), *warnings])
+        rows = tables["ranking"].to_dict("records")
+        notes = words.cautions(rows, self.base(), [t.name for t in self.plan.tests])
+        said = [*words.paragraphs(rows), "\n".join(f"note: {line}" for line in notes)]
+        return "\n\n".join(part for part in said if part)
 
     def base(self) -> dict[str, dict[str, float]]:
         """Return what is known of each model: accuracy, chance, mean probability."""

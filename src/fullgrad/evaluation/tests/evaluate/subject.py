@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,10 @@ from fullgrad.vision.images import preprocess
 from fullgrad.vision.models import LoadedModel
 
 NUMBERS = ("logit", "log-probability", "margin")
-_FORWARD = 50  # images that go through the model together
+_TOGETHER, _ON_CPU = 50, 8  # images that go through the model together; caches are small
+_KEPT = 256  # images in memory, prepared
+_SHARED = 8  # things in memory that all methods take
+_T = TypeVar("_T")
 _APART = 1_000_003  # between the seeds of two random orders
 
 
@@ -45,10 +48,29 @@ class Subject:
         """Return some of the images, not decoded."""
         return [self.source.items[n] for n in numbers]
 
+    @property
+    def together(self) -> int:
+        """How many images go through the model together; that changes rounding only."""
+        return _ON_CPU if self.model.device.type == "cpu" else _TOGETHER
+
     def inputs(self, numbers: Sequence[int]) -> Tensor:
         """Return some images as the model takes them, shape (B, C, H, W)."""
-        images = [preprocess(i.read()[0], self.model.preprocessing) for i in self.items(numbers)]
-        return torch.stack(images).to(self.model.device)
+        return torch.stack([self._input(n) for n in numbers]).to(self.model.device)
+
+    @cached_property
+    def _input(self) -> Callable[[int], Tensor]:
+        """Prepares one image; those that are asked for again are not decoded again."""
+
+        @lru_cache(maxsize=_KEPT)
+        def prepared(number: int) -> Tensor:
+            return preprocess(self.source.items[number].read()[0], self.model.preprocessing)
+
+        return prepared
+
+    @cached_property
+    def _shared(self) -> dict[Any, Any]:
+        """What all methods take of the last batches; see :meth:`Explained.shared`."""
+        return {}
 
     def outputs(self, x: Tensor, module: nn.Module | None = None) -> Tensor:
         """Return logits, float64 of shape (B, classes).
@@ -59,14 +81,14 @@ class Subject:
         """
         module = module or self.model.module
         with guarded(module, evaluate=True), torch.no_grad():
-            parts = [main_tensor(module(part))[0].double() for part in x.split(_FORWARD)]
+            parts = [main_tensor(module(part))[0].double() for part in x.split(self.together)]
         return torch.cat(parts)
 
     @cached_property
     def logits(self) -> Tensor:
         """The outputs for all images, shape (N, classes), on the CPU."""
         numbers = range(len(self))
-        parts = [numbers[i : i + _FORWARD] for i in range(0, len(self), _FORWARD)]
+        parts = [numbers[i : i + self.together] for i in range(0, len(self), self.together)]
         return torch.cat([self.outputs(self.inputs(part)).cpu() for part in parts])
 
     @cached_property
@@ -143,24 +165,42 @@ class Explained:
         Returns:
             Shape (B, 1, H, W).
         """
+        x = self.x if x is None else x
         classes = self.classes if classes is None else classes
-        target: Any = classes
+        module = module or self.subject.model.module
         number = number or self.number
-        if number == "log-probability":
-            target = targets.log_probability(classes)
-        elif number == "margin":
-            target = targets.margin(classes, self._other(classes))
+        others = self._other(classes)
         options = dict(self.choice.options)
+        size = self.subject.together
         if self.choice.name in NOISE:
             first = self.numbers[0] if self.numbers else 0
             options["seed"] = options.get("seed", 0) + self.seed + _APART * self.run + first
-        return methods.attribute(
-            self.choice.name,
-            module or self.subject.model.module,
-            self.x if x is None else x,
-            target,
-            **options,
-        )
+            size = len(x)  # what is drawn depends on the images beside one
+        parts = []
+        for start in range(0, len(x), size):
+            part = slice(start, start + size)
+            target: Any = classes[part]
+            if number == "log-probability":
+                target = targets.log_probability(target)
+            elif number == "margin":
+                target = targets.margin(target, others[part])
+            parts.append(methods.attribute(self.choice.name, module, x[part], target, **options))
+        return torch.cat(parts)
+
+    def shared(self, key: Any, make: Callable[[], _T]) -> _T:
+        """Return what does not depend on the method, made for the first method of these images.
+
+        Args:
+            key: tells it apart from others of the same images and seed.
+            make: gives it.
+        """
+        kept, key = self.subject._shared, (key, self.numbers, self.seed)
+        if key not in kept:
+            if len(kept) >= _SHARED:
+                kept.pop(next(iter(kept)))
+            kept[key] = make()
+        found: _T = kept[key]
+        return found
 
     def measured(self, logits: Tensor) -> Tensor:
         """Return the explained number of the predicted classes for other outputs.

@@ -11,9 +11,8 @@ from fullgrad._optional import require
 from fullgrad.evaluation import statistics
 from fullgrad.evaluation.statistics import Table
 from fullgrad.evaluation.tests.evaluate.measures import measures
+from fullgrad.evaluation.tests.evaluate.words import TIED
 
-TIED = 0.03  # as far behind the best a method may be at the lower bound, to count as tied with it
-FEW = 30  # images below which a verdict means little
 _GROUP = ["model", "test", "setting"]
 MEANINGS = {
     "model": "whose maps are tested",
@@ -143,77 +142,3 @@ def agreement(rows: Table) -> Table:
                 )
     columns = ["model", "first", "second", "methods", "correlation"]
     return pandas.DataFrame(lines, columns=columns)
-
-
-def text(table: Table) -> list[str]:
-    """Return the verdicts in paragraphs, for people.
-
-    Args:
-        table: of :func:`ranking`.
-    """
-    known = measures()
-    parts = []
-    for (model, test, setting), group in table.groupby(_GROUP, sort=False):
-        kind = known.get(test)
-        better = kind.better if kind else "higher"
-        title = kind.title if kind else test
-        where = f" ({setting})" if setting else ""
-        count = int(group["images"].iloc[0])
-        head = f"{model}, {title}{where}, {count} images, {better} is better"
-        if kind is not None and kind.chance is not None:
-            head += f", chance {kind.chance:g}"
-        width = max(6, *(len(m) for m in group["method"]))
-        lines = [
-            f"  {r['rank']:>2}. {r['method']:<{width}}  {r['mean']:+.3f} "
-            f"[{r['low']:+.3f}, {r['high']:+.3f}]  {_behind(r)}"
-            for _, r in group.iterrows()
-        ]
-        parts.append("\n".join([head, *lines]))
-    return parts
-
-
-def _behind(row: Any) -> str:
-    if row["verdict"] == "first":
-        return "first"
-    ends = f"[{row['behind_low']:+.3f}, {row['behind_high']:+.3f}]"
-    return f"{row['verdict']}: {row['behind']:+.3f} {ends} to the first"
-
-
-def cautions(table: Table, base: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return why a result cannot mean much, in sentences.
-
-    Args:
-        table: of :func:`ranking`.
-        base: what is known of each model: ``classes``, ``probability``, perhaps ``accuracy``.
-    """
-    said = []
-    for model, known in base.items():
-        chance = 1 / known["classes"]
-        if known.get("accuracy", 1.0) < 2 * chance:
-            said.append(
-                f"{model} is right on {known['accuracy']:.1%} of the images, and guessing on "
-                f"{chance:.1%}: a map of such a model explains noise."
-            )
-        if known["probability"] < 2 * chance:
-            said.append(
-                f"{model} gives its predicted class a probability of {known['probability']:.1%} on "
-                f"average, and guessing gives {chance:.1%}: it is hardly sure of anything."
-            )
-    few = table[table["images"] < FEW]
-    for (test, setting), group in few.groupby(["test", "setting"], sort=False):
-        where = f" ({setting})" if setting else ""
-        said.append(
-            f"{test}{where} is measured on {int(group['images'].min())} images only; its intervals "
-            "say little below about 30."
-        )
-    for (model, test, setting), group in table.groupby(_GROUP, sort=False):
-        undecided = group[group["verdict"] == "not shown"]["method"].tolist()
-        if undecided:
-            where = f" ({setting})" if setting else ""
-            said.append(
-                f"{model}, {test}{where}: too few images to tell {', '.join(undecided)} from the "
-                "first."
-            )
-        if len(group) > 1 and group["mean"].nunique() == 1:
-            said.append(f"{model}, {test}: all methods have the same mean, so it decides nothing.")
-    return said

@@ -1,5 +1,10 @@
 """Tests of maps that share maps, predictions and statistics, by name; each one file."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from fullgrad.evaluation.tests.evaluate.measure import Measure
 from fullgrad.evaluation.tests.evaluate.measures.class_sensitivity import ClassSensitivity
 from fullgrad.evaluation.tests.evaluate.measures.grid_pointing import GridPointing
@@ -34,6 +39,26 @@ def unregister(name: str) -> None:
 def measures() -> dict[str, type[Measure]]:
     """Return the classes of all tests, by name."""
     return dict(_MEASURES)
+
+
+def check_used(tests: Sequence[str], given: Mapping[str, Any]) -> None:
+    """Refuse an option of tests that are not asked for.
+
+    Args:
+        tests: that are.
+        given: values of options, by name.
+
+    Raises:
+        ValueError: one differs from its default, and no test takes it.
+    """
+    used = {option.name for t in tests for option in _MEASURES[t].options}
+    for name, kind in _MEASURES.items():
+        for option in kind.options:
+            default = option.default
+            value = given.get(option.name, default)
+            value = tuple(value) if isinstance(default, tuple) else value
+            if option.name not in used and value != default:
+                raise ValueError(f"{option.flag} is of the test {name}, which is not in --tests")
 
 
 for _kind in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -51,6 +52,12 @@ class GridPointing(Measure):
         if not 0 <= self.sure < 1:
             raise ValueError(f"a probability lies in [0, 1), not {self.sure}")
 
+    @classmethod
+    def chance_in(cls, setting: str) -> float | None:
+        """Return the share of the mosaic that an image has."""
+        side = setting.partition(" ")[0]
+        return 1 / int(side) ** 2 if side.isdecimal() else None
+
     def cases(self, subject: Subject) -> int:
         """How many images of a subject can be the one that is looked for."""
         return int((subject.sureness >= self.sure).sum())
@@ -58,7 +65,8 @@ class GridPointing(Measure):
     def scores(self, explained: Explained) -> Iterator[Score]:
         """Yield a score for each sure image and size of mosaic."""
         for side in self.sides:
-            made = mosaics(explained, side, self.sure)
+            make = partial(mosaics, explained, side, self.sure)
+            made = explained.shared(("mosaics", side, self.sure), make)
             if made is None:
                 continue
             part = replace(explained, numbers=made.numbers)

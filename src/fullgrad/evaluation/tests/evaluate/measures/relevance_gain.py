@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -74,7 +75,9 @@ class RelevanceGain(Measure):
             filling = fill_named(fill, explained.subject.model.preprocessing)
             values = self._values(explained, sums, labels, filling)
             least, most = values[:, 0], values[:, 1]
-            scale = (before - self._empty(explained, fill, filling)).abs()
+            make = partial(self._empty, explained, fill, filling)
+            empty = explained.shared(("empty", fill, explained.number), make)
+            scale = (before - empty).abs()
             gain = (least - most).mean(0)
             drops = [(before - v).mean(0).tolist() for v in (least, most)]
             rows = zip(explained.numbers, gain.tolist(), scale.tolist(), *drops, strict=True)
