@@ -10,7 +10,7 @@ from torch import nn
 
 from fullgrad._compat import base_of
 from fullgrad.axes.algebra import Axes, has_batch
-from fullgrad.engine.baseline import Baseline
+from fullgrad.engine._baseline import Baseline
 from fullgrad.engine.tape import Handover, Tape, geometry, overwritten_base, overwritten_view
 from fullgrad.errors import ModelError
 from fullgrad.operations import Bias, Call

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from fullgrad.axes.layouts import StatedLayouts, input_layouts
 from fullgrad.engine import backward, samples, verification
+from fullgrad.engine._baseline import Baseline, in_place_of
+from fullgrad.engine._cuts import Cut, noted
 from fullgrad.engine._linearizer import check_modules
 from fullgrad.engine._recurrence import Recurrence
 from fullgrad.engine._sample_search import find_samples, may_be_coupled, needs_labels
 from fullgrad.engine._shifts import Arrivals
-from fullgrad.engine.baseline import Baseline, in_place_of
 from fullgrad.engine.coverage import model_error_for, refuse_blocked, refuse_used, unrecorded_nodes
-from fullgrad.engine.cuts import Cut, noted
 from fullgrad.engine.inputs import check, check_keywords, failures_named, prepare
 from fullgrad.engine.model_state import Guard, eager, guarded, plain_recurrence, redraw
 from fullgrad.engine.module_path import ModulePath

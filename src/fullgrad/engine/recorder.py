@@ -27,12 +27,12 @@ from fullgrad._compat import (
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.layouts import Layouts, StatedLayouts
 from fullgrad.engine import refusals
+from fullgrad.engine._baseline import Baseline
 from fullgrad.engine._detached import Dependence, Detached
 from fullgrad.engine._known_axes import KnownAxes
 from fullgrad.engine._linearizer import Linearizer
 from fullgrad.engine._pending import Pending, edges_of, with_first
 from fullgrad.engine._shifts import shift_of, shifted_by
-from fullgrad.engine.baseline import Baseline
 from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.tape import (
     Entry,

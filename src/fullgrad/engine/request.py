@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.broadcasting import resolved
 from fullgrad.axes.layouts import ActivationLayouts, InputLayout, Layouts
-from fullgrad.engine.cuts import Cut
+from fullgrad.engine._cuts import Cut
 from fullgrad.engine.inputs import Inputs, Prepared
 from fullgrad.engine.recorder import Recorder
 from fullgrad.engine.tape import Entry, Tape

@@ -15,8 +15,8 @@ from fullgrad.axes.coordinates import Table
 from fullgrad.axes.placement import Placement
 from fullgrad.axes.spread import MassPlacement, box_read, cells_along
 from fullgrad.engine import verification
+from fullgrad.engine._cuts import Cut
 from fullgrad.engine.backward import product, widen
-from fullgrad.engine.cuts import Cut
 from fullgrad.engine.pipeline import Totals, input_term
 from fullgrad.engine.request import Traced
 from fullgrad.engine.terms import Term

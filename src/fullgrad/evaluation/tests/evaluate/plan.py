@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from fullgrad._files import sha256_of
 from fullgrad.evaluation.plan import Plan
 from fullgrad.evaluation.tests.evaluate.measure import Measure
 from fullgrad.evaluation.tests.evaluate.subject import NUMBERS
@@ -20,11 +22,22 @@ class Model:
         spec: what ``fullgrad.vision.models.load_model`` was asked for.
         weights: the same.
         checkpoint: SHA-256 of the weights' file, if it is known.
+        source: SHA-256 of the Python file that makes it, if it is one.
     """
 
     spec: str
     weights: str | None
     checkpoint: str | None
+    source: str | None = None
+
+
+def content_of(spec: str) -> str | None:
+    """Return the SHA-256 of the Python file that a model is made by; None for other models.
+
+    Files that it imports do not count.
+    """
+    path = Path(spec.rpartition(":")[0])
+    return sha256_of(path) if path.suffix == ".py" and path.is_file() else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,25 +20,15 @@ from fullgrad.evaluation.store import Content, Store
 from fullgrad.evaluation.tests.evaluate import pictures, verdicts, words
 from fullgrad.evaluation.tests.evaluate.generated_model import load
 from fullgrad.evaluation.tests.evaluate.measures import check_used, measures
-from fullgrad.evaluation.tests.evaluate.plan import EvaluatePlan, Model, Unit
-from fullgrad.evaluation.tests.evaluate.subject import NUMBERS, Explained, Subject
-from fullgrad.evaluation.tests.remove_and_retrain.executors import EXECUTORS, OnRay
+from fullgrad.evaluation.tests.evaluate.options import declared
+from fullgrad.evaluation.tests.evaluate.plan import EvaluatePlan, Model, Unit, content_of
+from fullgrad.evaluation.tests.evaluate.subject import Explained, Subject
+from fullgrad.evaluation.tests.remove_and_retrain.executors import OnRay
 from fullgrad.methods.controls import NOISE
 from fullgrad.vision.classification import number_of_classes
-from fullgrad.vision.models import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-METHODS = (
-    "fullgrad",
-    "complete_fullgrad",
-    "balanced_input",
-    "grad_cam",
-    "integrated_gradients:n_steps=20,signed=True",
-    "random",
-)
-TESTS = ("relevance-gain", "grid-pointing", "class-sensitivity")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,33 +83,7 @@ examples:
     @classmethod
     def declared(cls) -> Sequence[Option]:
         """Return the options, those of the tests among them."""
-        known = measures()
-        own = [option for kind in known.values() for option in kind.options]
-        return [
-            Option(
-                "--model",
-                "as for fullgrad explain, or generated:KIND; several are possible",
-                (DEFAULT_MODEL,),
-            ),
-            Option("--weights", "as for fullgrad explain, one for each model; else the usual", ()),
-            Option("--device", "cpu, cuda, cuda:1, mps, ...", "cpu"),
-            Option(
-                "--images",
-                "folder, CSV with a column 'file', torchvision:NAME:ROOT[:SPLIT], generated:KIND",
-                required=True,
-            ),
-            Option("--limit", "up to N of them, spread evenly; else all", kind=int),
-            Option("--methods", "METHOD or METHOD:OPTION=VALUE,...", METHODS),
-            Option("--tests", "which tests", TESTS, choices=tuple(known)),
-            Option("--explain", "what is explained and measured", "logit", choices=NUMBERS),
-            Option("--random-orders", "maps of noise tried where cells are removed", 1, int),
-            Option("--seed", "of ties, noise and everything else that is drawn", 0, int),
-            Option("--batch-size", "images at a time; numbers change by rounding only", 20, int),
-            Option("--executor", "in this process or on Ray's", "here", choices=EXECUTORS),
-            Option("--workers", "of Ray, at a time", 2, int),
-            Option("--ray-address", "of a cluster; else one is started here"),
-            *own,
-        ]
+        return declared()
 
     @classmethod
     def prepare(
@@ -159,7 +123,10 @@ examples:
             loaded = load(spec, weights[i] if weights else None, device)
             number_of_classes(loaded)
             subjects.append(Subject(spec, loaded, source))
-        named = [Model(s.model.spec, s.model.weights, s.model.sha256) for s in subjects]
+        named = [
+            Model(s.model.spec, s.model.weights, s.model.sha256, content_of(s.model.spec))
+            for s in subjects
+        ]
         plan = EvaluatePlan(
             models=tuple(named),
             images=images,

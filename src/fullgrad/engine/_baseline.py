@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fullgrad.engine.cuts import Cut
+from fullgrad.engine._cuts import Cut
 from fullgrad.errors import ModelError
 
 
