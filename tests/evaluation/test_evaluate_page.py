@@ -152,6 +152,7 @@ def test_a_control_that_wins_is_pointed_out() -> None:
         "(how): sobel): there a good score says little."
     ]
     (test,) = words.contests(rows)
+    assert next(words.sentences(test)).startswith("sobel, a control, is first with 0.499 ")
     assert pictures.chosen_method(test) == "fullgrad"
     (test,) = words.contests(ranking({"sobel": noisy(0.5), "random": noisy(0.2)}))
     assert pictures.chosen_method(test) == "sobel"

@@ -74,7 +74,7 @@ thead th { color: var(--faint); font-size: .88rem; }
 dl > div { display: grid; grid-template-columns: 10rem minmax(0, 1fr) minmax(0, 1fr);
   gap: 0 1rem; padding: .3rem 0; border-bottom: 1px solid var(--line); }
 dt, .what { color: var(--faint); } dd { margin: 0; }
-.verdicts th { max-width: 13rem; overflow-wrap: anywhere; }
+.verdicts tbody th { min-width: 10rem; max-width: 13rem; overflow-wrap: anywhere; }
 .waterfall { width: 100%; }
 .waterfall td:nth-child(2) { width: 55%; min-width: 3rem; max-width: none; }
 .waterfall tbody th { min-width: 4.6rem; overflow-wrap: anywhere; }
@@ -90,7 +90,7 @@ code { font-family: ui-monospace, monospace; font-size: .92em; }
 summary { cursor: pointer; padding: .3rem 0; color: var(--link); }
 footer { margin-top: 3rem; padding-bottom: 2rem; color: var(--faint); font-size: .92rem; }
 @media (max-width: 40rem) { dl > div { grid-template-columns: minmax(0, 1fr); }
-  th, td { padding-right: .5rem; } .verdicts th { max-width: 7rem; }
+  th, td { padding-right: .5rem; } .verdicts tbody th { min-width: 7rem; max-width: 7rem; }
   .waterfall { font-size: .85rem; }
   .waterfall td:nth-child(2) { width: 30%; } }
 @media print { .skip { display: none; } }

@@ -173,8 +173,9 @@ def sentences(test: Contest) -> Iterator[str]:
         yield "All methods have the same mean, so it decides nothing."
         return
     first = test.rows[0]
+    control = ", a control," if is_control(first["method"]) else ""
     yield (
-        f"{first['method']} is first with {first['mean']:.3f} "
+        f"{first['method']}{control} is first with {first['mean']:.3f} "
         f"(95 % interval {first['low']:.3f} to {first['high']:.3f})."
     )
     for verdict, begin in (
