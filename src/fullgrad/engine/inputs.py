@@ -234,12 +234,20 @@ def check_baseline(baseline: Any, *, or_mean: bool = False) -> None:
         raise ValueError("baseline holds NaN or infinite values")
 
 
-def baseline_like(baseline: float | Tensor, x: Tensor) -> Tensor:
+def baseline_like(baseline: float | Tensor | str, x: Tensor, letters: str = "") -> Tensor:
     """The baseline as a tensor of the input's shape.
+
+    Args:
+        baseline: a number, a tensor, or ``"mean"``: over the positions, for each channel.
+        x: the input.
+        letters: of its axes, for the mean.
 
     Raises:
         InputError: a tensor of another shape.
     """
+    if isinstance(baseline, str):
+        along = [d for d, c in enumerate(letters) if c not in "BC"]
+        return x.detach().mean(along, keepdim=True).expand_as(x).clone()
     if not isinstance(baseline, Tensor):
         return torch.full_like(x, baseline)
     if (

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from fullgrad._lazy import submodules
-from fullgrad.methods import attention, controls, fullgrad_plus, gradients, overrides
+from fullgrad.methods import attention, controls, fullgrad_plus, gradients, occlusion, overrides
 from fullgrad.methods import fullgrad as family
 from fullgrad.methods import grad_cam as gradcam
 from fullgrad.methods.attribution import attribute
@@ -19,6 +19,7 @@ for _method in (
     *fullgrad_plus.METHODS,
     *gradients.METHODS,
     *overrides.METHODS,
+    *occlusion.METHODS,
     *gradcam.METHODS,
     *attention.METHODS,
     *controls.METHODS,

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fullgrad.axes.layouts import InputLayout
 from fullgrad.engine.inputs import baseline_like, check_baseline
 from fullgrad.maps.smoothing import Noise, noisy
 from fullgrad.methods.captum_adapter import Explained, captum, speaking_plainly
+from fullgrad.methods.positions import letters
 from fullgrad.methods.registry import Method
 
 
@@ -25,19 +27,20 @@ class IntegratedOptions:
 
     Args:
         n_steps: points on the path (Gauss-Legendre quadrature).
-        baseline: where it starts: a number, or a tensor of shape (B or 1, C, *positions).
+        baseline: where it starts: a number, a tensor of shape (B or 1, C, *positions), or
+            ``"mean"``: each sample's mean over its positions, for each channel.
 
     Raises:
         ValueError: no steps, or a baseline that is neither.
     """
 
     n_steps: int = 50
-    baseline: float | Tensor = 0.0
+    baseline: float | Tensor | str = 0.0
 
     def __post_init__(self) -> None:
         if type(self.n_steps) is not int or self.n_steps < 1:
             raise ValueError(f"n_steps must be a positive integer, not {self.n_steps!r}")
-        check_baseline(self.baseline)
+        check_baseline(self.baseline, or_mean=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +81,13 @@ def integrated_gradients(
     target: Any,
     *,
     n_steps: int,
-    baseline: float | Tensor,
+    baseline: float | Tensor | str,
     additional_forward_args: Any = None,
+    layout: InputLayout = None,
 ) -> Tensor:
     """Integrated gradients, one step of the batch at a time, of the input's shape."""
     explained = Explained(model, target, additional_forward_args, len(inputs))
-    start = baseline_like(baseline, inputs)
+    start = baseline_like(baseline, inputs, letters(inputs, layout))
     with speaking_plainly("integrated_gradients"):
         found: Tensor = (
             captum()
@@ -137,6 +141,7 @@ METHODS = (
         "integrated_gradients",
         integrated_gradients,
         options=IntegratedOptions,
+        call_options=("layout",),
         about="The mean gradient on the way from a baseline to the input, times that way.",
         reference="Sundararajan, Taly & Yan 2017, Axiomatic Attribution for Deep Networks",
         package="captum.attr",

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from fullgrad._compat import DispatchMode
+from fullgrad.axes.layouts import InputLayout
 from fullgrad.engine.inputs import baseline_like, check_baseline
 from fullgrad.errors import MethodError
 from fullgrad.methods.captum_adapter import Explained, captum, prepare_hooks, speaking_plainly
 from fullgrad.methods.gradients import NoOptions
+from fullgrad.methods.positions import letters
 from fullgrad.methods.registry import Method
 from fullgrad.operations.registry import overload
 
@@ -102,16 +104,17 @@ class DeepLiftOptions:
     """What DeepLIFT compares with.
 
     Args:
-        baseline: a number, or a tensor of shape (B or 1, C, *positions).
+        baseline: a number, a tensor of shape (B or 1, C, *positions), or ``"mean"``: each sample's
+            mean over its positions, for each channel.
 
     Raises:
         ValueError: a baseline that is neither.
     """
 
-    baseline: float | Tensor = 0.0
+    baseline: float | Tensor | str = 0.0
 
     def __post_init__(self) -> None:
-        check_baseline(self.baseline)
+        check_baseline(self.baseline, or_mean=True)
 
 
 _CAUSE = (
@@ -126,12 +129,13 @@ def deeplift(
     inputs: Tensor,
     target: Any,
     *,
-    baseline: float | Tensor,
+    baseline: float | Tensor | str,
     additional_forward_args: Any = None,
+    layout: InputLayout = None,
 ) -> Tensor:
     """DeepLIFT (rescale rule), of the input's shape, its sum proved."""
     explained = Explained(model, target, additional_forward_args, len(inputs))
-    start = baseline_like(baseline, inputs)
+    start = baseline_like(baseline, inputs, letters(inputs, layout))
     _refuse_changed("deeplift", explained, inputs)
     with speaking_plainly("deeplift"):
         try:
@@ -179,6 +183,7 @@ METHODS = (
         "deeplift",
         deeplift,
         options=DeepLiftOptions,
+        call_options=("layout",),
         about="The share of each input in the output's difference from a baseline, by slopes.",
         reference="Shrikumar, Greenside & Kundaje 2017, Learning Important Features (DeepLIFT)",
         package="captum.attr",
