@@ -20,8 +20,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from small_models import CACHE  # noqa: E402
-from training import CLASSES, ROOT, image_folder  # noqa: E402
+from small_models import CACHE
+from training import CLASSES, ROOT, image_folder
 
 Row = tuple[str, str]
 

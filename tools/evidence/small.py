@@ -13,11 +13,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from small_models import CACHE, trained  # noqa: E402
-from training import CLASSES as NAMES  # noqa: E402
-from training import MEAN, STD, image_folder, load  # noqa: E402
-
-from fullgrad.evaluation.datasets import Dataset  # noqa: E402
+from fullgrad.evaluation.datasets import Dataset
+from small_models import CACHE, trained
+from training import CLASSES as NAMES
+from training import MEAN, STD, image_folder, load
 
 CLASSES = list(NAMES)
 PREPROCESSING = {
