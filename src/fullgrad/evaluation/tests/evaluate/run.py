@@ -18,7 +18,7 @@ from fullgrad.evaluation.sources import open_source
 from fullgrad.evaluation.statistics import Table
 from fullgrad.evaluation.store import Content, Store
 from fullgrad.evaluation.tests.evaluate import verdicts
-from fullgrad.evaluation.tests.evaluate.measures import measures
+from fullgrad.evaluation.tests.evaluate.measures import chosen_tests, measures
 from fullgrad.evaluation.tests.evaluate.plan import EvaluatePlan, Model, Unit
 from fullgrad.evaluation.tests.evaluate.subject import NUMBERS, Explained, Subject
 from fullgrad.evaluation.tests.remove_and_retrain.executors import EXECUTORS, OnRay
@@ -85,7 +85,7 @@ examples:
     @classmethod
     def declared(cls) -> Sequence[Option]:
         """Return the options, those of the tests among them."""
-        known = measures()
+        known = measures("images")
         own = [option for kind in known.values() for option in kind.options]
         return [
             Option("--model", "as for fullgrad explain; several are possible", (DEFAULT_MODEL,)),
@@ -134,11 +134,7 @@ examples:
             raise ValueError(f"{len(weights)} weights for {len(model)} models: give one for each")
         if ray_address is not None and executor != "ray":
             raise ValueError("--ray-address needs --executor ray")
-        known = measures()
-        unknown = [t for t in tests if t not in known]
-        if unknown:
-            raise ValueError(f"unknown test {unknown[0]!r}; known: {', '.join(known)}")
-        chosen = tuple(known[t].of(of_tests) for t in tests)
+        chosen = chosen_tests(tests, "images", of_tests)
         choices = tuple(MethodChoice.parse(text) for text in methods)
         source = open_source(images, limit)
         subjects = []
@@ -191,15 +187,28 @@ examples:
         """
         found = {}
         for m, subject in enumerate(self.subjects):
-            for c, choice in enumerate(self.plan.choices):
+            for c in range(len(self.plan.choices)):
                 try:
-                    _ = Explained(subject, choice, (0,), self.plan.number).maps
+                    _ = self.explained(m, c, (0,)).maps
                 except FullGradError as error:
                     found[m, c] = " ".join(str(error).split())
             if all((m, c) in found for c in range(len(self.plan.choices))):
                 why = found[m, 0]
                 raise MethodError(f"no method applies to {subject.name}; the first: {why}")
         return found
+
+    def explained(self, model: int, choice: int, numbers: tuple[int, ...], run: int = 0) -> Any:
+        """Return a method's maps of some images of a model.
+
+        Args:
+            model: its place in the plan.
+            choice: the method's place.
+            numbers: of the images.
+            run: which one of several maps of noise.
+        """
+        plan = self.plan
+        subject, chosen = self.subjects[model], plan.choices[choice]
+        return Explained(subject, chosen, numbers, plan.number, plan.seed, run)
 
     @cached_property
     def pieces(self) -> list[Unit]:
@@ -260,12 +269,11 @@ examples:
         rows: list[dict[str, Any]] = []
         seconds: dict[str, float] = {}
         for run in range(runs):
-            plan = self.plan
-            explained = Explained(subject, choice, unit.numbers, plan.number, plan.seed, run)
+            explained = self.explained(unit.model, unit.choice, unit.numbers, run)
             began = time.perf_counter()
             _ = explained.maps
             _count(seconds, f"maps {choice.label}", began)
-            for test in plan.tests:
+            for test in self.plan.tests:
                 if run and not test.random_runs:
                     continue
                 began = time.perf_counter()

@@ -19,10 +19,10 @@ MEANINGS = {
     "model": "whose maps are tested",
     "test": "what is done with the maps",
     "setting": "how",
-    "case": "the image",
-    "images": "how many the mean is over",
-    "mean": "over images; of relevance gain divided by the mean change when all is removed",
-    "error": "standard error of the mean over images",
+    "case": "the image or text",
+    "images": "how many images or texts the mean is over",
+    "mean": "over them; of relevance gain divided by the mean change when all is removed",
+    "error": "standard error of the mean",
     "behind": "paired difference to the first method, below zero where this one is worse",
     "behind_low": "lower end of its interval, at 95 % for all methods of a test together",
     "behind_high": "upper end",
@@ -157,7 +157,8 @@ def text(table: Table) -> list[str]:
         title = kind.title if kind else test
         where = f" ({setting})" if setting else ""
         count = int(group["images"].iloc[0])
-        head = f"{model}, {title}{where}, {count} images, {better} is better"
+        what = kind.explains if kind else "images"
+        head = f"{model}, {title}{where}, {count} {what}, {better} is better"
         if kind is not None and kind.chance is not None:
             head += f", chance {kind.chance:g}"
         width = max(6, *(len(m) for m in group["method"]))
@@ -200,8 +201,10 @@ def cautions(table: Table, base: Mapping[str, Mapping[str, float]]) -> list[str]
     few = table[table["images"] < FEW]
     for (test, setting), group in few.groupby(["test", "setting"], sort=False):
         where = f" ({setting})" if setting else ""
+        kind = measures().get(test)
+        what = kind.explains if kind else "images"
         said.append(
-            f"{test}{where} is measured on {int(group['images'].min())} images only; its intervals "
+            f"{test}{where} is measured on {int(group['images'].min())} {what} only; its intervals "
             "say little below about 30."
         )
     for (model, test, setting), group in table.groupby(_GROUP, sort=False):
@@ -209,7 +212,7 @@ def cautions(table: Table, base: Mapping[str, Mapping[str, float]]) -> list[str]
         if undecided:
             where = f" ({setting})" if setting else ""
             said.append(
-                f"{model}, {test}{where}: too few images to tell {', '.join(undecided)} from the "
+                f"{model}, {test}{where}: too few cases to tell {', '.join(undecided)} from the "
                 "first."
             )
         if len(group) > 1 and group["mean"].nunique() == 1:
