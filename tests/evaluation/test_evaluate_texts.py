@@ -20,6 +20,7 @@ from fullgrad.evaluation.tests.evaluate.measures.token_gain import TokenGain
 from fullgrad.evaluation.tests.evaluate.run_texts import EvaluateTexts
 from fullgrad.evaluation.tests.evaluate.text_subject import open_texts
 from fullgrad.evaluation.tests.evaluate.token_methods import choice_of
+from fullgrad.evaluation.tests.evaluate.verdicts import cautions
 from fullgrad.tokens import attribute_tokens, token_saliency
 
 NETS = """
@@ -268,3 +269,20 @@ def test_settings_that_cannot_be() -> None:
         chosen_tests(["token-gain"], "images", {})
     with pytest.raises(ValueError, match="unknown test 'relevance-gain'; known: token-gain"):
         chosen_tests(["relevance-gain"], "texts", {})
+
+
+def test_cautions_about_classifiers_of_two_classes() -> None:
+    table = pd.DataFrame(
+        columns=["model", "test", "setting", "images", "mean", "verdict", "method"]
+    )
+
+    def said(classes: int, accuracy: float, probability: float) -> list[str]:
+        known = {"classes": classes, "accuracy": accuracy, "probability": probability}
+        return cautions(table, {"net": known})
+
+    assert said(2, 0.84, 0.91) == []
+    right, sure = said(2, 0.74, 0.7)
+    assert right.startswith("net is right on 74.0% of the images, and guessing on 50.0%: a map of")
+    assert sure.startswith("net gives its predicted class a probability of 70.0% on average, and")
+    assert said(1000, 0.003, 0.003) == []
+    assert len(said(1000, 0.001, 0.001)) == 2

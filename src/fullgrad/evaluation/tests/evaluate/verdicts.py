@@ -188,12 +188,13 @@ def cautions(table: Table, base: Mapping[str, Mapping[str, float]]) -> list[str]
     said = []
     for model, known in base.items():
         chance = 1 / known["classes"]
-        if known.get("accuracy", 1.0) < 2 * chance:
+        near = min(2 * chance, (1 + chance) / 2)  # of two classes, twice the chance is certainty
+        if known.get("accuracy", 1.0) < near:
             said.append(
                 f"{model} is right on {known['accuracy']:.1%} of the images, and guessing on "
                 f"{chance:.1%}: a map of such a model explains noise."
             )
-        if known["probability"] < 2 * chance:
+        if known["probability"] < near:
             said.append(
                 f"{model} gives its predicted class a probability of {known['probability']:.1%} on "
                 f"average, and guessing gives {chance:.1%}: it is hardly sure of anything."
