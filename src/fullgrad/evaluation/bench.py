@@ -11,6 +11,7 @@ from fullgrad.evaluation.options import Meter, Silent
 from fullgrad.evaluation.store import STAGES, Store
 from fullgrad.evaluation.tests.digit_flipping import DigitFlipping
 from fullgrad.evaluation.tests.evaluate.run import Evaluate
+from fullgrad.evaluation.tests.evaluate.run_texts import EvaluateTexts
 from fullgrad.evaluation.tests.pixel_perturbation import PixelPerturbation
 from fullgrad.evaluation.tests.remove_and_retrain.roar import RemoveAndRetrain
 
@@ -37,7 +38,7 @@ def unregister(name: str) -> None:
     del _TESTS[name]
 
 
-for _kind in (PixelPerturbation, DigitFlipping, RemoveAndRetrain, Evaluate):
+for _kind in (PixelPerturbation, DigitFlipping, RemoveAndRetrain, Evaluate, EvaluateTexts):
     register(_kind)
 
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from fullgrad._lazy import submodules
 from fullgrad.tokens.attribution import attribute_tokens, token_saliency
 from fullgrad.tokens.sinks import TokenScores
+from fullgrad.tokens.text_model import TextModel
 
-__all__ = ["TokenScores", "attribute_tokens", "token_saliency"]
+__all__ = ["TextModel", "TokenScores", "attribute_tokens", "token_saliency"]
 
 if not TYPE_CHECKING:
     __getattr__ = submodules(__name__)

@@ -207,6 +207,11 @@ class Embedded(nn.Module):
         modules = self.model.named_modules(memo, prefix, remove_duplicate)
         return modules
 
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """The model's parts, by their names in the model."""
+        children: Iterator[tuple[str, nn.Module]] = self.model.named_children()
+        return children
+
     def forward(self, embedded: Tensor, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the model returns for the ids, through the embedded tokens.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fullgrad.evaluation.options import Option
-from fullgrad.evaluation.tests.evaluate.subject import Explained, Subject
+from fullgrad.evaluation.tests.evaluate.subject import Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ class Measure(ABC):
     """What can be chosen."""
     random_runs: ClassVar[bool] = False
     """Whether noise is measured with several draws."""
+    explains: ClassVar[str] = "images"
+    """Whether maps of ``images`` are measured, or relevances of ``texts``."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Measure:
@@ -74,8 +76,13 @@ class Measure(ABC):
         return cls.chance
 
     @abstractmethod
-    def scores(self, explained: Explained) -> Iterable[Score]:
-        """Measure the maps of some images."""
+    def scores(self, explained: Any) -> Iterable[Score]:
+        """Measure the maps of some images, or the relevances of tokens of some texts.
+
+        Args:
+            explained: a :class:`~.subject.Explained`, or of texts a
+                :class:`~.token_methods.ExplainedTexts`.
+        """
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ TESTS = ("relevance-gain", "grid-pointing", "class-sensitivity")
 
 def declared() -> list[Option]:
     """Return the options."""
-    known = measures()
+    known = measures("images")
     own = [option for kind in known.values() for option in kind.options]
     return [
         Option(

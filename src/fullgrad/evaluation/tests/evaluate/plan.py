@@ -41,31 +41,27 @@ def content_of(spec: str) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluatePlan(Plan):
-    """Holds all that the numbers depend on, but for the code.
+class TestsPlan(Plan):
+    """Holds what tests of images' and of texts' explanations both depend on, but for the code.
 
     Args:
-        models: whose maps are tested.
-        images: where they come from.
-        count: how many.
-        content: digest of the images' names and bytes.
-        tests: of the maps.
+        models: whose explanations are tested.
+        count: how many images or texts.
+        content: digest of their names and of what they hold.
+        tests: of the explanations.
         choices: the methods.
-        number: what is explained, one of ``logit``, ``log-probability`` and ``margin``.
-        random_runs: how many maps of noise are tried where a test says so.
+        random_runs: how many draws of noise are tried where a test says so.
         seed: of ties, noise and everything else that is drawn.
-        batch_size: images at a time.
+        batch_size: images or texts at a time.
 
     Raises:
-        ValueError: no method or test, the same twice, an unknown number, or a number below 1.
+        ValueError: no method or test, the same twice, or a number below 1.
     """
 
     models: tuple[Model, ...]
-    images: str
     count: int
     content: str
     tests: tuple[Measure, ...]
-    number: str = "logit"
     random_runs: int = 1
     seed: int = 0
     batch_size: int = 20
@@ -81,8 +77,6 @@ class EvaluatePlan(Plan):
             twice = sorted({n for n in names if names.count(n) > 1})
             if twice:
                 raise ValueError(f"asked for twice: {', '.join(twice)}")
-        if self.number not in NUMBERS:
-            raise ValueError(f"what is explained must be of {', '.join(NUMBERS)}")
         if self.random_runs < 1:
             raise ValueError(f"at least one random order is needed, not {self.random_runs}")
         if self.batch_size < 1:
@@ -90,8 +84,29 @@ class EvaluatePlan(Plan):
 
     def values(self) -> dict[str, Any]:
         """Return the plan as JSON can hold it."""
-        tests = json.loads(json.dumps([t.values() for t in self.tests]))  # lists, no tuples
+        tests = json.loads(json.dumps([t.values() for t in self.tests]))
         return super().values() | {"tests": tests}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatePlan(TestsPlan):
+    """Holds all that the numbers of images depend on, but for the code.
+
+    Args:
+        images: where they come from.
+        number: what is explained, one of ``logit``, ``log-probability`` and ``margin``.
+
+    Raises:
+        ValueError: as :class:`TestsPlan`, or an unknown number.
+    """
+
+    images: str
+    number: str = "logit"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.number not in NUMBERS:
+            raise ValueError(f"what is explained must be of {', '.join(NUMBERS)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from fullgrad.evaluation.statistics import Table
 from fullgrad.evaluation.store import Content, Store
 from fullgrad.evaluation.tests.evaluate import pictures, verdicts, words
 from fullgrad.evaluation.tests.evaluate.generated_model import load
-from fullgrad.evaluation.tests.evaluate.measures import check_used, measures
+from fullgrad.evaluation.tests.evaluate.measures import chosen_tests
 from fullgrad.evaluation.tests.evaluate.options import declared
 from fullgrad.evaluation.tests.evaluate.plan import EvaluatePlan, Model, Unit, content_of
 from fullgrad.evaluation.tests.evaluate.subject import Explained, Subject
@@ -110,12 +110,7 @@ examples:
             raise ValueError(f"{len(weights)} weights for {len(model)} models: give one for each")
         if ray_address is not None and executor != "ray":
             raise ValueError("--ray-address needs --executor ray")
-        known = measures()
-        unknown = [t for t in tests if t not in known]
-        if unknown:
-            raise ValueError(f"unknown test {unknown[0]!r}; known: {', '.join(known)}")
-        check_used(tests, of_tests)
-        chosen = tuple(known[t].of(of_tests) for t in tests)
+        chosen = chosen_tests(tests, "images", of_tests)
         choices = tuple(MethodChoice.parse(text) for text in methods)
         source = open_source(images, limit)
         subjects = []
@@ -171,15 +166,28 @@ examples:
         """
         found = {}
         for m, subject in enumerate(self.subjects):
-            for c, choice in enumerate(self.plan.choices):
+            for c in range(len(self.plan.choices)):
                 try:
-                    _ = Explained(subject, choice, (0,), self.plan.number).maps
+                    _ = self.explained(m, c, (0,)).maps
                 except FullGradError as error:
                     found[m, c] = " ".join(str(error).split())
             if all((m, c) in found for c in range(len(self.plan.choices))):
                 why = found[m, 0]
                 raise MethodError(f"no method applies to {subject.name}; the first: {why}")
         return found
+
+    def explained(self, model: int, choice: int, numbers: tuple[int, ...], run: int = 0) -> Any:
+        """Return a method's maps of some images of a model.
+
+        Args:
+            model: its place in the plan.
+            choice: the method's place.
+            numbers: of the images.
+            run: which one of several maps of noise.
+        """
+        plan = self.plan
+        subject, chosen = self.subjects[model], plan.choices[choice]
+        return Explained(subject, chosen, numbers, plan.number, plan.seed, run)
 
     @cached_property
     def pieces(self) -> list[Unit]:
@@ -240,12 +248,11 @@ examples:
         rows: list[dict[str, Any]] = []
         seconds: dict[str, float] = {}
         for run in range(runs):
-            plan = self.plan
-            explained = Explained(subject, choice, unit.numbers, plan.number, plan.seed, run)
+            explained = self.explained(unit.model, unit.choice, unit.numbers, run)
             began = time.perf_counter()
             _ = explained.maps
             _count(seconds, f"maps {choice.label}", began)
-            for test in plan.tests:
+            for test in self.plan.tests:
                 if run and not test.random_runs:
                     continue
                 began = time.perf_counter()
@@ -331,7 +338,8 @@ examples:
             end = f"-{place}" if len(self.subjects) > 1 else ""
             own = tests[subject.name]
             found[f"scores{end}"] = pictures.scores(subject, own)
-            found[f"examples{end}"] = pictures.examples(subject, own[0], self.plan, rows)
+            if self.page:
+                found[f"examples{end}"] = pictures.examples(subject, own[0], self.plan, rows)
         return found
 
     def text(self, tables: Mapping[str, Table]) -> str:

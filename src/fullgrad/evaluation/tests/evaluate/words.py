@@ -257,12 +257,13 @@ def _unsure(base: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     for model, known in base.items():
         chance = 1 / known["classes"]
         accuracy = known.get("accuracy", math.nan)
-        if accuracy < 2 * chance:
+        near = min(2 * chance, (1 + chance) / 2)  # of two classes, twice that is certainty
+        if accuracy < near:
             yield (
                 f"{model} is right on {accuracy:.1%} of the images, and guessing on "
                 f"{chance:.1%}: a map of such a model explains noise."
             )
-        if known["probability"] < 2 * chance:
+        if known["probability"] < near:
             yield (
                 f"{model} gives its predicted class a probability of {known['probability']:.1%} on "
                 f"average, and guessing gives {chance:.1%}: it is hardly sure of anything."

@@ -12,6 +12,7 @@ from fullgrad.evaluation.tests.evaluate.measures.ground_truth import GroundTruth
 from fullgrad.evaluation.tests.evaluate.measures.randomization import Randomization
 from fullgrad.evaluation.tests.evaluate.measures.relevance_gain import RelevanceGain
 from fullgrad.evaluation.tests.evaluate.measures.stability import LogitShift, Stability
+from fullgrad.evaluation.tests.evaluate.measures.token_gain import TokenGain
 
 _MEASURES: dict[str, type[Measure]] = {}
 
@@ -31,14 +32,39 @@ def register(kind: type[Measure]) -> type[Measure]:
     return kind
 
 
+def chosen_tests(
+    names: Sequence[str], explains: str, options: Mapping[str, Any]
+) -> tuple[Measure, ...]:
+    """Return tests with their options.
+
+    Args:
+        names: of the tests.
+        explains: ``images`` or ``texts``; those of the other kind are not known here.
+        options: of all of them.
+
+    Raises:
+        ValueError: an unknown test, or an option has an impossible value.
+    """
+    known = measures(explains)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"unknown test {unknown[0]!r}; known: {', '.join(known)}")
+    check_used(names, options)
+    return tuple(known[name].of(options) for name in names)
+
+
 def unregister(name: str) -> None:
     """Forget a test that was registered."""
     del _MEASURES[name]
 
 
-def measures() -> dict[str, type[Measure]]:
-    """Return the classes of all tests, by name."""
-    return dict(_MEASURES)
+def measures(explains: str | None = None) -> dict[str, type[Measure]]:
+    """Return the classes of all tests, by name.
+
+    Args:
+        explains: only those of ``images`` or of ``texts``.
+    """
+    return {n: kind for n, kind in _MEASURES.items() if explains in {None, kind.explains}}
 
 
 def check_used(tests: Sequence[str], given: Mapping[str, Any]) -> None:
@@ -69,5 +95,6 @@ for _kind in (
     Stability,
     LogitShift,
     GroundTruth,
+    TokenGain,
 ):
     register(_kind)
