@@ -72,8 +72,8 @@ beside the methods, and leaving each token out in turn, which measures what it i
 Methods are those of 'fullgrad methods', applied to the embedded tokens, and of texts
 leave_one_out, mask_one_out, token_length, token_rarity and token_overlap.
 
-Writes into the results folder what 'fullgrad evaluate' writes, but for the page. An interrupted run resumes
-when it is started again; a finished one is not repeated.
+Writes into the results folder what 'fullgrad evaluate' writes, but for the page. An interrupted
+run resumes when it is started again; a finished one is not repeated.
 """
     epilog = """\
 examples:
