@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fullgrad import methods
 from fullgrad._files import check_folder, make_folder, printable, write_together
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
@@ -27,7 +28,14 @@ from fullgrad.viz.compare import RULES, most_rows
 from fullgrad.viz.comparison import Comparison, compare, parse_choices, word
 from fullgrad.viz.style import FORMATS, saved
 
-METHODS = ("input_gradient", "integrated_gradients", "smoothgrad", "grad_cam", "fullgrad")
+METHODS = (
+    "input_gradient",
+    "integrated_gradients",
+    "smoothgrad",
+    "grad_cam",
+    "fullgrad",
+    methods.RECOMMENDED,
+)
 
 _DESCRIPTION = """\
 Draws the maps of several saliency methods on several photographs side by side, for the class that

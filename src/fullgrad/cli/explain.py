@@ -105,7 +105,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def add_method_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the saliency method and its options."""
     add = parser.add_argument
-    text = "saliency method (default: %(default)s); 'fullgrad methods' lists them"
+    text = (
+        "saliency method (default: %(default)s); 'fullgrad methods' lists them; "
+        f"recommended by tests of maps: {methods.RECOMMENDED}"
+    )
     add("--method", default="fullgrad", metavar="METHOD", help=text)
     text = "rescale terms by layer (the authors' code, default) or by channel (the paper's formula)"
     add("--psi", choices=("layer", "channel"), help=text)

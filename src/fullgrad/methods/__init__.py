@@ -9,7 +9,10 @@ from fullgrad.methods import grad_cam as gradcam
 from fullgrad.methods.attribution import attribute
 from fullgrad.methods.registry import Method, add, get, names, register, unregister
 
-__all__ = ["Method", "attribute", "get", "names", "register", "unregister"]
+__all__ = ["RECOMMENDED", "Method", "attribute", "get", "names", "register", "unregister"]
+
+RECOMMENDED = "difference_fullgrad"
+"""The method to begin with, by the tests of maps in docs/recommendation.md."""
 
 if not TYPE_CHECKING:
     __getattr__ = submodules(__name__)

@@ -6,9 +6,11 @@ from fullgrad.evaluation.options import Option
 from fullgrad.evaluation.tests.evaluate.measures import measures
 from fullgrad.evaluation.tests.evaluate.subject import NUMBERS
 from fullgrad.evaluation.tests.remove_and_retrain.executors import EXECUTORS
+from fullgrad.methods import RECOMMENDED
 from fullgrad.vision.models import DEFAULT_MODEL
 
 METHODS = (
+    RECOMMENDED,
     "fullgrad",
     "complete_fullgrad",
     "balanced_input",
