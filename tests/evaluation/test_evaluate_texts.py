@@ -20,7 +20,7 @@ from fullgrad.evaluation.tests.evaluate.measures.token_gain import TokenGain
 from fullgrad.evaluation.tests.evaluate.run_texts import EvaluateTexts
 from fullgrad.evaluation.tests.evaluate.text_subject import open_texts
 from fullgrad.evaluation.tests.evaluate.token_methods import choice_of
-from fullgrad.evaluation.tests.evaluate.verdicts import cautions
+from fullgrad.evaluation.tests.evaluate.words import cautions
 from fullgrad.tokens import attribute_tokens, token_saliency
 
 NETS = """
@@ -272,13 +272,9 @@ def test_settings_that_cannot_be() -> None:
 
 
 def test_cautions_about_classifiers_of_two_classes() -> None:
-    table = pd.DataFrame(
-        columns=["model", "test", "setting", "images", "mean", "verdict", "method"]
-    )
-
     def said(classes: int, accuracy: float, probability: float) -> list[str]:
         known = {"classes": classes, "accuracy": accuracy, "probability": probability}
-        return cautions(table, {"net": known})
+        return cautions([], {"net": known})
 
     assert said(2, 0.84, 0.91) == []
     right, sure = said(2, 0.74, 0.7)

@@ -231,7 +231,6 @@ def test_stages_that_only_one_target_meets_are_in_the_networks_order() -> None:
         ({"top": 0}, ValueError, "top must be a positive integer, not 0"),
         ({"top": 2, "target": 3}, OptionError, "leave target out, or top"),
     ],
-    ids=str,
 )
 def test_refusals(options: dict[str, Any], kind: type, message: str) -> None:
     with pytest.raises(kind, match=re.escape(message)):
