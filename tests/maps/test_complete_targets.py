@@ -73,7 +73,6 @@ def compare(found: Any, apart: list[Any]) -> None:
         ({"target": [[margin(3, 7), None, 4]]}, [margin(3, 7), None, 4]),
         ({"target": [[lambda y: y[:, 1] + y[:, 2], 0]]}, [lambda y: y[:, 1] + y[:, 2], 0]),
     ],
-    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
 )
 def test_each_target_is_that_of_a_call_of_its_own(build: Any, options: Any, columns: Any) -> None:
     model = seeded(build)
