@@ -139,6 +139,7 @@ def test_the_default_methods(here: Path) -> None:
         "smoothgrad",
         "grad_cam",
         "fullgrad",
+        methods.RECOMMENDED,
     ]
 
 

@@ -42,11 +42,11 @@ def run(out: str = "out", **options: Any) -> Any:
         "images": "photos",
         "methods": METHODS,
         "tests": TESTS,
-        "cell": 4,
-        "fractions": (0.2, 0.5),
         "batch_size": 2,
         "say": lambda line: None,
     }
+    if "relevance-gain" in options.get("tests", TESTS):
+        given |= {"cell": 4, "fractions": (0.2, 0.5)}
     return bench.bench("evaluate", out, **{**given, **options})
 
 

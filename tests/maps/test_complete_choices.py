@@ -94,7 +94,7 @@ def test_the_input_is_nothing_at_its_own_reference() -> None:
 @pytest.mark.parametrize(
     ("reference", "error", "message"),
     [
-        ("mean", ValueError, "baseline must be a number or a tensor, not 'mean'"),
+        ("median", ValueError, "baseline must be a number, a tensor or 'mean', not 'median'"),
         (torch.zeros(1, 3, 4, 4), InputError, r"a baseline must have shape \(3, 3, 12, 12\) or"),
         ([0.0, 0.0], InputError, "2 baselines were given for 1 inputs"),
     ],

@@ -490,7 +490,7 @@ def test_baselines_that_do_not_fit(name: str) -> None:
     model, x = net(), images()
     for wrong in ("black", True, None):
         with pytest.raises(
-            ValueError, match=f"baseline must be a number or a tensor, not {wrong!r}"
+            ValueError, match=f"baseline must be a number, a tensor or 'mean', not {wrong!r}"
         ):
             attribute(name, model, x, 1, baseline=wrong)
     for shape in ((3, 32, 32), (5, 3, 32, 32), (1, 3, 8, 8)):

@@ -45,6 +45,7 @@ BUILT_IN = [
     "smoothgrad",
     "guided_backprop",
     "deeplift",
+    "occlusion",
     "grad_cam",
     "layer_cam",
     "attention_rollout",

@@ -22,6 +22,7 @@ _NEVER = ("activation_layouts",)  # layouts of activations: for programs
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "psi": (None, *PSI),
     "linearization": NAMES,
+    "depth": ("input", "mean"),
     "of": ("fullgrad", "balanced_input", "input_gradient", "grad_cam"),  # at their usual cost
 }
 _SUGGESTED: dict[str, tuple[str, ...]] = {"terms": NAMED}
@@ -116,6 +117,8 @@ def offered_options(method: Method) -> tuple[Option, ...]:
             continue
         least, most = _RANGES.get(f.name, (-_SAFE, _SAFE) if kind == "integer" else (None, None))
         choices = _CHOICES.get(f.name, _SUGGESTED.get(f.name))
+        if kind == "choice" and choices is not None and default not in choices:
+            choices = (*choices, default)
         found.append(Option(f.name, kind, default, choices, least, most))
     return tuple(found)
 

@@ -222,14 +222,11 @@ def check_baseline(baseline: Any, *, or_mean: bool = False) -> None:
     Raises:
         ValueError: naming the option.
     """
-    if or_mean and isinstance(baseline, str):
-        if baseline != "mean":
-            raise ValueError(f"baseline must be a number, a tensor or 'mean', not {baseline!r:.60}")
+    if or_mean and isinstance(baseline, str) and baseline == "mean":
         return
     if isinstance(baseline, bool) or not isinstance(baseline, (int, float, Tensor)):
-        raise ValueError(  # noqa: TRY004
-            f"baseline must be a number or a tensor, not {baseline!r:.60}"
-        )
+        possible = "a number, a tensor or 'mean'" if or_mean else "a number or a tensor"
+        raise ValueError(f"baseline must be {possible}, not {baseline!r:.60}")  # noqa: TRY004
     if not _finite(torch.as_tensor(baseline)):
         raise ValueError("baseline holds NaN or infinite values")
 

@@ -18,7 +18,7 @@ from fullgrad.evaluation import bench
 from fullgrad.evaluation.agreement import agreement
 from fullgrad.evaluation.experiment import Test
 from fullgrad.evaluation.options import Option
-from fullgrad.evaluation.store import RECORD
+from fullgrad.evaluation.store import RECORD, sweep
 
 _AGREEMENT = "agreement"
 _NOT_OPTIONS = ("command", "command_line", "experiment", "out", "store", "dry_run")
@@ -166,6 +166,7 @@ def _run(args: argparse.Namespace, name: str, options: dict[str, Any]) -> int:
     if found.test.page:
         from fullgrad.report.page import write_page
 
+        sweep(args.out)  # a killed run's half-written page
         where = write_page(args.out)
     print(f"\n-> {printable(where)}")
     return DONE

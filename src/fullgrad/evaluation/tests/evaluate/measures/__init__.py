@@ -49,7 +49,7 @@ def chosen_tests(
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"unknown test {unknown[0]!r}; known: {', '.join(known)}")
-    check_used(names, options)
+    check_used(names, explains, options)
     return tuple(known[name].of(options) for name in names)
 
 
@@ -67,18 +67,19 @@ def measures(explains: str | None = None) -> dict[str, type[Measure]]:
     return {n: kind for n, kind in _MEASURES.items() if explains in {None, kind.explains}}
 
 
-def check_used(tests: Sequence[str], given: Mapping[str, Any]) -> None:
+def check_used(tests: Sequence[str], explains: str, given: Mapping[str, Any]) -> None:
     """Refuse an option of tests that are not asked for.
 
     Args:
         tests: that are.
+        explains: ``images`` or ``texts``.
         given: values of options, by name.
 
     Raises:
         ValueError: one differs from its default, and no test takes it.
     """
     used = {option.name for t in tests for option in _MEASURES[t].options}
-    for name, kind in _MEASURES.items():
+    for name, kind in measures(explains).items():
         for option in kind.options:
             default = option.default
             value = given.get(option.name, default)
