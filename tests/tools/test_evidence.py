@@ -49,3 +49,14 @@ def test_the_recommended_map_is_above_every_control_and_the_usual_methods() -> N
         own = means.loc["difference_fullgrad"]
         for other in set(others) & set(means.index):
             assert float(own["low"]) > float(means.loc[other, "high"]), (own["model"], other)
+
+
+def test_the_other_tests_are_those_of_the_stored_ranking() -> None:
+    page = (ROOT / "docs" / "recommendation.md").read_text(encoding="utf-8")
+    found = pd.read_csv(DATA / "sanity-lite0-ranking.csv")
+    settings = ("2 x 2", "unlikely class", "second class", "eMPRT", "minus correlation")
+    for method, group in found.groupby("method"):
+        means = group.set_index("setting")["mean"]
+        cells = [f"{means[s]:.2f}" for s in settings]
+        (line,) = (row for row in page.splitlines() if f"| `{method}` |" in row and row[0] == " ")
+        assert [c.strip(" *<=?") for c in line.split("|")[2:-1]] == cells
