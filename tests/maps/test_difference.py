@@ -234,3 +234,26 @@ def test_random_draws_are_the_same_on_both() -> None:
     )
     assert float(same.map.abs().max()) == 0  # with other draws there would be a difference
     assert torch.equal(before, torch.get_rng_state())
+
+
+class Broadcasting(nn.Module):
+    """An element-wise operation whose output is larger than its argument, and one that is complex."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = torch.hypot(x[..., :1], torch.ones(4, dtype=x.dtype))
+        turned = torch.polar(x.abs() + 1, torch.ones_like(x)).abs()
+        return torch.stack([wide.sum((1, 2, 3)), turned.sum((1, 2, 3))], 1)
+
+
+@pytest.mark.parametrize("target", [0, 1])
+def test_operations_whose_numbers_do_not_pair_up(target: int) -> None:
+    found = fullgrad.complete_map(
+        Broadcasting(), images(), target, linearization="difference", baseline="mean"
+    )
+    torch.testing.assert_close(sum_of(found), found.output, rtol=1e-10, atol=1e-12)
+
+
+def test_a_mean_over_no_positions_is_refused() -> None:
+    model, x = nn.Linear(3, 2).double(), images()[..., 0, 0]
+    with pytest.raises(InputError, match=r"the mean over positions, .*\(3, 3\) has none: give a"):
+        fullgrad.complete_map(model, x, 1, linearization="difference", baseline="mean")

@@ -83,6 +83,18 @@ def test_all_parts_are_those_of_the_library() -> None:
         assert result.notes == {}
 
 
+@pytest.mark.parametrize("method", [n for n in methods.names() if methods.get(n).complete])
+def test_complete_methods_have_a_map_a_split_and_layers(method: str) -> None:
+    (result,) = explain_images(
+        loaded(), photographs(1), method=method, parts=("map", "split", "layers")
+    )
+    assert result.split is not None
+    assert result.layers
+    apart = method == methods.RECOMMENDED
+    assert ("balanced" in result.notes.get("split", "")) == apart
+    assert ("belongs to the baseline" in result.areas_text) == apart
+
+
 def test_only_what_is_asked_for_is_computed() -> None:
     (result,) = explain_images(loaded(), photographs(1), parts=(), target=1)
     assert (result.maps, result.split, result.layers) == ((), None, None)

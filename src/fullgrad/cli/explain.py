@@ -348,7 +348,7 @@ class _Run:
     def _check_parts(self, result: ImageResult) -> None:
         """Layers were asked for, so their lack is an error; that of the split is reported once."""
         lacking = list(result.notes.values())
-        if self._args.layers and lacking:
+        if self._args.layers and lacking and result.layers is None:
             raise UsageError(f"--layers: {lacking[0]}")
         for text in lacking:
             if text not in self._noted:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 from torch import Tensor
@@ -21,48 +23,44 @@ class Baseline:
     """
 
     filling: bool = True
-    _calls: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
-    _read: int = 0
-    _layers: Sequence[Cut] = ()
+    _calls: deque[tuple[str, Tensor, Tensor]] = field(default_factory=deque)
+    _layers: Sequence[tuple[str, Tensor]] = ()
 
     def note(self, name: str, value: Tensor, result: Tensor) -> None:
         """Keep a call's first argument and its result."""
         self._calls.append((name, value.detach().clone(), result.detach().clone()))
 
     def take(self, name: str, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The first argument and the result of the same call on the baseline.
+        """The first argument and the result of the same call on the baseline, and let go of them.
 
         Raises:
             ModelError: another operation ran there.
         """
-        if self._read == len(self._calls):
-            raise _differs(name)
-        other, value, result = self._calls[self._read]
+        other, value, result = self._calls.popleft() if self._calls else ("", like, like)
         if other != name or value.shape != like.shape:
             raise _differs(name)
-        self._read += 1
         return value, result
 
     def keep(self, layers: Sequence[Cut]) -> None:
-        """Keep what modules returned; the next pass reads."""
-        self._layers, self.filling = tuple(layers), False
+        """Keep what modules returned, without its graph; the next pass reads."""
+        self._layers, self.filling = [(c.module, c.value) for c in layers], False
 
     def beside(self, layers: Sequence[Cut]) -> tuple[Cut, ...]:
         """What modules returned, each with what it returned on the baseline.
 
         Raises:
-            ModelError: other modules ran there.
+            ModelError: other modules ran there, or more operations.
         """
-        if self._read != len(self._calls):
-            raise _differs(self._calls[self._read][0])
-        for own, other in zip(layers, self._layers, strict=False):
-            if own.module != other.module or own.value.shape != other.value.shape:
-                raise _differs(f"module {own.module!r}")
-        if len(layers) != len(self._layers):
-            raise _differs("a module")
+        if self._calls:
+            raise _differs(self._calls[0][0])
+        own = [(c.module, c.value.shape) for c in layers]
+        there = [(path, value.shape) for path, value in self._layers]
+        for pair in zip_longest(own, there):
+            if pair[0] != pair[1]:
+                (path, _) = pair[0] or pair[1]
+                raise _differs(f"module {path!r}")
         return tuple(
-            replace(own, reference=other.value)
-            for own, other in zip(layers, self._layers, strict=True)
+            replace(c, reference=value) for c, (_, value) in zip(layers, self._layers, strict=True)
         )
 
 

@@ -14,7 +14,7 @@ from fullgrad.engine._baseline import Baseline
 from fullgrad.engine.tape import Handover, Tape, geometry, overwritten_base, overwritten_view
 from fullgrad.errors import ModelError
 from fullgrad.operations import Bias, Call
-from fullgrad.operations._local import depends_on_first_alone, quotient_of
+from fullgrad.operations._local import of_numbers, quotient_of
 from fullgrad.operations._origins import Origin, mixed
 from fullgrad.operations.call import dependents, tensors_in
 from fullgrad.operations.linearization import Linearization, Rule
@@ -120,7 +120,7 @@ class Linearizer:
         choice = self._linearization.choice(entry.name, entry.family, module)
         if isinstance(choice, Rule):
             local = choice.local(call)
-        elif choice == "difference" and entry.of_numbers and depends_on_first_alone(call):
+        elif choice == "difference" and entry.of_numbers and of_numbers(call):
             if self._baseline is None:
                 return None
             value, result = call.args[0].detach(), call.output

@@ -231,20 +231,26 @@ def check_baseline(baseline: Any, *, or_mean: bool = False) -> None:
         raise ValueError("baseline holds NaN or infinite values")
 
 
-def baseline_like(baseline: float | Tensor | str, x: Tensor, letters: str = "") -> Tensor:
+def baseline_like(
+    baseline: float | Tensor | str, x: Tensor, positions: Sequence[int] = ()
+) -> Tensor:
     """The baseline as a tensor of the input's shape.
 
     Args:
         baseline: a number, a tensor, or ``"mean"``: over the positions, for each channel.
         x: the input.
-        letters: of its axes, for the mean.
+        positions: its axes that the mean is over.
 
     Raises:
-        InputError: a tensor of another shape.
+        InputError: a tensor of another shape, or a mean over no positions.
     """
     if isinstance(baseline, str):
-        along = [d for d, c in enumerate(letters) if c not in "BC"]
-        return x.detach().mean(along, keepdim=True).expand_as(x).clone()
+        if not positions:
+            raise InputError(
+                f"baseline='mean' is the mean over positions, and an input of shape "
+                f"{tuple(x.shape)} has none: give a number or a tensor"
+            )
+        return x.detach().mean(list(positions), keepdim=True).expand_as(x).clone()
     if not isinstance(baseline, Tensor):
         return torch.full_like(x, baseline)
     if (

@@ -140,15 +140,20 @@ def _on_baseline(request: Request, model: nn.Module, guard: Guard) -> Baseline |
         linearization=linearization,
         baseline=baseline,
     )
-    with (
-        recording(recorder),
-        noted(model, recorder.depends, recorder.axes_of) as layers,
-        failures_named(inputs),
-    ):
+    with recording(recorder), _noting(request, model, recorder) as layers, failures_named(inputs):
         model(*prepared.args, **prepared.kwargs)
-    baseline.keep(layers if request.with_cuts else ())
+    baseline.keep(layers)
     _again(guard)
     return baseline
+
+
+def _noting(
+    request: Request, model: nn.Module, recorder: Recorder
+) -> AbstractContextManager[list[Cut]]:
+    """Note modules' outputs, where the call asks for them."""
+    if not request.with_cuts:
+        return nullcontext([])
+    return noted(model, recorder.depends, recorder.axes_of)
 
 
 def _trace(
@@ -177,11 +182,7 @@ def _trace(
     )
     at_once = recurrent(model) and linearization.is_jacobian
     recurrence = Recurrence(recorder) if at_once else nullcontext()
-    noting: AbstractContextManager[list[Cut]]
-    noting = (
-        noted(model, recorder.depends, recorder.axes_of) if request.with_cuts else nullcontext([])
-    )
-    with recording(recorder), recurrence, noting as cuts:
+    with recording(recorder), recurrence, _noting(request, model, recorder) as cuts:
         with failures_named(request.inputs):
             result = model(*prepared.args, **prepared.kwargs)
         refuse_blocked(recorder, result, allow)

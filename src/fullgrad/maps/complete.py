@@ -394,14 +394,10 @@ def _references(
     found = []
     own: Any
     for i, (each, x) in enumerate(zip(given, leaves, strict=True)):
-        if isinstance(each, str):
-            along = layouts.positions(i)
-            found.append(x.mean(along, keepdim=True).expand_as(x).clone() if along else x.clone())
-            continue
         own = each
         if isinstance(each, Tensor) and each.dim() == x.dim() and len(each) > 1:
             own = each[part][: len(x)]
-        found.append(baseline_like(own, x))
+        found.append(baseline_like(own, x, layouts.positions(i)))
     return found
 
 

@@ -86,6 +86,7 @@ class Complete:
         self._over = [Aggregate(g.sizes, spread) for g in traced.layouts.grids]  # / their number
         self._over_stages: dict[str, Tensor] = {}
         self._so_far = torch.zeros(self._batch, dtype=torch.float64, device=traced.output.device)
+        self._size_so_far = torch.zeros_like(self._so_far)
 
     def cut(self, cut: Cut, gradient: Tensor) -> None:
         """Count a layer where its numbers and the terms behind it are the output again.
@@ -111,7 +112,8 @@ class Complete:
         output = self._traced.output.detach().double()
         dtypes = {*self._traced.tape.dtypes, self._traced.output.dtype, value.dtype}
         tolerance = verification.tolerance_for(dtypes, output.device)
-        gap, size = output - self._so_far - total, output.abs() + total.abs()
+        gap = output - self._so_far - total
+        size = output.abs() + self._size_so_far + total.abs()
         if not verification.holds(gap, size, tolerance):
             return
         self._layers.append(cut.module)
@@ -142,6 +144,7 @@ class Complete:
                 read.append([put(value, p) for _, p in location])
         total = torch.cat(sums) if len(sums) > 1 else sums[0]
         self._so_far = self._so_far + total.to(self._so_far.device)
+        self._size_so_far = self._size_so_far + total.abs().to(self._so_far.device)
         if not location:
             wanted = self._chosen.wants(kind, entry.module)
             self._count(stage if wanted else LEFT_OUT, total)

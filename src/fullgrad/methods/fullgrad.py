@@ -110,7 +110,7 @@ class CompleteOptions:
         baseline: a reference that splits the input term; the output is still what is explained.
 
     Raises:
-        ValueError: an unknown placement or linearization, or a baseline that is none.
+        ValueError: an unknown placement or linearization, or what cannot be a baseline.
     """
 
     placement: MassPlacement = "receptive_field"

@@ -12,7 +12,7 @@ from fullgrad.axes.layouts import InputLayout
 from fullgrad.engine.inputs import baseline_like, check_baseline
 from fullgrad.maps.smoothing import Noise, noisy
 from fullgrad.methods.captum_adapter import Explained, captum, speaking_plainly
-from fullgrad.methods.positions import letters
+from fullgrad.methods.positions import letters, positions_of
 from fullgrad.methods.registry import Method
 
 
@@ -87,7 +87,7 @@ def integrated_gradients(
 ) -> Tensor:
     """Integrated gradients, one step of the batch at a time, of the input's shape."""
     explained = Explained(model, target, additional_forward_args, len(inputs))
-    start = baseline_like(baseline, inputs, letters(inputs, layout))
+    start = baseline_like(baseline, inputs, positions_of(letters(inputs, layout)))
     with speaking_plainly("integrated_gradients"):
         found: Tensor = (
             captum()

@@ -12,7 +12,7 @@ from fullgrad.axes.layouts import InputLayout
 from fullgrad.engine.inputs import baseline_like, check_baseline
 from fullgrad.methods.captum_adapter import Explained, captum, speaking_plainly
 from fullgrad.methods.controls import cells_of
-from fullgrad.methods.positions import channels_first, letters
+from fullgrad.methods.positions import channels_first, letters, positions_of
 from fullgrad.methods.registry import Method
 
 _TOGETHER = 8  # images without a cell that go through the model together
@@ -28,7 +28,7 @@ class OcclusionOptions:
             or ``"mean"``, each sample's mean over its positions for each channel.
 
     Raises:
-        ValueError: a cell below 1, or a baseline that is none of these.
+        ValueError: a cell below 1, or another baseline than these.
     """
 
     cell: int = 16
@@ -56,7 +56,7 @@ def occlusion(
     """
     named = letters(inputs, layout)
     explained = Explained(model, target, additional_forward_args, len(inputs))
-    start = baseline_like(baseline, inputs, named)
+    start = baseline_like(baseline, inputs, positions_of(named))
     labels = cells_of(channels_first(inputs, named).shape[2:], cell)
     shape = [n if c not in "BC" else 1 for c, n in zip(named, inputs.shape, strict=True)]
     mask = labels.view(shape).expand(1, *inputs.shape[1:]).to(inputs.device)

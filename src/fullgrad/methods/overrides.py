@@ -19,7 +19,7 @@ from fullgrad.engine.inputs import baseline_like, check_baseline
 from fullgrad.errors import MethodError
 from fullgrad.methods.captum_adapter import Explained, captum, prepare_hooks, speaking_plainly
 from fullgrad.methods.gradients import NoOptions
-from fullgrad.methods.positions import letters
+from fullgrad.methods.positions import letters, positions_of
 from fullgrad.methods.registry import Method
 from fullgrad.operations.registry import overload
 
@@ -135,7 +135,7 @@ def deeplift(
 ) -> Tensor:
     """DeepLIFT (rescale rule), of the input's shape, its sum proved."""
     explained = Explained(model, target, additional_forward_args, len(inputs))
-    start = baseline_like(baseline, inputs, letters(inputs, layout))
+    start = baseline_like(baseline, inputs, positions_of(letters(inputs, layout)))
     _refuse_changed("deeplift", explained, inputs)
     with speaking_plainly("deeplift"):
         try:

@@ -37,6 +37,11 @@ def letters(inputs: Any, layout: InputLayout) -> str:
     return letters(inputs, None) if text is None else text.replace(" ", "")
 
 
+def positions_of(letters: str) -> list[int]:
+    """The axes that are positions, of an input with these letters."""
+    return [d for d, c in enumerate(letters) if c not in "BC"]
+
+
 def channels_first(x: Tensor, letters: str) -> Tensor:
     """Numbers of the input's shape as (B, C, *positions), with one channel where it has none.
 

@@ -165,6 +165,13 @@ def secant_of(call: Call, zero: float, slope: float) -> Local | None:
     return Local(biases, transpose, held)
 
 
+def of_numbers(call: Call) -> bool:
+    """Whether each real number of the output comes of one of the first argument, and no other."""
+    u, y = call.args[0], call.outputs[0]
+    alike = u.shape == y.shape and u.dtype == y.dtype and not y.is_complex()
+    return alike and depends_on_first_alone(call)
+
+
 def quotient_of(call: Call, value: Tensor, result: Tensor) -> Local:
     """The difference quotient of an element-wise call between two points, exact at both.
 

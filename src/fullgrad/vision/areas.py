@@ -46,15 +46,17 @@ class Areas:
         positive, negative = cells.clip(min=0).sum(), cells.clip(max=0).sum()
         return cls(float(positive), float(negative), explained - float(cells.sum()), cell)
 
-    def text(self, what: str, explained: float, whole: bool = True) -> str:
+    def text(self, what: str, explained: float, whole: bool = True, baseline: bool = False) -> str:
         """Say it in a sentence.
 
         Args:
             what: is explained: ``"logit"``, ``"margin"``.
             explained: its value.
             whole: whether all terms are on the map that have a place.
+            baseline: whether terms are split at a baseline.
         """
-        rest = "has no place" if whole else "has no place or belongs to terms that were left out"
+        belongs = ["the baseline"] * baseline + ["terms that were left out"] * (not whole)
+        rest = " or ".join(["has no place", *(f"belongs to {of}" for of in belongs)])
         return (
             f"{self.positive:.3g} of the {what} {explained:.3g} is attributed to areas that raise "
             f"it, {self.negative:.3g} to areas that lower it, {self.elsewhere:.3g} {rest} "

@@ -19,6 +19,7 @@ from fullgrad.maps.saliency import saliency_from_decomposition
 from fullgrad.methods import Method
 from fullgrad.methods.choice import MethodChoice
 from fullgrad.methods.registry import resolved
+from fullgrad.operations.linearization import linearization_of
 from fullgrad.vision.areas import CELL, Areas
 from fullgrad.vision.classification import logits_of, one_line
 from fullgrad.vision.images import Photograph, display_image, preprocess, read_photograph
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from fullgrad.vision.schema import ImageInfo, ImageRecord, Provenance, TargetInfo
 
 Part: TypeAlias = Literal["map", "split", "layers"]
+_BALANCED = (
+    "The split of the logit is that of linearization='balanced': the map compares with a baseline, "
+    "and a split has none."
+)
 Stage: TypeAlias = Literal["classes", "split", "map", "layers"]
 _Asked: TypeAlias = tuple[Method, Mapping[str, Any], str]
 
@@ -59,7 +64,7 @@ class ImageResult:
         maps: one for each method.
         split: the decomposition of the logit, if it was asked for and can be had.
         layers: the stages with their maps, likewise.
-        notes: why a part that was asked for cannot be had, by part.
+        notes: why a part that was asked for cannot be had, or is another, by part.
         seconds: that all of it took, for all images that went through the model together.
         rather_than: the class that the explained one is compared with, if there is one. Maps,
             split and layers are then those of the difference of the two outputs.
@@ -142,11 +147,13 @@ class ImageResult:
 
     @property
     def areas_text(self) -> str:
-        """The areas in a sentence; empty if there are none."""
+        """The areas in a sentence; empty without them."""
         if self.areas is None:
             return ""
         what = "logit" if self.rather_than is None else "margin"
-        return self.areas.text(what, self.explained, self.map.settings.get("terms") == "all")
+        settings = self.map.settings
+        split = settings.get("baseline") is not None
+        return self.areas.text(what, self.explained, settings.get("terms") == "all", split)
 
     def image_info(self) -> ImageInfo:
         """Return the image's file, for records."""
@@ -291,6 +298,8 @@ def explain_images(
         on_stage("split", "splitting the logit into its terms")
         settings = asked[0][0].settings(asked[0][1])
         maps_of: Any = getattr(settings, "linearization", "jacobian")
+        if linearization_of(maps_of).needs_baseline:  # which a split does not have
+            maps_of, notes["split"] = "balanced", _BALANCED
         try:
             decomposition = decompose(model.module, inputs, explained, linearization=maps_of)
         except FullGradError as error:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,8 +82,7 @@ class TestsPlan(Plan):
 
     def values(self) -> dict[str, Any]:
         """Return the plan as JSON can hold it."""
-        tests = json.loads(json.dumps([t.values() for t in self.tests]))
-        return super().values() | {"tests": tests}
+        return super().values() | {"tests": [t.values() for t in self.tests]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,20 +119,3 @@ class Unit:
     model: int
     choice: int
     numbers: tuple[int, ...]
-
-
-def units_of(models: int, choices: Sequence[int], count: int, batch: int) -> list[Unit]:
-    """Return all pieces of work: model by model, batch by batch, method by method.
-
-    Args:
-        models: how many.
-        choices: how many methods of each model.
-        count: of the images.
-        batch: images at a time.
-    """
-    return [
-        Unit(model, choice, tuple(range(start, min(start + batch, count))))
-        for model in range(models)
-        for start in range(0, count, batch)
-        for choice in range(choices[model])
-    ]
