@@ -42,6 +42,8 @@ def test_areas_add_up_and_say_so() -> None:
         "1 has no place (cells of 2 pixels)"
     )
     assert "belongs to terms that were left out" in found.text("logit", 5.0, whole=False)
+    both = "has no place or belongs to the baseline or to terms that were left out"
+    assert both in found.text("logit", 5.0, whole=False, baseline=True)
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,7 @@ def test_complete_methods_have_a_map_a_split_and_layers(method: str) -> None:
     assert result.layers
     apart = method == methods.RECOMMENDED
     assert ("balanced" in result.notes.get("split", "")) == apart
-    assert ("belongs to the baseline" in result.areas_text) == apart
+    assert ("belongs to the baseline or to terms" in result.areas_text) == apart
 
 
 def test_only_what_is_asked_for_is_computed() -> None:

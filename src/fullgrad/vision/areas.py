@@ -56,7 +56,7 @@ class Areas:
             baseline: whether terms are split at a baseline.
         """
         belongs = ["the baseline"] * baseline + ["terms that were left out"] * (not whole)
-        rest = " or ".join(["has no place", *(f"belongs to {of}" for of in belongs)])
+        rest = "has no place" + f" or belongs to {' or to '.join(belongs)}" * bool(belongs)
         return (
             f"{self.positive:.3g} of the {what} {explained:.3g} is attributed to areas that raise "
             f"it, {self.negative:.3g} to areas that lower it, {self.elsewhere:.3g} {rest} "
