@@ -125,7 +125,8 @@ def test_early_layers_count_more() -> None:
             a, there = model[:cut](x), model[:cut](mean_of(x))
         own = fullgrad.decompose(model[cut:], a, 1).input_gradients[0] * (a - there)
         maps.append(own)
-    weights = [2 * (layers - i) / (layers * (layers + 1)) for i in range(layers)]
+    weights = torch.arange(layers, 0, -1, dtype=torch.float64) ** 2
+    weights = (weights / weights.sum()).tolist()
     expected = sum(w * m.flatten(1).sum(1) for w, m in zip(weights, maps, strict=True))
     torch.testing.assert_close(sums(found), expected, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(sums(found) + found.elsewhere, found.output, rtol=1e-9, atol=1e-10)

@@ -259,7 +259,7 @@ def complete_map(
             stands for all that lies before it; this is the mean of these maps, from the input to
             the last such layer that has positions. Each is a complete map, so their mean is.
             ``"early"``: the weighted mean in which the last layer counts once, the one before it
-            twice, and so on; the input, first of N layers, N times.
+            4 times, then 9 times, and so on; the input, first of N layers, N² times.
         steps: how many steps lead from the baseline to the input, along a straight line. Each is
             the map of its end, compared with its start, and the maps are added: what the starts
             have of the output cancels, so that the sum is the output as before. Costs as many

@@ -62,8 +62,8 @@ class Complete:
         chosen: the terms that are drawn.
         placement: how cells are divided among places.
         references: where each input's term is split, in its shape; None: at zero.
-        falling: whether the last layer counts once, the one before it twice, and so on, where the
-            map is a mean over layers; else all count alike.
+        falling: whether the last layer counts once, the one before it 4 times, then 9 times, and
+            so on, where the map is a mean over layers; else all count alike.
     """
 
     def __init__(
@@ -135,11 +135,11 @@ class Complete:
 
     def _weight(self, layer: int) -> int:
         """How often a layer counts, the last one being number 1."""
-        return layer if self._falling else 1
+        return layer**2 if self._falling else 1
 
     def _weights(self, layers: int) -> int:
         """How often that many layers count together, from the last one on."""
-        return layers * (layers + 1) // 2 if self._falling else layers
+        return sum(self._weight(i) for i in range(1, layers + 1))
 
     def term(self, term: Term) -> Tensor:
         """Put a term where it lies, and return its sums for each sample, shape (B,), float64."""
