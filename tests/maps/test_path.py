@@ -69,7 +69,7 @@ def test_steps_are_the_calls_one_by_one(depth: str) -> None:
     model, x = Gated().double(), images()
     target = model(x).argmax(1)
     found = fullgrad.complete_map(model, x, steps=3, depth=depth, **WAY)
-    assert found.steps == 3
+    assert found.steps.tolist() == [3, 3, 3]
     start, total, before = mean_of(x), torch.zeros_like(found.map), mean_of(x)
     for step in (1, 2, 3):
         here = start + (x - start) * (step / 3)
@@ -216,8 +216,12 @@ def test_steps_need_a_baseline_and_input_terms() -> None:
     for way_out in ({"baseline": "mean", "terms": "input"}, {"baseline": 0.0, "terms": "input"}):
         fullgrad.complete_map(model, x, 1, steps=3, **way_out)
     fullgrad.complete_map(model, x, 1, steps=1, baseline="mean")
-    for wrong in (0, 2.0, True):
-        with pytest.raises(ValueError, match="steps must be a positive whole number, not "):
+    with pytest.raises(OptionError, match="steps='auto' lead from a baseline to the input: give "):
+        fullgrad.complete_map(model, x, 1, steps="auto", terms="input")
+    for wrong in (0, 2.0, True, "some"):
+        with pytest.raises(
+            ValueError, match="steps must be a positive whole number or 'auto', not"
+        ):
             fullgrad.complete_map(model, x, 1, steps=wrong)
 
 
@@ -227,9 +231,47 @@ def test_quotients_need_a_baseline() -> None:
         fullgrad.decompose(rectified(), images(), 1, linearization="quotient")
 
 
+def test_one_step_where_it_is_enough() -> None:
+    one = fullgrad.complete_map(rectified(), images(), steps="auto", **WAY)
+    assert one.steps.tolist() == [1, 1, 1]
+    assert list(one.elsewhere_by_stage) == ["reference"]
+    plain = fullgrad.complete_map(rectified(), images(), **WAY)
+    assert torch.equal(one.map, plain.map)
+    torch.testing.assert_close(one.elsewhere, plain.elsewhere, rtol=1e-10, atol=1e-12)
+    model, x = Gated().double(), images()
+    found = fullgrad.complete_map(model, x, steps="auto", **WAY)
+    eight = fullgrad.complete_map(model, x, steps=8, **WAY)
+    assert found.steps.tolist() == [8, 8, 8]
+    assert torch.equal(found.map, eight.map)
+    torch.testing.assert_close(sums(found) + found.elsewhere, found.output, rtol=1e-9, atol=1e-10)
+
+
+def test_each_sample_has_its_own_number_of_steps() -> None:
+    class Mixed(nn.Module):
+        """A product of two activations where the first channel is large, else its parts alone."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x[:, 0].relu() * x[:, 1]).mean((1, 2))[:, None] + x.mean((1, 2, 3))[:, None]
+
+    x = images()
+    x[0, 0] = -x[0, 0].abs() - 1  # nothing is left of the product
+    for target in (None, [[0, 0]]):
+        found = fullgrad.complete_map(Mixed(), x, target, steps="auto", **{**WAY, "baseline": 0.0})
+        assert found.steps.flatten().tolist() == (
+            [1, 8, 8] if target is None else [1, 1, 8, 8, 8, 8]
+        )
+        for i in range(3):
+            alone = fullgrad.complete_map(
+                Mixed(), x[i : i + 1], target, steps="auto", **{**WAY, "baseline": 0.0}
+            )
+            torch.testing.assert_close(alone.map, found.map[i : i + 1], rtol=1e-12, atol=1e-14)
+        total = sums(found) + found.elsewhere
+        torch.testing.assert_close(total, found.output, rtol=1e-9, atol=1e-10)
+
+
 def test_as_a_method() -> None:
     model, x = Gated().double(), images()
-    found = fullgrad.complete_map(model, x, 1, steps=8, depth="early", **WAY)
+    found = fullgrad.complete_map(model, x, 1, steps="auto", depth="early", **WAY)
     own = methods.attribute("path_fullgrad", model, x, 1, signed=True)
     assert torch.equal(own, found.map)
     with pytest.raises(OptionError, match="give terms='input', or steps=1"):

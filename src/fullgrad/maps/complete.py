@@ -26,7 +26,7 @@ from fullgrad.errors import InputError, OptionError
 from fullgrad.maps._complete_parts import joined, of_targets
 from fullgrad.maps.complete_sink import Complete, Explained
 from fullgrad.maps.minibatches import BatchSize, check_size, in_minibatches
-from fullgrad.maps.path import Baseline, along, check_steps, references, zero_in_words
+from fullgrad.maps.path import Baseline, Steps, check_steps, in_steps, references, zero_in_words
 from fullgrad.maps.regions import Boxes, Sums, as_numpy, box_sums, cells_of, label_sums, pooled
 from fullgrad.maps.saliency import asked, packed
 from fullgrad.maps.selection import Terms, selection
@@ -58,7 +58,7 @@ class CompleteMap:
         linearization: which linear maps stood for the operations, in words.
         zero: where the input term is zero, in words: the map says what differs from there.
         layers: over which the map is a mean, ``"input"`` first; see ``depth=``.
-        steps: from the baseline to the input; see ``steps=``.
+        steps: how many led from the baseline to the input, shape (B,); see ``steps=``.
     """
 
     map: Any
@@ -68,10 +68,10 @@ class CompleteMap:
     residual: Tensor
     target: Tensor | None
     input_names: tuple[str, ...]
+    steps: Tensor
     linearization: str = "jacobian"
     zero: str = "zero of the input"
     layers: tuple[str, ...] = ("input",)
-    steps: int = 1
 
     @property
     def maps(self) -> tuple[Tensor, ...]:
@@ -212,7 +212,7 @@ def complete_map(
     linearization: Named | Linearization = "jacobian",
     baseline: Baseline = None,
     depth: Depth = "input",
-    steps: int = 1,
+    steps: Steps = 1,
     batch_size: BatchSize = None,
     memory: int | None = None,
     top: int | None = None,
@@ -262,8 +262,11 @@ def complete_map(
             4 times, then 9 times, and so on; the input, first of N layers, N² times.
         steps: how many steps lead from the baseline to the input, along a straight line. Each is
             the map of its end, compared with its start, and the maps are added: what the starts
-            have of the output cancels, so that the sum is the output as before. Costs as many
-            calls. More than one needs a ``baseline`` and ``terms="input"``.
+            have of the output cancels, so that the sum is the output as before. Each costs a
+            forward and a backward pass. ``"auto"``: one for samples of which its map adds up to
+            what changes between baseline and input, f(x) - f(x0), within a tenth of the sum of
+            its numbers' sizes; eight for the others. All but 1 need a ``baseline`` and
+            ``terms="input"``.
         batch_size: see :func:`fullgrad.saliency`.
         memory: see :func:`fullgrad.saliency`.
         top: see :func:`fullgrad.saliency`.
@@ -336,7 +339,7 @@ def complete_map(
 
             return explain_each(step, sink)
 
-        found = explained(part) if steps == 1 else along(part, steps, explained)
+        found = in_steps(part, steps, explained)
         parts.append(of_targets(found) if _several(part.target, len(found)) else found[0])
         return (parts[-1].output,)
 
@@ -355,7 +358,7 @@ def complete_map(
         linearization=str(linearization_of(linearization)),
         zero=zero,
         layers=found.layers,
-        steps=steps,
+        steps=found.steps,
     )
 
 

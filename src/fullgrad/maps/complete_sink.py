@@ -41,6 +41,7 @@ class Explained:
     target: Tensor | None
     names: tuple[str, ...]
     layers: tuple[str, ...]
+    steps: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +287,7 @@ class Complete:
             target=self._traced.selected.index,
             names=self._traced.prepared.names,
             layers=(INPUT, *reversed(self._layers)),
+            steps=torch.ones(output.shape, dtype=torch.int64, device=output.device),
         )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
 from fullgrad.axes.layouts import Layouts, input_layouts
@@ -17,6 +18,10 @@ from fullgrad.engine.targets import Several, predicts
 from fullgrad.errors import InputError, OptionError
 from fullgrad.maps.complete_sink import LEFT_OUT, REFERENCE, Explained
 from fullgrad.maps.selection import Terms
+
+Steps: TypeAlias = "int | Literal['auto']"
+MANY = 8  # steps, where one is not enough
+_ENOUGH = 0.1  # of the sum of the map's numbers' sizes, for one step
 
 Baseline: TypeAlias = "float | Tensor | str | Sequence[Tensor | str] | None"
 
@@ -64,27 +69,90 @@ def references(
     return found
 
 
-def check_steps(steps: int, baseline: Baseline, terms: Terms) -> None:
+def check_steps(steps: Steps, baseline: Baseline, terms: Terms) -> None:
     """Refuse steps that cannot be taken.
 
     Raises:
-        ValueError: not a positive whole number.
+        ValueError: neither a positive whole number nor ``"auto"``.
         OptionError: several steps without a baseline, or of terms that are the same at each.
     """
-    if type(steps) is not int or steps < 1:
-        raise ValueError(f"steps must be a positive whole number, not {steps!r}")
+    if steps != "auto" and (type(steps) is not int or steps < 1):
+        raise ValueError(f"steps must be a positive whole number or 'auto', not {steps!r}")
     if steps == 1:
         return
     if baseline is None:
         raise OptionError(
-            f"steps={steps} lead from a baseline to the input: give baseline='mean', a number or a "
-            "tensor"
+            f"steps={steps!r} lead from a baseline to the input: give baseline='mean', a number or "
+            "a tensor"
         )
     if terms != "input":
         raise OptionError(
-            f"steps={steps} add up what changes on the way, and bias terms do not: give "
+            f"steps={steps!r} add up what changes on the way, and bias terms do not: give "
             "terms='input', or steps=1"
         )
+
+
+def in_steps(
+    request: Request, steps: Steps, explained: Callable[[Request], list[Explained]]
+) -> list[Explained]:
+    """The map of a request with a reference, for each target, in that many steps.
+
+    Raises:
+        FullGradError: as :func:`fullgrad.decompose`.
+    """
+    if steps == 1:
+        return explained(request)
+    request = replace(request, target=_fixed(request))
+    if steps != "auto":
+        return along(request, steps, explained)
+    first = [_settled(each) for each in explained(request)]
+    _, starts = _ends(request)
+    there = forward(_plain(replace(request, inputs=in_place_of(request.inputs, starts))))
+    enough = [_is_enough(e, f.output) for e, f in zip(first, there, strict=True)]
+    if all(bool(each.all()) for each in enough):
+        return first
+    many = along(request, MANY, explained)
+    return [_chosen(*each) for each in zip(enough, first, many, strict=True)]
+
+
+def _is_enough(step: Explained, at_start: Tensor) -> Tensor:
+    """Whether the map adds up to what changes between baseline and input, nearly, shape (B,)."""
+    maps = [m.flatten(1).double() for m in step.maps]
+    total, size = sum(m.sum(1) for m in maps), sum(m.abs().sum(1) for m in maps)
+    changes = step.output.double() - at_start.double()
+    return torch.as_tensor((changes - total).abs() <= _ENOUGH * size)
+
+
+def _chosen(first: Tensor, a: Explained, b: Explained) -> Explained:
+    """The first result for the samples that are named, the second for the others."""
+
+    def pick(one: Tensor, other: Tensor) -> Tensor:
+        return torch.where(first.view(-1, *[1] * (one.dim() - 1)), one, other)
+
+    zero = torch.zeros_like(a.residual)
+    names = dict.fromkeys((*b.stages, *a.stages))
+    return replace(
+        b,
+        maps=tuple(pick(*pair) for pair in zip(a.maps, b.maps, strict=True)),
+        stages={n: pick(a.stages.get(n, zero), b.stages.get(n, zero)) for n in names},
+        residual=pick(a.residual, b.residual),
+        layers=tuple(dict.fromkeys((*a.layers, *b.layers))),
+        steps=pick(a.steps, b.steps),
+    )
+
+
+def _ends(request: Request) -> tuple[list[Tensor], list[Tensor]]:
+    """The explained inputs, and their reference."""
+    own = prepare(request.inputs)
+    ends = [x.detach() for x in own.leaves]
+    layouts = input_layouts([x.shape for x in ends], own.names, request.layout)
+    assert request.reference is not None
+    return ends, request.reference(ends, layouts)
+
+
+def _plain(request: Request) -> Request:
+    """The same forward pass, without what the map needs."""
+    return replace(request, linearization="jacobian", reference=None, with_cuts=False)
 
 
 def along(
@@ -93,21 +161,17 @@ def along(
     """The maps of the steps from the baseline to the input, added, one for each target.
 
     Args:
-        request: with a reference.
+        request: with a reference, and a target that does not depend on the point.
         steps: how many, of equal length.
         explained: what one request gives.
 
     Raises:
         FullGradError: as :func:`fullgrad.decompose`.
     """
-    leaves = prepare(request.inputs)
-    ends = [x.detach() for x in leaves.leaves]
-    layouts = input_layouts([x.shape for x in ends], leaves.names, request.layout)
-    assert request.reference is not None
-    starts = before = request.reference(ends, layouts)
+    ends, starts = _ends(request)
+    before, way = starts, Way(steps - 1)
+    request = replace(request, way=way)
     found: list[Explained] = []
-    way = Way(steps - 1)
-    request = replace(request, target=_fixed(request), way=way)
     for step in range(1, steps + 1):
         here = [a + (b - a) * (step / steps) for a, b in zip(starts, ends, strict=True)]
         here = ends if step == steps else here
@@ -127,8 +191,7 @@ def _fixed(request: Request) -> Any:
     """The target that the input itself has, for all points on the way to it."""
     if not predicts(request.target):
         return request.target
-    plain = replace(request, linearization="jacobian", reference=None, with_cuts=False)
-    targets = [selected.target for selected in forward(plain)]
+    targets = [selected.target for selected in forward(_plain(request))]
     several = not (request.target is None or len(targets) == 1)
     return Several([targets]) if several else targets[0]
 
@@ -154,4 +217,5 @@ def _added(so_far: Explained, step: Explained) -> Explained:
         target=step.target,
         names=step.names,
         layers=tuple(dict.fromkeys((*so_far.layers, *step.layers))),
+        steps=so_far.steps + step.steps,
     )

@@ -15,7 +15,7 @@ from fullgrad.engine.inputs import check_baseline
 from fullgrad.engine.request import ModelOptions
 from fullgrad.maps.aggregation import check_psi
 from fullgrad.maps.complete import Depth, check_depth, complete_map
-from fullgrad.maps.path import check_steps
+from fullgrad.maps.path import Steps, check_steps
 from fullgrad.maps.saliency import saliency
 from fullgrad.maps.smoothing import Noise
 from fullgrad.methods.registry import Method
@@ -128,7 +128,7 @@ class CompleteOptions:
     linearization: Named | Linearization = "jacobian"
     baseline: float | Tensor | str | None = None
     depth: Depth = "input"
-    steps: int = 1
+    steps: Steps = 1
 
     def __post_init__(self) -> None:
         check_placement(self.placement)
@@ -169,7 +169,7 @@ class PathOptions(DifferenceOptions):
 
     linearization: Named | Linearization = "quotient"
     depth: Depth = "early"
-    steps: int = 8
+    steps: Steps = "auto"
 
 
 def _complete(
@@ -247,7 +247,7 @@ METHODS = (
     ),
     _complete_variant(
         "path_fullgrad",
-        "As difference_fullgrad, in steps from the baseline, and early layers count more.",
+        "As difference_fullgrad, in steps where one is not enough, and early layers count more.",
         PathOptions,
         _PATH,
     ),
