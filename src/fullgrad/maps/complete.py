@@ -264,8 +264,8 @@ def complete_map(
             the map of its end, compared with its start, and the maps are added: what the starts
             have of the output cancels, so that the sum is the output as before. Each costs a
             forward and a backward pass. ``"auto"``: one for samples of which its map adds up to
-            what changes between baseline and input, f(x) - f(x0), within a tenth of the sum of
-            its numbers' sizes; eight for the others. All but 1 need a ``baseline`` and
+            what changes between baseline and input, f(x) - f(x0), within a thousandth of the sum
+            of its numbers' sizes; eight for the others. All but 1 need a ``baseline`` and
             ``terms="input"``.
         batch_size: see :func:`fullgrad.saliency`.
         memory: see :func:`fullgrad.saliency`.

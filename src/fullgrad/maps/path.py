@@ -21,7 +21,7 @@ from fullgrad.maps.selection import Terms
 
 Steps: TypeAlias = "int | Literal['auto']"
 MANY = 8  # steps, where one is not enough
-_ENOUGH = 0.1  # of the sum of the map's numbers' sizes, for one step
+_EXACT = 1e-3  # of the sum of the sizes of a map's numbers: rounding, and near ties
 
 Baseline: TypeAlias = "float | Tensor | str | Sequence[Tensor | str] | None"
 
@@ -108,19 +108,19 @@ def in_steps(
     first = [_settled(each) for each in explained(request)]
     _, starts = _ends(request)
     there = forward(_plain(replace(request, inputs=in_place_of(request.inputs, starts))))
-    enough = [_is_enough(e, f.output) for e, f in zip(first, there, strict=True)]
+    enough = [_adds_up(e, f.output) for e, f in zip(first, there, strict=True)]
     if all(bool(each.all()) for each in enough):
         return first
     many = along(request, MANY, explained)
     return [_chosen(*each) for each in zip(enough, first, many, strict=True)]
 
 
-def _is_enough(step: Explained, at_start: Tensor) -> Tensor:
-    """Whether the map adds up to what changes between baseline and input, nearly, shape (B,)."""
+def _adds_up(step: Explained, at_start: Tensor) -> Tensor:
+    """Whether the map adds up to what changes between baseline and input, shape (B,)."""
     maps = [m.flatten(1).double() for m in step.maps]
     total, size = sum(m.sum(1) for m in maps), sum(m.abs().sum(1) for m in maps)
     changes = step.output.double() - at_start.double()
-    return torch.as_tensor((changes - total).abs() <= _ENOUGH * size)
+    return torch.as_tensor((changes - total).abs() <= _EXACT * size)
 
 
 def _chosen(first: Tensor, a: Explained, b: Explained) -> Explained:
