@@ -1,10 +1,11 @@
 """Keep runs of ``fullgrad evaluate`` under docs/data/evidence: scores, ranking, record.
 
-    python tools/evidence/store.py NAME=RUN... [--joined NAME=STORED+STORED...]
+    python tools/evidence/store.py NAME=RUN... [--joined NAME=STORED+STORED...] [--methods METHOD...]
 
 RUN is a results folder. Paths of this machine are cut to what a reader can use: images to their names,
 folders to their last component. ``--joined`` ranks the scores of several stored runs on the same images
-as one run, as when a method was added later.
+as one run, as when a method was added later; a method that is in two counts as the first one has it.
+``--methods`` leaves others out of joined rankings.
 """
 
 from __future__ import annotations
@@ -56,9 +57,11 @@ def keep(run: Path, name: str) -> None:
     (DATA / f"{name}-record.json").write_text(text + "\n", encoding="utf-8")
 
 
-def joined(names: list[str]) -> Any:
+def joined(names: list[str], methods: list[str]) -> Any:
     """Return the ranking of several stored runs' methods, over the images that all have."""
     rows = pd.concat([pd.read_parquet(DATA / f"{n}.parquet") for n in names], ignore_index=True)
+    if methods:
+        rows = rows[rows["method"].isin(methods)]
     return ranking(rows.drop_duplicates(["model", "test", "setting", "method", "run", "case"]))
 
 
@@ -67,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="*")
     parser.add_argument("--joined", nargs="*", default=[])
+    parser.add_argument("--methods", nargs="*", default=[])
     args = parser.parse_args()
     DATA.mkdir(parents=True, exist_ok=True)
     for each in args.runs:
@@ -74,7 +78,7 @@ def main() -> None:
         keep(Path(run), name)
     for each in args.joined:
         name, _, parts = each.partition("=")
-        joined(parts.split("+")).to_csv(DATA / f"{name}-ranking.csv", index=False)
+        joined(parts.split("+"), args.methods).to_csv(DATA / f"{name}-ranking.csv", index=False)
 
 
 if __name__ == "__main__":

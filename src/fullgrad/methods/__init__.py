@@ -11,7 +11,7 @@ from fullgrad.methods.registry import Method, add, get, names, register, unregis
 
 __all__ = ["RECOMMENDED", "Method", "attribute", "get", "names", "register", "unregister"]
 
-RECOMMENDED = "difference_fullgrad"
+RECOMMENDED = "path_fullgrad"
 """The method to begin with, by the tests of maps in docs/recommendation.md."""
 
 if not TYPE_CHECKING:
