@@ -156,7 +156,7 @@ def _found(path: Path, problems: list[str]) -> list[Item]:
             return [experiment]
         found: list[Item] = []
         try:
-            files = sorted(p for p in path.glob("*.json") if not p.name.startswith("."))
+            files = sorted(_json_files(path))
         except OSError as error:
             raise ReportError(f"{printable(path)} cannot be listed: {error.strerror}") from error
         for file in files:
@@ -177,6 +177,17 @@ def _found(path: Path, problems: list[str]) -> list[Item]:
     if item is None:
         raise ReportError(f"{printable(path)} is no record of fullgrad explain or compare")
     return [item]
+
+
+def _json_files(folder: Path) -> Iterable[Path]:
+    """Of a folder and its subfolders, but for those that hold an experiment."""
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and benched.found_in(path) is None:
+            yield from _json_files(path)
+        elif path.suffix == ".json":
+            yield path
 
 
 def _record(path: Path) -> Explained | Comparison | None:

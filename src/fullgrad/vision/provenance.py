@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from fullgrad._files import printable
 from fullgrad._version import __version__
@@ -35,6 +38,24 @@ def versions() -> dict[str, str | None]:
     return found
 
 
+def state_digest(model: LoadedModel) -> str:
+    """Return a digest of what a model computes: 16 hexadecimal digits.
+
+    It is of modules, parameters, buffers and, where a Python file makes the model, of that file;
+    what the file imports is not a part of it.
+    """
+    digest = hashlib.sha256(repr(model.module).encode())
+    if ".py" in model.spec:
+        digest.update(Path(model.spec.rpartition(":")[0]).read_bytes())
+    for name, value in model.module.state_dict().items():
+        digest.update(f"{name} ".encode())
+        if isinstance(value, Tensor):
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
 def model_info(model: LoadedModel) -> ModelInfo:
     """Return which model it was, for records."""
     from fullgrad.vision.schema import ModelInfo
@@ -47,6 +68,7 @@ def model_info(model: LoadedModel) -> ModelInfo:
         sha256=model.sha256,
         device=str(model.device),
         preprocessing={k: _plain(v) for k, v in asdict(model.preprocessing).items()},
+        state=state_digest(model),
     )
 
 
