@@ -1,0 +1,15 @@
+"""Maps of whole data sets: computed, stored, resumed, spread over processes and machines.
+
+:func:`map` computes and stores the maps of a data set; :func:`open` reads a store.
+"""
+
+from typing import TYPE_CHECKING
+
+from fullgrad._lazy import submodules
+from fullgrad.datasets.opened import Opened, open
+from fullgrad.datasets.plan import Plan
+
+__all__ = ["Opened", "Plan", "open"]
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)
