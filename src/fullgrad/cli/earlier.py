@@ -19,7 +19,7 @@ _APART = {
     *("images", "out", "batch_size", "quiet", "json", "overlay", "replace", "check"),
     *("model", "weights", "device"),
 }
-_PACKAGES = ("fullgrad", "torch", "torchvision", "timm", "numpy", "pillow")
+_PACKAGES = ("fullgrad", "fullgrad code", "torch", "torchvision", "timm", "numpy", "pillow")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ def versions() -> dict[str, str | None]:
     """Return the versions of Python, fullgrad and the packages that have a part in the result."""
     found: dict[str, str | None] = {"fullgrad": __version__}
     found["python"] = platform.python_version()
+    found["fullgrad code"] = _code()
     found["torch"] = torch.__version__  # with its build: "+cu132", which metadata leaves out
     for package in PACKAGES:
         try:
@@ -36,6 +38,16 @@ def versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[package] = None
     return found
+
+
+@cache
+def _code() -> str:
+    """A digest of the library's files, of those too that only show numbers: quick and careful."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def state_digest(model: LoadedModel) -> str:
