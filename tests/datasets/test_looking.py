@@ -10,9 +10,9 @@ import pytest
 
 import stored_maps
 from fullgrad import datasets
-from fullgrad.datasets.choice import Choice
-from fullgrad.datasets.clusters import cluster_maps, spectrum
-from fullgrad.datasets.means import mean_maps, outcomes, unit_sum
+from fullgrad.datasets.analysis.choice import Choice
+from fullgrad.datasets.analysis.clusters import cluster_maps, spectrum
+from fullgrad.datasets.analysis.means import mean_maps, outcomes, unit_sum
 from fullgrad.errors import InputError, UsageError
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterable
@@ -194,6 +195,22 @@ def read_photograph(path: AnyPath) -> Photograph:
         return Photograph(image, path, sha256_of(path), size, mode, frames)
     except OSError as error:  # of the file system: what Pillow raises is converted where it occurs
         raise ImageError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
+def image_of_bytes(content: bytes, name: str) -> Image.Image:
+    """The image that :func:`read_image` reads, of a file's content.
+
+    Args:
+        content: of the file.
+        name: what it is called in messages.
+
+    Raises:
+        ImageError: as of :func:`read_photograph`.
+    """
+    pil = require("PIL.Image", "vision")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _decode(pil, io.BytesIO(content), printable(name))[0]
 
 
 def _check_file(path: Path, name: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fullgrad.datasets.choice import CLASSES
+from fullgrad.datasets.analysis.choice import CLASSES
 from fullgrad.datasets.encoding import Array
 from fullgrad.datasets.opened import Opened
 from fullgrad.errors import InputError, UsageError
