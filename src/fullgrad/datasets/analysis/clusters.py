@@ -17,9 +17,15 @@ import torch
 
 from fullgrad._optional import require
 from fullgrad.datasets.analysis.choice import CLASSES
+from fullgrad.datasets.analysis.means import (
+    blocks,
+    check_positions,
+    class_label,
+    outcomes,
+    unit_sum,
+)
 from fullgrad.datasets.encoding import Array
 from fullgrad.datasets.files import EXTRA
-from fullgrad.datasets.analysis.means import blocks, check_positions, class_label, outcomes, unit_sum
 from fullgrad.datasets.opened import Opened
 from fullgrad.errors import UsageError
 from fullgrad.maps.regions import pooled
