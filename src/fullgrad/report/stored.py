@@ -117,7 +117,7 @@ def _facts(store: Opened) -> list[tuple[Any, Any, Any]]:
     right = int((outcome == "right").sum())
     failed = int(index["error"].notna().sum())
     found: list[tuple[Any, Any, Any]] = [
-        ("data", _name(data["spec"]), f"{store.plan.samples:,} samples"),
+        ("data", short_name(data["spec"]), f"{store.plan.samples:,} samples"),
         ("explained", _target(store), "the output that each map is of"),
         ("maps", " x ".join(map(str, store.plan.positions)), "numbers of each map"),
         ("without a map", f"{failed:,}", "samples that could not be read or explained"),
@@ -132,15 +132,15 @@ def _facts(store: Opened) -> list[tuple[Any, Any, Any]]:
     return found
 
 
-def _name(spec: str) -> str:
-    """Where data lie is nobody's business."""
+def short_name(spec: str) -> str:
+    """Return what data are called; where they lie is nobody's business."""
     return spec.replace("\\", "/").rstrip("/").rpartition("/")[2] or spec
 
 
 def title_of(found: Stored) -> str:
     """A title for the page of one store."""
     plan = found.store.plan
-    return f"{plan.method} maps of {_name(plan.data['spec'])}"
+    return f"{plan.method} maps of {short_name(plan.data['spec'])}"
 
 
 def _target(store: Opened) -> str:
@@ -167,9 +167,9 @@ def _clusters(builder: Builder, pictures: Pictures, found: Sequence[ClassCluster
     intro = (
         "Maps of a class that are alike form a cluster (spectral relevance analysis, Lapuschkin et "
         "al. 2019). A class that the model recognizes in several ways, by the object and by a "
-        "watermark, has several. Classes with the most distinct clusters come first: the gap is that "
-        "of the graph's eigenvalues, 0 where nothing is apart. Every class has some gap, so look "
-        "at the pictures before you believe in clusters."
+        "watermark, has several. Classes with the most distinct clusters come first: the gap is "
+        "that of the graph's eigenvalues, 0 where nothing is apart. Every class has some gap, so "
+        "look at the pictures before you believe in clusters."
     )
     parts = [tag("h3", "Classes whose maps form clusters"), tag("p", intro)]
     if not several:
