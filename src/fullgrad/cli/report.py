@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from fullgrad._files import check_folder, make_folder, printable, write_together
@@ -28,7 +29,7 @@ beside a record. Of a store of maps it shows mean maps, clusters, and some of th
 _EPILOG = """\
 examples:
   fullgrad report fullgrad-output
-  fullgrad report STORE --where "prediction != label" --sort -probability --out wrong.html
+  fullgrad report STORE --where "prediction != label" --sort probability --out wrong.html
   fullgrad report maps/cat.json sheet.json results/ --out cat.html --title "The cat"
 
 exit code: 0 all done; 1 the page is written, but something is missing in it, which it says; 2
@@ -46,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--title", default="", metavar="TEXT", help="of the page (default: what it holds)")
     text = "of a store, samples such as 'prediction != label'; given again, both must hold"
     add("--where", action="append", metavar="CONDITION", help=text)
-    text = "of a store, column to order samples by; -COLUMN: largest first"
-    add("--sort", metavar="COLUMN", help=text)
+    add("--sort", metavar="COLUMN", help="of a store, column to order samples by")
+    add("--largest-first", action="store_true", help="with --sort, the largest first")
     text = f"of a store, samples on the contact sheet (default: {MOST})"
     add("--most", type=_positive, metavar="N", help=text)
     text = "of a store, where its data lie now, if they were moved"
@@ -62,9 +63,12 @@ def _positive(text: str) -> int:
 
 def _look(args: argparse.Namespace) -> Look | None:
     """What is shown of stores, where anything was asked for."""
+    if args.largest_first and not args.sort:
+        raise UsageError("--largest-first needs a column to order by: --sort COLUMN")
     if args.where is None and not any((args.sort, args.most, args.data)):
         return None
-    return Look(Choice.parse(args.where or (), args.sort or ""), args.most or MOST, args.data)
+    choice = replace(Choice.parse(args.where or (), args.sort or ""), descending=args.largest_first)
+    return Look(choice, args.most or MOST, args.data)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -183,7 +183,9 @@ def _preprocessing(transform: Any) -> Preprocessing | None:
     if not isinstance(transform, dict):
         return None
     try:
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in transform.items()}
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in transform.items()
+        }
         return Preprocessing(**values)
     except (TypeError, ValueError):
         return None

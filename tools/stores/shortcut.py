@@ -1,7 +1,7 @@
 """A network with a planted shortcut, and images to find it with: the example of docs/shortcuts.md.
 
-    python tools/shortcut.py FOLDER    # writes images and weights there; about a minute
-    fullgrad map FOLDER/images --folder-classes --model tools/shortcut.py:make_model \\
+    python tools/stores/shortcut.py FOLDER    # writes images and weights there; about a minute
+    fullgrad map FOLDER/images --folder-classes --model tools/stores/shortcut.py:make_model \\
         --weights FOLDER/weights.pt --method complete_fullgrad --grid 12 12 --out FOLDER/maps
     fullgrad report FOLDER/maps --out FOLDER/report.html
 
@@ -17,6 +17,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from torch import Tensor, nn
 
 from fullgrad.evaluation.tests.evaluate.generated_images import CLASSES, SIDE, scene
 from fullgrad.evaluation.tests.evaluate.generated_model import network
+
+Array: TypeAlias = np.ndarray[Any, Any]
 
 MARKED = "cross"  # the class whose images carry the watermark
 PART = 0.5  # of its images
@@ -43,16 +46,16 @@ def make_model() -> nn.Module:
     return network()
 
 
-def watermarked(image: np.ndarray) -> np.ndarray:
+def watermarked(image: Array) -> Array:
     """The image with a light watermark in its lower left corner."""
     mark = np.array([[c == "#" for c in row] for row in _LETTERS])
-    found = image.copy()
+    found: Array = image.copy()
     window = found[SIDE - 7 : SIDE - 2, 2:9]
     window[mark] = np.clip(window[mark].astype(int) + 90, 0, 255)
     return found
 
 
-def images(count: int, train: bool) -> tuple[list[np.ndarray], list[int], list[bool]]:
+def images(count: int, train: bool) -> tuple[list[Array], list[int], list[bool]]:
     """Images, their classes, and whether each is watermarked."""
     pictures, labels, marks = [], [], []
     random = np.random.default_rng(1 if train else 2)
@@ -67,13 +70,13 @@ def images(count: int, train: bool) -> tuple[list[np.ndarray], list[int], list[b
     return pictures, labels, marks
 
 
-def inputs(pictures: list[np.ndarray]) -> Tensor:
+def inputs(pictures: list[Array]) -> Tensor:
     """As the network takes them."""
     values = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
     return (values - 0.5) / 0.5
 
 
-def trained(pictures: list[np.ndarray], labels: list[int], epochs: int) -> nn.Module:
+def trained(pictures: list[Array], labels: list[int], epochs: int) -> nn.Module:
     model, x, y = network(), inputs(pictures), torch.tensor(labels)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
     steps = -(-len(x) // 32)
