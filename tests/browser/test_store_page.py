@@ -7,14 +7,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_steps import overflow, scan
 from playwright.sync_api import expect
 
 import stored_images
+from browser_steps import overflow, scan
 
 READY = "#content[aria-busy='false']"
 
@@ -49,7 +48,7 @@ def opened(browser: Any, store: str, watched: Any) -> Iterator[Callable[..., Any
         page = contexts[-1].new_page()
         watched.watch(page)
         page.goto(store + words)
-        page.wait_for_selector(READY)
+        page.wait_for_selector(READY, state="attached")
         return page
 
     yield go
