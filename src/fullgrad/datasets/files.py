@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from fullgrad._files import AnyPath, printable
 from fullgrad._optional import require
+from fullgrad.errors import MissingDependencyError
 from fullgrad.evaluation.store import StoreError
 
 EXTRA = "datasets"
@@ -182,8 +183,8 @@ class Remote:
         try:
             self._fs, self._root = core.url_to_fs(address)
         except ImportError as error:
-            require(str(error.name or protocol), protocol)
-            raise
+            extra = " (pip install 'fullgrad[s3]')" if protocol == "s3" else ""
+            raise MissingDependencyError(f"{printable(address)}: {error}{extra}") from error
         except ValueError as error:
             raise StoreError(f"{printable(address)} cannot be used: {error}") from error
         self._root = self._root.rstrip("/")

@@ -156,7 +156,8 @@ def unpacked(content: bytes, name: str) -> tuple[Any, Commit]:
     pa: Any = require("pyarrow", EXTRA)
     parquet: Any = require("pyarrow.parquet", EXTRA)
     try:
-        table = parquet.read_table(io.BytesIO(content), page_checksum_verification=True)
+        file = parquet.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        table = file.read(use_threads=False)
         return table, _commit(table.schema.metadata)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         text = " ".join(str(error).split())
@@ -172,7 +173,7 @@ def commit_of(content: bytes, name: str) -> Commit:
     pa: Any = require("pyarrow", EXTRA)
     parquet: Any = require("pyarrow.parquet", EXTRA)
     try:
-        return _commit(parquet.read_schema(io.BytesIO(content)).metadata)
+        return _commit(parquet.read_schema(pa.BufferReader(content)).metadata)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{name} is damaged: {' '.join(str(error).split())}") from error
 
@@ -192,7 +193,8 @@ def frame(tables: Iterable[Any], plan: Plan) -> Any:
     pa: Any = require("pyarrow", EXTRA)
     pandas: Any = require("pandas", EXTRA)
     columns = schema(plan)
-    tables = [table.replace_schema_metadata(None).cast(columns) for table in tables]
+    tables = [table.replace_schema_metadata(None) for table in tables]
+    tables = [t if t.schema.equals(columns) else t.cast(columns) for t in tables]
     table = pa.concat_tables(tables) if tables else columns.empty_table()
     whole = {pa.int64(): pandas.Int64Dtype(), pa.int16(): pandas.Int16Dtype()}
     found = table.drop_columns(["row"]).to_pandas(types_mapper=whole.get)

@@ -10,7 +10,7 @@ import numpy as np
 from fullgrad._files import AnyPath, printable
 from fullgrad._optional import require
 from fullgrad.datasets.encoding import Array, restored
-from fullgrad.datasets.files import EXTRA, Local, Remote, files_at
+from fullgrad.datasets.files import EXTRA, Local, files_at
 from fullgrad.datasets.index import Commit, frame, unpacked
 from fullgrad.datasets.plan import Plan
 from fullgrad.datasets.store import ARRAY, GROUP, done_units, part_name, read_plan
@@ -99,7 +99,9 @@ class Opened:
             except StoreError as error:
                 raise StoreError(f"{error}. {_REDO}") from error
 
-        with ThreadPoolExecutor(_AT_ONCE if isinstance(self._files, Remote) else 4) as pool:
+        if isinstance(self._files, Local):
+            return [read(unit) for unit in self.done]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
             return list(pool.map(read, self.done))
 
     @cached_property
@@ -174,7 +176,7 @@ class Opened:
 
         xr: Any = require("xarray", EXTRA)
         shape = (len(self.index), *self._plan.positions)
-        coordinates = {"row": self._rows, "id": ("row", self.index["id"].to_numpy(object))}
+        coordinates = {"row": self._rows, "id": ("row", self.index["id"].to_numpy(str))}
         if self.index["target"].notna().all():
             coordinates["target"] = ("row", self.index["target"].to_numpy(np.int64))
         array: xarray.DataArray = xr.DataArray(

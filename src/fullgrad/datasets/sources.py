@@ -181,7 +181,7 @@ def _saved(path: Path) -> bool:
 
 
 def _saved_data(path: Path) -> Samples:
-    library: Any = require("datasets", EXTRA)
+    library: Any = require("datasets", "huggingface")
     if (path / "dataset_dict.json").is_file():
         splits = ", ".join(sorted(p.name for p in path.iterdir() if p.is_dir()))
         raise DataError(
