@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from fullgrad._files import printable
 from fullgrad._optional import require
-from fullgrad.datasets import archives
+from fullgrad.datasets import _archives as archives
 from fullgrad.datasets.files import EXTRA
 from fullgrad.datasets.samples import Sample, Samples
 from fullgrad.evaluation.sources import DataError, image_files, torchvision_data
