@@ -255,7 +255,7 @@ async function begin() {
     return;
   }
   byId("about").textContent = `${about.rows.toLocaleString("en")} maps of ${about.data}: ` +
-    `${about.method} on ${about.model}.` + (about.errors ? ` ${about.errors} have none.` : "") +
+    `${about.method} on ${about.model}.` + (about.errors ? ` ${about.errors} without a map.` : "") +
     (about.done < about.units ? ` ${about.done} of ${about.units} units are there.` : "");
   byId("foot").textContent = `fullgrad ${about.version}`;
   byId("notes").append(...about.notes.map((text) => el("li", { text })));
