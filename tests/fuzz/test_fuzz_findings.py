@@ -43,7 +43,13 @@ def scored(ids: Tensor, **options: Any) -> Any:
     return tokens.attribute_tokens(model_of("transformer", torch.float64), ids, 0, **options)
 
 
+def captum(target: Any) -> Any:
+    return fullgrad.FullGrad(network()).attribute(X[:1], target)
+
+
 REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: captum(torch.tensor([1.5])), TargetError, "a target tensor must hold integers"),
+    (lambda: captum(torch.tensor([True])), TargetError, "a target index must be an integer"),
     (lambda: decomposed(per_sample="no"), ValueError, "per_sample must be True or False, not 'no'"),
     (lambda: decomposed(tolerance="x"), ValueError, "tolerance must be positive, not 'x'"),
     (lambda: decomposed(layout=5), LayoutError, "layout must be a text like 'BCHW', or a list"),

@@ -56,6 +56,7 @@ def quantus_calls(draw: st.DrawFn) -> Drawn:
         numbers = [v for v in wrong_inputs(x) if not isinstance(v, Tensor) or v.is_floating_point()]
         numbers = [v for v in numbers if type(v).__name__ != "ndarray" and v != x.tolist()]
         given["inputs"] = draw(st.sampled_from(numbers))
+        drawn.words = (*words, "targets")  # of another number of samples
     elif draw(st.integers(0, 3)) == 0:
         given["device"] = draw(st.sampled_from(["nowhere", 3.5, "cuda:7", []]))
         drawn.words = (*words, "device")

@@ -175,9 +175,9 @@ def test_the_model_keeps_its_hooks_and_gets_none() -> None:
 
 
 def test_unknown_depth() -> None:
-    with pytest.raises(ValueError, match="depth must be 'input' or 'mean', not 'middle'"):
+    with pytest.raises(ValueError, match="depth must be 'input', 'mean' or 'early', not 'middle'"):
         fullgrad.complete_map(pointwise(), images(), depth="middle")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="depth must be 'input' or 'mean', not 'middle'"):
+    with pytest.raises(ValueError, match="depth must be 'input', 'mean' or 'early', not 'middle'"):
         methods.attribute("difference_fullgrad", pointwise(), images(), depth="middle")
 
 

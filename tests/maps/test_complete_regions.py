@@ -30,7 +30,8 @@ def made(*maps: Tensor) -> CompleteMap:
     output = elsewhere + sum(m.flatten(1).sum(1, dtype=DOUBLE) for m in maps)
     names = ("input",) if len(maps) == 1 else tuple(f"input{i}" for i in range(len(maps)))
     packed: Any = maps[0] if len(maps) == 1 else maps
-    return CompleteMap(packed, elsewhere, stages, output, output * 0, None, names)
+    steps = torch.ones(output.shape, dtype=torch.int64)
+    return CompleteMap(packed, elsewhere, stages, output, output * 0, None, names, steps)
 
 
 def naive_pooled(line: list[float], cells: int) -> list[float]:

@@ -28,6 +28,7 @@ SIGNED = {  # by nature
     "balanced_fullgrad",
     "balanced_input",
     "difference_fullgrad",
+    "path_fullgrad",
     "random_phase",
 }
 BUILT_IN = [
@@ -38,6 +39,7 @@ BUILT_IN = [
     "balanced_fullgrad",
     "balanced_input",
     "difference_fullgrad",
+    "path_fullgrad",
     "fullgrad_plus",
     "input_gradient",
     "input_x_gradient",

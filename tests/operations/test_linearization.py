@@ -235,7 +235,7 @@ def test_choices_by_module_operation_and_class() -> None:
         ),
         (
             lambda: fullgrad.Linearization(operations={"silu": "none"}),
-            r"operations\['silu'\] must be 'jacobian', 'balanced', 'difference' or a fullgrad.Rule, not 'none'",
+            r"operations\['silu'\] must be 'jacobian', 'balanced', 'difference', 'quotient' or a fullgrad.Rule, not 'none'",
         ),
         (
             lambda: fullgrad.Linearization(families={"convex": "balanced"}),
@@ -252,7 +252,8 @@ def test_mistakes_are_named(make, message: str) -> None:
 def test_options_are_checked_by_the_call() -> None:
     model, x = two_layers()
     with pytest.raises(
-        ValueError, match="linearization must be 'jacobian', 'balanced', 'difference' or a Lin"
+        ValueError,
+        match="linearization must be 'jacobian', 'balanced', 'difference', 'quotient' or a Lin",
     ):
         fullgrad.decompose(model, x, 1, linearization="exact")
     with pytest.raises(ValueError, match="not 3"):

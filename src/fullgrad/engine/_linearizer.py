@@ -17,7 +17,7 @@ from fullgrad.operations import Bias, Call
 from fullgrad.operations._local import of_numbers, quotient_of
 from fullgrad.operations._origins import Origin, mixed
 from fullgrad.operations.call import dependents, tensors_in
-from fullgrad.operations.linearization import Linearization, Rule
+from fullgrad.operations.linearization import QUOTIENTS, Linearization, Rule
 from fullgrad.operations.registry import Operation, Overload
 
 
@@ -82,7 +82,7 @@ class Linearizer:
     def has_rule(self, entry: Operation, module: str) -> bool:
         """Whether a rule of the user's stands for an operation: it reads the input as it was."""
         choice = self._linearization.choice(entry.name, entry.family, module)
-        return isinstance(choice, Rule) or (choice == "difference" and entry.of_numbers)
+        return isinstance(choice, Rule) or (choice in QUOTIENTS and entry.of_numbers)
 
     def biases(
         self,
@@ -120,15 +120,15 @@ class Linearizer:
         choice = self._linearization.choice(entry.name, entry.family, module)
         if isinstance(choice, Rule):
             local = choice.local(call)
-        elif choice == "difference" and entry.of_numbers and of_numbers(call):
+        elif choice in QUOTIENTS and entry.of_numbers and of_numbers(call):
             if self._baseline is None:
                 return None
             value, result = call.args[0].detach(), call.output
             if self._baseline.filling:
                 self._baseline.note(entry.name, value, result)
                 return None
-            local = quotient_of(call, *self._baseline.take(entry.name, value))
-        elif choice != "jacobian" and entry.balanced is not None:
+            local = quotient_of(call, *self._baseline.take(entry.name, value, result))
+        elif choice not in ("jacobian", "quotient") and entry.balanced is not None:
             found = entry.balanced(call, origin_of)
             if found is None:
                 return None

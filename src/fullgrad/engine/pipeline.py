@@ -115,8 +115,8 @@ def _validated(request: Request) -> nn.Module:
     linearization = linearization_of(request.linearization)
     if linearization.needs_baseline and request.reference is None:
         raise ValueError(
-            "linearization='difference' compares with a baseline: call fullgrad.complete_map with "
-            "baseline='mean', a number or a tensor"
+            f"linearization='{linearization}' compares with a baseline: call "
+            "fullgrad.complete_map with baseline='mean', a number or a tensor"
         )
     check_modules(linearization, model)
     return model
@@ -127,6 +127,8 @@ def _on_baseline(request: Request, model: nn.Module, guard: Guard) -> Baseline |
     linearization = linearization_of(request.linearization)
     if request.reference is None or not (request.with_cuts or linearization.needs_baseline):
         return None
+    if request.way is not None and (known := request.way.baseline()) is not None:
+        return known
     own = prepare(request.inputs)
     layouts = input_layouts([x.shape for x in own.leaves], own.names, request.layout)
     values = request.reference([x.detach() for x in own.leaves], layouts)
@@ -146,7 +148,7 @@ def _on_baseline(request: Request, model: nn.Module, guard: Guard) -> Baseline |
         model(*prepared.args, **prepared.kwargs)
     baseline.keep(layers)
     _again(guard)
-    return baseline
+    return baseline if request.way is None else request.way.begin(baseline)
 
 
 def _noting(

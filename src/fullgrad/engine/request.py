@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.broadcasting import resolved
 from fullgrad.axes.layouts import ActivationLayouts, InputLayout, Layouts
+from fullgrad.engine._baseline import Way
 from fullgrad.engine._cuts import Cut
 from fullgrad.engine.inputs import Inputs, Prepared
 from fullgrad.engine.recorder import Recorder
@@ -43,7 +44,8 @@ class Request:
 
     ``takes_per_sample`` says whether the user's call has the option ``per_sample``, so that
     messages recommend only what can be done; ``with_cuts`` whether modules' outputs are noted;
-    ``reference`` makes the values of a baseline from the explained inputs and their layouts.
+    ``reference`` makes the values of a baseline from the explained inputs and their layouts;
+    ``way`` holds what the model computed there, where steps lead to the input.
     """
 
     model: nn.Module
@@ -61,6 +63,7 @@ class Request:
     takes_per_sample: bool = True
     with_cuts: bool = False
     reference: Reference | None = None
+    way: Way | None = None
 
 
 @dataclass(frozen=True, slots=True)

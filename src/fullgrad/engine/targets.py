@@ -114,7 +114,7 @@ def several(target: Target) -> Target | Several:
     """
     rows: Any = target
     if hasattr(target, "tolist"):
-        if getattr(target, "ndim", 0) != 2 or not _holds_integers(target):
+        if getattr(target, "ndim", 0) != 2 or not holds_integers(target):
             return target
         rows = target.tolist()  # type: ignore[union-attr]
     if not isinstance(rows, list) or not rows or not all(isinstance(r, list) for r in rows):
@@ -128,7 +128,8 @@ def several(target: Target) -> Target | Several:
     return Several(rows, len(rows) > 1)
 
 
-def _holds_integers(array: Any) -> bool:
+def holds_integers(array: Any) -> bool:
+    """Whether a tensor or array holds integers; booleans are none."""
     if isinstance(array, Tensor):
         return not (array.is_floating_point() or array.is_complex() or array.dtype == torch.bool)
     return getattr(array.dtype, "kind", "") in "iu"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from torch import Tensor, nn
 
 from fullgrad._options import takes_options
+from fullgrad.engine.targets import holds_integers
 from fullgrad.errors import InputError, TargetError
 from fullgrad.maps.saliency import METHODS, MapOptions, saliency
 
@@ -30,7 +31,7 @@ def _wrapped(function: _Function) -> _Function:
 
 def _target(target: Any) -> Any:
     """Captum takes a tensor of one number for all samples."""
-    if isinstance(target, Tensor) and target.dim() == 1 and target.numel() == 1:
+    if isinstance(target, Tensor) and target.shape == (1,) and holds_integers(target):
         return int(target)
     return target
 

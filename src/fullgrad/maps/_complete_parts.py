@@ -35,6 +35,7 @@ def _together(
         },
         names=parts[0].names,
         layers=tuple(dict.fromkeys(name for p in parts for name in p.layers)),
+        steps=join([p.steps for p in parts]),
         output=join([p.output for p in parts]),
         residual=join([p.residual for p in parts]),
         target=join(targets) if len(targets) == len(parts) else None,

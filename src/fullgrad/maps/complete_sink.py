@@ -41,6 +41,7 @@ class Explained:
     target: Tensor | None
     names: tuple[str, ...]
     layers: tuple[str, ...]
+    steps: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class Complete:
         chosen: the terms that are drawn.
         placement: how cells are divided among places.
         references: where each input's term is split, in its shape; None: at zero.
+        falling: whether the last layer counts once, the one before it 4 times, then 9 times, and
+            so on, where the map is a mean over layers; else all count alike.
     """
 
     def __init__(
@@ -70,8 +73,10 @@ class Complete:
         chosen: Selection,
         placement: MassPlacement,
         references: Sequence[Tensor] | None = None,
+        falling: bool = False,
     ) -> None:
         self._traced, self._chosen, self._references = traced, chosen, references
+        self._falling = falling
         shapes = [x.shape for x in traced.prepared.leaves]
         along = partial(cells_along, placement=placement)
         self._batch = len(traced.output)
@@ -117,15 +122,25 @@ class Complete:
         if not verification.holds(gap, size, tolerance):
             return
         self._layers.append(cut.module)
+        weight = self._weight(len(self._layers))
         if not self._chosen.input:
-            _gather(self._over_stages, LEFT_OUT, total)
+            _gather(self._over_stages, LEFT_OUT, total * weight)
             return
         for (grid, placement), part in zip(location, parts, strict=True):
-            self._over[grid].add(part.cells, placement.cells)
+            self._over[grid].add(part.cells * weight, placement.cells)
         if away is not None:
-            _gather(self._over_stages, REFERENCE, away)
+            _gather(self._over_stages, REFERENCE, away * weight)
         if rest:
-            _gather(self._over_stages, cut.module.split(".")[0], torch.stack(rest).sum(0))
+            name = cut.module.split(".")[0]
+            _gather(self._over_stages, name, torch.stack(rest).sum(0) * weight)
+
+    def _weight(self, layer: int) -> int:
+        """How often a layer counts, the last one being number 1."""
+        return layer**2 if self._falling else 1
+
+    def _weights(self, layers: int) -> int:
+        """How often that many layers count together, from the last one on."""
+        return sum(self._weight(i) for i in range(1, layers + 1))
 
     def term(self, term: Term) -> Tensor:
         """Put a term where it lies, and return its sums for each sample, shape (B,), float64."""
@@ -167,7 +182,7 @@ class Complete:
     def _draw(self, grid: int, cells: Tensor, placement: Placement, passed: int) -> None:
         """Count cells: in each layer's map but those of layers that had come before."""
         if passed:
-            self._over[grid].add(cells * -passed, placement.cells)
+            self._over[grid].add(cells * -self._weights(passed), placement.cells)
         self._sums[grid].add(cells, placement.cells)
 
     def _count(self, stage: str, sums: Tensor, passed: int | None = None) -> None:
@@ -175,7 +190,7 @@ class Complete:
         sums = sums.to(self._traced.output.device)
         passed = len(self._layers) if passed is None else passed
         if passed:
-            _gather(self._over_stages, stage, sums * -passed)
+            _gather(self._over_stages, stage, sums * -self._weights(passed))
         _gather(self._stages, stage, sums)
 
     def _count_outside(self, stage: str, total: Tensor, parts: tuple[Put, ...]) -> None:
@@ -226,10 +241,11 @@ class Complete:
         self._locator.check()
         self._place_single_cells()
         leaves = self._traced.prepared.leaves
+        layers = 1 + len(self._layers)  # the input is the first layer
+        weight, count = self._weight(layers), self._weights(layers)
         if not self._chosen.input:
-            _gather(self._over_stages, LEFT_OUT, totals.input_sums)
+            _gather(self._over_stages, LEFT_OUT, totals.input_sums * weight)
         output = self._traced.output.detach()
-        count = 1 + len(self._layers)  # the input is the first layer
         drawn = []
         for i, (grid, sums) in enumerate(zip(self._traced.layouts.grids, self._sums, strict=True)):
             if self._chosen.input:  # last, so that a crop's terms are added in the same order
@@ -238,10 +254,10 @@ class Complete:
                 if self._references is not None:
                     reference = self._references[i]
                     part = put(input_term(gradient, reference), placement).cells
-                    _gather(self._over_stages, REFERENCE, part.flatten(1).sum(1))
+                    _gather(self._over_stages, REFERENCE, part.flatten(1).sum(1) * weight)
                     x = x - reference
                 own = put(input_term(gradient, x), placement)
-                self._over[i].add(own.cells, placement.cells)
+                self._over[i].add(own.cells * weight, placement.cells)
             total, over = sums.map(), self._over[i].map()
             if over is not None:
                 over = over / count if count > 1 else over
@@ -271,6 +287,7 @@ class Complete:
             target=self._traced.selected.index,
             names=self._traced.prepared.names,
             layers=(INPUT, *reversed(self._layers)),
+            steps=torch.ones(output.shape, dtype=torch.int64, device=output.device),
         )
 
 

@@ -15,6 +15,7 @@ from fullgrad.engine.inputs import check_baseline
 from fullgrad.engine.request import ModelOptions
 from fullgrad.maps.aggregation import check_psi
 from fullgrad.maps.complete import Depth, check_depth, complete_map
+from fullgrad.maps.path import Steps, check_steps
 from fullgrad.maps.saliency import saliency
 from fullgrad.maps.smoothing import Noise
 from fullgrad.methods.registry import Method
@@ -28,6 +29,11 @@ _BALANCED = (
 _DIFFERENCE = (
     "Difference quotients: Shrikumar, Greenside & Kundaje 2017, DeepLIFT; gates and norms: "
     "LibraGrad; the sum, and the mean over layers: docs/complete-map.md"
+)
+_PATH = (
+    "The path: Sundararajan, Taly & Yan 2017, Axiomatic Attribution for Deep Networks; in inner "
+    "layers: Dhamdhere, Sundararajan & Yan 2019, How Important Is a Neuron?; difference quotients: "
+    "DeepLIFT; the sum, and the mean over layers: docs/complete-map.md"
 )
 _NOISE = Noise()
 
@@ -108,9 +114,12 @@ class CompleteOptions:
         activation_layouts: layouts of activations that axis propagation cannot follow.
         linearization: which linear maps stand for the operations.
         baseline: a reference that splits the input term; the output is still what is explained.
+        depth: at which layers the sum is stopped.
+        steps: how many steps lead from the baseline to the input.
 
     Raises:
-        ValueError: an unknown placement or linearization, or what cannot be a baseline.
+        ValueError: an unknown placement, depth or linearization, or what cannot be a baseline.
+        OptionError: several steps without a baseline, or of other terms than the input's.
     """
 
     placement: MassPlacement = "receptive_field"
@@ -119,6 +128,7 @@ class CompleteOptions:
     linearization: Named | Linearization = "jacobian"
     baseline: float | Tensor | str | None = None
     depth: Depth = "input"
+    steps: Steps = 1
 
     def __post_init__(self) -> None:
         check_placement(self.placement)
@@ -126,6 +136,7 @@ class CompleteOptions:
         linearization_of(self.linearization)
         if self.baseline is not None:
             check_baseline(self.baseline, or_mean=True)
+        check_steps(self.steps, self.baseline, self.terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +161,15 @@ class DifferenceOptions(CompleteOptions):
     linearization: Named | Linearization = "difference"
     baseline: float | Tensor | str | None = "mean"
     depth: Depth = "mean"
+
+
+@dataclass(frozen=True, slots=True)
+class PathOptions(DifferenceOptions):
+    """As :class:`DifferenceOptions`, in steps from the baseline to the input."""
+
+    linearization: Named | Linearization = "quotient"
+    depth: Depth = "early"
+    steps: Steps = "auto"
 
 
 def _complete(
@@ -224,5 +244,11 @@ METHODS = (
         "What sets the input apart from a baseline, in every layer and averaged over the layers.",
         DifferenceOptions,
         _DIFFERENCE,
+    ),
+    _complete_variant(
+        "path_fullgrad",
+        "As difference_fullgrad, in steps where one is not enough, and early layers count more.",
+        PathOptions,
+        _PATH,
     ),
 )

@@ -78,10 +78,12 @@ class Rule:
         return Local((Bias("implicit", bias, values),), transpose, values)
 
 
-Named = Literal["jacobian", "balanced", "difference"]
+Named = Literal["jacobian", "balanced", "difference", "quotient"]
 Choice: TypeAlias = "Named | Rule"
 NAMES: tuple[Named, ...] = ("jacobian", "balanced")  # of every call
-_KNOWN: tuple[Named, ...] = (*NAMES, "difference")
+QUOTIENTS: tuple[Named, ...] = ("difference", "quotient")  # of element-wise operations
+_KNOWN: tuple[Named, ...] = (*NAMES, *QUOTIENTS)
+_POSSIBLE = f"{', '.join(map(repr, _KNOWN))} or a Linearization"
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ class Linearization:
 
     Args:
         base: ``"jacobian"``, ``"balanced"`` or, where the call has a baseline, ``"difference"``
-            (balanced, but with difference quotients between input and baseline for element-wise
-            operations), where nothing else is said.
+            or ``"quotient"`` (balanced or Jacobian, but with difference quotients between input
+            and baseline for element-wise operations), where nothing else is said.
         operations: by the name of the operation as PyTorch's dispatcher knows it, without a
             trailing underscore: ``"silu"``, ``"mylib::blur"``.
         families: by algebraic class: ``"element-wise"``, ``"normalization"``, ...
@@ -115,10 +117,7 @@ class Linearization:
 
     def __post_init__(self) -> None:
         if self.base not in _KNOWN:
-            raise ValueError(
-                f"linearization must be 'jacobian', 'balanced', 'difference' or a Linearization, "
-                f"not {self.base!r}"
-            )
+            raise ValueError(f"linearization must be {_POSSIBLE}, not {self.base!r}")
         for name, choices in (
             ("operations", self.operations),
             ("families", self.families),
@@ -165,7 +164,7 @@ class Linearization:
     @property
     def needs_baseline(self) -> bool:
         """Whether it compares with a baseline somewhere."""
-        return any(choice == "difference" for choice in self._every)
+        return any(choice in QUOTIENTS for choice in self._every)
 
     def __str__(self) -> str:
         """The name, and how many choices differ from it."""
@@ -188,7 +187,6 @@ def linearization_of(given: Named | Linearization) -> Linearization:
         return given
     if not isinstance(given, str):
         raise ValueError(  # noqa: TRY004
-            "linearization must be 'jacobian', 'balanced', 'difference' or a Linearization, not "
-            f"{given!r}"
+            f"linearization must be {_POSSIBLE}, not {given!r}"
         )
     return JACOBIAN if given == "jacobian" else Linearization(given)
