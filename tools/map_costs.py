@@ -20,7 +20,7 @@ import tempfile
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -116,18 +116,17 @@ def throughput(args: argparse.Namespace) -> None:
         mapped(ready, range(1))  # what is loaded at first is not counted
         shutil.rmtree(Path(place, "maps"))
         per = -(-ready.plan.units // args.turns)
-        bare, stored, used = [], [], []
+        bare: list[Cost] = []
+        stored: list[Cost] = []
+        used: list[float] = []
         for start in range(0, ready.plan.units, per):
             units = range(start, min(start + per, ready.plan.units))
             own = [files[i] for u in units for i in ready.plan.members(u)]
-            turns = [
-                lambda own=own: bare.append(  # type: ignore[misc]
-                    loop(own, model, args.batch_size, args.workers, args.method)
-                ),
-                lambda units=units: stored.append(mapped(ready, units)),  # type: ignore[misc]
-            ]
-            for turn in turns if len(bare) % 2 else turns[::-1]:
-                turn()
+            for stores in (True, False) if len(bare) % 2 else (False, True):
+                if stores:
+                    stored.append(mapped(ready, units))
+                else:
+                    bare.append(loop(own, model, args.batch_size, args.workers, args.method))
             used.append(memory())
             print(
                 f"{len(own)} photographs: loop {bare[-1].clock:.1f} s, stored "
@@ -190,7 +189,11 @@ def large(folder: Path, samples: int, side: int) -> None:
             numbers = {
                 name: float(x) for name, x in zip(names, draw.normal(size=len(names)), strict=True)
             }
-            about = {"label": number % 1000, "target": number % 997, "prediction": number % 997}
+            about: dict[str, Any] = {
+                "label": number % 1000,
+                "target": number % 997,
+                "prediction": number % 997,
+            }
             rows.append(
                 Row(
                     number,
