@@ -78,7 +78,7 @@ guard: install  ## the ratio to a plain gradient is within its limits
 	$(BIN)/python -m benchmarks.guard
 
 killed-maps: install  ## runs of `fullgrad map` killed at random moments, twenty for each executor (half an hour)
-	$(BIN)/python tools/killed_maps.py
+	$(BIN)/python tools/data_sets/killed_maps.py
 
 clean:
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

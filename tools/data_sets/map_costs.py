@@ -1,7 +1,7 @@
 """What storing maps costs: throughput beside a bare loop, memory, and how fast a large store opens.
 
-    python tools/map_costs.py throughput --images ../shared/data/imagenet-sample --photographs 2000
-    python tools/map_costs.py open --samples 100000
+    python tools/data_sets/map_costs.py throughput --images ../shared/data/imagenet-sample --photographs 2000
+    python tools/data_sets/map_costs.py open --samples 100000
 
 `throughput` takes turns, so that what else the machine does falls on both alike: some photographs by a
 loop over fullgrad.saliency (PyTorch's DataLoader, the same batch size and workers; maps are thrown away), the
