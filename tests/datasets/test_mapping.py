@@ -25,7 +25,7 @@ def inputs(count: int) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "method", ["fullgrad", "difference_fullgrad", "input_gradient", "grad_cam"]
+    "method", ["fullgrad", "difference_fullgrad", "path_fullgrad", "input_gradient", "grad_cam"]
 )
 def test_maps_and_numbers_are_those_of_the_method(tmp_path: Path, method: str) -> None:
     net = Net()
@@ -51,19 +51,23 @@ def test_maps_and_numbers_are_those_of_the_method(tmp_path: Path, method: str) -
     assert store.plan.stages == stages.get(method, ())
     shares = table[["share.input", *(f"share.{s}" for s in store.plan.stages)]]
     if "fullgrad" not in method:
-        assert shares.isna().all(axis=None) and table[["residual", "elsewhere"]].isna().all(
-            axis=None
-        )
+        assert shares.isna().all(axis=None)
+        assert table[["residual", "elsewhere"]].isna().all(axis=None)
         return
-    d = fullgrad.decompose(net, x) if method == "fullgrad" else None
-    assert np.allclose(shares.sum(axis=1) + table["residual"], own, atol=1e-5)
-    if d is not None:
+    if method == "path_fullgrad":  # several passes, whose terms are not the output's
+        assert shares.isna().all(axis=None)
+    else:
+        assert np.allclose(shares.sum(axis=1) + table["residual"], own, atol=1e-5)
+    if method == "fullgrad":
+        d = fullgrad.decompose(net, x)
         assert np.allclose(table["share.input"], d.input_sums, atol=1e-6)
         assert np.allclose(table["share.stem"], d.by_module(1)["stem"], atol=1e-6)
         assert table["elsewhere"].isna().all()
-    else:
-        placed = table["positive"] + table["negative"] + table["elsewhere"] + table["residual"]
-        assert np.allclose(placed, own, atol=1e-6)
+        return
+    found = fullgrad.methods.get(method).settings({})
+    assert (found.steps == 1) == (method == "difference_fullgrad")
+    placed = table["positive"] + table["negative"] + table["elsewhere"] + table["residual"]
+    assert np.allclose(placed, own, atol=1e-6)
 
 
 def test_what_cannot_be_read_or_explained_is_a_row_with_its_error(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from fullgrad import methods
 from fullgrad._files import printable
 from fullgrad.datasets.encoding import Array
+from fullgrad.engine import Heard, listening
 from fullgrad.engine.lending import lent
-from fullgrad.engine.pipeline import listening
 from fullgrad.engine.targets import main_tensor
 from fullgrad.errors import FullGradError, OutputError, TargetError
+from fullgrad.maps.complete import complete_map
 from fullgrad.methods import Method
 from fullgrad.methods.registry import resolved
 from fullgrad.vision.classification import one_line
@@ -74,9 +75,30 @@ class Question:
         return len(self.target) if isinstance(self.target, (list, tuple)) else 1
 
     @property
+    def complete_map(self) -> bool:
+        """Whether the method is one of those that :func:`fullgrad.complete_map` computes."""
+        return self.method.function is methods.get("complete_fullgrad").function
+
+    @property
     def sums(self) -> bool:
-        """Whether the method adds up the terms of the output, so that there are shares."""
-        return self.method.complete or self.method.name in _SUMS
+        """Whether the method adds up the terms of the output."""
+        return self.complete_map or self.method.name in _SUMS
+
+    @property
+    def shares(self) -> bool:
+        """Whether the terms are those of one pass, so that stages have shares of the output."""
+        return self.sums and self.settings().get("steps", 1) == 1
+
+    def settings(self) -> dict[str, Any]:
+        """All options of the method and of the call, as :func:`fullgrad.complete_map` takes them.
+
+        Raises:
+            ValueError: an option that there is not, or a value that cannot be.
+        """
+        own = {k: v for k, v in self.options.items() if k in self.method.takes}
+        found = self.method.settings(own)
+        values = {f.name: getattr(found, f.name) for f in fields(found)}
+        return values | {k: v for k, v in self.options.items() if k not in {*values, "signed"}}
 
     def described(self) -> Any:
         """The target as a plan holds it."""
@@ -203,7 +225,12 @@ def _explain(
 ) -> list[Found]:
     """The maps of one target of each sample."""
     with listening() as heard:
-        maps = methods.attribute(asked.method, model, inputs, target, **asked.options)
+        if asked.complete_map:
+            complete = complete_map(model, inputs, target, **asked.settings())
+            maps = complete.map
+        else:
+            complete = None
+            maps = methods.attribute(asked.method, model, inputs, target, **asked.options)
     values = maps[:, 0].detach().double().cpu().numpy()
     columns: dict[str, Array] = {
         "positive": np.clip(values, 0, None).reshape(len(values), -1).sum(1),
@@ -213,10 +240,15 @@ def _explain(
     if type(target) is int:
         index = torch.full((len(values),), target)
     if asked.sums:
-        (one,) = heard
-        logits = _logits(one.result)
-        index = one.index if one.index is None or one.index.dim() == 1 else None
-        columns |= _sums(one, asked)
+        last = heard[-1]  # of several steps, the one that ends at the input
+        logits = _logits(last.result)
+        index = last.index if last.index is None or last.index.dim() == 1 else None
+        columns["logit"] = _numbers(last.output)
+        columns["residual"] = _numbers(last.residual if complete is None else complete.residual)
+        if complete is not None:
+            columns["elsewhere"] = _numbers(complete.elsewhere)
+        if asked.shares:
+            columns |= _shares(last, asked.depth)
     elif logits is not None and index is not None:
         columns["logit"] = _numbers(logits.gather(1, index.to(logits.device)[:, None])[:, 0])
     if logits is not None:
@@ -250,22 +282,11 @@ def _logits(result: Any) -> Tensor | None:
     return output.detach() if classes else None
 
 
-def _sums(one: Any, asked: Question) -> dict[str, Array]:
-    """What the terms add up to, by the index's column."""
-    residual, elsewhere = one.residual, None
-    if asked.method.complete:
-        residual = one.made.residual
-        parts = list(one.made.stages.values())
-        elsewhere = torch.stack(parts).sum(0) if parts else torch.zeros_like(residual)
-    found = {
-        "logit": _numbers(one.output),
-        "residual": _numbers(residual),
-        "share.input": _numbers(one.input_sums),
-    }
-    if elsewhere is not None:
-        found["elsewhere"] = _numbers(elsewhere)
+def _shares(one: Heard, depth: int) -> dict[str, Array]:
+    """What the terms of the input and of each stage add up to, by the index's column."""
+    found = {"share.input": _numbers(one.input_sums)}
     for name, sums in one.module_sums.items():
-        column = f"share.{stage_of(name, asked.depth)}"
+        column = f"share.{stage_of(name, depth)}"
         found[column] = found.get(column, np.zeros(len(sums))) + _numbers(sums)
     return found
 

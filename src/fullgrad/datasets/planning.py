@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -221,10 +221,6 @@ def planned(
     else:
         unit = wishes.unit or (there.unit if there else 256)
     code = code_digest(*_CODE) + source_of(asked)
-    settings = {
-        f.name: getattr(asked.method.settings(_own(asked)), f.name)
-        for f in fields(asked.method.options)
-    }
     kind = subject.device.type
     base = Plan(
         data={
@@ -239,7 +235,7 @@ def planned(
             "digest": model_digest(subject.module),
         },
         method=asked.method.name,
-        options=plain({**settings, **asked.options}),
+        options=plain(asked.settings()),
         target=asked.described(),
         targets=asked.targets,
         unit=unit,
@@ -284,11 +280,6 @@ def planned(
         dims=_DIMS[len(shape)],
         stages=trial.stages,
     ), trial
-
-
-def _own(asked: Question) -> dict[str, Any]:
-    """The options of the method, without those of the call."""
-    return {k: v for k, v in asked.options.items() if k in asked.method.takes}
 
 
 def source_of(asked: Question) -> str:

@@ -47,7 +47,7 @@ def listening() -> Iterator[list[Heard]]:
 
     Example:
         >>> import torch, fullgrad
-        >>> from fullgrad.engine.pipeline import listening
+        >>> from fullgrad.engine import listening
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten())
         >>> with listening() as heard:
         ...     heat = fullgrad.saliency(model, torch.ones(2, 3, 8, 8), 0)

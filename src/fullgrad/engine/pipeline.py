@@ -22,7 +22,6 @@ from fullgrad.engine import backward, samples, verification
 from fullgrad.engine._baseline import Baseline, in_place_of
 from fullgrad.engine._cuts import Cut, noted
 from fullgrad.engine._linearizer import check_modules
-from fullgrad.engine._listening import listening as listening  # noqa: PLC0414
 from fullgrad.engine._listening import noting, told
 from fullgrad.engine._recurrence import Recurrence
 from fullgrad.engine._sample_search import find_samples, may_be_coupled, needs_labels
@@ -202,8 +201,7 @@ def _trace(
     general = tuple(resolve_general(recorder.tape))
     named = str(linearization)
     layers = tuple(cuts) if baseline is None else baseline.beside(cuts)
-    own = (recorder, general, named, layers, result)
-    return [Traced(prepared, layouts, one, *own) for one in chosen]
+    return [Traced(prepared, layouts, s, recorder, general, named, layers, result) for s in chosen]
 
 
 def _check_output(recorder: Recorder, selected: Selected) -> None:

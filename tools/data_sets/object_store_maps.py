@@ -1,7 +1,7 @@
 """Maps on an S3-like object store: conditional puts, two runs at once, and a server that goes away.
 
     pip install 'fullgrad[cli,s3]' 'moto[server]'
-    python tools/object_store_maps.py
+    python tools/data_sets/object_store_maps.py
 
 The server is moto's. A relay stands between it and the runs, so that it can be cut off: the run that
 is under way ends with an error, and the same command goes on when the server is there again.

@@ -1,23 +1,26 @@
 """What storing maps costs: throughput beside a bare loop, memory, and how fast a large store opens.
 
-    python tools/map_costs.py throughput --images ../shared/data/imagenet-sample --photographs 2000
-    python tools/map_costs.py open --samples 100000
+    python tools/data_sets/map_costs.py throughput --images ../shared/data/imagenet-sample --photographs 2000
+    python tools/data_sets/map_costs.py open --samples 100000
 
 `throughput` takes turns, so that what else the machine does falls on both alike: some photographs by a
 loop over fullgrad.saliency (PyTorch's DataLoader, the same batch size and workers; maps are thrown away), the
-same ones by fullgrad.datasets, and so on. The ratio is that of the sums of their times; what a run of
-`map` does once (planning, reading the code) is measured apart.
+same ones by fullgrad.datasets, and so on. Throughputs are compared by the clock and by processor time, which
+other programs on the machine disturb less; planning is measured apart.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
+import shutil
 import statistics
 import tempfile
 import time
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +38,13 @@ from fullgrad.vision.images import preprocess, read_image
 from fullgrad.vision.models import LoadedModel, load_model
 
 
+class Cost(NamedTuple):
+    """Seconds by the clock, and of the processor."""
+
+    clock: float
+    processor: float
+
+
 class Photographs(Dataset[torch.Tensor]):
     """Files as the model takes them."""
 
@@ -48,22 +58,28 @@ class Photographs(Dataset[torch.Tensor]):
         return preprocess(read_image(self.files[number]), self.preprocessing)
 
 
-def loop(files: list[Path], model: LoadedModel, batch: int, workers: int, method: str) -> float:
-    """Seconds that a loop over saliency takes."""
-    began = time.monotonic()
+def spent() -> float:
+    """Processor seconds of this process and of its children that have ended."""
+    each = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(use.ru_utime + use.ru_stime for use in each)
+
+
+def loop(files: list[Path], model: LoadedModel, batch: int, workers: int, method: str) -> Cost:
+    """What a loop over saliency takes."""
+    began, before = time.monotonic(), spent()
     for inputs in DataLoader(Photographs(files, model), batch_size=batch, num_workers=workers):
         fullgrad.saliency(model.module, inputs, method=method)
-    return time.monotonic() - began
+    return Cost(time.monotonic() - began, spent() - before)
 
 
-def mapped(ready: Prepared, units: range) -> float:
-    """Seconds that the same photographs take to be stored."""
-    began = time.monotonic()
+def mapped(ready: Prepared, units: range) -> Cost:
+    """What the same photographs take to be stored."""
+    began, before = time.monotonic(), spent()
     some = Prepared(ready.work, ready.store, tuple(units), (), None)
     summary = run(some, Here())
     assert summary.complete
     assert not summary.errors
-    return time.monotonic() - began
+    return Cost(time.monotonic() - began, spent() - before)
 
 
 def memory() -> float:
@@ -97,33 +113,36 @@ def throughput(args: argparse.Namespace) -> None:
         )
         print(f"planned in {time.monotonic() - began:.1f} s", flush=True)
         loop(files[: 2 * args.batch_size], model, args.batch_size, args.workers, args.method)
+        mapped(ready, range(1))  # what is loaded at first is not counted
+        shutil.rmtree(Path(place, "maps"))
         per = -(-ready.plan.units // args.turns)
-        bare, stored, used = [], [], []
+        bare: list[Cost] = []
+        stored: list[Cost] = []
+        used: list[float] = []
         for start in range(0, ready.plan.units, per):
             units = range(start, min(start + per, ready.plan.units))
             own = [files[i] for u in units for i in ready.plan.members(u)]
-            turns = [
-                lambda own=own: bare.append(  # type: ignore[misc]
-                    loop(own, model, args.batch_size, args.workers, args.method)
-                ),
-                lambda units=units: stored.append(mapped(ready, units)),  # type: ignore[misc]
-            ]
-            for turn in turns if len(bare) % 2 else turns[::-1]:
-                turn()
+            for stores in (True, False) if len(bare) % 2 else (False, True):
+                if stores:
+                    stored.append(mapped(ready, units))
+                else:
+                    bare.append(loop(own, model, args.batch_size, args.workers, args.method))
             used.append(memory())
             print(
-                f"{len(own)} photographs: loop {bare[-1]:.1f} s, stored {stored[-1]:.1f} s, "
-                f"{used[-1]:.0f} MB",
+                f"{len(own)} photographs: loop {bare[-1].clock:.1f} s, stored "
+                f"{stored[-1].clock:.1f} s, {used[-1]:.0f} MB",
                 flush=True,
             )
-        ratios = [b / s for b, s in zip(bare, stored, strict=True)]
+        clock = sum(b.clock for b in bare) / sum(s.clock for s in stored)
+        processor = sum(b.processor for b in bare) / sum(s.processor for s in stored)
         size = sum(p.stat().st_size for p in Path(place, "maps").rglob("*") if p.is_file())
         print(
-            f"{len(files)} photographs, {args.method}, batches of {args.batch_size}, {args.workers} "
-            f"workers, {args.threads} threads\n"
-            f"loop {len(files) / sum(bare):.2f} a second, stored {len(files) / sum(stored):.2f} a "
-            f"second: ratio {sum(bare) / sum(stored):.3f} (turns {min(ratios):.2f} to "
-            f"{max(ratios):.2f}, median {statistics.median(ratios):.3f})\n"
+            f"{len(files)} photographs, {args.method}, batches of {args.batch_size}, "
+            f"{args.workers} workers, {args.threads} threads; load average {os.getloadavg()[1]:.1f} "
+            f"on {os.cpu_count()} processors\n"
+            f"loop {len(files) / sum(b.clock for b in bare):.2f} a second, stored "
+            f"{len(files) / sum(s.clock for s in stored):.2f} a second: {clock:.2f} of the loop's "
+            f"throughput by the clock, {processor:.2f} by processor time\n"
             f"memory {used[0]:.0f} MB after the first turn, {used[-1]:.0f} MB after the last, "
             f"{max(used):.0f} MB at most; store {size / 1e6:.1f} MB"
         )
@@ -170,7 +189,11 @@ def large(folder: Path, samples: int, side: int) -> None:
             numbers = {
                 name: float(x) for name, x in zip(names, draw.normal(size=len(names)), strict=True)
             }
-            about = {"label": number % 1000, "target": number % 997, "prediction": number % 997}
+            about: dict[str, Any] = {
+                "label": number % 1000,
+                "target": number % 997,
+                "prediction": number % 997,
+            }
             rows.append(
                 Row(
                     number,

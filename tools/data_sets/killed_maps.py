@@ -1,7 +1,7 @@
 """Kills runs of `fullgrad map` at random moments, and compares what they left with an untouched run.
 
-    python tools/killed_maps.py                       # 20 kills for each executor
-    python tools/killed_maps.py --executors here ray --kills 5
+    python tools/data_sets/killed_maps.py                       # 20 kills for each executor
+    python tools/data_sets/killed_maps.py --executors here ray --kills 5
 
 For each executor a run is killed (SIGKILL, with all its processes) shortly after it has committed
 something, again and again, and then left to finish. Its shards must be those of a run that nobody

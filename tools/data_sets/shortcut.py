@@ -1,7 +1,7 @@
 """A network with a planted shortcut, and images to find it with: the example of docs/shortcuts.md.
 
-    python tools/stores/shortcut.py FOLDER    # writes images and weights there; about a minute
-    fullgrad map FOLDER/images --folder-classes --model tools/stores/shortcut.py:make_model \\
+    python tools/data_sets/shortcut.py FOLDER    # writes images and weights there; about a minute
+    fullgrad map FOLDER/images --folder-classes --model tools/data_sets/shortcut.py:make_model \\
         --weights FOLDER/weights.pt --method complete_fullgrad --grid 12 12 --out FOLDER/maps
     fullgrad report FOLDER/maps --out FOLDER/report.html
 
