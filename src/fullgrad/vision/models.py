@@ -52,6 +52,7 @@ class LoadedModel:
         sha256: of that file.
         trained: False for random weights.
         device: where the module is.
+        source: SHA-256 of the Python file that makes the model; empty for other models.
     """
 
     module: nn.Module
@@ -63,6 +64,7 @@ class LoadedModel:
     sha256: str | None
     trained: bool
     device: torch.device
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ def load_model(
         sha256=sha256_of(found.checkpoint) if found.checkpoint else None,
         trained=found.trained,
         device=where,
+        source=sha256_of(spec.rpartition(":")[0]) if ".py:" in spec else "",
     )
 
 

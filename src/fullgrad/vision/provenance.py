@@ -56,9 +56,7 @@ def state_digest(model: LoadedModel) -> str:
     It is of modules, parameters, buffers and, where a Python file makes the model, of that file;
     what the file imports is not a part of it.
     """
-    digest = hashlib.sha256(repr(model.module).encode())
-    if ".py" in model.spec:
-        digest.update(Path(model.spec.rpartition(":")[0]).read_bytes())
+    digest = hashlib.sha256(f"{model.module!r} {model.source}".encode())
     for name, value in model.module.state_dict().items():
         digest.update(f"{name} ".encode())
         if isinstance(value, Tensor):
