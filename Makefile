@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
 .PHONY: demo app test test-browser notebooks install lint types sweep placement fuzz exactness gallery selections \
-	checkerboard sentences pictures architecture load bench guard clean
+	checkerboard sentences pictures architecture load bench guard killed-maps clean
 
 demo: install  ## explain photographs and say where the pictures are
 	$(BIN)/fullgrad demo --out $(OUT)
@@ -76,6 +76,9 @@ bench: install  ## what it costs; regenerates docs/benchmarks.md (resumes; hours
 
 guard: install  ## the ratio to a plain gradient is within its limits
 	$(BIN)/python -m benchmarks.guard
+
+killed-maps: install  ## runs of `fullgrad map` killed at random moments, twenty for each executor (half an hour)
+	$(BIN)/python tools/data_sets/killed_maps.py
 
 clean:
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

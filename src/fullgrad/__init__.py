@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fullgrad import app as app
     from fullgrad import axes as axes
     from fullgrad import cli as cli
+    from fullgrad import datasets as datasets
     from fullgrad import decomposition as decomposition
     from fullgrad import engine as engine
     from fullgrad import errors as errors

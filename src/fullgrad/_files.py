@@ -55,6 +55,9 @@ def write_whole(path: Path, content: bytes) -> None:
 def write_together(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
     """Write files under temporary names in the same folder, then rename them all.
 
+    The last one is renamed last, and an old file of its name goes before any other is replaced: a
+    killed process leaves it beside the files that it was written with, or not at all.
+
     Args:
         folder: must exist.
         contents: from file name to content.
@@ -70,6 +73,8 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
     try:
         for name, content in contents.items():
             temporary[name].write_bytes(content)
+        for name in list(contents)[-1:]:
+            (folder / name).unlink(missing_ok=True)
         for name, path in temporary.items():
             os.replace(path, folder / name)
     finally:
@@ -111,31 +116,32 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def unique_stems(paths: Sequence[Path]) -> list[str]:
-    """A stem for the output files of each image, no two alike, in any case.
+def unique_names(names: Sequence[str]) -> list[str]:
+    """A name for the output files of each image, no two alike, in any case.
 
-    The first image of a name keeps it (``cat``); the others are numbered (``cat-2``, ``cat-3``).
+    The first image of a name keeps it (``pets/cat``); the others are numbered (``pets/cat-2``).
 
     Args:
-        paths: of the images.
+        names: that are wanted, folders with ``/``.
 
     Returns:
-        A stem for each.
+        A name for each.
     """
-    wanted = [_shortened(path.stem) for path in paths]
-    taken = {stem.casefold() for stem in wanted}
+    wanted = [_shortened(name) for name in names]
+    taken = {name.casefold() for name in wanted}
     used: set[str] = set()
-    stems = []
-    for stem in wanted:
-        unique, number = stem, 1
+    unique_ones = []
+    for name in wanted:
+        unique, number = name, 1
         while unique.casefold() in (taken if number > 1 else used):
             number += 1
-            unique = f"{stem}-{number}"
+            unique = f"{name}-{number}"
         used.add(unique.casefold())
         taken.add(unique.casefold())
-        stems.append(unique)
-    return stems
+        unique_ones.append(unique)
+    return unique_ones
 
 
-def _shortened(stem: str) -> str:
-    return os.fsencode(stem)[:_LONGEST].decode("utf-8", "replace") or "image"
+def _shortened(name: str) -> str:
+    folder, slash, stem = name.rpartition("/")
+    return folder + slash + (os.fsencode(stem)[:_LONGEST].decode("utf-8", "replace") or "image")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import fullgrad
 from fullgrad import methods
-from fullgrad._files import sha256_of, unique_stems, write_together
+from fullgrad._files import sha256_of, unique_names, write_together
 from fullgrad.cli.main import main
 from fullgrad.vision.images import preprocess, read_image
 from fullgrad.vision.layers import unpacked
@@ -82,7 +82,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def own(*arguments: str, make: str = "make_model") -> list[str]:
-    return ["explain", *arguments, "--model", f"own.py:{make}", "--out", "out"]
+    return ["explain", *arguments, "--model", f"own.py:{make}", "--out", "out", "--replace"]
 
 
 def refused(capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
@@ -185,9 +185,10 @@ def test_images_of_one_name_do_not_overwrite_each_other(here: Path) -> None:
     assert images == {"a": "a.png", "a-2": "more/a.png", "a-3": "a.jpg"}
 
 
-def test_stems_are_unique_in_any_case() -> None:
-    paths = [Path(p) for p in ("a.png", "x/A.png", "a-2.png", "a.jpg", "x" * 300 + ".png")]
-    assert unique_stems(paths) == ["a", "A-3", "a-2", "a-4", "x" * 150]
+def test_names_are_unique_in_any_case() -> None:
+    names = ["a", "A", "a-2", "a", "x/a", "x" * 300, "x/" + "y" * 300]
+    unique = ["a", "A-3", "a-2", "a-4", "x/a", "x" * 150, "x/" + "y" * 150]
+    assert unique_names(names) == unique
 
 
 def test_of_a_folder_fullgrads_own_pictures_are_left_out(here: Path) -> None:
@@ -286,7 +287,7 @@ def test_progress_on_a_terminal(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert main(own("a.png", "b.png")) == 0
-    assert "[2/2] b.png" in capsys.readouterr().err
+    assert "photographs 0/2" in capsys.readouterr().err
 
 
 def test_names_that_cannot_be_encoded(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -376,8 +377,10 @@ def test_some_images_fail_and_the_others_are_done(
         assert len(lines) == 2
         assert lines[0].startswith("fullgrad: error: broken.png is truncated or damaged")
         assert lines[1] == "fullgrad: error: missing.png does not exist"
-        assert out.count("-> out/") == 6
+        assert out.splitlines()[-1] == "2 of 4 done, 2 failed -> out"
         assert {p.stem for p in Path("out").glob("*.json")} == {"a", "b"}
+        Path("out/a.json").unlink()
+        Path("out/b.json").unlink()
 
 
 def test_one_photograph_of_a_batch_cannot_be_explained(

@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 import fullgrad
+from fullgrad import _code
 from fullgrad.cli.main import main
-from fullgrad.evaluation import _code, bench
+from fullgrad.evaluation import bench
 from fullgrad.evaluation.agreement import agreement
 from fullgrad.evaluation.images_test import Batch, ImagesTest
 from fullgrad.evaluation.store import Content, Store, StoreError

@@ -164,7 +164,7 @@ def test_files_are_read_back_as_what_was_written(tmp_path: Path) -> None:
     (result,) = explain_images(loaded(), photographs(1), parts=("map", "split", "layers"))
     made = provenance(loaded(), ["fullgrad", "explain"], {"images": (Path("a.png"),)})
     files = write_files(result, tmp_path, "a", made)
-    assert [f.name for f in files] == ["a.overlay.png", "a.saliency.npy", "a.json", "a.layers.npz"]
+    assert [f.name for f in files] == ["a.overlay.png", "a.saliency.npy", "a.layers.npz", "a.json"]
     record = read_record((tmp_path / "a.json").read_bytes(), "a.json")
     assert record == result.record(made)
     assert record is not None

@@ -21,6 +21,7 @@ from fullgrad.vision.images import (
     Preprocessing,
     display_image,
     find_images,
+    found_images,
     preprocess,
     read_image,
     read_photograph,
@@ -274,13 +275,20 @@ def test_impossible_preprocessing(fields: dict[str, object], message: str) -> No
         Preprocessing(**fields)  # type: ignore[arg-type]
 
 
-def test_folders_are_sorted_and_not_searched_recursively(tmp_path: Path) -> None:
+def test_folders_are_searched_with_their_subfolders(tmp_path: Path) -> None:
     for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png", "a.overlay.png"):
         (tmp_path / name).touch()
-    (tmp_path / "c.png").mkdir()
-    (tmp_path / "c.png" / "deep.png").touch()
-    assert find_images([tmp_path]) == [tmp_path / "a.JPG", tmp_path / "b.png"]
-    assert find_images([tmp_path / "b.png", tmp_path]) == [tmp_path / "b.png", tmp_path / "a.JPG"]
+    for folder in ("c.png", "d/e", ".hidden"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.png").touch()
+    (tmp_path / "d" / "up").symlink_to(tmp_path)
+    found = found_images([tmp_path])
+    assert [image.name for image in found] == ["a", "b", "c.png/a", "d/e/a"]
+    assert [i.path for i in found] == find_images([tmp_path])
+    assert find_images([tmp_path / "b.png", tmp_path])[:2] == [
+        tmp_path / "b.png",
+        tmp_path / "a.JPG",
+    ]
     assert find_images([tmp_path / "missing.png"]) == [tmp_path / "missing.png"]
 
 

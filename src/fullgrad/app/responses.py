@@ -60,11 +60,11 @@ def result_of(query: Query, served: Served, found: ImageResult) -> dict[str, Any
         "top": [
             {"index": s.index, "name": s.name, "probability": s.probability} for s in found.top
         ],
-        "photograph": _picture_url(np.asarray(found.view.convert("RGB"))),
+        "photograph": picture_url(np.asarray(found.view.convert("RGB"))),
         "width": width,
         "height": height,
         "map": {
-            "png": _picture_url(drawn(found.map.shown, signed, _limit(query, found))),
+            "png": picture_url(drawn(found.map.shown, signed, _limit(query, found))),
             "least": float(found.saliency.min()),
             "most": float(found.saliency.max()),
             "signed": signed,
@@ -126,7 +126,7 @@ def _stages(layers: Sequence[Layer], signed: bool, logit: float) -> list[dict[st
     return [
         {
             "name": s.name,
-            "png": None if s.map is None else _picture_url(drawn(s.map, signed, limit)),
+            "png": None if s.map is None else picture_url(drawn(s.map, signed, limit)),
             "sum": s.sum,
             "share": _share(s.sum, logit),
         }
@@ -153,7 +153,8 @@ def _plain(value: Any) -> Any:
     return ", ".join(value) if isinstance(value, tuple) else value
 
 
-def _picture_url(pixels: Array) -> str:
+def picture_url(pixels: Array) -> str:
+    """Return pixels as the address of a picture that is in it."""
     with io.BytesIO() as file:
         Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", compress_level=4)
         return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

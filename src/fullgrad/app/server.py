@@ -25,6 +25,7 @@ from fullgrad.app.pool import Done, Event, Failed, Job, Pool, Progress, Steps, W
 from fullgrad.app.query import Query, parse_query
 from fullgrad.app.refusal import Refusal, refusal_of
 from fullgrad.app.responses import DOWNLOADS, result_of, strict_json
+from fullgrad.app.stores import StorePages
 from fullgrad.app.upload import Limits, check_upload
 from fullgrad.app.upload_stream import drain, read_upload
 
@@ -37,27 +38,40 @@ _MEDIA_TYPES = {
 
 
 def build(
-    models: Sequence[Served], pool: Pool, limits: Limits, *, loopback: bool, uploads: int = 64
+    models: Sequence[Served],
+    pool: Pool,
+    limits: Limits,
+    *,
+    loopback: bool,
+    uploads: int = 64,
+    store: StorePages | None = None,
 ) -> ASGIApp:
     """Build the application, which keeps nothing of a request.
 
     Args:
-        models: the models of the command line, at least one.
+        models: the models of the command line; none where only a store is shown.
         pool: the workers, each with copies of the models.
         limits: the limits of an upload.
         loopback: whether it is reached from this machine alone; see
             :class:`fullgrad.app.guard.Guard`.
         uploads: the most requests at a time, those that are still being sent included.
+        store: the pages of a store of maps, if there is one.
 
     Returns:
         An ASGI application.
     """
     endpoints: dict[str, ASGIApp] = {path: _Fixed(*file) for path, file in pages().items()}
-    endpoints["/api/about"] = _Fixed(strict_json(about(models, limits)), "application/json")
-    limiter = CapacityLimiter(uploads)
-    endpoints["/api/explain"] = _Explain(models, pool, limits, limiter)
-    for what in DOWNLOADS:
-        endpoints[f"/api/download/{what}"] = _Download(models, pool, limits, limiter, what)
+    if models:
+        endpoints["/api/about"] = _Fixed(strict_json(about(models, limits)), "application/json")
+        limiter = CapacityLimiter(uploads)
+        endpoints["/api/explain"] = _Explain(models, pool, limits, limiter)
+        for what in DOWNLOADS:
+            endpoints[f"/api/download/{what}"] = _Download(models, pool, limits, limiter, what)
+    if store is not None:
+        endpoints["/store"] = endpoints["/static/store.html"]
+        endpoints |= store.routes()
+        if not models:
+            endpoints["/"] = endpoints["/store"]
     routes = [Route(path, endpoint) for path, endpoint in endpoints.items()]
     return Guard(Router(routes, redirect_slashes=False, default=_not_found), loopback)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from fullgrad._files import printable
 from fullgrad._optional import require
 from fullgrad.app.guard import is_loopback
 from fullgrad.app.memory import frozen_collector, memory_release
@@ -21,9 +22,12 @@ from fullgrad.app.models import Served, copies, serve
 from fullgrad.app.pool import Pool, WorkerModels
 from fullgrad.app.refusal import hide
 from fullgrad.app.server import build
+from fullgrad.app.stores import StorePages
 from fullgrad.app.upload import Limits, pillow_limit
 from fullgrad.cli import UsageError
 from fullgrad.cli.explain import class_names
+from fullgrad.datasets import open as open_store
+from fullgrad.datasets.analysis.pictures import Pictures
 from fullgrad.vision.classification import number_of_classes
 from fullgrad.vision.models import DEFAULT_MODEL, load_model
 
@@ -38,6 +42,7 @@ _EPILOG = """\
 examples:
   fullgrad app --open
   fullgrad app --model torchvision:resnet50 timm:convnext_tiny
+  fullgrad app --store maps --open
   fullgrad app --model net.py:make_model --weights best.pth --labels names.txt --device cuda
 
 --weights and --labels are given once for each model, in the models' order; '-' stands for a
@@ -56,6 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits = Limits()
     text = f"models, as 'fullgrad explain' names them (default: {DEFAULT_MODEL})"
     add("--model", nargs="+", action="extend", metavar="MODEL", help=text)
+    text = "show a store of maps ('fullgrad map'), without a model unless --model is given"
+    add("--store", metavar="STORE", help=text)
+    text = "of the store: where its data lie now, if they were moved"
+    add("--data", metavar="DATA", help=text)
     text = "of each model: checkpoint, 'none', a name, or '-' for its own"
     add("--weights", nargs="+", action="extend", metavar="WEIGHTS", help=text)
     text = "class names of each model: file, 'imagenet', or '-' for its own"
@@ -97,16 +106,23 @@ def run(args: argparse.Namespace) -> int:
     """
     quiet()
     _check_pixels(args.max_pixels)
+    _check_store(args)
     hide(_hidden(args))
     listening = listen(args.host, args.port)  # first: a port in use is reported before a long load
     try:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.workers))
-        models = load(args)
+        store = _store_pages(args)
+        models = load(args) if args.model or store is None else []
         workers = [WorkerModels(own) for own in copies(models, args.workers)]
         pool = Pool(workers, most=args.workers * _WAITING, after=memory_release())
         limits = Limits(args.max_bytes, args.max_pixels)
         app = build(
-            models, pool, limits, loopback=is_loopback(args.host), uploads=args.workers * _UPLOADS
+            models,
+            pool,
+            limits,
+            loopback=is_loopback(args.host),
+            uploads=args.workers * _UPLOADS,
+            store=store,
         )
         if not is_loopback(args.host):
             print(
@@ -117,7 +133,8 @@ def run(args: argparse.Namespace) -> int:
                 flush=True,
             )
         with frozen_collector():
-            _serve(app, listening, _url(args.host, listening), args.open)
+            url = _url(args.host, listening) + ("store" if store is not None else "")
+            _serve(app, listening, url, args.open)
             ended = pool.close(_STOPPING)
     finally:
         listening.close()
@@ -125,6 +142,26 @@ def run(args: argparse.Namespace) -> int:
     if not ended:  # a worker is deep in a computation, and Python would wait for no thread kindly
         os._exit(0)
     return 0
+
+
+def _check_store(args: argparse.Namespace) -> None:
+    if args.data is not None and args.store is None:
+        raise UsageError("--data is of a store: name it with --store, or leave --data out")
+    if args.store is not None and not args.model and (args.weights or args.labels):
+        raise UsageError("--weights and --labels are of a model: name it with --model as well")
+
+
+def _store_pages(args: argparse.Namespace) -> StorePages | None:
+    """The pages of the store that is to be shown; its index is read, so that errors come now."""
+    if args.store is None:
+        return None
+    store = open_store(args.store)
+    print(f"fullgrad: reading the index of {printable(args.store)}", file=sys.stderr, flush=True)
+    _ = store.index
+    pictures = Pictures.of(store, args.data)
+    if pictures.why:
+        print(f"fullgrad: note: {pictures.why}", file=sys.stderr, flush=True)
+    return StorePages(pictures)
 
 
 def _check_pixels(count: int) -> None:
@@ -138,9 +175,10 @@ def _check_pixels(count: int) -> None:
 def _hidden(args: argparse.Namespace) -> list[Path]:
     """What no message may tell: where the files of the command line are, and where people live."""
     given = [spec.rpartition(":")[0] for spec in args.model or () if ".py:" in spec]
+    given += [text for text in (args.store, args.data) if text is not None]
     given += [text for name in ("weights", "labels") for text in getattr(args, name) or ()]
     files = [Path(text) for text in given if len(Path(text).parts) > 1]
-    files += [Path(text).resolve() for text in given if Path(text).is_file()]
+    files += [Path(text).resolve() for text in given if Path(text).exists()]
     return [*files, *(file.parent for file in files), Path.cwd(), Path(os.path.expanduser("~"))]
 
 

@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     args.target, args.labels, args.batch_size = None, None, 1
     args.method, args.psi, args.terms, args.option = "fullgrad", None, None, []
     args.layers, args.rather_than, args.check, args.cell = False, None, False, CELL
-    results, code = explain_files(args)  # which checks everything before it explains anything
+    args.overlay, args.replace, args.quiet, args.json = True, False, False, False
+    results, code = explain_files(args, afresh=True)  # which checks before it explains anything
     try:
         write_together(args.out, contents)
     except OSError as error:
@@ -58,5 +59,5 @@ def run(args: argparse.Namespace) -> int:
     ]
     if rows:
         write_together(args.out, {SHEET: png(sheet(rows))})
-        print(f"\nall together: {printable(args.out / SHEET)}")
+        print(f"all together: {printable(args.out / SHEET)}")
     return code()

@@ -5,59 +5,61 @@ from __future__ import annotations
 import argparse
 import ast
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fullgrad import methods
-from fullgrad._files import check_folder, make_folder, printable, unique_stems
+from fullgrad._files import check_folder, make_folder, printable, unique_names
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
+from fullgrad.cli.earlier import Earlier, earlier
+from fullgrad.cli.explaining import Explaining
 from fullgrad.cli.main import DONE, SOME_FAILED
-from fullgrad.errors import FullGradError, ImageError, LayoutError, MethodError, ModelError
 from fullgrad.evaluation.perturbation import area_effect
 from fullgrad.maps.selection import NAMED
 from fullgrad.methods import Method
 from fullgrad.vision.areas import CELL
-from fullgrad.vision.classification import number_of_classes, one_line
+from fullgrad.vision.classification import number_of_classes
 from fullgrad.vision.image_result import ImageResult, explain_images
-from fullgrad.vision.images import Photograph, find_images, preprocess, read_photograph
+from fullgrad.vision.images import OVERLAY_SUFFIX, found_images, preprocess
 from fullgrad.vision.labels import class_index, imagenet_names, read_labels
 from fullgrad.vision.models import DEFAULT_MODEL, LoadedModel, load_model
 from fullgrad.vision.provenance import provenance
-from fullgrad.viz.images import write_files
-
-if TYPE_CHECKING:
-    from fullgrad.vision.schema import Provenance
+from fullgrad.viz.images import LAYERS_SUFFIX, MAP_SUFFIX
 
 _DESCRIPTION = """\
 Shows where in a photograph an image classifier's decision comes from.
 
-For each photograph NAME it prints the most probable classes and writes into the output folder
+A folder counts with its subfolders; results lie in the same subfolders of the output folder. For
+each photograph NAME it prints the class and writes
   NAME.overlay.png   photograph and heat map
   NAME.saliency.npy  the map itself: float32, height x width of the model's input
   NAME.json          classes, the logit's exact decomposition, and how to get it again
+A second start with the same settings explains what is not there yet.
 """
 _EPILOG = """\
 examples:
   fullgrad explain cat.jpg
   fullgrad explain cat.jpg --target "tiger cat" --out maps
   fullgrad explain cat.jpg --target tabby --rather-than "tiger cat"
-  fullgrad explain holiday/ --model torchvision:resnet50
+  fullgrad explain holiday/ --model torchvision:resnet50 --quiet --no-overlay
+  fullgrad explain holiday/ --json > records.jsonl
   fullgrad explain cat.jpg --method grad_cam
   fullgrad explain cat.jpg --model timm:convnext_tiny --weights convnext_tiny.safetensors \\
       --labels imagenet
   fullgrad explain scan.png --model my_model.py:make_model --weights best.pth --labels names.txt
 
-exit code: 0 all done; 1 some images failed; 2 mistake in the arguments, nothing done.
-Results of an earlier run with the same names are replaced.
+exit code: 0 all done; 1 some images failed; 2 mistake in the arguments, or results with other
+settings are in the output folder, nothing done.
 """
 
 
+BATCH = 8  # photographs at a time
 RATHER_THAN = "explain why the class rather than this one: the difference of their logits"
 CHECK = "remove the cells that the map says raise the output most, and random ones, and tell both"
 
@@ -67,7 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     add = parser.add_argument
-    add("images", nargs="*", type=Path, metavar="IMAGE", help="image file, or folder of them")
+    text = "image file, or folder of them with its subfolders"
+    add("images", nargs="*", type=Path, metavar="IMAGE", help=text)
     text = "output folder, made if need be (default: %(default)s)"
     add("--out", type=Path, default=Path("fullgrad-output"), metavar="DIR", help=text)
     text = "class to explain: index or name (default: the predicted one)"
@@ -76,14 +79,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     text = "class names, one a line, or 'imagenet' for those of ImageNet-1k"
     add("--labels", metavar="FILE", help=text)
-    text = "photographs at a time; more is faster on a GPU (default: %(default)s)"
-    add("--batch-size", type=_positive, default=1, metavar="N", help=text)
+    text = "photographs at a time; fewer need less memory (default: %(default)s)"
+    add("--batch-size", type=_positive, default=BATCH, metavar="N", help=text)
     add_method_arguments(parser)
     text = "also keep the map of each stage (NAME.layers.npz), which 'fullgrad report' draws"
     add("--layers", action="store_true", help=text)
     add("--check", action="store_true", help=CHECK)
     text = "pixels along a cell's side, in which complete maps are drawn (default: %(default)s)"
     add("--cell", type=_positive, default=CELL, metavar="PIXELS", help=text)
+    text = "draw no NAME.overlay.png, which takes about as long as a small model's map"
+    add("--no-overlay", dest="overlay", action="store_false", help=text)
+    text = "replace results of other settings in the output folder (default: refuse to begin)"
+    add("--replace", action="store_true", help=text)
+    add("--quiet", action="store_true", help="print errors and the last line only")
+    text = "print records instead, one JSON object a line; all else goes to standard error"
+    add("--json", action="store_true", help=text)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -174,11 +184,14 @@ def run(args: argparse.Namespace) -> int:
     return code()
 
 
-def explain_files(args: argparse.Namespace) -> tuple[Iterator[ImageResult], Callable[[], int]]:
+def explain_files(
+    args: argparse.Namespace, afresh: bool = False
+) -> tuple[Iterator[ImageResult], Callable[[], int]]:
     """Check everything, then explain photograph after photograph.
 
     Args:
         args: of ``fullgrad explain``.
+        afresh: whether what is complete is explained again.
 
     Returns:
         The results as they come (each is written and printed), and what gives the exit code once
@@ -192,12 +205,22 @@ def explain_files(args: argparse.Namespace) -> tuple[Iterator[ImageResult], Call
             "no photograph given: name image files or folders, as in 'fullgrad explain cat.jpg'"
         )
     require("matplotlib", "cli")
-    paths = find_images(args.images)
+    found = found_images(args.images)
+    images = dict(zip(unique_names([image.name for image in found]), found, strict=True))
     check_folder(args.out)
     model = load_model(args.model, args.weights, args.device)
     note_random_weights(model)
     names, target, other = classes_of(args, model)
     method, options = chosen_method(args)
+    made = provenance(model, args.command_line, options_of(args))
+    suffixes = [MAP_SUFFIX, *[OVERLAY_SUFFIX] * args.overlay, *[LAYERS_SUFFIX] * args.layers]
+    there = Earlier({}, (), "") if afresh else earlier(images, args.out, suffixes, made)
+    if there.changed and not args.replace:
+        raise UsageError(
+            f"{printable(args.out)} holds results of {len(there.changed)} of these photographs "
+            f"with other settings ({there.difference}): add --replace to replace them, or name "
+            "another folder with --out"
+        )
     make_folder(args.out)
     explain = partial(
         explain_images,
@@ -210,9 +233,9 @@ def explain_files(args: argparse.Namespace) -> tuple[Iterator[ImageResult], Call
         parts=("map", "split", "layers") if args.layers else ("map", "split"),
         cell=args.cell,
     )
-    found = provenance(model, args.command_line, options_of(args))
     check = partial(_checked, model, args.cell) if args.check else None
-    command = _Run(args, explain, found, paths, check)
+    complete = {} if args.check else there.complete  # a check is not stored
+    command = Explaining(args, explain, made, images, complete, check)
     return command.results(), lambda: SOME_FAILED if command.failed else DONE
 
 
@@ -277,135 +300,6 @@ def class_names(labels: str | None, model: LoadedModel, classes: int) -> tuple[s
     return names
 
 
-class _Run:
-    """The photographs of one command, in batches; a photograph that fails stops no other."""
-
-    def __init__(
-        self,
-        args: argparse.Namespace,
-        explain: Callable[[Sequence[Photograph]], list[ImageResult]],
-        found: Provenance,
-        paths: Sequence[Path],
-        check: Callable[[ImageResult], str] | None,
-    ) -> None:
-        self._args, self._explainer, self._provenance, self._paths = args, explain, found, paths
-        self._check = check
-        self._stems = dict(zip(paths, unique_stems(paths), strict=True))
-        self._noted: set[str] = set()
-        self._done = 0
-        self.failed: list[Path] = []
-
-    def results(self) -> Iterator[ImageResult]:
-        size = self._args.batch_size
-        for start in range(0, len(self._paths), size):
-            self._progress(start)
-            photographs = self._read(self._paths[start : start + size])
-            for result in self._explain(photographs) if photographs else []:
-                path = result.photograph.path
-                try:
-                    stem = self._stems[path]
-                    files = write_files(result, self._args.out, stem, self._provenance)
-                except OSError as error:
-                    text = f"the results of {printable(path)} cannot be written: {error.strerror}"
-                    self._fail(path, text)
-                    continue
-                self._done += 1
-                self._clear()
-                print(report(result, files), flush=True)
-                if self._check is not None:
-                    print(f"  {self._check(result)}", flush=True)
-                yield result
-        self._clear()
-
-    def _read(self, paths: Sequence[Path]) -> list[Photograph]:
-        photographs = []
-        for path in paths:
-            try:
-                photographs.append(read_photograph(path))
-            except ImageError as error:
-                self._fail(path, str(error))
-        return photographs
-
-    def _explain(self, photographs: list[Photograph]) -> list[ImageResult]:
-        try:
-            results = self._explainer(photographs)
-            self._check_parts(results[0])
-        except (FullGradError, RuntimeError, MemoryError, ValueError) as error:
-            if len(photographs) > 1:  # find out which of them it is
-                return [r for p in photographs for r in self._explain([p])]
-            if not self._done:  # the model's fault, so every photograph would fail alike
-                if isinstance(error, LayoutError):
-                    raise UsageError(f"{error} On the command line: --terms input") from error
-                if isinstance(error, (ModelError, MethodError, UsageError)):
-                    raise
-                if isinstance(error, ValueError) and not isinstance(error, FullGradError):
-                    raise UsageError(str(error)) from error
-            path = photographs[0].path
-            self._fail(path, f"{printable(path)} cannot be explained: {one_line(error)}")
-            return []
-        return results
-
-    def _check_parts(self, result: ImageResult) -> None:
-        """Layers were asked for, so their lack is an error; that of the split is reported once."""
-        lacking = list(result.notes.values())
-        if self._args.layers and lacking and result.layers is None:
-            raise UsageError(f"--layers: {lacking[0]}")
-        for text in lacking:
-            if text not in self._noted:
-                self._noted.add(text)
-                note(" ".join(text.split()))
-
-    def _fail(self, path: Path, message: str) -> None:
-        self.failed.append(path)
-        self._clear()
-        print(f"fullgrad: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
-
-    def _progress(self, start: int) -> None:
-        if len(self._paths) > 1 and sys.stderr.isatty():
-            name = printable(self._paths[start].name)[:50]
-            sys.stderr.write(f"\r\x1b[K[{start + 1}/{len(self._paths)}] {name}")
-            sys.stderr.flush()
-
-    def _clear(self) -> None:
-        if len(self._paths) > 1 and sys.stderr.isatty():
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-
-
 def note(message: str) -> None:
     """Say something that is not an error."""
     print(f"fullgrad: note: {message}", file=sys.stderr)
-
-
-def report(result: ImageResult, files: Sequence[Path]) -> str:
-    """One result, for people.
-
-    Args:
-        result: what came out.
-        files: where it was written.
-
-    Returns:
-        A few lines.
-    """
-    labels = [score.name or f"class {score.index}" for score in result.top]
-    width = max(map(len, labels))
-    lines = [printable(result.photograph.path)]
-    if result.photograph.frames > 1:
-        lines[0] += f"  (first of {result.photograph.frames} frames)"
-    lines += [
-        f"  {place}. {label:<{width}}  {score.probability:7.2%}   [{score.index}]"
-        for place, (label, score) in enumerate(zip(labels, result.top, strict=True), 1)
-    ]
-    logit = f"  explained: {result.subject_indices}, {result.numbers}"
-    if (split := result.split) is None:
-        lines.append(logit)
-    else:
-        parts = " + ".join(f"{name} {value:.3g}" for name, value in split.shares)
-        lines += [
-            f"{logit} = {parts.replace('+ -', '- ')}",
-            f"  residual {split.residual:.1e} (relative {split.relative_residual:.1e}, "
-            f"tolerance {split.tolerance:.0e})",
-        ]
-    if result.areas_text:
-        lines.append(f"  {result.areas_text}")
-    return "\n".join([*lines, *(f"  -> {printable(file)}" for file in files)])

@@ -39,6 +39,7 @@ class Command:
 COMMANDS = (
     Command("explain", "fullgrad.cli.explain", "heat maps and records of photographs"),
     Command("compare", "fullgrad.cli.compare", "a sheet of photographs and saliency methods"),
+    Command("map", "fullgrad.cli.map", "maps of a whole data set, stored and resumed"),
     Command("report", "fullgrad.cli.report", "one HTML file to share, from what was written"),
     Command("app", "fullgrad.cli.app", "a viewer in the browser, on this machine"),
     Command("evaluate", "fullgrad.cli.evaluate", "which map to trust on your model: a page"),

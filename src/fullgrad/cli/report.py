@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from fullgrad._files import check_folder, make_folder, printable, write_together
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
 from fullgrad.cli.main import DONE, SOME_FAILED
+from fullgrad.datasets.analysis.choice import Choice
 from fullgrad.report import report
+from fullgrad.report.stored import MOST, Look
 
 _HEAVY = 25_000_000  # bytes from which on a page is slow to open and to send
 
@@ -19,13 +22,14 @@ _DESCRIPTION = """\
 Makes one HTML file of results, to share: pictures, where each logit comes from, tables, how they
 were made and how to make them again. It holds its pictures, needs no network, and opens from disk.
 
-PATH is a folder that 'fullgrad explain', 'compare', 'evaluate' or 'bench' wrote into, or a single
-record (NAME.json) of the first two. Pictures of stages are shown where NAME.layers.npz is beside a
-record.
+PATH is a folder that 'fullgrad explain', 'compare', 'map', 'evaluate' or 'bench' wrote into, or a
+single record (NAME.json) of the first two. Pictures of stages are shown where NAME.layers.npz is
+beside a record. Of a store of maps it shows mean maps, clusters, and some of the samples.
 """
 _EPILOG = """\
 examples:
   fullgrad report fullgrad-output
+  fullgrad report STORE --where "prediction != label" --sort probability --out wrong.html
   fullgrad report maps/cat.json sheet.json results/ --out cat.html --title "The cat"
 
 exit code: 0 all done; 1 the page is written, but something is missing in it, which it says; 2
@@ -41,6 +45,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "the page (default: %(default)s)"
     add("--out", type=Path, default=Path("report.html"), metavar="FILE", help=text)
     add("--title", default="", metavar="TEXT", help="of the page (default: what it holds)")
+    text = "of a store, samples such as 'prediction != label'; given again, both must hold"
+    add("--where", action="append", metavar="CONDITION", help=text)
+    add("--sort", metavar="COLUMN", help="of a store, column to order samples by")
+    add("--largest-first", action="store_true", help="with --sort, the largest first")
+    text = f"of a store, samples on the contact sheet (default: {MOST})"
+    add("--most", type=_positive, metavar="N", help=text)
+    text = "of a store, where its data lie now, if they were moved"
+    add("--data", metavar="DATA", help=text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _look(args: argparse.Namespace) -> Look | None:
+    """What is shown of stores, where anything was asked for."""
+    if args.largest_first and not args.sort:
+        raise UsageError("--largest-first needs a column to order by: --sort COLUMN")
+    if args.where is None and not any((args.sort, args.most, args.data)):
+        return None
+    choice = replace(Choice.parse(args.where or (), args.sort or ""), descending=args.largest_first)
+    return Look(choice, args.most or MOST, args.data)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
     if out.is_dir():
         raise UsageError(f"--out {printable(out)} is a folder: name a file")
     check_folder(out.parent)
-    made = report(args.paths, args.title, shlex.join(map(printable, args.command_line)))
+    command = shlex.join(map(printable, args.command_line))
+    made = report(args.paths, args.title, command, _look(args))
     make_folder(out.parent)
     content = made.html.encode()
     try:

@@ -3,6 +3,9 @@
 from typing import TYPE_CHECKING
 
 from fullgrad._lazy import submodules
+from fullgrad.engine._listening import Heard, listening
+
+__all__ = ["Heard", "listening"]
 
 if not TYPE_CHECKING:
     __getattr__ = submodules(__name__)

@@ -22,6 +22,7 @@ from fullgrad.engine import backward, samples, verification
 from fullgrad.engine._baseline import Baseline, in_place_of
 from fullgrad.engine._cuts import Cut, noted
 from fullgrad.engine._linearizer import check_modules
+from fullgrad.engine._listening import noting, told
 from fullgrad.engine._recurrence import Recurrence
 from fullgrad.engine._sample_search import find_samples, may_be_coupled, needs_labels
 from fullgrad.engine._shifts import Arrivals
@@ -200,7 +201,7 @@ def _trace(
     general = tuple(resolve_general(recorder.tape))
     named = str(linearization)
     layers = tuple(cuts) if baseline is None else baseline.beside(cuts)
-    return [Traced(prepared, layouts, one, recorder, general, named, layers) for one in chosen]
+    return [Traced(prepared, layouts, s, recorder, general, named, layers, result) for s in chosen]
 
 
 def _check_output(recorder: Recorder, selected: Selected) -> None:
@@ -390,6 +391,7 @@ def explain_each(request: Request, open_sink: OpenSink[Result_co]) -> list[Resul
         FullGradError: see :func:`fullgrad.decompose`.
     """
     model = _validated(request)
+    open_sink, kept = noting(open_sink)
     proved: list[tuple[Sink[Result_co], Totals]] = []
     with _held(request, model) as guard:
         found = _attempt(request, model, guard, open_sink, label=False)
@@ -401,7 +403,7 @@ def explain_each(request: Request, open_sink: OpenSink[Result_co]) -> list[Resul
                 _again(guard)
                 totals = _judged(request, model, guard, totals, number)
             proved.append((sink, totals))
-    return [sink.result(totals) for sink, totals in proved]
+    return told(kept, proved)
 
 
 def _again(guard: Guard, forget: bool = True) -> None:

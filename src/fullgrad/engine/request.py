@@ -77,6 +77,7 @@ class Traced:
     general: tuple[tuple[str, str], ...]
     linearization: str
     cuts: tuple[Cut, ...] = ()
+    result: Any = None  # what the model returned
 
     @property
     def tape(self) -> Tape:

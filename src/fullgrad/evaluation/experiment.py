@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from fullgrad._code import code_digest
 from fullgrad._files import printable, write_together
 from fullgrad._optional import require
 from fullgrad.evaluation import statistics
-from fullgrad.evaluation._code import code_digest
 from fullgrad.evaluation.options import Meter, Option, Silent
 from fullgrad.evaluation.plan import Plan, digest_of
 from fullgrad.evaluation.statistics import Table

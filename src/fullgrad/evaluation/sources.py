@@ -207,10 +207,8 @@ def _generated(spec: str) -> list[Item]:
 
 
 def _torchvision(spec: str, limit: int | None) -> list[Item]:
-    kind, root, split = torchvision_set(spec)
-    name = kind.__name__
-    with readable(name, root):
-        data = _opened(kind, root, split, spec)
+    name, data = torchvision_data(spec)
+    with readable(name, spec.split(":")[2]):
         chosen = _spread(len(data), limit)  # before any is decoded
 
     def item(i: int) -> Item:
@@ -227,6 +225,17 @@ def _torchvision(spec: str, limit: int | None) -> list[Item]:
         return Item(f"{name}/{i}", label, read)
 
     return [item(i) for i in chosen]
+
+
+def torchvision_data(spec: str) -> tuple[str, Any]:
+    """Return the name and the images of ``torchvision:NAME:ROOT[:SPLIT]``.
+
+    Raises:
+        DataError: torchvision has no such class, or it cannot be read.
+    """
+    kind, root, split = torchvision_set(spec)
+    with readable(kind.__name__, root):
+        return kind.__name__, _opened(kind, root, split, spec)
 
 
 def torchvision_set(spec: str) -> tuple[Any, str, str]:

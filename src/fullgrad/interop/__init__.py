@@ -1,7 +1,8 @@
-"""FullGrad in the call styles of other libraries, none of which is imported.
+"""FullGrad in the call styles of other libraries, and in what they log.
 
 ``captum`` as Captum's attributions, ``quantus`` as Quantus' ``explain_func``, ``grad_cam`` as the
-classes of the grad-cam package.
+classes of the grad-cam package; ``tensorboard`` logs maps of a model in training, ``lightning``
+does so from a callback. Only ``lightning`` imports the library it is named after.
 """
 
 from typing import TYPE_CHECKING
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING
 from fullgrad._lazy import submodules
 
 if TYPE_CHECKING:
-    from fullgrad.interop import captum, grad_cam, quantus
+    from fullgrad.interop import captum, grad_cam, lightning, quantus, tensorboard
 
-__all__ = ["captum", "grad_cam", "quantus"]
+__all__ = ["captum", "grad_cam", "lightning", "quantus", "tensorboard"]
 
 if not TYPE_CHECKING:
     __getattr__ = submodules(__name__)

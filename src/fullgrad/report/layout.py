@@ -86,6 +86,12 @@ dt, .what { color: var(--faint); } dd { margin: 0; }
 .total { background: var(--total); }
 pre { background: var(--box); padding: .7rem; overflow-x: auto; white-space: pre-wrap; }
 code { font-family: ui-monospace, monospace; font-size: .92em; }
+.cards { list-style: none; padding: 0; margin: .8rem 0; max-width: none; display: grid;
+  grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); gap: 1rem .8rem; }
+.cards li { font-size: .85rem; line-height: 1.35; }
+.cards img, .missing { width: 100%; max-width: 7rem; margin-bottom: .2rem; image-rendering: auto; }
+.missing { display: block; aspect-ratio: 1; background: var(--box); color: var(--faint);
+  padding: .5rem; border-radius: 4px; }
 .warn { color: var(--warn); font-weight: bold; }
 summary { cursor: pointer; padding: .3rem 0; color: var(--link); }
 footer { margin-top: 3rem; padding-bottom: 2rem; color: var(--faint); font-size: .92rem; }

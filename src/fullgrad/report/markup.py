@@ -72,6 +72,11 @@ class Builder:
         )
         return tag("div", content, class_="scroll", role="group", aria_labelledby=name, tabindex=0)
 
+    @staticmethod
+    def source(content: bytes, kind: str) -> str:
+        """The address of a picture inside the page."""
+        return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
     def picture(
         self, content: bytes, kind: str, alt: str, caption: Any, wide: bool = False
     ) -> Html:
@@ -84,8 +89,7 @@ class Builder:
             caption: below it.
             wide: whether it keeps its size on narrow screens, and scrolls.
         """
-        source = f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-        image = tag("img", src=source, alt=alt, class_="wide" if wide else None)
+        image = tag("img", src=self.source(content, kind), alt=alt, class_="wide" if wide else None)
         if wide:
             image = self.scrolling(f"Picture: {alt}", image)
         return tag("figure", image, tag("figcaption", caption))

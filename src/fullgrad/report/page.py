@@ -11,16 +11,18 @@ from typing import TypeAlias
 from fullgrad._files import printable, write_whole
 from fullgrad._html import Html, escaped, joined, tag
 from fullgrad._version import __version__
-from fullgrad.report import benched, compared, explained
+from fullgrad.errors import UsageError
+from fullgrad.report import benched, compared, explained, stored
 from fullgrad.report.benched import Experiment
 from fullgrad.report.compared import Comparison
 from fullgrad.report.explained import Explained
 from fullgrad.report.layout import PAGE, POLICY, STYLE
 from fullgrad.report.markup import Builder
+from fullgrad.report.stored import Look, Stored
 from fullgrad.report.values import ReportError, read_bytes
 from fullgrad.vision.schema import ComparisonRecord, ImageRecord, read_record
 
-Item: TypeAlias = Explained | Comparison | Experiment
+Item: TypeAlias = Explained | Comparison | Experiment | Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +40,17 @@ class Made:
     problems: tuple[str, ...]
 
 
-def report(paths: Sequence[Path], title: str = "", command: str = "") -> Made:
+def report(
+    paths: Sequence[Path], title: str = "", command: str = "", look: Look | None = None
+) -> Made:
     """A page of results.
 
     Args:
-        paths: folders that ``fullgrad explain``, ``compare`` or ``bench`` wrote into, or records
-            (``NAME.json``) of the first two.
+        paths: folders that ``fullgrad explain``, ``compare``, ``map`` or ``bench`` wrote into, or
+            records (``NAME.json``) of the first two.
         title: of the page.
         command: that makes it, for its foot.
+        look: what is shown of stores of maps.
 
     Returns:
         The page; equal files give an equal page.
@@ -53,12 +58,19 @@ def report(paths: Sequence[Path], title: str = "", command: str = "") -> Made:
     Raises:
         ReportError: a path that does not exist or holds none of these, an experiment that is not
             finished, or nothing left to show.
+        UsageError: ``look`` is given, but no store; or it does not fit the store.
         MissingDependencyError: matplotlib is not installed.
     """
     if not paths:
         raise ReportError("nothing to report: name a folder that fullgrad wrote into")
     problems: list[str] = []
-    found = list(_unique(item for path in paths for item in _found(path, problems)))
+    shown = look or Look()
+    found = list(_unique(item for path in paths for item in _found(path, problems, shown)))
+    if look is not None and not any(isinstance(item, Stored) for item in found):
+        raise UsageError(
+            "--where, --sort, --most and --data choose what is shown of a store of maps, and there "
+            "is none among the paths: leave them out"
+        )
     return _made(found, problems, title, command)
 
 
@@ -145,18 +157,23 @@ def _title(found: Sequence[Item]) -> str:
     """A title for the only thing that a page shows, if it has one of its own."""
     if len(found) == 1 and isinstance(found[0], Experiment):
         return benched.title_of(found[0])
+    if len(found) == 1 and isinstance(found[0], Stored):
+        return stored.title_of(found[0])
     return ""
 
 
-def _found(path: Path, problems: list[str]) -> list[Item]:
+def _found(path: Path, problems: list[str], look: Look) -> list[Item]:
     """What a path holds; damaged records in a folder are problems, a damaged file is an error."""
     if path.is_dir():
+        store = stored.found_in(path, look)
+        if store is not None:
+            return [store]
         experiment = benched.found_in(path)
         if experiment is not None:
             return [experiment]
         found: list[Item] = []
         try:
-            files = sorted(p for p in path.glob("*.json") if not p.name.startswith("."))
+            files = sorted(_json_files(path))
         except OSError as error:
             raise ReportError(f"{printable(path)} cannot be listed: {error.strerror}") from error
         for file in files:
@@ -179,6 +196,17 @@ def _found(path: Path, problems: list[str]) -> list[Item]:
     return [item]
 
 
+def _json_files(folder: Path) -> Iterable[Path]:
+    """Of a folder and its subfolders, but for those that hold an experiment."""
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and benched.found_in(path) is None:
+            yield from _json_files(path)
+        elif path.suffix == ".json":
+            yield path
+
+
 def _record(path: Path) -> Explained | Comparison | None:
     """The record in a file; None for JSON of another kind."""
     record = read_record(read_bytes(path), printable(path))
@@ -190,7 +218,8 @@ def _record(path: Path) -> Explained | Comparison | None:
 def _unique(found: Iterable[Item]) -> Iterable[Item]:
     seen = set()
     for item in found:
-        place = (item.folder if isinstance(item, Experiment) else item.path).resolve()
+        path = item.folder if isinstance(item, (Experiment, Stored)) else item.path
+        place = path.resolve()
         if place not in seen:
             seen.add(place)
             yield item
@@ -212,6 +241,8 @@ def _section(builder: Builder, group: Sequence[Item], problems: list[str]) -> tu
         made, what = explained.section(builder, photographs, problems), "explained"
     elif isinstance(first, Comparison):
         made, what = compared.section(builder, first, problems), "compared"
+    elif isinstance(first, Stored):
+        made, what = stored.section(builder, first, problems), "stored"
     else:
         made, what = benched.section(builder, first, problems), "experiment"
     return what, made
@@ -233,10 +264,12 @@ def _counted(found: Sequence[Item]) -> str:
         (Explained, "explained photograph"),
         (Comparison, "comparison"),
         (Experiment, "experiment"),
+        (Stored, "store of maps"),
     )
     said = []
     for kind, name in names:
         count = sum(isinstance(item, kind) for item in found)
         if count:
-            said.append(f"{count} {name}{'s' * (count > 1)}")
+            head, space, rest = name.partition(" of ")
+            said.append(f"{count} {head}{'s' * (count > 1)}{space}{rest}")
     return ", ".join(said)

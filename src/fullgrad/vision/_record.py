@@ -22,7 +22,8 @@ class Model(BaseModel):
 class ModelInfo(Model):
     """The model that was explained.
 
-    ``checkpoint`` is the file of its weights, ``sha256`` that file's digest.
+    ``checkpoint`` is the file of its weights, ``sha256`` that file's digest. ``state`` is a digest
+    of what the model computes; older records leave it out.
     """
 
     spec: str
@@ -32,6 +33,7 @@ class ModelInfo(Model):
     sha256: str | None
     device: str
     preprocessing: dict[str, JsonValue]
+    state: str | None = None
 
 
 class Provenance(Model):
@@ -49,7 +51,7 @@ class Record(Provenance):
     kind: str
     schema_version: Literal[1] = 1
 
-    def text(self) -> str:
-        """The content of the record's file."""
+    def text(self, indent: int | None = 2) -> str:
+        """The content of the record's file; without an indent, one line."""
         values = {"kind": self.kind, "schema_version": VERSION, **self.model_dump(mode="json")}
-        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(values, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -90,42 +92,72 @@ class Photograph:
     frames: int
 
 
-def find_images(paths: Iterable[AnyPath]) -> list[Path]:
-    """Files as they are given, folders as their image files in alphabetical order.
+@dataclass(frozen=True, slots=True)
+class FoundImage:
+    """An image file that was found.
 
     Args:
-        paths: files and folders; folders are not searched recursively, and hidden files and
-            fullgrad's own pictures (``*.overlay.png``) in them are left out.
+        path: of the file.
+        name: the path below the folder that was given, without the ending and with ``/`` between
+            its parts; of a file that was given itself, its stem.
+    """
+
+    path: Path
+    name: str
+
+
+def found_images(paths: Iterable[AnyPath]) -> list[FoundImage]:
+    """Files as they are given, folders as the image files in them and in their subfolders.
+
+    Args:
+        paths: files and folders. In folders, links are followed; hidden files and folders and
+            fullgrad's own pictures (``*.overlay.png``) are left out.
 
     Returns:
-        The files, each once, in order. Whether they exist is found out on reading.
+        The files, each once, in order: a folder's own in the order of their names, then those of
+        its subfolders. Whether they can be read is found out on reading.
 
     Raises:
         ImageError: a folder without image files, or that cannot be listed.
     """
-    found: dict[Path, Path] = {}
+    found: dict[Path, FoundImage] = {}
     for path in map(Path, paths):
-        for file in _images_in(path) if path.is_dir() else [path]:
-            found.setdefault(file.resolve(), file)
+        inside = _images_in(path) if path.is_dir() else [FoundImage(path, path.stem)]
+        for image in inside:
+            found.setdefault(image.path.resolve(), image)
     return list(found.values())
 
 
-def _images_in(folder: Path) -> list[Path]:
-    try:
-        files = sorted(
-            p
-            for p in folder.iterdir()
-            if p.suffix.lower() in SUFFIXES
-            and not p.name.startswith(".")
-            and not p.name.endswith(OVERLAY_SUFFIX)
-            and p.is_file()
-        )
-    except OSError as error:
-        raise ImageError(f"{printable(folder)} cannot be listed: {error.strerror}") from error
-    if not files:
+def find_images(paths: Iterable[AnyPath]) -> list[Path]:
+    """The paths of :func:`found_images`."""
+    return [image.path for image in found_images(paths)]
+
+
+def _images_in(folder: Path) -> list[FoundImage]:
+    def fail(error: OSError) -> None:
+        name = printable(error.filename or folder)
+        raise ImageError(f"{name} cannot be listed: {error.strerror}") from error
+
+    found, seen = [], set()
+    for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        here = Path(place)
+        if here.resolve() in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(here.resolve())
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in map(here.joinpath, sorted(files)):
+            if _is_image(path):
+                found.append(FoundImage(path, path.relative_to(folder).with_suffix("").as_posix()))
+    if not found:
         known = ", ".join(s[1:] for s in SUFFIXES)
         raise ImageError(f"the folder {printable(folder)} holds no image files ({known})")
-    return files
+    return found
+
+
+def _is_image(path: Path) -> bool:
+    hidden, own = path.name.startswith("."), path.name.endswith(OVERLAY_SUFFIX)
+    return path.suffix.lower() in SUFFIXES and not (hidden or own) and path.is_file()
 
 
 def read_image(path: AnyPath) -> Image.Image:
@@ -163,6 +195,22 @@ def read_photograph(path: AnyPath) -> Photograph:
         return Photograph(image, path, sha256_of(path), size, mode, frames)
     except OSError as error:  # of the file system: what Pillow raises is converted where it occurs
         raise ImageError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
+def image_of_bytes(content: bytes, name: str) -> Image.Image:
+    """The image that :func:`read_image` reads, of a file's content.
+
+    Args:
+        content: of the file.
+        name: what it is called in messages.
+
+    Raises:
+        ImageError: as of :func:`read_photograph`.
+    """
+    pil = require("PIL.Image", "vision")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _decode(pil, io.BytesIO(content), printable(name))[0]
 
 
 def _check_file(path: Path, name: str) -> None:

@@ -27,6 +27,7 @@ from fullgrad.vision.labels import imagenet_names
 
 DEFAULT_MODEL = "efficientnet_lite0"
 _LITE = {DEFAULT_MODEL: 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}  # and pixels
+FILE_MODULE = "fullgrad_model_"  # what the names of modules begin with that files became
 _BORDER = 32  # pixels that are cut off, both sides together
 NO_WEIGHTS = "none"
 _SEED = 0
@@ -51,6 +52,7 @@ class LoadedModel:
         sha256: of that file.
         trained: False for random weights.
         device: where the module is.
+        source: SHA-256 of the Python file that makes the model; empty for other models.
     """
 
     module: nn.Module
@@ -62,6 +64,7 @@ class LoadedModel:
     sha256: str | None
     trained: bool
     device: torch.device
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,7 @@ def load_model(
         sha256=sha256_of(found.checkpoint) if found.checkpoint else None,
         trained=found.trained,
         device=where,
+        source=sha256_of(spec.rpartition(":")[0]) if ".py:" in spec else "",
     )
 
 
@@ -292,7 +296,7 @@ def _python_file(spec: str, weights: str | None) -> _Found:
         raise ModelLoadError(f"the Python file {printable(path)} does not exist")
     name = printable(path)
     with _user_code(path):
-        namespace = _execute(path)
+        namespace = execute(path)
         make: Any = getattr(namespace, function, None)
         if not callable(make):
             raise ModelLoadError(f"{name} has no function {function!r}")
@@ -312,8 +316,13 @@ def _python_file(spec: str, weights: str | None) -> _Found:
     return _Found(module, text, preprocessing, names, Path(weights))
 
 
-def _execute(path: Path) -> Any:
-    name = f"fullgrad_model_{path.stem}"
+def execute(path: Path) -> Any:
+    """Run a Python file that makes a model, as a module of its own name.
+
+    Raises:
+        ModelLoadError: it is not a Python file.
+    """
+    name = f"{FILE_MODULE}{path.stem}"
     description = importlib.util.spec_from_file_location(name, path)
     if description is None or not isinstance(description.loader, SourceFileLoader):
         raise ModelLoadError(f"{printable(path)} is not a Python file")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from fullgrad._files import printable
 from fullgrad._version import __version__
@@ -26,6 +30,7 @@ def versions() -> dict[str, str | None]:
     """Return the versions of Python, fullgrad and the packages that have a part in the result."""
     found: dict[str, str | None] = {"fullgrad": __version__}
     found["python"] = platform.python_version()
+    found["fullgrad code"] = _code()
     found["torch"] = torch.__version__  # with its build: "+cu132", which metadata leaves out
     for package in PACKAGES:
         try:
@@ -33,6 +38,32 @@ def versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[package] = None
     return found
+
+
+@cache
+def _code() -> str:
+    """A digest of the library's files, of those too that only show numbers: quick and careful."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def state_digest(model: LoadedModel) -> str:
+    """Return a digest of what a model computes: 16 hexadecimal digits.
+
+    It is of modules, parameters, buffers and, where a Python file makes the model, of that file;
+    what the file imports is not a part of it.
+    """
+    digest = hashlib.sha256(f"{model.module!r} {model.source}".encode())
+    for name, value in model.module.state_dict().items():
+        digest.update(f"{name} ".encode())
+        if isinstance(value, Tensor):
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def model_info(model: LoadedModel) -> ModelInfo:
@@ -47,6 +78,7 @@ def model_info(model: LoadedModel) -> ModelInfo:
         sha256=model.sha256,
         device=str(model.device),
         preprocessing={k: _plain(v) for k, v in asdict(model.preprocessing).items()},
+        state=state_digest(model),
     )
 
 

@@ -12,7 +12,8 @@ from fullgrad._files import write_together
 from fullgrad.vision.image_result import ImageResult
 from fullgrad.vision.images import OVERLAY_SUFFIX
 from fullgrad.vision.layers import Array, packed
-from fullgrad.viz.overlay import picture, png
+from fullgrad.viz.overlay import picture
+from fullgrad.viz.style import photo_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,36 +64,40 @@ def npy(values: Array) -> bytes:
         return file.getvalue()
 
 
-def pictures_of(result: ImageResult) -> dict[str, bytes]:
+def pictures_of(result: ImageResult, overlay: bool = True) -> dict[str, bytes]:
     """Return the contents of the files beside an image's record, by their suffixes.
 
     Args:
         result: of :func:`fullgrad.vision.image_result.explain_images`.
+        overlay: whether to draw it, which takes about as long as a small model's map.
 
     Returns:
         The overlay, the map, and the maps of the stages if the result has them.
     """
-    contents = {OVERLAY_SUFFIX: png(overlay_of(result)), MAP_SUFFIX: npy(result.saliency)}
+    contents = {OVERLAY_SUFFIX: photo_png(overlay_of(result))} if overlay else {}
+    contents[MAP_SUFFIX] = npy(result.saliency)
     if result.layers:
         contents[LAYERS_SUFFIX] = packed(result.layers)
     return contents
 
 
-def write_files(result: ImageResult, folder: Path, stem: str, provenance: Provenance) -> list[Path]:
-    """Write the overlay, the map, the record and, if there are any, the stages of an image.
+def write_files(
+    result: ImageResult, folder: Path, stem: str, provenance: Provenance, overlay: bool = True
+) -> list[Path]:
+    """Write the overlay, the map, the stages if there are any, and the record of an image.
 
     Args:
         result: of :func:`fullgrad.vision.image_result.explain_images`.
         folder: must exist.
         stem: what the names of the files begin with.
         provenance: of :func:`fullgrad.vision.provenance.provenance`.
+        overlay: whether there is one.
 
     Returns:
-        The files. Either all of them are written or none.
+        The files. Either all of them are written or none; the record comes last.
 
     Raises:
         OSError: one cannot be written.
     """
-    overlay, array, *layers = pictures_of(result).items()
-    files = dict([overlay, array, (".json", result.record(provenance).text().encode()), *layers])
+    files = pictures_of(result, overlay) | {".json": result.record(provenance).text().encode()}
     return write_together(folder, {f"{stem}{suffix}": c for suffix, c in files.items()})

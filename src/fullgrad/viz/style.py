@@ -11,7 +11,9 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -335,6 +337,23 @@ def png(figure: Figure) -> bytes:
     return _file_of(figure, "png")
 
 
+def photo_png(figure: Figure) -> bytes:
+    """A figure that is mostly photographs as PNG file content: five times as quick as :func:`png`.
+
+    Args:
+        figure: from :func:`fullgrad.viz.picture`, without transparency.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    pil = require("PIL.Image", "vision")
+    canvas: Any = FigureCanvasAgg(figure)
+    with io.BytesIO() as file, _unknown_letters():
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+        pil.fromarray(pixels).save(file, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
+        return file.getvalue()
+
+
 def saved(figure: Figure, kind: str) -> bytes:
     """A figure as a file's content; equal figures give equal bytes.
 
@@ -358,12 +377,18 @@ def saved(figure: Figure, kind: str) -> bytes:
 
 
 def _file_of(figure: Figure, kind: str, **options: Any) -> bytes:
-    with io.BytesIO() as file, warnings.catch_warnings():
-        # Names may be in a script that matplotlib's font lacks: it draws boxes and warns.
-        warnings.filterwarnings("ignore", message="Glyph")
-        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+    with io.BytesIO() as file, _unknown_letters():
         figure.savefig(file, format=kind, **options)
         return file.getvalue()
+
+
+@contextmanager
+def _unknown_letters() -> Iterator[None]:
+    """Names may be in a script that matplotlib's font lacks: it draws boxes, and warns in vain."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+        yield
 
 
 def wrapped(text: str, width: int) -> str:

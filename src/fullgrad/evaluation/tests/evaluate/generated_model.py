@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fullgrad._code import code_digest
 from fullgrad._files import make_folder, write_whole
 from fullgrad.errors import ModelLoadError
-from fullgrad.evaluation._code import code_digest
 from fullgrad.evaluation.datasets import Colors
 from fullgrad.evaluation.tests.evaluate.generated_images import CLASSES, KINDS, SIDE, scene
 from fullgrad.evaluation.training.loop import Settings, Task, Trained, train

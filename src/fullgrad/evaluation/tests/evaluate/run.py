@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fullgrad._code import code_digest
 from fullgrad._files import printable
 from fullgrad.errors import FullGradError, MethodError
-from fullgrad.evaluation._code import code_digest
 from fullgrad.evaluation.experiment import Test
 from fullgrad.evaluation.options import Meter, Option
 from fullgrad.evaluation.plan import MethodChoice, digest_of

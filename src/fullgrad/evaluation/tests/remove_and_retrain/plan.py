@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from fullgrad import methods
-from fullgrad.evaluation._code import code_digest
+from fullgrad._code import code_digest
 from fullgrad.evaluation.plan import (
     MethodChoice,
     Plan,

@@ -1,0 +1,344 @@
+"""From what was asked for to a plan: the model's digest, one sample tried, sizes chosen once."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fullgrad._code import code_digest
+from fullgrad._files import printable
+from fullgrad.datasets import encoding
+from fullgrad.datasets.encoding import Array, Dtype
+from fullgrad.datasets.explaining import Found, Question, explained, plain, source_digest
+from fullgrad.datasets.index import SHARE
+from fullgrad.datasets.plan import Plan, environment
+from fullgrad.datasets.samples import Prepared, Reader, Samples
+from fullgrad.datasets.work import settings_of
+from fullgrad.engine.request import Request
+from fullgrad.errors import InputError, UsageError
+from fullgrad.evaluation.sources import DataError
+from fullgrad.maps.minibatches import BatchSize, check_size, largest_minibatch
+from fullgrad.vision.images import preprocess
+from fullgrad.vision.models import LoadedModel
+
+_TRIED = 20  # samples, until one can be read and explained
+_LARGEST = 256  # minibatch that "auto" chooses
+_DIMS: dict[int, tuple[str, ...]] = {1: ("time",), 2: ("y", "x"), 3: ("z", "y", "x")}
+_CODE = ("fullgrad.methods", "fullgrad.datasets.explaining", "fullgrad.datasets.encoding")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """A model, and how samples become its inputs.
+
+    Args:
+        module: the model.
+        name: of it.
+        weights: where they come from, in words.
+        transform: from an image to a tensor; None if samples are tensors.
+        described: how samples are transformed, for the plan.
+        class_names: if they are known.
+        device: where the model runs.
+    """
+
+    module: nn.Module
+    name: str
+    weights: str
+    transform: Callable[[Any], Tensor] | None
+    described: Any
+    class_names: tuple[str, ...] | None
+    device: torch.device
+
+
+@dataclass(frozen=True, slots=True)
+class _Preprocess:
+    """A model's own preparation of images; picklable."""
+
+    preprocessing: Any
+
+    def __call__(self, image: Any) -> Tensor:
+        return preprocess(image, self.preprocessing)
+
+
+def subject_of(
+    model: nn.Module | LoadedModel,
+    transform: Callable[[Any], Tensor] | None,
+    class_names: Sequence[str] | None,
+    device: str | torch.device | None,
+) -> Subject:
+    """Return a model with its preparation.
+
+    Raises:
+        UsageError: neither a module nor a loaded model.
+    """
+    own = transform if transform is None else plain(transform)
+    if isinstance(model, LoadedModel):
+        where = torch.device(device) if device is not None else model.device
+        if transform is None:
+            transform, own = _Preprocess(model.preprocessing), plain(asdict(model.preprocessing))
+        names = model.class_names if class_names is None else tuple(class_names)
+        return Subject(model.module, model.spec, model.weights, transform, own, names, where)
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"model must be an nn.Module or load_model()'s, not {type(model).__name__}"
+        )
+    first = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    where = first if device is None else torch.device(device)
+    kind = type(model)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    names = None if class_names is None else tuple(class_names)
+    return Subject(model, name, "as they are", transform, own, names, where)
+
+
+def model_digest(module: nn.Module) -> str:
+    """Return sixteen hexadecimal digits of a model's structure, code and state."""
+    found = hashlib.sha256(repr(module).encode())
+    own = {type(m) for m in module.modules() if not type(m).__module__.startswith("torch.nn.")}
+    for kind in sorted(own, key=lambda k: f"{k.__module__}.{k.__qualname__}"):
+        found.update(f"{kind.__module__}.{kind.__qualname__} {source_digest(kind)}".encode())
+    for name, tensor in sorted(
+        {**dict(module.named_parameters()), **dict(module.named_buffers())}.items()
+    ):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        content = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(content.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """What the first sample that can be explained tells.
+
+    Args:
+        id: of the sample that was tried.
+        sample: as the model takes it.
+        found: its first map.
+        stages: whose shares it has, in order of execution.
+    """
+
+    id: str
+    sample: Prepared
+    found: Found
+    stages: tuple[str, ...]
+
+
+def tried(subject: Subject, samples: Samples, asked: Question) -> Trial:
+    """Explain the first sample that can be.
+
+    Raises:
+        DataError: none of the first samples can be read.
+        FullGradError: the method fails for all of those that can be read.
+    """
+    reader = Reader(samples, subject.transform)
+    unread = ""
+    failure = ""
+    for number in range(min(len(samples), _TRIED)):
+        sample = reader[number]
+        if sample.value is None:
+            unread = unread or f"{samples.ids[number]}: {sample.error}"
+            continue
+        inputs = sample.value[None].to(subject.device)
+        module = subject.module.to(subject.device)
+        (answer,) = explained(module, inputs, [samples.ids[number]], [sample.label], asked)
+        if isinstance(answer, str):
+            failure = failure or answer
+            continue
+        stages = [n.removeprefix(SHARE) for n in answer[0].numbers if n.startswith(SHARE)]
+        own = tuple(s for s in stages if s != "input")
+        return Trial(samples.ids[number], sample, answer[0], own)
+    if failure:
+        raise UsageError(f"none of the first samples can be explained: {failure}")
+    raise DataError(f"none of the first samples of {printable(samples.spec)} can be read: {unread}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What a caller may leave open; None is chosen when planning, or taken from the store's plan.
+
+    Args:
+        unit: samples in a unit.
+        batch_size: samples that go through the model together, ``"auto"``, or None.
+        threads: of PyTorch in each process.
+        processes: that will compute, for the choice of threads.
+    """
+
+    unit: int | None = None
+    batch_size: BatchSize = None
+    threads: int | None = None
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        check_size(self.batch_size, None)
+        for name in ("unit", "threads", "processes"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+
+
+def planned(
+    subject: Subject,
+    samples: Samples,
+    asked: Question,
+    wishes: Wishes,
+    *,
+    dtype: Dtype = "float16",
+    grid: Sequence[int] | None = None,
+    deterministic: bool = False,
+    there: Plan | None = None,
+) -> tuple[Plan, Trial | None]:
+    """Return the plan, and the trial if one was needed.
+
+    Args:
+        subject: the model.
+        samples: the data.
+        asked: what is explained.
+        wishes: what may be left open.
+        dtype: of the stored numbers.
+        grid: cells to which maps are pooled; None for native resolution.
+        deterministic: whether PyTorch uses deterministic algorithms alone.
+        there: the store's plan, if it has one; what is left open is taken from it.
+
+    Raises:
+        FullGradError: nothing can be read or explained.
+        ValueError: an unknown dtype, or a grid that cannot be.
+    """
+    if dtype not in encoding.DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(encoding.DTYPES)}, not {dtype!r}")
+    if grid is not None and (not grid or not all(type(g) is int and g > 0 for g in grid)):
+        raise ValueError(f"grid must be positive integers, one for each axis, not {grid!r}")
+    if samples.sizes is not None:
+        if wishes.unit is not None:
+            raise UsageError("unit= does not apply to archives: each archive is a unit")
+        unit = max(samples.sizes)
+    else:
+        unit = wishes.unit or (there.unit if there else 256)
+    code = code_digest(*_CODE) + source_of(asked)
+    kind = subject.device.type
+    base = Plan(
+        data={
+            "spec": samples.spec,
+            "samples": len(samples),
+            "digest": samples.digest,
+            "transform": subject.described,
+        },
+        model={
+            "name": subject.name,
+            "weights": subject.weights,
+            "digest": model_digest(subject.module),
+        },
+        method=asked.method.name,
+        options=plain(asked.settings()),
+        target=asked.described(),
+        targets=asked.targets,
+        unit=unit,
+        sizes=samples.sizes,
+        batch_size=wishes.batch_size if isinstance(wishes.batch_size, int) else 0,
+        dtype=dtype,
+        grid=None if grid is None else tuple(grid),
+        pooling="sum" if asked.method.complete else "mean",
+        positions=(),
+        dims=(),
+        stages=(),
+        depth=asked.depth,
+        class_names=subject.class_names,
+        threads=wishes.threads or 0,
+        device=kind,
+        deterministic=deterministic,
+        code=code,
+        environment=environment(),
+    )
+    if there is not None:  # it has been tried already; what differs is refused by the store
+        return replace(
+            base,
+            batch_size=base.batch_size or there.batch_size,
+            threads=base.threads or there.threads,
+            positions=there.positions,
+            dims=there.dims,
+            stages=there.stages,
+            environment=there.environment,
+        ), None
+    threads = base.threads or max(1, torch.get_num_threads() // wishes.processes)
+    with settings_of(replace(base, threads=threads)):
+        trial = tried(subject, samples, asked)
+    shape = trial.found.map.shape
+    if grid is not None:
+        encoding.pooled(trial.found.map, grid, base.pooling)
+        shape = tuple(grid)
+    return replace(
+        base,
+        batch_size=_batch_size(wishes.batch_size, subject, trial, asked, unit),
+        threads=threads,
+        positions=tuple(int(n) for n in shape),
+        dims=_DIMS[len(shape)],
+        stages=trial.stages,
+    ), trial
+
+
+def source_of(asked: Question) -> str:
+    """The digest of a user's method or target, after a hyphen; empty for the library's own."""
+    given = [f for f in (asked.method.function, asked.target) if callable(f)]
+    given = [f.func if isinstance(f, partial) else f for f in given]
+    own = [source_digest(f) for f in given if not str(f.__module__).startswith("fullgrad.")]
+    return "".join(f"-{digest}" for digest in own)
+
+
+def _batch_size(wish: BatchSize, subject: Subject, trial: Trial, asked: Question, unit: int) -> int:
+    """The number of samples that go through the model together."""
+    if isinstance(wish, int):
+        return wish
+    if wish is None:
+        return min(unit, 8 if subject.device.type == "cpu" else 32)
+    if trial.sample.value is None:
+        raise InputError("no sample to measure memory on")
+    inputs = trial.sample.value[None].to(subject.device)
+    return min(unit, _LARGEST, largest_minibatch(Request(subject.module, inputs), None))
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run is going to take.
+
+    Args:
+        maps: that are to be computed.
+        seconds: in one process, loading not counted.
+        bytes: of all shards.
+    """
+
+    maps: int
+    seconds: float
+    bytes: int
+
+
+def estimate(subject: Subject, plan: Plan, trial: Trial, asked: Question, left: int) -> Estimate:
+    """Measure one minibatch of copies of a sample, and what its map takes.
+
+    Args:
+        subject: the model.
+        plan: of the store.
+        trial: the sample.
+        asked: what is explained.
+        left: samples that are to be done.
+    """
+    assert trial.sample.value is not None
+    count = min(plan.batch_size, max(left, 1))
+    inputs = torch.stack([trial.sample.value] * count).to(subject.device)
+    labels = [trial.sample.label] * count
+    with settings_of(plan):
+        began = time.monotonic()
+        explained(subject.module, inputs, [trial.id] * count, labels, asked)
+        seconds = time.monotonic() - began
+    values: Array = trial.found.map
+    if plan.grid is not None:
+        values = encoding.pooled(values, plan.grid, plan.pooling)
+    stored, _, _ = encoding.quantized(values, plan.dtype)
+    one = len(encoding.shard(np.stack([stored]), 1, plan.dims))
+    maps = left * plan.targets
+    return Estimate(maps, seconds / count * left, one * maps)

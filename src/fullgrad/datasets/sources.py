@@ -1,0 +1,254 @@
+"""Data sets that are read sample by sample: files, tables, archives, and data sets in Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from fullgrad._files import printable
+from fullgrad._optional import require
+from fullgrad.datasets import _archives as archives
+from fullgrad.datasets.files import EXTRA
+from fullgrad.datasets.samples import Sample, Samples
+from fullgrad.evaluation.sources import DataError, image_files, torchvision_data
+from fullgrad.vision.images import SUFFIXES, read_image, to_rgb
+
+Data: TypeAlias = "str | os.PathLike[str] | Samples | Sequence[Any]"
+
+_IMAGES = ("image", "img", "pixel_values", "input", "inputs", "input_ids", "audio")
+_LABELS = ("label", "labels", "class", "class_index", "target")
+_FORMS = (
+    "an image folder, a .csv or .parquet file with a column 'file', .tar files "
+    "(webdataset:PATTERN), a folder of the datasets library, torchvision:NAME:ROOT, or a map-style "
+    "data set in Python"
+)
+
+
+def open_samples(
+    data: Data, *, ids: Sequence[str] | None = None, labels: str | None = None
+) -> Samples:
+    """Find the samples of a data set; none is decoded.
+
+    Args:
+        data: the path of an image folder (searched recursively), of a ``.csv`` or ``.parquet``
+            file with a column ``file`` (relative to it) and perhaps ``class_index`` or ``label``
+            and ``id``, of a ``.tar`` file, or of a data set that the ``datasets`` library saved;
+            ``webdataset:PATTERN`` for many ``.tar`` files (``*`` and ``?``); or
+            ``torchvision:NAME:ROOT[:SPLIT]``. In Python also any map-style data set: its items
+            are inputs, ``(input, label)`` or dicts.
+        ids: of a map-style data set, one for each item; its numbers where they are not given.
+        labels: ``"folder"`` takes an image's class from the name of the folder below ``data``, the
+            names numbered in alphabetical order as torchvision's ``ImageFolder`` does; None
+            leaves images of a folder without a class.
+
+    Raises:
+        DataError: nothing there, an id twice, or not a data set.
+
+    Example:
+        >>> import torch
+        >>> found = open_samples([(torch.zeros(3, 8, 8), 1), (torch.ones(3, 8, 8), 0)])
+        >>> len(found), found.ids, found.read(1)[1]
+        (2, ['0', '1'], 0)
+    """
+    if isinstance(data, Samples):
+        return data
+    if isinstance(data, (str, os.PathLike)):
+        if ids is not None:
+            raise DataError("ids= belongs to a data set in Python; a table has a column 'id'")
+        return _at(os.fspath(data), labels)
+    if labels is not None:
+        raise DataError("labels='folder' belongs to an image folder")
+    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+        raise DataError(f"{type(data).__name__} is not a data set: give {_FORMS}")
+    return map_style(data, _name_of(data), ids)
+
+
+def _name_of(data: Any) -> str:
+    kind = type(data)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _at(spec: str, labels: str | None) -> Samples:
+    path = Path(spec)
+    if labels not in {None, "folder"}:
+        raise DataError(f"labels must be 'folder' or None, not {labels!r}")
+    if labels is not None and (not path.is_dir() or _saved(path)):
+        raise DataError(f"labels='folder' belongs to an image folder, not to {printable(spec)}")
+    if spec.startswith("torchvision:"):
+        name, found = torchvision_data(spec)
+        return map_style(found, spec, [f"{name}/{i}" for i in range(len(found))])
+    if spec.startswith("webdataset:") or path.suffix == ".tar":
+        return archives.open_archives(spec)
+    if path.is_dir():
+        return _saved_data(path) if _saved(path) else folder(path, by_folder=labels is not None)
+    if path.suffix.lower() in {".csv", ".parquet"}:
+        return table(path)
+    if not path.exists():
+        raise DataError(f"{printable(spec)} does not exist: give {_FORMS}")
+    raise DataError(f"{printable(spec)} is not a data set: give {_FORMS}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Reads image files; picklable."""
+
+    paths: Sequence[str]
+    labels: Sequence[int | None] | None
+
+    def __call__(self, number: int) -> Sample:
+        label = None if self.labels is None else self.labels[number]
+        return read_image(self.paths[number]), label
+
+
+def folder(path: Path, *, by_folder: bool = False) -> Samples:
+    """Return the image files of a folder and of those in it.
+
+    Args:
+        path: of the folder.
+        by_folder: whether the names of the folders in it are classes, numbered alphabetically.
+
+    Raises:
+        DataError: there are none, or an image lies in no folder where folders are classes.
+    """
+    files = image_files(path, "**/*")
+    if not files:
+        known = ", ".join(s[1:] for s in SUFFIXES)
+        raise DataError(f"the folder {printable(path)} holds no image files ({known})")
+    names = [p.relative_to(path).as_posix() for p in files]
+    labels: list[int | None] | None = None
+    if by_folder:
+        above = [name.partition("/")[0] if "/" in name else None for name in names]
+        if None in above:
+            raise DataError(
+                f"{printable(names[above.index(None)])} lies in no folder of "
+                f"{printable(path)}, so it has no class: leave labels='folder' out"
+            )
+        number = {name: i for i, name in enumerate(sorted({str(a) for a in above}))}
+        labels = [number[str(a)] for a in above]
+    facts = [f"{p.stat().st_size} {labels[i] if labels else ''}" for i, p in enumerate(files)]
+    return Samples(str(path), names, _Files([str(p) for p in files], labels), None, facts)
+
+
+def table(path: Path) -> Samples:
+    """Return the image files that a table names.
+
+    Args:
+        path: of a ``.csv`` or ``.parquet`` file.
+
+    Raises:
+        DataError: it cannot be read, has no column ``file``, or a class that is no number.
+    """
+    pandas: Any = require("pandas", EXTRA)
+    name = printable(path)
+    try:
+        if path.suffix.lower() == ".csv":
+            found = pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        else:
+            found = pandas.read_parquet(path)
+    except Exception as error:  # pandas and pyarrow raise what they like
+        raise DataError(f"{name} cannot be read: {' '.join(str(error).split())}") from error
+    columns = [str(c) for c in found.columns]
+    if "file" not in columns:
+        raise DataError(f"{name} has no column 'file' (it has: {', '.join(columns) or 'none'})")
+    files = [str(f) for f in found["file"]]
+    column = next((c for c in ("class_index", "label") if c in columns), None)
+    labels = None if column is None else _numbers(found[column].tolist(), column, name)
+    ids = [str(i) for i in found["id"]] if "id" in columns else files
+    paths = [str(path.parent / f) for f in files]
+    facts = [f"{f} {labels[i] if labels else ''}" for i, f in enumerate(files)]
+    return Samples(str(path), ids, _Files(paths, labels), None, facts)
+
+
+def _numbers(values: Sequence[Any], column: str, name: str) -> list[int | None]:
+    """A column of classes, some of which may be missing."""
+    labels: list[int | None] = []
+    for number, value in enumerate(values, 1):
+        text = "" if value is None else str(value).strip()
+        text = text.removesuffix(".0")  # whole numbers beside missing ones are read as floats
+        text = "" if text in {"nan", "<NA>"} else text
+        if text and not text.isdecimal():
+            raise DataError(f"row {number} of {name}: {column} {text!r} is not a class's number")
+        labels.append(int(text) if text else None)
+    return labels
+
+
+def _saved(path: Path) -> bool:
+    """Whether a folder was written by the ``datasets`` library."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+def _saved_data(path: Path) -> Samples:
+    library: Any = require("datasets", "huggingface")
+    if (path / "dataset_dict.json").is_file():
+        splits = ", ".join(sorted(p.name for p in path.iterdir() if p.is_dir()))
+        raise DataError(
+            f"{printable(path)} holds several splits ({splits}): name one of the folders"
+        )
+    try:
+        found = library.load_from_disk(str(path))
+    except Exception as error:
+        raise DataError(f"{printable(path)} cannot be read: {error}") from error
+    return map_style(found, str(path), None, [getattr(found, "_fingerprint", "")])
+
+
+@dataclass(frozen=True, slots=True)
+class _Items:
+    """Reads items of a map-style data set; picklable where that is."""
+
+    data: Any
+
+    def __call__(self, number: int) -> Sample:
+        return sample_of(self.data[number])
+
+
+def map_style(
+    data: Any, spec: str, ids: Sequence[str] | None = None, facts: Sequence[Any] = ()
+) -> Samples:
+    """Return the items of a map-style data set, such as a ``torch.utils.data.Dataset``.
+
+    Args:
+        data: with a length and items by number: inputs, ``(input, label)`` or dicts.
+        spec: what it is called.
+        ids: one for each item; None for their numbers.
+        facts: see :class:`Samples`.
+
+    Raises:
+        DataError: another number of ids than of items.
+    """
+    names = [str(i) for i in range(len(data))] if ids is None else [str(i) for i in ids]
+    if len(names) != len(data):
+        raise DataError(f"{len(names)} ids for {len(data)} samples")
+    return Samples(spec, names, _Items(data), None, facts)
+
+
+def sample_of(item: Any) -> Sample:
+    """Return the input and the class of an item.
+
+    Raises:
+        DataError: an item of an unknown form.
+    """
+    label: Any = None
+    if isinstance(item, Mapping):
+        names = [name for name in _IMAGES if name in item]
+        if not names:
+            have = ", ".join(map(str, item))
+            raise DataError(f"an item has none of {', '.join(_IMAGES)} (it has: {have})")
+        value = item[names[0]]
+        label = next((item[name] for name in _LABELS if name in item), None)
+    elif isinstance(item, (tuple, list)):
+        value, label = item[0], item[1] if len(item) > 1 else None
+    else:
+        value = item
+    if hasattr(label, "item") and getattr(label, "size", None) is not None:
+        label = label.item() if _single(label) else None
+    whole = isinstance(label, int) and not isinstance(label, bool) and label >= 0
+    if hasattr(value, "convert") and hasattr(value, "mode"):
+        value = to_rgb(value)
+    return value, label if whole else None
+
+
+def _single(label: Any) -> bool:
+    return bool((label.numel() if hasattr(label, "numel") else label.size) == 1)

@@ -1,0 +1,226 @@
+"""A store that is written to: which units are there, how one is committed, what is damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fullgrad._files import AnyPath, printable
+from fullgrad.datasets import encoding, index
+from fullgrad.datasets.files import Files, files_at
+from fullgrad.datasets.index import Commit, Origin, Row
+from fullgrad.datasets.plan import Plan, unpacked
+from fullgrad.evaluation.store import StoreError
+
+PLAN, GROUP, ARRAY = "plan.json", "maps.zarr", "map"
+_PART = re.compile(r"index/(\d{6,})\.parquet")
+
+
+def part_name(unit: int) -> str:
+    """The name of a unit's index file."""
+    return f"index/{unit:06d}.parquet"
+
+
+def shard_name(plan: Plan, unit: int) -> str:
+    """The name of a unit's shard."""
+    return f"{GROUP}/{ARRAY}/c/{'/'.join(map(str, (unit, *(0 for _ in plan.positions))))}"
+
+
+def read_plan(files: Files) -> Plan | None:
+    """Return the plan of a store; None where there is no store yet.
+
+    Raises:
+        StoreError: it is damaged, or the place cannot be read.
+    """
+    content = files.read(PLAN)
+    return None if content is None else unpacked(content, files.address)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a unit's commit.
+
+    Args:
+        unit: its number.
+        rows: it has.
+        errors: rows without a map.
+        bytes: of its shard.
+        first: whether it was written; False where another process had done so.
+    """
+
+    unit: int
+    rows: int
+    errors: int
+    bytes: int
+    first: bool
+
+
+class Store:
+    """Keeps the units of one plan.
+
+    Args:
+        address: folder or fsspec address.
+        plan: of all units.
+
+    Raises:
+        StoreError: the place holds something else, or another plan; the difference is named.
+    """
+
+    def __init__(self, address: AnyPath, plan: Plan) -> None:
+        self.plan, self.files = plan, files_at(address)
+
+    def prepare(self) -> None:
+        """Write the plan and the array's description where they are not there yet.
+
+        Raises:
+            StoreError: the place cannot be written to, or holds something else or another plan.
+        """
+        there = read_plan(self.files)
+        if there is None:
+            others = [n for n in self.files.sizes() if not n.startswith(GROUP)]
+            if others and PLAN not in others:
+                raise StoreError(
+                    f"{printable(self.files.address)} holds other files and no maps "
+                    f"({printable(min(others))}); give an empty folder"
+                )
+            self.files.create(PLAN, self.plan.packed())
+            there = read_plan(self.files)  # of who was first
+            assert there is not None
+        check_same(self.plan, there, self.files.address)
+        shape, rows = (self.plan.rows, *self.plan.positions), self.plan.rows_of_unit
+        header = encoding.array_header(shape, rows, self.plan.dtype, self.plan.dims)
+        for name, content in (
+            (f"{GROUP}/zarr.json", encoding.group_header()),
+            (f"{GROUP}/{ARRAY}/zarr.json", header),
+        ):
+            if self.files.read(name) != content:
+                self.files.write(name, content)
+
+    def done(self) -> list[int]:
+        """Return the units whose index file and shard are there, after one listing."""
+        return done_units(self.plan, self.files.sizes())
+
+    def has(self, unit: int) -> bool:
+        """Tell whether a unit is committed."""
+        return self.files.read(part_name(unit)) is not None
+
+    def commit(
+        self, unit: int, maps: encoding.Array, rows: Sequence[Row], promise: str, origin: Origin
+    ) -> Written:
+        """Store a unit: its shard, then its index file, which makes it count.
+
+        Args:
+            unit: its number.
+            maps: stored numbers, a map for each row.
+            rows: in order.
+            promise: see :class:`fullgrad.datasets.index.Commit`.
+            origin: where and when it was computed.
+
+        Raises:
+            StoreError: it cannot be written; the unit does not count then.
+        """
+        errors = sum(row.error is not None for row in rows)
+        content = encoding.shard(maps, self.plan.rows_of_unit, self.plan.dims)
+        digest = hashlib.sha256(content).hexdigest()
+        name, part = shard_name(self.plan, unit), part_name(unit)
+        if self.has(unit):  # somebody else was faster
+            return Written(unit, len(rows), errors, len(content), False)
+        if not self.files.create(name, content) and _sha256(self.files.read(name)) != digest:
+            self.files.write(name, content)
+        found = {ARRAY: {"sha256": digest, "bytes": len(content)}}
+        commit = Commit(unit, self.plan.digest, found, promise, errors)
+        packed = index.packed(self.plan, rows, commit, origin)
+        first = self.files.create(part, packed)
+        if not first and not self._fits(unit):
+            self.files.write(part, packed)
+        return Written(unit, len(rows), errors, len(content), first)
+
+    def _fits(self, unit: int) -> bool:
+        """Whether a unit's index file carries the digest of the shard that lies there."""
+        return not damage(self.plan, self.files, unit, None)
+
+    def drop_damaged(
+        self, units: Sequence[int], say: Callable[[str], None], *, check: bool = False
+    ) -> list[int]:
+        """Take back the commits of units that are damaged, so that they are done again.
+
+        Args:
+            units: that are committed.
+            say: told one line for each damaged unit.
+            check: whether shards are read and their digests compared; otherwise their lengths are.
+
+        Returns:
+            The units that are whole.
+        """
+        sizes = None if check else self.files.sizes()
+        whole = []
+        for unit in units:
+            found = damage(self.plan, self.files, unit, sizes)
+            if not found:
+                whole.append(unit)
+                continue
+            say(f"damaged, to be done again: unit {unit} ({found})")
+            self.files.remove(part_name(unit))
+        return whole
+
+
+def check_same(wanted: Plan, there: Plan, address: str) -> None:
+    """Refuse a store of another plan.
+
+    Raises:
+        StoreError: naming the difference.
+    """
+    if wanted.digest != there.digest:
+        lines = "; ".join(wanted.difference(there))
+        raise StoreError(
+            f"{printable(address)} holds maps of other settings ({lines}): give another folder, or "
+            "the settings of the store"
+        )
+
+
+def done_units(plan: Plan, sizes: dict[str, int]) -> list[int]:
+    """Return the units of a listing whose index file and shard are there."""
+    found = sorted(int(m[1]) for m in map(_PART.fullmatch, sizes) if m)
+    return [u for u in found if u < plan.units and shard_name(plan, u) in sizes]
+
+
+def damage(plan: Plan, files: Files, unit: int, sizes: dict[str, int] | None) -> str:
+    """What is wrong with a committed unit, empty if nothing is.
+
+    Args:
+        plan: of the store.
+        files: of the store.
+        unit: its number.
+        sizes: a listing, if lengths alone are compared; None reads the shard.
+    """
+    part, name = part_name(unit), shard_name(plan, unit)
+    content = files.read(part)
+    if content is None:
+        return f"{part} is gone"
+    try:
+        commit = index.commit_of(content, part)
+        if sizes is None:
+            index.unpacked(content, part)
+    except StoreError as error:
+        return str(error)
+    if commit.digest != plan.digest or commit.unit != unit:
+        return f"{part} belongs to unit {commit.unit} of plan {commit.digest}"
+    wanted = commit.shards[ARRAY]
+    if sizes is not None:
+        length = sizes.get(name)
+    else:
+        shard = files.read(name)
+        length = None if shard is None else len(shard)
+        if shard is not None and length == wanted["bytes"] and _sha256(shard) != wanted["sha256"]:
+            return f"{name} has another digest than its index file says"
+    if length is None:
+        return f"{name} is gone"
+    if length != wanted["bytes"]:
+        return f"{name} has {length} bytes, its index file says {wanted['bytes']}"
+    return ""
+
+
+def _sha256(content: bytes | None) -> str:
+    return "" if content is None else hashlib.sha256(content).hexdigest()

@@ -1,0 +1,258 @@
+"""The work on a store: its units, computed and committed by one process."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timezone
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fullgrad.datasets.encoding import Array, empty, pooled, quantized
+from fullgrad.datasets.explaining import Found, Question, explained
+from fullgrad.datasets.index import Origin, Row
+from fullgrad.datasets.plan import Plan, environment
+from fullgrad.datasets.samples import Prepared, Reader, Samples, minibatches
+from fullgrad.datasets.store import Store, Written
+from fullgrad.errors import FullGradError, InputError
+from fullgrad.vision.classification import one_line
+from fullgrad.vision.models import FILE_MODULE, execute
+
+Report: TypeAlias = Callable[[Written], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """Holds all that a process needs to compute units; picklable where model and samples are.
+
+    Args:
+        address: of the store.
+        plan: of the store.
+        model: that is explained.
+        samples: of the data set.
+        transform: see :class:`fullgrad.datasets.samples.Reader`.
+        asked: what is explained.
+        device: where the model runs.
+        workers: processes that decode.
+        attempt: how often these units have been tried in this run, from 1.
+    """
+
+    address: str
+    plan: Plan
+    model: nn.Module
+    samples: Samples
+    transform: Callable[[Any], Tensor] | None
+    asked: Question
+    device: str
+    workers: int = 0
+    attempt: int = 1
+
+    def __reduce__(self) -> Any:
+        """Take the Python files along that a model's classes come from, by path."""
+        files = {}
+        for name in {type(m).__module__ for m in self.model.modules()}:
+            if name.startswith(FILE_MODULE):
+                files[name] = str(sys.modules[name].__file__)
+        content = pickle.dumps(tuple(getattr(self, f.name) for f in fields(self)))
+        return _unpickled, (files, content)
+
+    def run(self, units: Sequence[int], report: Report) -> None:
+        """Compute units and commit each; one that somebody else commits meanwhile is left out.
+
+        Args:
+            units: their numbers.
+            report: told of each commit.
+
+        Raises:
+            FullGradError: the store cannot be written to, or a decoding process died; what was
+                committed stays.
+        """
+        store = Store(self.address, self.plan)
+        model = self.model.to(self.device)
+        reader = Reader(self.samples, self.transform)
+        promise = promised(self.plan)
+        began = time.monotonic()
+        with settings_of(self.plan):
+            for unit, batches in _by_unit(self._batches(store, units, reader), self.plan, units):
+                rows, maps = [], []
+                for batch in batches:
+                    for row, own in self.explain(model, batch):
+                        rows.append(row)
+                        maps.append(own)
+                seconds = time.monotonic() - began
+                origin = Origin(
+                    socket.gethostname(), datetime.now(timezone.utc), seconds, self.attempt
+                )
+                report(store.commit(unit, np.stack(maps), rows, promise, origin))
+                began = time.monotonic()
+
+    def _batches(
+        self, store: Store, units: Sequence[int], reader: Reader
+    ) -> Iterator[list[Prepared]]:
+        def numbers() -> Iterator[list[int]]:
+            for unit in units:
+                if not store.has(unit):
+                    yield from cut(self.plan, unit)
+
+        return minibatches(reader, numbers(), self.workers)
+
+    def explain(self, model: nn.Module, batch: Sequence[Prepared]) -> Iterator[tuple[Row, Array]]:
+        """Return a row and what is stored of its map for each sample of a minibatch."""
+        answers = self.answers(model, batch)
+        for sample in batch:
+            answer = answers[sample.number]
+            for rank in range(self.plan.targets):
+                found = answer if isinstance(answer, str) else answer[rank]
+                yield self._row(sample, rank, found)
+
+    def answers(self, model: nn.Module, batch: Sequence[Prepared]) -> dict[int, list[Found] | str]:
+        """Return the maps of a minibatch's samples by number, or why there are none.
+
+        Samples of one shape go through the model together.
+        """
+        found: dict[int, list[Found] | str] = {}
+        groups: dict[Any, list[Prepared]] = {}
+        for sample in batch:
+            if sample.value is None:
+                found[sample.number] = sample.error or "it could not be read"
+            else:
+                groups.setdefault((sample.value.shape, sample.value.dtype), []).append(sample)
+        for group in groups.values():
+            inputs = torch.stack([s.value for s in group if s.value is not None])
+            gpus = [torch.device(self.device)] if self.plan.device == "cuda" else []
+            with torch.random.fork_rng(gpus):
+                torch.manual_seed(group[0].number)  # of methods that draw without a seed
+                answers = explained(
+                    model,
+                    inputs.to(self.device),
+                    [self.samples.ids[s.number] for s in group],
+                    [s.label for s in group],
+                    self.asked,
+                )
+            found |= {s.number: answer for s, answer in zip(group, answers, strict=True)}
+        return found
+
+    def _row(self, sample: Prepared, rank: int, found: Found | str) -> tuple[Row, Array]:
+        plan = self.plan
+        place = _place(plan, sample.number)
+        row = Row(
+            row=place * plan.targets + rank,
+            id=str(self.samples.ids[sample.number]),
+            rank=rank,
+            label=sample.label,
+        )
+        if isinstance(found, str):
+            return replace(row, error=found), empty(plan.positions, plan.dtype)
+        try:
+            check_stages(found.numbers, plan)
+            values = fitted(found.map, plan)
+        except FullGradError as error:
+            return replace(row, error=one_line(error)), empty(plan.positions, plan.dtype)
+        stored, scale, zero = quantized(values, plan.dtype)
+        row = replace(
+            row,
+            target=found.target,
+            prediction=found.prediction,
+            numbers=found.numbers,
+            scale=scale,
+            zero=zero,
+            shape=found.map.shape,
+        )
+        return row, stored
+
+
+def _unpickled(files: Mapping[str, str], content: bytes) -> Work:
+    for name, path in files.items():
+        if name not in sys.modules:
+            execute(Path(path))
+    return Work(*pickle.loads(content))
+
+
+def fitted(values: Array, plan: Plan) -> Array:
+    """Return a map in the shape that is stored.
+
+    Raises:
+        InputError: it has another shape, and there is no grid to pool it to.
+    """
+    if plan.grid is not None:
+        return pooled(values, plan.grid, plan.pooling)
+    if values.shape != plan.positions:
+        own, wanted = (" x ".join(map(str, s)) for s in (values.shape, plan.positions))
+        raise InputError(
+            f"its map is {own}, those of this store {wanted}: maps of unequal sizes need grid="
+        )
+    return values
+
+
+def check_stages(numbers: Mapping[str, float], plan: Plan) -> None:
+    """Refuse numbers of a stage that has no column.
+
+    Raises:
+        InputError: naming it.
+    """
+    known = {"share.input", *(f"share.{stage}" for stage in plan.stages)}
+    for name in numbers:
+        if name.startswith("share.") and name not in known:
+            raise InputError(
+                f"the model ran stage {name.removeprefix('share.')!r} for it, which it did not run "
+                "for the first samples, by which the columns of the index were chosen"
+            )
+
+
+def _place(plan: Plan, number: int) -> int:
+    """Where a sample stands among those of all units, each with room for ``plan.unit``."""
+    if plan.sizes is None:
+        return number
+    for unit, size in enumerate(plan.sizes):
+        if number < size:
+            return unit * plan.unit + number
+        number -= size
+    raise IndexError(number)
+
+
+def cut(plan: Plan, unit: int) -> list[list[int]]:
+    """Return the numbers of the samples of each minibatch of a unit."""
+    members = plan.members(unit)
+    return [
+        list(members[start : start + plan.batch_size])
+        for start in range(0, len(members), plan.batch_size)
+    ]
+
+
+def _by_unit(
+    batches: Iterator[list[Prepared]], plan: Plan, units: Sequence[int]
+) -> Iterator[tuple[int, Iterator[list[Prepared]]]]:
+    """Minibatches as they come, those of a unit together; a unit's must be used up."""
+    unit_of = {plan.members(u).start: u for u in units}
+    for first in batches:
+        unit = unit_of[first[0].number]
+        yield unit, chain([first], islice(batches, len(cut(plan, unit)) - 1))
+
+
+@contextmanager
+def settings_of(plan: Plan) -> Iterator[None]:
+    """Set PyTorch's threads and determinism as a plan says, and put them back."""
+    threads, before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(plan.threads)
+    if plan.deterministic:
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(before)
+
+
+def promised(plan: Plan) -> str:
+    """``bytes`` where this machine gives the plan's bytes again; ``close`` elsewhere."""
+    return "bytes" if plan.device == "cpu" and environment() == plan.environment else "close"

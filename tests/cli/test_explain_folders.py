@@ -1,0 +1,168 @@
+"""``fullgrad explain`` on folders: subfolders, resume, what is printed and what is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fullgrad.cli.main import main
+from fullgrad.report import report
+from fullgrad.vision.schema import ImageRecord, read_record
+
+SOURCE = """
+from torch import nn
+PREPROCESSING = {"resize": 24, "crop": [20, 20]}
+def make_model():
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+"""
+NAMES = ("a", "dogs/a", "dogs/b", "dogs/old/a")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with photographs in subfolders, and a small model beside it."""
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(SOURCE)
+    for seed, name in enumerate(NAMES):
+        Path("photos", name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 128, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"photos/{name}.png")
+    return tmp_path
+
+
+def own(*arguments: str) -> list[str]:
+    return ["explain", "photos", *arguments, "--model", "own.py:make_model", "--out", "out"]
+
+
+def records() -> dict[str, float]:
+    """When each record was written, by its name."""
+    found = sorted(Path("out").rglob("*.json"))
+    return {f.relative_to("out").with_suffix("").as_posix(): f.stat().st_mtime_ns for f in found}
+
+
+def test_results_lie_in_the_folders_of_their_photographs(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(own("--batch-size", "3")) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    *lines, last = out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [f"photos/{n}.png" for n in NAMES]
+    form = r".*: class \d \[\d\], probability \d+\.\d%, logit \S+, residual \S+e[-+]\d+"
+    assert all(re.fullmatch(form, line) for line in lines)
+    assert last == "4 of 4 done -> out"
+    assert tuple(records()) == NAMES
+    assert all(Path("out", f"{n}.overlay.png").stat().st_size > 1000 for n in NAMES)
+    assert report([Path("out")]).counted == "4 explained photographs"
+
+
+def test_a_second_start_explains_what_is_not_there(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(own("--no-overlay")) == 0
+    assert not list(Path("out").rglob("*.overlay.png"))
+    written = records()
+    Path("out/dogs/b.json").write_text("{damaged")
+    Path("out/a.saliency.npy").unlink()
+    Image.new("RGB", (9, 9), "red").save("photos/dogs/old/a.png")  # another photograph now
+    capsys.readouterr()
+    assert main(own("--no-overlay", "--batch-size", "1")) == 0
+    again = records()
+    assert [n for n in NAMES if again[n] == written[n]] == ["dogs/a"]
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "4 of 4 done, 1 of them before, with the same settings -> out"
+    )
+    assert main(own("--no-overlay", "--quiet")) == 0
+    assert (
+        capsys.readouterr().out == "4 of 4 done, 4 of them before, with the same settings -> out\n"
+    )
+    assert records() == again
+    assert main(own("--quiet")) == 0  # overlays are asked for now
+    assert len(list(Path("out").rglob("*.overlay.png"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "difference"),
+    [
+        (["--psi", "channel"], 'psi null, now "channel"'),
+        (["--target", "1"], 'target null, now "1"'),
+        (["--layers"], "layers false, now true"),
+        ([], "model state "),
+    ],
+    ids=["psi", "target", "layers", "model"],
+)
+def test_other_settings_are_refused_or_replaced(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], difference: str
+) -> None:
+    assert main(own("--quiet")) == 0
+    if not arguments:
+        Path("own.py").write_text(SOURCE.replace("GELU", "Tanh"))
+    written = records()
+    capsys.readouterr()
+    assert main(own("--quiet", *arguments)) == 2
+    message = capsys.readouterr().err
+    assert "out holds results of 4 of these photographs with other settings" in message
+    assert difference in message
+    assert "add --replace to replace them, or name another folder with --out" in message
+    assert records() == written
+    assert main(own("--quiet", *arguments, "--replace")) == 0
+    assert all(records()[name] != written[name] for name in NAMES)
+    assert main([*own("--quiet", *arguments), "--out", "other"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "4 of 4 done -> other"
+
+
+def test_failures_are_counted_at_the_end(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("photos/broken.png").write_bytes(b"no image")
+    assert main(own("--quiet")) == 1
+    out, err = capsys.readouterr()
+    assert out == "4 of 5 done, 1 failed -> out\n"
+    assert "fullgrad: error: photos/broken.png is not an image of a known format" in err
+    assert "photographs 0/5" in err  # progress
+
+
+def test_records_on_standard_output(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("photos/broken.png").write_bytes(b"no image")
+    assert main(own("--json")) == 1
+    out, err = capsys.readouterr()
+    found = [read_record(line.encode(), "line") for line in out.splitlines()]
+    assert [r.image.path for r in found if isinstance(r, ImageRecord)] == [
+        f"photos/{n}.png" for n in NAMES
+    ]
+    assert json.loads(out.splitlines()[0]) == json.loads(Path("out/a.json").read_text())
+    assert err.splitlines()[-1] == "4 of 5 done, 1 failed -> out"
+    assert "photos/dogs/a.png: class " in err
+    Path("out/a.json").unlink()
+    assert main(own("--json", "--quiet")) == 1
+    out, _ = capsys.readouterr()
+    assert len(out.splitlines()) == 4  # of those that were there before, too
+
+
+def test_a_check_is_made_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert main(own("--check")) == 0
+        *lines, last = capsys.readouterr().out.splitlines()
+        assert all("cells" in line for line in lines)
+        assert last == "4 of 4 done -> out"
+
+
+def test_a_folder_that_cannot_be_listed(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = os.scandir
+
+    def scandir(place: str) -> Any:
+        if place.endswith("dogs"):
+            raise PermissionError(13, "Permission denied", place)
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert main(own()) == 2
+    assert "photos/dogs cannot be listed: Permission denied" in capsys.readouterr().err
