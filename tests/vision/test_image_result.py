@@ -90,7 +90,7 @@ def test_complete_methods_have_a_map_a_split_and_layers(method: str) -> None:
     )
     assert result.split is not None
     assert result.layers
-    apart = method == methods.RECOMMENDED
+    apart = method in ("difference_fullgrad", "path_fullgrad")
     assert ("balanced" in result.notes.get("split", "")) == apart
     assert ("belongs to the baseline or to terms" in result.areas_text) == apart
 
