@@ -44,7 +44,7 @@ def test_a_run_from_beginning_to_end(here: Path, capsys: pytest.CaptureFixture[s
     assert "left: 5 maps, about " in said and not (here / "maps").exists()
     assert main([*BASE, "--unit", "2"]) == 0
     out, err = capsys.readouterr()
-    assert "3 of 3 units are in maps (plan " in out
+    assert "3 of 3 units are in maps (plan " in out and "), 0 rows without a map\n" in out
     assert "this run: 3 units, 5 rows, 0 of them without a map" in out
     assert err.endswith("left\n") and "5 of 5 maps" in err
     assert main([*BASE, "--quiet"]) == 0
@@ -67,6 +67,7 @@ def test_targets_and_parts(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "data.digest: " in capsys.readouterr().err
     line = [*BASE[:-1], "other", "--target", "true", "--folder-classes", "--quiet"]
     assert main(line) == 1, "one photograph is damaged"
+    assert main(line) == 1, "it still is, though nothing is left to do"
     store = fullgrad.datasets.open("other")
     assert store.index["target"].tolist()[1:] == [0, 1, 1, 1]
     assert store.index["error"].notna().sum() == 1

@@ -82,6 +82,8 @@ def test_what_cannot_be_read_or_explained_is_a_row_with_its_error(tmp_path: Path
     done = datasets.map(Odd(broken=(2,)), Net(), tmp_path, batch_size=4, unit=8, workers=1)
     assert done.errors == 3 and done.complete
     store = datasets.open(tmp_path)
+    again = datasets.map(Odd(broken=(2,)), Net(), tmp_path, batch_size=4, unit=8)
+    assert (again.units_written, again.errors, again.errors_there) == (0, 0, 3)
     errors = store.index["error"].dropna().to_dict()
     assert errors == {
         2: "OSError: sample 2 is gone",

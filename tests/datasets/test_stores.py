@@ -92,19 +92,19 @@ def test_damage_is_found_by_length_and_by_digest(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"a map in .* cannot be read .* --check does the unit"):
         opened.maps[:9].load()
     said: list[str] = []
-    assert store.drop_damaged([0, 1, 2], said.append) == [0, 2]
+    assert [*store.drop_damaged([0, 1, 2], said.append)] == [0, 2]
     (line,) = said
     assert line.startswith("damaged, to be done again: unit 1 (maps.zarr/map/c/1/0/0 has ")
     assert store.done() == [0, 2]
-    assert store.drop_damaged([0, 2], said.append, check=True) == [2]
+    assert [*store.drop_damaged([0, 2], said.append, check=True)] == [2]
     assert said[1].endswith("has another digest than its index file says)")
     flip(tmp_path / part_name(2), 40)
     with pytest.raises(StoreError, match=r"index/000002.parquet is damaged: .* --check does"):
         fullgrad.datasets.open(tmp_path).index
-    assert store.drop_damaged([2], said.append, check=True) == []
+    assert [*store.drop_damaged([2], said.append, check=True)] == []
     assert "index/000002.parquet is damaged" in said[2]
     write(tmp_path)
-    assert store.drop_damaged(store.done(), said.append, check=True) == [0, 1, 2]
+    assert [*store.drop_damaged(store.done(), said.append, check=True)] == [0, 1, 2]
     assert len(said) == 3
 
 
@@ -115,7 +115,7 @@ def test_a_shard_without_its_index_file_is_written_over(tmp_path: Path) -> None:
     garbage.write_bytes(b"half of a sh")
     assert store.done() == [0]
     write(tmp_path, units=range(1, 2))
-    assert store.drop_damaged([0, 1], print, check=True) == [0, 1]
+    assert [*store.drop_damaged([0, 1], print, check=True)] == [0, 1]
 
 
 def test_a_unit_is_stored_once(tmp_path: Path) -> None:

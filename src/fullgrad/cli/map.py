@@ -162,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
     first = int(os.environ.get("RANK", "0")) == 0 or args.executor != "torchrun"
     summary = run_prepared(ready, executor, check=args.check, progress=first and not args.quiet)
     print(summary)
-    return DONE if summary.complete and not summary.errors else SOME_FAILED
+    return DONE if summary.complete and not summary.errors_there else SOME_FAILED
 
 
 def _executor(args: argparse.Namespace) -> Executor:

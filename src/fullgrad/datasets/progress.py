@@ -56,6 +56,7 @@ class Summary:
         units_written: of these, those that this run wrote.
         maps: rows of the units that this run wrote.
         errors: of these, rows without a map.
+        errors_there: rows without a map in all units that the run was to see done.
         bytes: of the shards that this run wrote.
         seconds: that the run took.
         damaged: a line for each unit that was damaged and done again.
@@ -68,6 +69,7 @@ class Summary:
     units_written: int
     maps: int
     errors: int
+    errors_there: int
     bytes: int
     seconds: float
     damaged: tuple[str, ...] = ()
@@ -79,7 +81,8 @@ class Summary:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.units_done} of {self.units} units are in {self.address} (plan {self.digest})",
+            f"{self.units_done} of {self.units} units are in {self.address} (plan {self.digest}), "
+            f"{self.errors_there:,} rows without a map",
             f"this run: {self.units_written} units, {self.maps:,} rows, {self.errors:,} of them "
             f"without a map, {size(self.bytes)}, {duration(self.seconds)}",
         ]

@@ -321,7 +321,7 @@ def run(
     if isinstance(store.files, Local):
         store.files.sweep()
     damaged: list[str] = []
-    whole = set(store.drop_damaged(ready.done, damaged.append, check=check))
+    whole = store.drop_damaged(ready.done, damaged.append, check=check)
     left = [unit for unit in ready.units if unit not in whole]
     tell: OnProgress = progress if callable(progress) else Line() if progress else lambda _: None
     counts = [ready.samples_of(units) * plan.targets for units in (sorted(whole), ready.units)]
@@ -343,6 +343,7 @@ def run(
         units_written=len(own),
         maps=sum(w.rows for w in own),
         errors=sum(w.errors for w in own),
+        errors_there=sum(f.errors for f in whole.values()) + sum(w.errors for w in written),
         bytes=sum(w.bytes for w in own),
         seconds=time.monotonic() - began,
         damaged=tuple(damaged),

@@ -139,11 +139,15 @@ class Store:
 
     def _fits(self, unit: int) -> bool:
         """Whether a unit's index file carries the digest of the shard that lies there."""
-        return not damage(self.plan, self.files, unit, None)
+        try:
+            whole_commit(self.plan, self.files, unit, None)
+        except StoreError:
+            return False
+        return True
 
     def drop_damaged(
         self, units: Sequence[int], say: Callable[[str], None], *, check: bool = False
-    ) -> list[int]:
+    ) -> dict[int, Commit]:
         """Take back the commits of units that are damaged, so that they are done again.
 
         Args:
@@ -152,17 +156,16 @@ class Store:
             check: whether shards are read and their digests compared; otherwise their lengths are.
 
         Returns:
-            The units that are whole.
+            The units that are whole, with what their index files say.
         """
         sizes = None if check else self.files.sizes()
-        whole = []
+        whole = {}
         for unit in units:
-            found = damage(self.plan, self.files, unit, sizes)
-            if not found:
-                whole.append(unit)
-                continue
-            say(f"damaged, to be done again: unit {unit} ({found})")
-            self.files.remove(part_name(unit))
+            try:
+                whole[unit] = whole_commit(self.plan, self.files, unit, sizes)
+            except StoreError as error:
+                say(f"damaged, to be done again: unit {unit} ({error})")
+                self.files.remove(part_name(unit))
         return whole
 
 
@@ -186,40 +189,38 @@ def done_units(plan: Plan, sizes: dict[str, int]) -> list[int]:
     return [u for u in found if u < plan.units and shard_name(plan, u) in sizes]
 
 
-def damage(plan: Plan, files: Files, unit: int, sizes: dict[str, int] | None) -> str:
-    """What is wrong with a committed unit, empty if nothing is.
+def whole_commit(plan: Plan, files: Files, unit: int, sizes: dict[str, int] | None) -> Commit:
+    """Return what the index file of a unit says that is whole.
 
     Args:
         plan: of the store.
         files: of the store.
         unit: its number.
         sizes: a listing, if lengths alone are compared; None reads the shard.
+
+    Raises:
+        StoreError: what is wrong with it.
     """
     part, name = part_name(unit), shard_name(plan, unit)
     content = files.read(part)
     if content is None:
-        return f"{part} is gone"
-    try:
-        commit = index.commit_of(content, part)
-        if sizes is None:
-            index.unpacked(content, part)
-    except StoreError as error:
-        return str(error)
+        raise StoreError(f"{part} is gone")
+    commit = index.commit_of(content, part)
     if commit.digest != plan.digest or commit.unit != unit:
-        return f"{part} belongs to unit {commit.unit} of plan {commit.digest}"
+        raise StoreError(f"{part} belongs to unit {commit.unit} of plan {commit.digest}")
     wanted = commit.shards[ARRAY]
-    if sizes is not None:
-        length = sizes.get(name)
-    else:
+    length = None if sizes is None else sizes.get(name)
+    if sizes is None:
+        index.unpacked(content, part)
         shard = files.read(name)
         length = None if shard is None else len(shard)
         if shard is not None and length == wanted["bytes"] and _sha256(shard) != wanted["sha256"]:
-            return f"{name} has another digest than its index file says"
+            raise StoreError(f"{name} has another digest than its index file says")
     if length is None:
-        return f"{name} is gone"
+        raise StoreError(f"{name} is gone")
     if length != wanted["bytes"]:
-        return f"{name} has {length} bytes, its index file says {wanted['bytes']}"
-    return ""
+        raise StoreError(f"{name} has {length} bytes, its index file says {wanted['bytes']}")
+    return commit
 
 
 def _sha256(content: bytes | None) -> str:
