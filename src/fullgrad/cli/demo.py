@@ -8,7 +8,8 @@ from pathlib import Path
 from fullgrad._files import printable, write_together
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
-from fullgrad.cli.explain import add_model_arguments, explain_files
+from fullgrad.cli.arguments import add_model_arguments
+from fullgrad.cli.explain import explain_files
 from fullgrad.vision.areas import CELL
 from fullgrad.vision.samples import sample_photographs
 from fullgrad.viz.overlay import png
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     args.target, args.labels, args.batch_size = None, None, 1
     args.method, args.psi, args.terms, args.option = "fullgrad", None, None, []
     args.layers, args.rather_than, args.check, args.cell = False, None, False, CELL
-    results, code = explain_files(args)  # which checks everything before it explains anything
+    results, code = explain_files(args, args.images)  # which checks everything first
     try:
         write_together(args.out, contents)
     except OSError as error:
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
             result.view,
             result.saliency,
             result.label,
-            f"probability {result.probability:.0%}\nlogit {result.logit:.1f}",
+            f"probability {result.probability or 0:.0%}\nlogit {result.logit:.1f}",
         )
         for result in results
     ]

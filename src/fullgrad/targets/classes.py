@@ -123,6 +123,7 @@ class Regression(Described):
         done = "" if self.scale == 1 else f" x {self.scale:g}"
         done += f" {'+-'[self.offset < 0]} {abs(self.offset):g}" if self.offset else ""
         which = "" if self.index is None else f" {self.index}"
+        which = "" if self.name == f"output{which}" else which
         return f"{text} (output{which}{done})" if which or done else text
 
 

@@ -7,16 +7,20 @@ from collections.abc import Sequence
 
 from fullgrad.errors import TargetError
 
+WAY_OUT = "give an index, or the names with --labels FILE"
 _SUGGESTED = 5
 
 
-def class_index(target: str, names: Sequence[str] | None, classes: int | None = None) -> int:
+def class_index(
+    target: str, names: Sequence[str] | None, classes: int | None = None, way_out: str = WAY_OUT
+) -> int:
     """The class that a user means.
 
     Args:
         target: an index, or a name in any case.
         names: of the classes, if they are known.
         classes: how many there are; None if that is not known either.
+        way_out: what helps where names are not known.
 
     Returns:
         The index.
@@ -37,8 +41,8 @@ def class_index(target: str, names: Sequence[str] | None, classes: int | None = 
         return int(text)
     if names is None:
         raise TargetError(
-            f"the target {text!r} is no index, and this model's class names are not known: give "
-            "an index, or the names with --labels FILE"
+            f"the target {text!r} is no index, and this model's class names are not known: "
+            f"{way_out}"
         )
     lower = [name.lower() for name in names]
     found = [i for i, name in enumerate(lower) if name == text.lower()]

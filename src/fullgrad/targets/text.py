@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from fullgrad.engine.targets import Target
-from fullgrad.errors import TargetError
+from fullgrad.errors import ImageError, TargetError
 from fullgrad.targets.boxes import instance
 from fullgrad.targets.classes import regression, several_classes, token
 from fullgrad.targets.contrasts import against_rest, log_probability, margin
-from fullgrad.targets.names import class_index
+from fullgrad.targets.names import WAY_OUT, class_index
 from fullgrad.targets.places import neuron, region
 from fullgrad.targets.similarity import similarity
 
@@ -29,7 +30,7 @@ FORMS = {
     "region:12": "class 12 wherever the model predicts it (segmentation)",
     "region:12:mask.png": "class 12 where the picture is white",
     "similar:other.jpg": "how alike the embedding is to that of another photograph",
-    "value:0:EUR": "a number that is no class: output 0, in EUR",
+    "value:0:EUR": "a number that is no class: output 0, in EUR; value alone: the only one",
     "token:-1:42": "token 42 at the last position",
     "neuron:layer3.0:5,3,4": "one number that a layer returns",
     "box:3 or box:10,20,60,90": "a detector's box by its number, or that overlaps this one best",
@@ -46,16 +47,18 @@ class Known:
         classes: how many there are, if that is known.
         read_mask: from the path of a picture to a mask; None where pictures are not read.
         embed: from the path of a photograph to its embedding, shape (D,); None likewise.
+        way_out: what helps where names are not known.
     """
 
     names: Sequence[str] | None = None
     classes: int | None = None
     read_mask: Callable[[str], Tensor] | None = None
     embed: Callable[[str], Tensor] | None = None
+    way_out: str = WAY_OUT
 
     def class_of(self, text: str) -> int:
         """The class that a name or an index means."""
-        return class_index(text, self.names, self.classes)
+        return class_index(text, self.names, self.classes, self.way_out)
 
 
 def parse(text: str, known: Known | None = None) -> Target:
@@ -86,12 +89,17 @@ def parse(text: str, known: Known | None = None) -> Target:
     if known.names is not None and any(name.lower() == lower for name in known.names):
         return known.class_of(text)
     kind, colon, rest = text.partition(":")
-    if colon and kind in _OF_FILES:
+    if colon and kind in _OF_FILES and rest.strip():
+        if " - " in text:  # of two such targets, or in the name of a file
+            with suppress(TargetError, ImageError):
+                return _sides(text, known)
         return _KINDS[kind](rest, known)
     if " - " in text:
         return _sides(text, known)
     if " + " in text:
         return several_classes([known.class_of(part) for part in text.split(" + ")])
+    if text == "value":
+        return regression()
     if colon and kind in _KINDS:
         if not rest.strip():
             raise TargetError(f"the target {text!r} ends after {kind}: give {_form(kind)}")
@@ -109,11 +117,11 @@ def parse(text: str, known: Known | None = None) -> Target:
 def _sides(text: str, known: Known) -> Target:
     """A margin; names may hold ' - ' themselves, so every way to split it is tried."""
     parts = text.split(" - ")
-    first: TargetError | None = None
+    first: TargetError | ImageError | None = None
     for i in range(1, len(parts)):
         try:
             a, b = (parse(" - ".join(side), known) for side in (parts[:i], parts[i:]))
-        except TargetError as error:
+        except (TargetError, ImageError) as error:
             first = first or error
             continue
         return margin(a, b)
@@ -150,6 +158,8 @@ def _similar(rest: str, known: Known) -> Target:
 
 def _value(rest: str, known: Known) -> Target:
     index, _, unit = rest.partition(":")
+    if not index.strip():
+        return regression("the output", unit.strip())
     if not index.strip().isdecimal():
         raise TargetError(f"value:{rest} names no output: give {_form('value')}")
     return regression(f"output {int(index)}", unit.strip(), index=int(index))

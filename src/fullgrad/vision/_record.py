@@ -22,7 +22,8 @@ class Model(BaseModel):
 class ModelInfo(Model):
     """The model that was explained.
 
-    ``checkpoint`` is the file of its weights, ``sha256`` that file's digest.
+    ``checkpoint`` is the file of its weights, ``sha256`` that file's digest; ``assumed`` what
+    nobody stated of it and was taken.
     """
 
     spec: str
@@ -32,6 +33,7 @@ class ModelInfo(Model):
     sha256: str | None
     device: str
     preprocessing: dict[str, JsonValue]
+    assumed: tuple[str, ...] = ()
 
 
 class Provenance(Model):

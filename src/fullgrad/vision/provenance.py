@@ -47,6 +47,7 @@ def model_info(model: LoadedModel) -> ModelInfo:
         sha256=model.sha256,
         device=str(model.device),
         preprocessing={k: _plain(v) for k, v in asdict(model.preprocessing).items()},
+        assumed=model.assumed,
     )
 
 
