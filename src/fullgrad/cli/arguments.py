@@ -20,7 +20,12 @@ from fullgrad.engine.targets import Target
 from fullgrad.maps.selection import NAMED
 from fullgrad.methods import Method
 from fullgrad.targets import FORMS, Known, Margin, parse
-from fullgrad.vision.classification import classes_if_any, number_of_classes, target_of
+from fullgrad.vision.classification import (
+    classes_if_any,
+    number_of_classes,
+    refuse_no_classes,
+    target_of,
+)
 from fullgrad.vision.images import INTERPOLATIONS, class_folders, find_images, read_photograph
 from fullgrad.vision.labels import imagenet_names, read_labels
 from fullgrad.vision.models import DEFAULT_MODEL, LoadedModel, from_options, load_model
@@ -265,7 +270,7 @@ def check_words(args: argparse.Namespace) -> None:
             parse(text, Known(names, classes, exists, exists))
         elif (parts := text.split(":", 2))[0] in ("region", "similar") and len(parts) > 1:
             path = text.partition(":")[2] if parts[0] == "similar" else "".join(parts[2:])
-            if path:
+            if path and " - " not in path:
                 read_photograph(path)
 
 
@@ -282,6 +287,8 @@ def asked_of(args: argparse.Namespace, model: LoadedModel) -> Asked:
         None if text is None else target_of(text, model, names, classes)
         for text in (args.target, args.rather_than)
     )
+    if target is None or isinstance(target, int):
+        refuse_no_classes(model, classes)
     if other is not None and not (isinstance(other, int) and isinstance(target, int | None)):
         raise UsageError(
             "--rather-than compares one class with another: of anything else write the target as "

@@ -12,7 +12,7 @@ from fullgrad.engine.module_path import watched
 from fullgrad.engine.targets import Target, main_tensor, predicts, select
 from fullgrad.errors import FullGradError, ModelLoadError, OutputError
 from fullgrad.targets import Contrast, SeveralClasses
-from fullgrad.vision.classification import logits_of
+from fullgrad.vision.classification import logits_of, refuse_no_classes
 from fullgrad.vision.models import LoadedModel
 from fullgrad.vision.split import contrast
 
@@ -46,11 +46,7 @@ def explained_by(
     """
     if target is None or isinstance(target, int):
         logits = _finite(logits_of(model, inputs))
-        if logits.shape[1] == 1:
-            raise ModelLoadError(
-                f"{model.spec} returns one number for each image, and no classes: explain it with "
-                "--target value:0, or value:0:UNIT"
-            )
+        refuse_no_classes(model, logits.shape[1])
         classes = logits.argmax(1) if target is None else torch.full((len(logits),), target)
         classes = classes.to(logits.device)
         explained = classes if rather_than is None else contrast(logits, classes, rather_than)

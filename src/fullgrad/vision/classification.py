@@ -46,6 +46,19 @@ def logits_of(model: LoadedModel, batch: Tensor) -> Tensor:
     return output
 
 
+def refuse_no_classes(model: LoadedModel, count: int | None) -> None:
+    """Refuse to explain the only output as a class.
+
+    Raises:
+        ModelLoadError: there is one.
+    """
+    if count == 1:
+        raise ModelLoadError(
+            f"{model.spec} returns one number for each image, and no classes: explain it with "
+            "--target value:0, or value:0:UNIT"
+        )
+
+
 def classes_if_any(model: LoadedModel) -> int | None:
     """Return the size of the output's second axis; None where it has none.
 
