@@ -180,7 +180,7 @@ def test_compare_check_and_own_methods(here: Path, capsys: pytest.CaptureFixture
             "are the same option: g",
         ),
         (["classifier", "road", "--size", "3y"], "'3y' is no size: give N or HxW"),
-        (["gray", "0"], "first convolution takes 1 channels, and the input has 3: give --mean and"),
+        (["gray", "0"], "first convolution takes 1 channel, and the input has 3: give --mean and"),
     ],
 )
 def test_mistakes(

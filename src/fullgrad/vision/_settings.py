@@ -68,8 +68,9 @@ class ModelSettings:
         if len(alone) == 1:
             other = "std" if alone[0] == "mean" else "mean"
             if len(given[alone[0]]) != len(getattr(own, other)):
+                count = len(given[alone[0]])
                 raise ModelLoadError(
-                    f"--{alone[0]} has {len(given[alone[0]])} numbers, and {other} "
+                    f"--{alone[0]} has {count} number{'s' * (count != 1)}, and {other} "
                     f"{len(getattr(own, other))}: give --{other} as well, one for each channel"
                 )
         try:

@@ -106,9 +106,10 @@ def channels_hint(model: LoadedModel, batch: Tensor) -> str:
     first = next((m for m in model.module.modules() if isinstance(m, kinds)), None)
     if first is None or first.in_channels == batch.shape[1]:
         return ""
+    count = first.in_channels
     return (
-        f". Its first convolution takes {first.in_channels} channels, and the input has "
-        f"{batch.shape[1]}: give --mean and --std with {first.in_channels} numbers each"
+        f". Its first convolution takes {count} channel{'s' * (count != 1)}, and the input has "
+        f"{batch.shape[1]}: give --mean and --std with {count} number{'s' * (count != 1)} each"
     )
 
 
