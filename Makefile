@@ -63,7 +63,7 @@ pictures: install  ## docs/pictures.md's pictures
 	$(BIN)/python tools/pictures.py
 
 cookbook: install  ## runs every command of docs/cookbook and docs/own-models.md, and compares
-	$(BIN)/python tools/cookbook.py
+	$(BIN)/python tools/cookery/cookbook.py
 
 architecture: install  ## docs/design/architecture.md's picture, from the imports of the code
 	$(BIN)/python tools/architecture.py

@@ -225,9 +225,7 @@ examples:
         return len(self.pieces)
 
     def remarks(self) -> list[str]:
-        """Return what was assumed of models, which images are left out, which methods do not
-        apply, and why.
-        """
+        """Return what was assumed, which images are left out, which methods do not apply, why."""
         source = self.subjects[0].source
         said = [text for s in self.subjects for text in s.model.assumed]
         said += [f"excluded: {printable(name)}: {why}" for name, why in source.excluded]

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from fullgrad.cli.main import main as fullgrad
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "docs" / "own-models.md", *sorted((ROOT / "docs" / "cookbook").glob("*.md")))
 _FILE = re.compile(r"^```python\n# (\S+\.(?:py|txt))\n(.*?)^```", re.M | re.S)
 _CONSOLE = re.compile(r"^```console\n(.*?)^```\n", re.M | re.S)
