@@ -155,7 +155,7 @@ def test_several_models(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (("--methods", "fullgrad", "magic"), "'magic'"),
         (("--methods", "fullgrad", "fullgrad"), "asked for twice: fullgrad"),
-        (("--tests", "magic"), "argument --tests: invalid choice: 'magic'"),
+        (("--tests", "magic"), "unknown test 'magic'; known: relevance-gain"),
         (("--cell", "0"), "a cell has at least one pixel, not 0"),
         (("--cell", "x"), "argument --cell: invalid int value: 'x'"),
         (("--fractions", "0.5", "0.1"), "fractions must be given once each, in ascending order"),
