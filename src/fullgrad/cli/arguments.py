@@ -124,7 +124,7 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the saliency method and its options."""
     add = parser.add_argument
     text = (
-        "saliency method (default: %(default)s), or own.py:FUNCTION; 'fullgrad methods' lists them; "
+        "saliency method (default: %(default)s) or own.py:FUNCTION; 'fullgrad methods' lists all; "
         f"recommended by tests of maps: {methods.RECOMMENDED}"
     )
     add("--method", default="fullgrad", metavar="METHOD", help=text)
