@@ -4,8 +4,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
-.PHONY: demo app test test-browser notebooks install lint types sweep placement fuzz exactness gallery selections \
-	checkerboard sentences pictures architecture load bench guard killed-maps clean
+.PHONY: help demo app test test-browser notebooks install lint types sweep placement fuzz exactness gallery selections \
+	checkerboard sentences pictures architecture load bench guard cookbook killed-maps clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | sort | awk -F'\t' '{printf "%-14s %s\n", $$1, $$2}'
 
 demo: install  ## explain photographs and say where the pictures are
 	$(BIN)/fullgrad demo --out $(OUT)
@@ -22,12 +25,12 @@ test-browser: install  ## the viewer end to end in Chromium; screenshots in brow
 notebooks: install  ## run the tutorials; they fail if a stored result no longer holds
 	$(BIN)/python tools/notebooks.py
 
-lint: install
+lint: install  ## ruff, its formatter, the import contracts
 	$(BIN)/ruff check src tests tools benchmarks
 	$(BIN)/ruff format --check src tests tools benchmarks
 	$(BIN)/lint-imports
 
-types: install
+types: install  ## mypy, strict
 	$(BIN)/mypy
 
 install: $(INSTALLED)  ## everything the targets need, in $(VENV)
@@ -59,6 +62,9 @@ sentences: install  ## docs/text.md's example
 pictures: install  ## docs/pictures.md's pictures
 	$(BIN)/python tools/pictures.py
 
+cookbook: install  ## runs every command of docs/cookbook and docs/own-models.md, and compares
+	$(BIN)/python tools/cookery/cookbook.py
+
 architecture: install  ## docs/design/architecture.md's picture, from the imports of the code
 	$(BIN)/python tools/architecture.py
 
@@ -80,5 +86,5 @@ guard: install  ## the ratio to a plain gradient is within its limits
 killed-maps: install  ## runs of `fullgrad map` killed at random moments, twenty for each executor (half an hour)
 	$(BIN)/python tools/data_sets/killed_maps.py
 
-clean:
+clean:  ## remove what was built and cached
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

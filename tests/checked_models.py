@@ -4,7 +4,8 @@ SOURCE = """
 import torch
 from torch import nn
 
-PREPROCESSING = {"resize": 24, "crop": [16, 20]}
+PREPROCESSING = {"resize": 24, "crop": [16, 20], "interpolation": "bilinear",
+    "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 CLASSES = ["black cat", "dog", "bird"]
 
 def small():

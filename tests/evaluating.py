@@ -21,7 +21,8 @@ NET = """
 import torch
 from torch import nn
 
-PREPROCESSING = {"resize": 16, "crop": [16, 16]}
+PREPROCESSING = {"resize": 16, "crop": [16, 16], "interpolation": "bilinear",
+    "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 def make_model():
     torch.manual_seed(1)

@@ -15,7 +15,8 @@ SOURCE = """
 import torch
 from torch import nn
 
-PREPROCESSING = {"resize": 24, "crop": [20, 20]}
+PREPROCESSING = {"resize": 24, "crop": [20, 20], "interpolation": "bilinear",
+    "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 CLASSES = ["black <b>cat</b>", "dog & 'co'", 'bird" onload="x']
 
 def make_model():

@@ -338,7 +338,7 @@ def test_repeats(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("small", ["--json", "."], "--json . is a folder: name a file"),
         ("small", ["--json", "none/check.json"], "the folder of --json none/check.json does not"),
         ("small", ["--target", "cat"], "no class is named 'cat'; did you mean 'black cat'?"),
-        ("small", ["--target", "3"], "target 3 is out of range for an output of size 3"),
+        ("small", ["--target", "3"], "target 3 is out of range: the classes are 0 to 2"),
         ("small", ["--device", "nonsense"], "the device 'nonsense' cannot be used"),
         ("small", ["--weights", "none.pth"], "the checkpoint none.pth does not exist"),
         ("none", [], "own.py has no function 'none'"),
@@ -374,13 +374,13 @@ def test_file_that_cannot_be_written(
     assert Path("check.json").read_text() == "earlier"
 
 
-@pytest.mark.parametrize("target", ["cat", "-1", "1.5", "1,,2", ""])
+@pytest.mark.parametrize("target", ["cat", "1.5", "1,,2"])
 def test_targets_that_are_no_index(
     here: Path, capsys: pytest.CaptureFixture[str], target: str
 ) -> None:
     Path("own.py").write_text(SOURCE.replace("CLASSES", "NAMES"))
     assert main(["check", "own.py:small", f"--target={target}"]) == 2
-    text = "is no index, and the class names of own.py:small are not known"
+    text = "is no index, and this model's class names are not known: give an index"
     assert refused(capsys) == f"the target {target!r} {text}"
 
 

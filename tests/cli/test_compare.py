@@ -26,7 +26,8 @@ SOURCE = """
 import torch
 from torch import nn
 
-PREPROCESSING = {"resize": 24, "crop": [20, 20]}
+PREPROCESSING = {"resize": 24, "crop": [20, 20], "interpolation": "bilinear",
+    "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 CLASSES = ["black cat", "dog", "bird"]
 
 def make_model():
@@ -262,8 +263,14 @@ def test_a_photograph_that_fails_stops_no_other(
 def test_nothing_is_written_where_no_photograph_is_left(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert compare("missing.png") == 1
-    assert "nothing was written: no photograph is left to compare" in capsys.readouterr().err
+    Path("broken.png").write_bytes(b"no picture")
+    assert compare("broken.png", "missing.png") == 1
+    said = capsys.readouterr().err
+    assert "missing.png does not exist" in said
+    assert "nothing was written: no photograph is left to compare" in said
+    Path("broken.png").unlink()
+    assert compare("missing.png") == 2
+    assert capsys.readouterr().err == "fullgrad: error: missing.png does not exist\n"
     assert written() == set()
 
 
@@ -273,7 +280,7 @@ def test_nothing_is_written_where_no_photograph_is_left(
         ([], "no photograph given: name image files or folders"),
         (["a.png", "--methods", "nope"], "unknown method 'nope'"),
         (["a.png", "--methods", "fullgrad:psi=odd"], "psi must be one of"),
-        (["a.png", "--methods", "fullgrad:x"], "is not METHOD or METHOD:OPTION=VALUE"),
+        (["a.png", "--methods", "fullgrad:x"], "is not METHOD, METHOD:OPTION=VALUE"),
         (["a.png", "--methods", "sobel", "sobel"], "asked for twice: sobel"),
         (["a.png", "--out", "sheet.gif"], "--out sheet.gif must end in one of .png, .svg, .pdf"),
         (["a.png", "--out", "sheet"], "must end in one of"),
@@ -308,7 +315,7 @@ def test_mistakes_in_the_arguments(
 def test_more_photographs_than_a_sheet_has_room_for(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert compare(*(f"{i}.png" for i in range(400))) == 2
+    assert compare("a.png", *(f"{i}.png" for i in range(400))) == 2
     assert "a sheet has room for" in capsys.readouterr().err
 
 

@@ -26,7 +26,8 @@ NET = """
 import torch
 from torch import nn
 
-PREPROCESSING = {"resize": 16, "crop": [16, 16]}
+PREPROCESSING = {"resize": 16, "crop": [16, 16], "interpolation": "bilinear",
+    "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 CLASSES = ["black cat", "dog", "bird", "fish", "a <b>fox</b>"]
 
 def net(seed=5):
@@ -154,7 +155,7 @@ def test_several_models(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (("--methods", "fullgrad", "magic"), "'magic'"),
         (("--methods", "fullgrad", "fullgrad"), "asked for twice: fullgrad"),
-        (("--tests", "magic"), "argument --tests: invalid choice: 'magic'"),
+        (("--tests", "magic"), "unknown test 'magic'; known: relevance-gain"),
         (("--cell", "0"), "a cell has at least one pixel, not 0"),
         (("--cell", "x"), "argument --cell: invalid int value: 'x'"),
         (("--fractions", "0.5", "0.1"), "fractions must be given once each, in ascending order"),

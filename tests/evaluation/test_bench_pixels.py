@@ -32,7 +32,8 @@ SOURCE = """
 import torch
 from torch import nn
 
-PREPROCESSING = {"resize": 18, "crop": [16, 16]}
+PREPROCESSING = {"resize": 18, "crop": [16, 16], "interpolation": "bilinear",
+    "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 CLASSES = ["a", "b", "c"]
 
 def make_model():
@@ -226,7 +227,7 @@ def test_labels_from_a_table(here: Path) -> None:
         (command(chosen=["magic"]), "unknown method 'magic'; known: fullgrad, simple_fullgrad"),
         (command(chosen=["sobel", "sobel"]), "asked for twice: sobel"),
         (command(chosen=["fullgrad:nn=1"]), "method 'fullgrad' has no option 'nn'"),
-        (command(chosen=["fullgrad:psi"]), "'fullgrad:psi' is not METHOD or METHOD:OPTION=VALUE"),
+        (command(chosen=["fullgrad:psi"]), "'fullgrad:psi' is not METHOD, METHOD:OPTION=VALUE"),
         (command(chosen=["fullgrad:terms=stem"]), "or modules of the model"),
         (command("--limit", "0"), "at least one image is needed, not 0"),
         (command("--batch-size", "0"), "--batch-size must be at least 1, not 0"),

@@ -28,7 +28,8 @@ from fullgrad.report.page import report
 NET = """
 from torch import nn
 
-PREPROCESSING = {"resize": 16, "crop": [16, 16]}
+PREPROCESSING = {"resize": 16, "crop": [16, 16], "interpolation": "bilinear",
+    "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 def make_model():
     return nn.Sequential(

@@ -166,7 +166,7 @@ def test_options_of_the_other_method_are_passed_on() -> None:
     joined = MethodChoice.parse("random_phase:of=fullgrad:terms=input+0")
     assert joined.options == {"of": "fullgrad:terms=input+0"}
     assert attribute(joined.name, model, x, 1, **joined.options).shape == (2, 1, 6, 6)
-    with pytest.raises(ValueError, match="is not METHOD or METHOD:OPTION=VALUE"):
+    with pytest.raises(ValueError, match="is not METHOD, METHOD:OPTION=VALUE"):
         MethodChoice.parse("random_phase:of=grad_cam:relu=False,signed")
     with pytest.raises(ValueError, match="'sobel' has no sign"):
         MethodChoice.parse("random_phase:of=sobel:signed=True")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,13 @@ import torch
 from torch import nn
 
 from fullgrad.errors import ModelLoadError
-from fullgrad.vision.checkpoints import in_order_of, load_state, read_checkpoint
+from fullgrad.vision.checkpoints import (
+    in_order_of,
+    load_checkpoint,
+    load_state,
+    open_checkpoint,
+    read_checkpoint,
+)
 
 torchvision = pytest.importorskip("torchvision")
 timm = pytest.importorskip("timm")
@@ -61,7 +69,7 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
             return (Path.touch, (mark,))
 
     path = tmp_path / "evil.pth"
-    message = r"evil\.pth holds more than tensors: loading it would execute code in it, which full"
+    message = r"evil\.pth holds more than tensors \(getattr\): loading it would execute code in it, which full"
     torch.save({"state_dict": small().state_dict(), "extra": Evil()}, path)
     with pytest.raises(ModelLoadError, match=message):
         read_checkpoint(path)
@@ -72,9 +80,117 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
 
 
 def test_a_pickled_model_is_refused(tmp_path: Path) -> None:
-    torch.save(small(), tmp_path / "whole.pth")
-    with pytest.raises(ModelLoadError, match=r"Save model\.state_dict\(\) alone"):
-        read_checkpoint(tmp_path / "whole.pth")
+    """And the way out that the message names works."""
+    model, content = small(), {"state_dict": small().state_dict(), "hyper_parameters": Path("x")}
+    for number, saved in enumerate((model, content)):
+        path = tmp_path / f"whole{number}.pth"
+        torch.save(saved, path)
+        with pytest.raises(ModelLoadError, match="Where you trust the file, save its weights") as e:
+            read_checkpoint(path)
+        command = str(e.value).partition("give that: ")[2].removeprefix("python -c ")
+        code = f"import os; os.chdir({str(tmp_path)!r}); {command.strip(chr(34))}"
+        subprocess.run([sys.executable, "-c", code], check=True)
+        assert read_checkpoint(tmp_path / "weights.pt").keys() == model.state_dict().keys()
+
+
+def lightning(state: dict[str, Any]) -> dict[str, Any]:
+    """What Lightning's Trainer.save_checkpoint writes, as far as it is of plain types."""
+    return {
+        "epoch": 3,
+        "global_step": 120,
+        "pytorch-lightning_version": "2.4.0",
+        "state_dict": state,
+        "loops": {"fit_loop": {"state_dict": {}}},
+        "callbacks": {"ModelCheckpoint{'monitor': None}": {"best_model_score": torch.tensor(0.5)}},
+        "optimizer_states": [{"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": []}],
+        "lr_schedulers": [],
+        "hparams_name": "kwargs",
+        "hyper_parameters": {"lr": 0.1, "width": 4, "name": "own"},
+    }
+
+
+STATE = {f"model.{k}": v for k, v in small().state_dict().items()}
+OTHER = {"criterion.weight": torch.ones(3), "metric.total": torch.ones(())}
+
+
+@pytest.mark.parametrize(
+    ("content", "left"),
+    [
+        (lightning(STATE), 0),
+        (lightning({**STATE, **OTHER}), 2),
+        ({"net": {f"backbone.{k[6:]}": v for k, v in STATE.items()}}, 0),
+        ({f"_orig_mod.module.{k[6:]}": v for k, v in STATE.items()}, 0),
+        ({"n_averaged": torch.tensor(3), **{f"module.{k[6:]}": v for k, v in STATE.items()}}, 1),
+        ({"checkpoint": {"weights": {"deep": STATE}}, "args": [1, "a"]}, 0),
+        ({"model": STATE, "optimizer": {"state": {"a": torch.ones(1)}}}, 0),
+    ],
+    ids=["lightning", "with a loss", "backbone", "compiled", "averaged", "deep", "optimizer"],
+)
+def test_weights_are_found_wherever_they_stand(tmp_path: Path, content: Any, left: int) -> None:
+    path, module = tmp_path / "w.ckpt", small()
+    torch.save(content, path)
+    notes = load_checkpoint(module, path)
+    assert torch.equal(module[0].weight, STATE["model.0.weight"])
+    assert [note for note in notes if "left out" in note] == (
+        [note for note in notes if f"w.ckpt: left out {left} tensor" in note] if left else []
+    )
+    assert bool(notes) == bool(left)
+
+
+def test_a_model_that_is_wrapped_where_the_file_is_not(tmp_path: Path) -> None:
+    path, wrapped = tmp_path / "w.pt", nn.ModuleDict({"body": small()})
+    torch.save({k[6:]: v for k, v in STATE.items()}, path)
+    assert load_checkpoint(wrapped, path) == ()
+    assert torch.equal(wrapped["body"][0].weight, STATE["model.0.weight"])
+
+
+def test_means_over_steps_are_chosen_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "w.ckpt"
+    averaged = {k: v + 1 for k, v in STATE.items()}
+    torch.save({"state_dict": STATE, "ema": {"shadow": averaged}}, path)
+    module = small()
+    (note,) = load_checkpoint(module, path)
+    assert torch.equal(module[0].weight, STATE["model.0.weight"])
+    way_out = note.rpartition("choose those with ")[2]
+    assert note.endswith(f"under ema.shadow: choose those with {path}#ema.shadow")
+    load_checkpoint(module, way_out)
+    assert torch.equal(module[0].weight, averaged["model.0.weight"])
+    assert open_checkpoint(way_out).under == "ema.shadow"
+    with pytest.raises(ModelLoadError, match=r"no weights under 'emma'; there are some under: sta"):
+        open_checkpoint(f"{path}#emma")
+    torch.save({"ema_model": averaged}, path)  # the only ones
+    assert load_checkpoint(module, path) == ()
+
+
+def test_several_weights_are_not_chosen_between(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"generator": STATE, "critic": STATE}, path)
+    with pytest.raises(ModelLoadError, match=r"several weights, under generator, critic: choose w"):
+        load_checkpoint(small(), path)
+    assert load_checkpoint(small(), f"{path}#critic")[0].startswith(f"{path} has weights under cr")
+    twice = {f"{who}.{k}": v for who in ("left", "right") for k, v in STATE.items()}
+    torch.save(twice, path)
+    with pytest.raises(ModelLoadError, match=r"several times, as left\.model\.0\.weight, right\.m"):
+        load_checkpoint(small(), path)
+
+
+def test_a_difference_is_told_by_names_and_shapes(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"net.0.weight": torch.ones(4, 3, 3, 3), "net.9.bias": torch.ones(4)}, path)
+    message = (
+        r"of another architecture: 5 of 7 tensors missing: 0\.bias, 1\.weight, 1\.bias, \.\.\.; 1 of "
+        r"2 tensors unexpected: 9\.bias\. The first that differ: 9\.bias \(4\) in the file, 0\.bias "
+        r"\(4\) in the model$"
+    )
+    with pytest.raises(ModelLoadError, match=message):
+        load_checkpoint(small(), path)
+    torch.save(nn.Linear(4, 3).state_dict(), path)
+    with pytest.raises(
+        ModelLoadError, match=r"has 3 classes, the model's 9: give --num-classes 3$"
+    ):
+        load_checkpoint(nn.Linear(4, 9), path)
+    with pytest.raises(ModelLoadError, match=r"weight \(3x4 in the file, 3x5 in the model\)$"):
+        load_checkpoint(nn.Linear(5, 3), path)
 
 
 @pytest.mark.parametrize("keep", [0.9, 0.5, 0.01])

@@ -267,7 +267,7 @@ def test_display_image_is_what_the_model_sees() -> None:
         ({"crop": (0, 224)}, "crop and resize must be positive"),
         ({"interpolation": "magic"}, "interpolation must be one of nearest"),
         ({"std": (1.0, 0.0, 1.0)}, "std positive"),
-        ({"mean": (0.5,)}, "mean and std must be 3 numbers"),
+        ({"mean": (0.5,)}, "mean and std must be as many numbers as there are channels"),
     ],
 )
 def test_impossible_preprocessing(fields: dict[str, object], message: str) -> None:

@@ -69,7 +69,8 @@ def without_folders(model: LoadedModel) -> LoadedModel:
 def _applies(method: Method, model: LoadedModel) -> bool | str:
     height, width = model.preprocessing.crop
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(1, 3, height, width, generator=generator, device="cpu").to(model.device)
+    shape = (1, model.preprocessing.channels, height, width)
+    noise = torch.randn(shape, generator=generator, device="cpu").to(model.device)
     known = {f.name for f in fields(method.options)}
     options: dict[str, Any] = {k: v for k, v in _SHORT.items() if k in known}
     try:

@@ -25,11 +25,11 @@ from fullgrad.app.server import build
 from fullgrad.app.stores import StorePages
 from fullgrad.app.upload import Limits, pillow_limit
 from fullgrad.cli import UsageError
-from fullgrad.cli.explain import class_names
+from fullgrad.cli.arguments import add_stated_arguments, class_names, note_about
 from fullgrad.datasets import open as open_store
 from fullgrad.datasets.analysis.pictures import Pictures
 from fullgrad.vision.classification import number_of_classes
-from fullgrad.vision.models import DEFAULT_MODEL, load_model
+from fullgrad.vision.models import DEFAULT_MODEL, from_options, load_model
 
 _DESCRIPTION = """\
 Opens a viewer in the browser: drop a photograph, see which pixels and which layers a class's logit
@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "class names of each model: file, 'imagenet', or '-' for its own"
     add("--labels", nargs="+", action="extend", metavar="FILE", help=text)
     add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
+    add_stated_arguments(parser)
     text = "address to answer at (default: %(default)s, this machine alone)"
     add("--host", default="127.0.0.1", help=text)
     text = "port, 0 for any that is free (default: %(default)s)"
@@ -200,7 +201,8 @@ def load(args: argparse.Namespace) -> list[Served]:
     loaded = []
     for spec, own_weights, own_labels in zip(specs, weights, labels, strict=True):
         print(f"fullgrad: loading {spec}", file=sys.stderr, flush=True)
-        model = load_model(spec, own_weights, args.device)
+        model = load_model(spec, own_weights, args.device, from_options(vars(args)))
+        note_about(model)
         loaded.append((model, class_names(own_labels, model, number_of_classes(model))))
     print("fullgrad: trying which methods apply", file=sys.stderr, flush=True)
     return [serve(model, names) for model, names in loaded]

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from fullgrad._files import printable, write_together
 from fullgrad.cli import UsageError
-from fullgrad.cli.explain import note_random_weights, options_of
+from fullgrad.cli.arguments import (
+    add_stated_arguments,
+    add_weights_arguments,
+    note_about,
+    options_of,
+    target_forms,
+)
 from fullgrad.cli.main import DONE
 from fullgrad.operations.linearization import NAMES
 from fullgrad.vision.check import ROWS, check
-from fullgrad.vision.models import DEFAULT_MODEL, load_model
+from fullgrad.vision.models import DEFAULT_MODEL, from_options, load_model
 from fullgrad.vision.provenance import provenance
 
 _DESCRIPTION = """\
@@ -34,19 +41,16 @@ exit code: 0 done; 2 mistake in the arguments or a model that cannot be decompos
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``fullgrad check``."""
-    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
+    parser.description = _DESCRIPTION
+    parser.epilog = f"{_EPILOG}\n{target_forms()}\n"
     add = parser.add_argument
     text = (
         "%(default)s (default), torchvision:NAME, timm:NAME, or path/to/file.py:FUNCTION, "
         "which is executed and returns an nn.Module"
     )
     add("model", nargs="?", default=DEFAULT_MODEL, metavar="MODEL", help=text)
-    text = (
-        "local checkpoint (.pth, .safetensors), 'none' for random weights, or a name of "
-        "torchvision's (default: the model's pre-trained weights)"
-    )
-    add("--weights", metavar="WEIGHTS", help=text)
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
+    add_weights_arguments(parser)
+    add_stated_arguments(parser, size=False)
     text = "photograph, prepared as the model wants it (default: random numbers)"
     add("--input", type=Path, metavar="PHOTO", help=text)
     text = (
@@ -59,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=_seed, metavar="N", help="of the random input (default: 0)")
     text = "precision of model and input (default: the model's own)"
     add("--dtype", choices=("float32", "float64"), help=text)
-    text = "class to explain: index, name, or indices C,Y,X of a dense output (default: predicted)"
-    add("--target", metavar="CLASS", help=text)
+    text = "class, or indices C,Y,X of a dense output (default: predicted); all forms are below"
+    add("--target", metavar="TARGET", help=text)
     text = "linear maps that stand for the operations (default: %(default)s)"
     add("--linearization", choices=NAMES, default="jacobian", help=text)
     text = "components of the module path that make a stage (default: %(default)s)"
@@ -102,7 +106,8 @@ def run(args: argparse.Namespace) -> int:
         FullGradError: nothing was done.
     """
     _check(args)
-    model = load_model(args.model, args.weights, args.device)
+    settings = from_options(vars(args))
+    model = load_model(args.model, args.weights, args.device, settings)
     found = check(
         model,
         args.input,
@@ -124,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
                 f"{printable(args.json)} cannot be written: {error.strerror}"
             ) from error
         text += f"\n-> {printable(args.json)}"
-    note_random_weights(model)
+    note_about(model if args.input else replace(model, assumed=()))
     print(text)
     return DONE
 

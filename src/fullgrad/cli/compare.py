@@ -11,18 +11,22 @@ from fullgrad import methods
 from fullgrad._files import check_folder, make_folder, printable, write_together
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
-from fullgrad.cli.explain import (
+from fullgrad.cli.arguments import (
+    LABELS,
     RATHER_THAN,
+    TARGET,
     add_model_arguments,
-    classes_of,
-    note_random_weights,
+    asked_of,
+    check_words,
+    images_of,
+    model_of,
     options_of,
+    target_forms,
 )
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.cli.progress import Progress
 from fullgrad.vision.image_result import ImageResult
-from fullgrad.vision.images import find_images
-from fullgrad.vision.models import LoadedModel, load_model
+from fullgrad.vision.models import LoadedModel
 from fullgrad.vision.provenance import provenance
 from fullgrad.viz.compare import RULES, most_rows
 from fullgrad.viz.comparison import Comparison, compare, parse_choices, word
@@ -59,18 +63,20 @@ failure: the sheet says so.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``fullgrad compare``."""
-    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
+    parser.description = _DESCRIPTION
+    parser.epilog = f"{_EPILOG}\n{target_forms()}\n"
     add = parser.add_argument
     add("images", nargs="*", type=Path, metavar="IMAGE", help="image file, or folder of them")
-    text = "METHOD or METHOD:OPTION=VALUE,... ('fullgrad methods' lists them; default: %(default)s)"
+    text = (
+        "METHOD, METHOD:OPTION=VALUE,... or own.py:FUNCTION ('fullgrad methods' lists them; "
+        f"default: {' '.join(METHODS)})"
+    )
     add("--methods", nargs="+", default=list(METHODS), metavar="METHOD", help=text)
     text = f"the sheet, in the format of its name: {', '.join(FORMATS)} (default: %(default)s)"
     add("--out", type=Path, default=Path("comparison.png"), metavar="FILE", help=text)
-    text = "class to explain in every photograph: index or name (default: the predicted one)"
-    add("--target", metavar="CLASS", help=text)
+    add("--target", metavar="TARGET", help=TARGET)
     add("--rather-than", metavar="CLASS", help=RATHER_THAN)
-    text = "class names, one a line, or 'imagenet' for those of ImageNet-1k"
-    add("--labels", metavar="FILE", help=text)
+    add("--labels", metavar="FILE", help=LABELS)
     text = (
         "what the colours of two maps have in common: 'map' nothing, each map by itself; 'rank' "
         "how many pixels have a colour; 'method' the numbers of a method (default: %(default)s)"
@@ -89,22 +95,18 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FullGradError: nothing was written.
     """
-    if not args.images:
-        raise UsageError(
-            "no photograph given: name image files or folders, as in 'fullgrad compare cat.jpg'"
-        )
     require("matplotlib", "cli")
     try:
         choices = parse_choices(args.methods)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    paths = find_images(args.images)
+    paths = [image.path for image in images_of(args, "compare")]
     _check_out(args.out, paths)
     if len(paths) > (most := most_rows(len(choices))):
         raise UsageError(f"a sheet has room for {most} photographs, not for {len(paths)}")
-    model = load_model(args.model, args.weights, args.device)
-    note_random_weights(model)
-    names, target, other = classes_of(args, model)
+    check_words(args)
+    model = model_of(args)
+    asked = asked_of(args, model)
     make_folder(args.out.parent)
     progress = Progress("maps")
 
@@ -121,9 +123,9 @@ def run(args: argparse.Namespace) -> int:
             model,
             paths,
             choices,
-            names=names,
-            target=target,
-            rather_than=other,
+            names=asked.names,
+            target=asked.target,
+            rather_than=asked.rather_than,
             scale=args.scale,
             on_map=progress,
             on_row=on_row,
@@ -155,10 +157,8 @@ def _check_out(out: Path, images: Sequence[Path]) -> None:
 
 def told(row: ImageResult) -> str:
     """One photograph, for people."""
-    lines = [
-        f"{printable(row.photograph.path)}: {row.subject_indices}, "
-        f"probability {row.probability:.1%}, {row.numbers}"
-    ]
+    likely = "" if row.probability is None else f"probability {row.probability:.1%}, "
+    lines = [f"{printable(row.photograph.path)}: {row.subject_indices}, {likely}{row.numbers}"]
     lines += [f"  {c.label} {word(c)}: {c.reason}" for c in row.maps if c.values is None]
     return "\n".join(lines)
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from fullgrad._files import printable, write_together
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
-from fullgrad.cli.explain import add_model_arguments, explain_files
+from fullgrad.cli.arguments import add_model_arguments
+from fullgrad.cli.explain import explain_files
 from fullgrad.vision.areas import CELL
+from fullgrad.vision.images import FoundImage
 from fullgrad.vision.samples import sample_photographs
 from fullgrad.viz.overlay import png
 from fullgrad.viz.sheet import Row, sheet
@@ -43,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     args.method, args.psi, args.terms, args.option = "fullgrad", None, None, []
     args.layers, args.rather_than, args.check, args.cell = False, None, False, CELL
     args.overlay, args.replace, args.quiet, args.json = True, False, False, False
-    results, code = explain_files(args, afresh=True)  # which checks before it explains anything
+    found = [FoundImage(path, path.stem) for path in args.images]
+    results, code = explain_files(args, found)  # which checks before it explains anything
     try:
         write_together(args.out, contents)
     except OSError as error:
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             result.view,
             result.saliency,
             result.label,
-            f"probability {result.probability:.0%}\nlogit {result.logit:.1f}",
+            f"probability {result.probability or 0:.0%}\nlogit {result.logit:.1f}",
         )
         for result in results
     ]

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 from fullgrad._files import printable
 from fullgrad.cli import UsageError
 from fullgrad.cli.progress import Progress
-from fullgrad.errors import FullGradError, ImageError, LayoutError, MethodError, ModelError
+from fullgrad.errors import (
+    FullGradError,
+    ImageError,
+    LayoutError,
+    MethodError,
+    ModelError,
+    ModelLoadError,
+)
 from fullgrad.vision.classification import one_line
 from fullgrad.vision.image_result import ImageResult
 from fullgrad.vision.images import FoundImage, Photograph, read_photograph
@@ -106,7 +113,7 @@ class Explaining:
             if not self._done:  # the model's fault, so every photograph would fail alike
                 if isinstance(error, LayoutError):
                     raise UsageError(f"{error} On the command line: --terms input") from error
-                if isinstance(error, (ModelError, MethodError, UsageError)):
+                if isinstance(error, (ModelError, ModelLoadError, MethodError, UsageError)):
                     raise
                 if isinstance(error, ValueError) and not isinstance(error, FullGradError):
                     raise UsageError(str(error)) from error
@@ -195,7 +202,7 @@ def report(result: ImageResult, files: Sequence[Path], checked: str = "") -> str
         A few lines.
     """
     labels = [score.name or f"class {score.index}" for score in result.top]
-    width = max(map(len, labels))
+    width = max(map(len, labels), default=0)
     lines = [_name(result)]
     lines += [
         f"  {place}. {label:<{width}}  {score.probability:7.2%}   [{score.index}]"

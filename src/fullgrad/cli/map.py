@@ -8,12 +8,14 @@ import re
 from typing import Any
 
 from fullgrad.cli import UsageError
-from fullgrad.cli.explain import (
+from fullgrad.cli.arguments import (
+    LABELS,
     add_method_arguments,
     add_model_arguments,
     chosen_method,
     class_names,
-    note_random_weights,
+    model_of,
+    positive,
 )
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.datasets.encoding import DTYPES
@@ -25,7 +27,7 @@ from fullgrad.datasets.running import run as run_prepared
 from fullgrad.errors import ModelLoadError
 from fullgrad.vision.classification import number_of_classes
 from fullgrad.vision.labels import class_index
-from fullgrad.vision.models import LoadedModel, load_model
+from fullgrad.vision.models import LoadedModel
 
 _DESCRIPTION = """\
 Computes and stores the maps of a whole data set. Stop it when you like: the same command goes on
@@ -60,31 +62,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "folder or fsspec address (s3://bucket/maps) of the store"
     add("--out", required=True, metavar="STORE", help=text)
     add_model_arguments(parser)
-    add("--labels", metavar="FILE", help="class names, one a line, or 'imagenet'")
+    add("--labels", metavar="FILE", help=LABELS)
     add_method_arguments(parser)
     text = "predicted (default), true, or classes by number or name; several give several maps each"
     add("--target", nargs="+", default=[PREDICTED], metavar="CLASS", help=text)
-    add("--top", type=_positive, metavar="K", help="explain the K highest classes of each sample")
+    add("--top", type=positive, metavar="K", help="explain the K highest classes of each sample")
     text = "an image's class is the name of the folder below DATA, numbered alphabetically"
     add("--folder-classes", action="store_true", help=text)
-    add("--limit", type=_positive, metavar="N", help="the first N samples alone")
+    add("--limit", type=positive, metavar="N", help="the first N samples alone")
     text = "samples that go through the model together, or 'auto' (default: 8, on a GPU 32)"
     add("--batch-size", type=_batch_size, metavar="N", help=text)
     text = "samples in a unit, which is stored whole or not at all (default: 256)"
-    add("--unit", type=_positive, metavar="N", help=text)
+    add("--unit", type=positive, metavar="N", help=text)
     text = "type of the stored numbers, each map with its own scale (default: %(default)s)"
     add("--dtype", choices=DTYPES, default="float16", help=text)
     text = "pool maps to this many cells along each axis, as in --grid 14 14 (default: no pooling)"
-    add("--grid", type=_positive, nargs="+", metavar="N", help=text)
+    add("--grid", type=positive, nargs="+", metavar="N", help=text)
     text = "components of a module's path that make a stage (default: %(default)s)"
-    add("--depth", type=_positive, default=1, metavar="N", help=text)
+    add("--depth", type=positive, default=1, metavar="N", help=text)
     text = "PyTorch's threads in each process (default: the machine's, divided by --processes)"
-    add("--threads", type=_positive, metavar="N", help=text)
+    add("--threads", type=positive, metavar="N", help=text)
     add("--deterministic", action="store_true", help="PyTorch's deterministic algorithms alone")
     text = "processes that decode, for each that computes (default: %(default)s)"
     add("--workers", type=_not_negative, default=1, metavar="N", help=text)
     text = "processes that compute; with Ray, units at a time (default: %(default)s)"
-    add("--processes", type=_positive, default=1, metavar="N", help=text)
+    add("--processes", type=positive, default=1, metavar="N", help=text)
     text = "who computes (default: %(default)s)"
     add("--executor", choices=EXECUTORS, default="here", help=text)
     add("--ray", metavar="ADDRESS", help="of a Ray cluster (default: one on this machine)")
@@ -97,12 +99,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quiet", action="store_true", help="no progress")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
 def _not_negative(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
@@ -110,7 +106,7 @@ def _not_negative(text: str) -> int:
 
 
 def _batch_size(text: str) -> Any:
-    return text if text == "auto" else _positive(text)
+    return text if text == "auto" else positive(text)
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -130,9 +126,8 @@ def run(args: argparse.Namespace) -> int:
         FullGradError: a mistake in the arguments, or work that had to stop.
     """
     executor = _executor(args)
-    model = load_model(args.model, args.weights, args.device)
-    note_random_weights(model)
     method, options = chosen_method(args)
+    model = model_of(args)
     names, target = _target(args, model)
     ready = prepare(
         args.data,

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fullgrad._user_code import FILE_MODULE, execute
 from fullgrad.datasets.encoding import Array, empty, pooled, quantized
 from fullgrad.datasets.explaining import Found, Question, explained
 from fullgrad.datasets.index import Origin, Row
 from fullgrad.datasets.plan import Plan, environment
 from fullgrad.datasets.samples import Prepared, Reader, Samples, minibatches
 from fullgrad.datasets.store import Store, Written
-from fullgrad.errors import FullGradError, InputError
+from fullgrad.errors import FullGradError, InputError, ModelLoadError
 from fullgrad.vision.classification import one_line
-from fullgrad.vision.models import FILE_MODULE, execute
 
 Report: TypeAlias = Callable[[Written], None]
 
@@ -174,7 +174,7 @@ class Work:
 def _unpickled(files: Mapping[str, str], content: bytes) -> Work:
     for name, path in files.items():
         if name not in sys.modules:
-            execute(Path(path))
+            execute(Path(path), ModelLoadError)
     return Work(*pickle.loads(content))
 
 

@@ -1,16 +1,26 @@
-"""Which module of the model is executing, read off the calls in progress.
+"""Which module of the model is executing, and what modules returned.
 
-PyTorch's module hooks would tell as well, but slow every module call down, many times more than
-asking when an operation needs a name. Nothing is registered anywhere.
+The first is read off the calls in progress. PyTorch's module hooks would tell as well, but slow
+every module call down, many times more than asking when an operation needs a name. The second is
+asked for by targets alone that explain a layer's output; its hooks stay for one call.
 """
 
 from __future__ import annotations
 
+import difflib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fullgrad._compat import MODULE_CALL
+from fullgrad.engine.targets import described_in
+from fullgrad.errors import TargetError
+
+_SEEN: ContextVar[dict[str, list[Any]] | None] = ContextVar("fullgrad_seen", default=None)
 
 
 class ModulePath:
@@ -45,3 +55,74 @@ class ModulePath:
 def is_submodule(module: str, stage: str) -> bool:
     """Whether a module path lies in a stage (``layer3.0.bn2`` in ``layer3``, not ``layer30``)."""
     return not stage or module == stage or module.startswith(stage + ".")
+
+
+def returned_by(layer: str) -> list[Any]:
+    """What a layer returned in the last call of the model, once for each of its own calls.
+
+    Raises:
+        TargetError: no call of the library's is in progress.
+    """
+    seen = _SEEN.get()
+    if seen is None or layer not in seen:
+        raise TargetError(
+            f"what {layer} returned is known only while fullgrad runs the model: pass this target "
+            "to fullgrad.decompose, fullgrad.saliency, fullgrad.complete_map or "
+            "fullgrad.methods.attribute"
+        )
+    return seen[layer]
+
+
+@contextmanager
+def watched(model: nn.Module, target: Any) -> Iterator[None]:
+    """Keep what the layers that a target names return, until the model is called again.
+
+    Args:
+        model: gets forward hooks for that time, if there are such layers.
+        target: any.
+
+    Raises:
+        TargetError: the model has no such layer.
+    """
+    layers = {path for d in described_in(target) for path in d.layers}
+    if not layers:
+        yield
+        return
+    modules = dict(model.named_modules())
+    seen: dict[str, list[Any]] = {name: [] for name in layers}
+
+    def begin(module: nn.Module, args: Any) -> None:
+        if _SEEN.get() is seen:  # another thread's calls are none of ours
+            for values in seen.values():
+                values.clear()
+
+    def hook_for(path: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if _SEEN.get() is seen:
+                seen[path].append(_copied(output))
+
+        return hook
+
+    handles = [model.register_forward_pre_hook(begin)]
+    before = _SEEN.set(seen)
+    try:
+        for path in layers:
+            if not path or path not in modules:
+                close = difflib.get_close_matches(path, modules, n=3)
+                hint = f"; did you mean {' or '.join(close)}?" if close else ""
+                raise TargetError(f"the model has no layer {path!r}{hint}")
+            handles.append(modules[path].register_forward_hook(hook_for(path)))
+        yield
+    finally:
+        _SEEN.reset(before)
+        for handle in handles:
+            handle.remove()
+
+
+def _copied(output: Any) -> Any:
+    """Copies of tensors: what comes next may overwrite them."""
+    if isinstance(output, Tensor):
+        return output.clone()
+    if type(output) in (tuple, list):
+        return type(output)(map(_copied, output))
+    return {k: _copied(v) for k, v in output.items()} if type(output) is dict else output

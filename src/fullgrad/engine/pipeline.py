@@ -29,7 +29,7 @@ from fullgrad.engine._shifts import Arrivals
 from fullgrad.engine.coverage import model_error_for, refuse_blocked, refuse_used, unrecorded_nodes
 from fullgrad.engine.inputs import check, check_keywords, failures_named, prepare
 from fullgrad.engine.model_state import Guard, eager, guarded, plain_recurrence, redraw
-from fullgrad.engine.module_path import ModulePath
+from fullgrad.engine.module_path import ModulePath, watched
 from fullgrad.engine.recorder import Recorder, recording
 from fullgrad.engine.refusals import refuse_without_batch_axis
 from fullgrad.engine.request import Request, Traced
@@ -281,6 +281,7 @@ def _held(request: Request, model: nn.Module) -> Iterator[Guard]:
         guarded(model, evaluate=request.mode == "eval") as guard,
         eager.held(compiled(model)),
         plain_recurrence.held(recurrent(model)),
+        watched(model, request.target),
     ):
         yield guard
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fullgrad.engine._indices import check_rows, index_rows, is_index, per_sample
 from fullgrad.engine._outputs import main_tensor as main_tensor  # noqa: PLC0414
+from fullgrad.engine._several import Several as Several  # noqa: PLC0414
+from fullgrad.engine._several import Top as Top  # noqa: PLC0414
+from fullgrad.engine._several import holds_integers as holds_integers  # noqa: PLC0414
+from fullgrad.engine._several import several as several  # noqa: PLC0414
 from fullgrad.errors import OutputError, TargetError
 
 Target: TypeAlias = (
@@ -56,100 +60,97 @@ class Selected:
     target: Target
 
 
-class Contrast(ABC):
-    """A target made of other targets: from a model's output to shape (B,).
+class Described(ABC):
+    """A target that says in words what it explains: from a model's output to shape (B,).
 
-    Subclasses are frozen dataclasses whose fields are targets. They are public in
-    :mod:`fullgrad.targets`.
+    Subclasses are frozen dataclasses, public in :mod:`fullgrad.targets`.
     """
+
+    of_batch: ClassVar[bool] = False
+    """Whether it needs the output of all samples as the model returns it."""
 
     @abstractmethod
     def __call__(self, output: Any) -> Tensor:
         """The explained scalars, shape (B,), inside the graph."""
+
+    @abstractmethod
+    def describe(self, names: Sequence[str] | None = None) -> str:
+        """What is explained, in words.
+
+        Args:
+            names: of the classes; None calls them by their numbers.
+        """
+
+    def __str__(self) -> str:
+        return self.describe()
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The modules whose outputs are explained; none for the model's own."""
+        return ()
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The targets that it is made of."""
+        return ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the output itself decides what is explained, such as its predicted class."""
+        return any(map(predicts, self.parts))
+
+    def changed(self, change: Callable[[Any], Any]) -> Any:
+        """The same target with all that has a row for each sample changed."""
+        return self
+
+    def settled(self, output: Any, samples: int | None = None) -> Any:
+        """The same target with what an output decides written down, so that others keep to it."""
+        return self
+
+
+class Contrast(Described):
+    """A target made of other targets: all its fields are."""
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The targets that it is made of."""
+        return tuple(getattr(self, f.name) for f in dataclasses.fields(self))  # type: ignore[arg-type]
 
     def changed(self, change: Callable[[Any], Any]) -> Any:
         """The same contrast of changed targets."""
         values = {f.name: change(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
         return dataclasses.replace(self, **values)  # type: ignore[type-var]
 
+    def settled(self, output: Any, samples: int | None = None) -> Any:
+        """The same contrast in which the predicted class is that of an output."""
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Several:
-    """Some targets for each sample, each explained by itself.
+        def settle(part: Any) -> Any:
+            if isinstance(part, Described):
+                return part.settled(output, samples) if predicts(part) else part
+            if part is not None:
+                return part
+            index = select(output, None, samples).index
+            return None if index is None else index.tolist()
 
-    Args:
-        rows: one for each sample, or a single one for all; each a list of as many targets.
-        each_sample: whether there is a row for each sample, whose targets are that sample's alone.
-            Those of the single row are targets of the whole batch, as a call with one takes them.
-    """
-
-    rows: Sequence[Sequence[Any]]
-    each_sample: bool = False
-
-    def rows_of(self, batch: int) -> list[Sequence[Any]]:
-        """The rows, one for each sample.
-
-        Raises:
-            TargetError: rows for another number of samples.
-        """
-        if len(self.rows) != batch:
-            raise TargetError(f"{len(self.rows)} lists of targets for a batch of {batch} samples")
-        return list(self.rows)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Top:
-    """The classes with the highest outputs, each explained by itself."""
-
-    count: int
-
-
-def several(target: Target) -> Target | Several:
-    """A target that holds a list of targets for each sample as such; any other as it is.
-
-    Lists in a list, and integer tensors or arrays of shape (B, k), are lists of targets.
-
-    Raises:
-        TargetError: lists of unequal length, or empty ones.
-    """
-    rows: Any = target
-    if hasattr(target, "tolist"):
-        if getattr(target, "ndim", 0) != 2 or not holds_integers(target):
-            return target
-        rows = target.tolist()  # type: ignore[union-attr]
-    if not isinstance(rows, list) or not rows or not all(isinstance(r, list) for r in rows):
-        return target
-    lengths = sorted({len(row) for row in rows})
-    if len(lengths) > 1 or lengths[0] == 0:
-        raise TargetError(
-            "each sample needs as many targets as the others, and at least one, not "
-            + " or ".join(map(str, lengths))
-        )
-    return Several(rows, len(rows) > 1)
-
-
-def holds_integers(array: Any) -> bool:
-    """Whether a tensor or array holds integers; booleans are none."""
-    if isinstance(array, Tensor):
-        return not (array.is_floating_point() or array.is_complex() or array.dtype == torch.bool)
-    return getattr(array.dtype, "kind", "") in "iu"
+        return self.changed(settle)
 
 
 def predicts(target: Any) -> bool:
     """Whether a target is, or is made of, classes that are predicted."""
-    if isinstance(target, Contrast):
-        parts = dataclasses.fields(target)  # type: ignore[arg-type]
-        return any(predicts(getattr(target, part.name)) for part in parts)
+    if isinstance(target, Described):
+        return target.is_open
     if isinstance(target, Several):
         return any(predicts(t) for row in target.rows for t in row)
     return target is None or isinstance(target, Top)
 
 
-def _settled(target: Any, predicted: list[int] | None) -> Any:
-    """A target in which the predicted class is the one that is given."""
-    if isinstance(target, Contrast):
-        return target.changed(lambda part: _settled(part, predicted))
-    return predicted if target is None else target
+def described_in(target: Any) -> list[Described]:
+    """All targets with words in a target, the target itself included."""
+    if isinstance(target, Described):
+        return [target, *(d for part in target.parts for d in described_in(part))]
+    if isinstance(target, Several):
+        return [d for row in target.rows for t in row for d in described_in(t)]
+    return [d for t in target for d in described_in(t)] if type(target) in (list, tuple) else []
 
 
 def _possible_batches(output: Any) -> tuple[int, ...]:
@@ -208,10 +209,11 @@ def _called_one_by_one(
 
 def _contrasted(contrasts: Sequence[Any], output: Any) -> Selected:
     """A contrast for each sample, all of one kind, as one contrast of the whole batch."""
-    if any(map(predicts, contrasts)):
-        index = select(output, None).index
-        if index is not None:
-            contrasts = [_settled(c, [k]) for c, k in zip(contrasts, index.tolist(), strict=True)]
+    tensor, _ = main_tensor(output)
+    contrasts = [
+        c.settled(row.unsqueeze(0)) if predicts(c) else c
+        for c, row in zip(contrasts, tensor, strict=True)
+    ]
     names = [part.name for part in dataclasses.fields(contrasts[0])]
     rows = {name: [_for_one(getattr(c, name)) for c in contrasts] for name in names}
     return dataclasses.replace(
@@ -225,7 +227,12 @@ def _for_one(target: Any) -> Any:
 
 def _one(target: Any, output: Tensor, way_out: str) -> tuple[Tensor, Any]:
     """The scalar of one sample, and what chooses it again."""
-    if isinstance(target, Contrast):
+    if isinstance(target, Described):
+        if any(t.of_batch for t in described_in(target)):
+            raise TargetError(
+                f"{target} is explained in all samples of a batch, not in one of a list: give it "
+                f"{way_out.replace('target=f', 'target=it')}"
+            )
         found = select(output.unsqueeze(0), target)
         return found.output.squeeze(0), found.target
     try:
@@ -262,9 +269,8 @@ def select(output: Any, target: Target, samples: int | None = None) -> Selected:
         OutputError: the output holds no float tensor, or NaN or infinite values.
         TargetError: the target does not fit the output.
     """
-    if isinstance(target, Contrast) and predicts(target):
-        index = select(output, None, samples).index
-        target = _settled(target, None if index is None else index.tolist())
+    if isinstance(target, Described) and predicts(target):
+        target = target.settled(output, samples)
     if callable(target) and not isinstance(target, Tensor):
         return _called(target, output)
     if isinstance(target, list) and target and all(map(_is_function, target)):

@@ -19,6 +19,7 @@ from fullgrad._code import code_digest
 from fullgrad._files import printable, write_together
 from fullgrad._optional import require
 from fullgrad.evaluation import statistics
+from fullgrad.evaluation._own_sources import own_sources
 from fullgrad.evaluation.options import Meter, Option, Silent
 from fullgrad.evaluation.plan import Plan, digest_of
 from fullgrad.evaluation.statistics import Table
@@ -66,6 +67,8 @@ class Test(ABC):
     """Its options."""
     for_model: ClassVar[bool] = False
     """Whether it also takes the options ``model``, ``weights`` and ``device``."""
+    for_models: ClassVar[bool] = False
+    """Whether it has options for several models, and takes what may be stated of them too."""
     replaces: ClassVar[bool] = False
     """Whether other options replace the results in a folder, or are refused there."""
     columns: ClassVar[frozenset[str]] = frozenset({"case", "method", "score"})
@@ -117,7 +120,16 @@ class Test(ABC):
     @cached_property
     def code(self) -> str:
         """Digest of the code that the numbers depend on."""
-        return code_digest(type(self).__module__, "fullgrad.methods")
+        return self.with_own(code_digest(type(self).__module__, "fullgrad.methods"))
+
+    def with_own(self, code: str) -> str:
+        """Return a digest of code that changes with the sources of users' methods and tests too."""
+        sources = [*own_sources(self.plan.choices), *self.own_sources()]
+        return digest_of({"code": code, "own": sources}) if sources else code
+
+    def own_sources(self) -> list[str]:
+        """Return digests of other files of the user's that the numbers depend on."""
+        return []
 
     def check(self) -> None:  # noqa: B027 - nothing to try, unless a test says so
         """Try everything once, so that nothing fails half-way.

@@ -22,7 +22,7 @@ from fullgrad.evaluation.store import Store
 from fullgrad.methods.controls import NOISE
 from fullgrad.vision.classification import number_of_classes
 from fullgrad.vision.images import preprocess
-from fullgrad.vision.models import DEFAULT_MODEL, LoadedModel, load_model
+from fullgrad.vision.models import DEFAULT_MODEL, STATED, LoadedModel, from_options, load_model
 
 METHODS = (
     "fullgrad",
@@ -50,6 +50,7 @@ class ImagesPlan(Plan):
         images: where they come from.
         count: how many.
         content: digest of the images' names and bytes.
+        stated: number of classes and preprocessing, where they were stated.
         choices: the methods.
         random_runs: how many maps of noise, which needs no model, are tried.
         seed: of ties, noise and random orders.
@@ -65,6 +66,7 @@ class ImagesPlan(Plan):
     images: str
     count: int
     content: str
+    stated: str = ""
     random_runs: int = 5
     seed: int = 0
     batch_size: int = 10
@@ -114,7 +116,7 @@ class ImagesTest(Test):
             required=True,
         ),
         Option("--limit", "up to N of them, spread evenly; else all", kind=int),
-        Option("--methods", "METHOD or METHOD:OPTION=VALUE,...", METHODS),
+        Option("--methods", "METHOD, METHOD:OPTION=VALUE,... or own.py:FUNCTION", METHODS),
         Option("--random-orders", "how many maps of noise ('random', ...) are tried", 5, int),
         Option("--seed", "of ties, noise and random orders", 0, int),
         Option("--batch-size", "images at a time; numbers change by rounding only", 10, int),
@@ -140,8 +142,10 @@ class ImagesTest(Test):
         """Read the images and load the model; ``more`` are options of the plan."""
         choices = tuple(MethodChoice.parse(text) for text in methods)
         source = open_source(images, limit)
-        loaded = load_model(model, weights, device)
+        settings = from_options(more)
+        loaded = load_model(model, weights, device, settings)
         number_of_classes(loaded)
+        more = {k: v for k, v in more.items() if k not in STATED}
         plan = cls.plan_type(
             model=loaded.spec,
             weights=loaded.weights,
@@ -149,6 +153,7 @@ class ImagesTest(Test):
             images=images,
             count=len(source.items),
             content=source.content,
+            stated=settings.text(),
             choices=choices,
             random_runs=random_orders,
             **more,
@@ -171,8 +176,10 @@ class ImagesTest(Test):
             self.maps(choice, batch, 0)
 
     def remarks(self) -> list[str]:
-        """Return which images are left out, and why."""
-        return [f"excluded: {printable(name)}: {why}" for name, why in self.source.excluded]
+        """Return what was assumed of the model, and which images are left out, and why."""
+        excluded = self.source.excluded
+        said = [f"excluded: {printable(name)}: {why}" for name, why in excluded]
+        return [*self.model.assumed, *said]
 
     def batch(self, start: int, stop: int) -> Batch:
         """Return some images with the outputs for them."""

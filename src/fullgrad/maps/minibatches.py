@@ -18,7 +18,7 @@ from fullgrad.axes.layouts import InputLayout, input_layouts
 from fullgrad.engine.inputs import Inputs, check, explained_names
 from fullgrad.engine.pipeline import forward
 from fullgrad.engine.request import Request
-from fullgrad.engine.targets import Contrast, Several
+from fullgrad.engine.targets import Described, Several
 from fullgrad.errors import InputError, TargetError
 
 BatchSize: TypeAlias = int | Literal["auto"] | None
@@ -122,7 +122,7 @@ def with_rows(
             return Several(change_list(target.rows_of(count)), each_sample=True)
         row = [with_rows(each, count, change, change_list) for each in target.rows[0]]
         return Several([row])
-    if isinstance(target, Contrast):
+    if isinstance(target, Described):
         return target.changed(lambda part: with_rows(part, count, change, change_list))
     if isinstance(target, np.ndarray):
         target = target.tolist()

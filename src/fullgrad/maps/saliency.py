@@ -344,7 +344,8 @@ def asked(target: Target, top: int | None) -> Target | Several | Top:
         ValueError: top is not a positive integer.
     """
     if top is None:
-        return several(target)
+        found: Target | Several = several(target)
+        return found
     if target is not None:
         raise OptionError("top= chooses the classes itself: leave target out, or top")
     if type(top) is not int or top < 1:

@@ -16,6 +16,7 @@ from fullgrad.axes.layouts import ActivationLayouts, InputLayout
 from fullgrad.axes.spread import MassPlacement
 from fullgrad.engine.inputs import failures_named
 from fullgrad.engine.lending import as_tuple, lent, own
+from fullgrad.engine.module_path import watched
 from fullgrad.engine.request import Detached, Mode, ModelOptions, Request
 from fullgrad.engine.targets import Target, predicts, select
 from fullgrad.engine.wrappers import unwrap
@@ -274,7 +275,7 @@ def predicted(model: nn.Module, inputs: Tensor, target: Any, extra: Any) -> Any:
     """A target in which predicted classes are those of these inputs; any other as it is."""
     if not predicts(target):
         return target
-    with lent(model), torch.no_grad(), failures_named(inputs):
+    with lent(model), watched(model, target), torch.no_grad(), failures_named(inputs):
         return select(model(own(inputs), *as_tuple(own(extra))), target).target
 
 
@@ -287,7 +288,7 @@ def _map(part: Request, method: Method, signed: bool, axes: str) -> tuple[Tensor
     options = dict(part.forward_kwargs or {})
     if extra is not None:
         options["additional_forward_args"] = own(extra)
-    with lent(part.model):
+    with lent(part.model), watched(part.model, target):
         found = method.function(part.model, own(x), target, **options)
     return (reduced(method.name, found, x, signed, axes),)
 

@@ -44,6 +44,8 @@ class MethodChoice:
     def parse(cls, text: str) -> MethodChoice:
         """Read ``NAME`` or ``NAME:OPTION=VALUE,OPTION=VALUE``; ``+`` joins several values.
 
+        The name may also be ``path/to/file.py:FUNCTION``.
+
         A value with a colon is another method with its options, and is kept as it stands:
         ``random_phase:of=integrated_gradients:n_steps=20;signed=True,seed=3``.
 
@@ -55,11 +57,16 @@ class MethodChoice:
             {'psi': 'channel'}
         """
         name, _, rest = text.partition(":")
+        if name.endswith(".py"):
+            function, _, rest = rest.partition(":")
+            name = f"{name}:{function}"
         options: dict[str, Any] = {}
         for part in rest.split(",") if rest else []:
             key, equals, value = part.partition("=")
             if not equals or not key.isidentifier():
-                raise ValueError(f"{text!r} is not METHOD or METHOD:OPTION=VALUE,...")
+                raise ValueError(
+                    f"{text!r} is not METHOD, METHOD:OPTION=VALUE,... or path/to/file.py:FUNCTION"
+                )
             options[key] = _parsed(value)
         return cls(name, options)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from fullgrad._options import elsewhere, with_new_names
+from fullgrad._user_code import loaded, names_file
 from fullgrad.errors import MethodError, OptionError
 
 Function: TypeAlias = Callable[..., Tensor]
@@ -141,11 +145,21 @@ class Method:
 
 
 _METHODS: dict[str, Method] = {}
+_FROM_FILES: dict[str, tuple[bytes, Method]] = {}  # by specification, with the file's content
 
 
 def unlike(name: Any, known: list[str]) -> str:
-    """What there is instead of an unknown name, the likely ones first."""
-    close = difflib.get_close_matches(str(name), known, n=3)
+    """What there is instead of an unknown name, the likely ones first.
+
+    Names that differ in signs and capitals alone come first, then those that hold the name, then
+    those with similar letters.
+    """
+    plain = {n: re.sub("[^a-z0-9]", "", n.lower()) for n in known}
+    asked = re.sub("[^a-z0-9]", "", str(name).lower())
+    same = [n for n, text in plain.items() if text == asked]
+    holding = [n for n, text in plain.items() if len(asked) > 3 and asked in text]
+    similar = difflib.get_close_matches(asked, list(plain.values()), n=3, cutoff=0.75)
+    close = same or [*holding, *(n for n in plain if plain[n] in similar and n not in holding)][:3]
     meant = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     return f"{meant}known: {', '.join(known) or 'none'}"
 
@@ -246,12 +260,45 @@ def unregister(name: str) -> Method:
     return method
 
 
+def from_file(spec: str) -> Method:
+    """The method that a Python file defines, named ``path/to/file.py:NAME``.
+
+    The file is run, once for each content that it has.
+
+    Args:
+        spec: file and name of a function, as :func:`fullgrad.methods.attribute` takes them, or of
+            a :class:`Method`.
+
+    Raises:
+        MethodError: no such file or function, or what the file raises.
+    """
+    file = Path(spec.rpartition(":")[0])
+    content = file.read_bytes() if file.is_file() else b""
+    known = _FROM_FILES.get(spec)
+    if known is not None and known[0] == content:
+        return known[1]
+    _, found = loaded(spec, MethodError)
+    if isinstance(found, Method):
+        method = dataclasses.replace(found, name=spec)
+    elif callable(found):
+        about = inspect.cleandoc(found.__doc__ or "").partition("\n")[0]
+        method = Method(spec, found, about=about)
+    else:
+        raise MethodError(
+            f"{spec} is {type(found).__name__}, not a function (model, inputs, target) or a Method"
+        )
+    _FROM_FILES[spec] = content, method
+    return method
+
+
 def get(name: str) -> Method:
-    """The method of a name.
+    """The method of a name, or of ``path/to/file.py:NAME``.
 
     Raises:
         ValueError: there is none; lists those that are known.
     """
+    if isinstance(name, str) and names_file(name):
+        return from_file(name)
     method = _METHODS.get(name) if isinstance(name, str) else None
     if method is None:
         raise ValueError(f"unknown method {name!r}; {unlike(name, names())}")

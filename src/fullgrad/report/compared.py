@@ -98,7 +98,7 @@ def _classes(builder: Builder, rows: Sequence[RowInfo]) -> Html:
         (
             row.image.path,
             _subject(row),
-            f"{row.target.probability:.1%}",
+            row.target.likely,
             number(row.target.logit),
             *_compared(row, compared),
             tag("code", row.image.sha256),
@@ -122,6 +122,8 @@ def _classes(builder: Builder, rows: Sequence[RowInfo]) -> Html:
 
 def _subject(row: RowInfo) -> str:
     """What a row explains: one class, or one rather than another."""
+    if row.target.described is not None:
+        return row.target.described
     both = (row.target, row.target.rather_than)
     return " rather than ".join(c.name or f"class {c.index}" for c in both if c is not None)
 

@@ -138,7 +138,9 @@ def _photograph(builder: Builder, e: Explained, problems: list[str]) -> Html:
     )
     said = (
         f", {chosen}. Its logit, the number before softmax, is {number(target.logit)}; its "
-        f"probability, the softmax of all logits, is {target.probability:.1%}."
+        f"probability, the softmax of all logits, is {target.likely}."
+        if target.described is None
+        else f", which was asked for. It is {number(target.logit)}."
     )
     if (other := target.rather_than) is not None:
         label = f"{label} rather than {_label(other)}"
@@ -163,11 +165,15 @@ def _photograph(builder: Builder, e: Explained, problems: list[str]) -> Html:
 
 
 def _number_name(target: TargetInfo) -> str:
+    if target.described is not None:
+        return "output"
     return "logit" if target.rather_than is None else "difference of the logits"
 
 
 def _label(target: TargetInfo | RatherThanInfo) -> str:
     index = target.index
+    if index is None and isinstance(target, TargetInfo):
+        return target.described or ""
     return f"{target.name} (class {index})" if target.name else f"class {index}"
 
 
@@ -206,6 +212,8 @@ def _has_sign(e: Explained) -> bool:
 
 
 def _classes(builder: Builder, top: Sequence[ClassInfo]) -> Html:
+    if not top:
+        return Html("")
     rows = [
         (place, c.name or "not known", c.index, f"{c.probability:.2%}")
         for place, c in enumerate(top, 1)

@@ -18,6 +18,7 @@ _MEANING = {
     "sha256": "of the weights' file: equal digests, equal weights",
     "device": "where it was computed; other devices round otherwise",
     "preprocessing": "from the photograph to the model's input",
+    "assumed": "what nobody stated of the model, and was taken",
 }
 
 
@@ -25,7 +26,9 @@ def model_facts(model: ModelInfo) -> list[tuple[Any, Any, Any]]:
     """Model and weights, for :func:`fullgrad.report.markup.facts`."""
     found: list[tuple[Any, Any, Any]] = []
     for key, value in model:
-        text = shown(value)
+        if key == "assumed" and not value:
+            continue
+        text = "; ".join(value) if key == "assumed" else shown(value)
         if key == "checkpoint":  # where it lies is nobody's business
             text = text.replace("\\", "/").rpartition("/")[2]
         label = "model" if key == "spec" else f"model: {key}"

@@ -22,8 +22,9 @@ class Model(BaseModel):
 class ModelInfo(Model):
     """The model that was explained.
 
-    ``checkpoint`` is the file of its weights, ``sha256`` that file's digest. ``state`` is a digest
-    of what the model computes; older records leave it out.
+    ``checkpoint`` is the file of its weights, ``sha256`` that file's digest; ``assumed`` what
+    nobody stated of it and was taken. ``state`` is a digest of what the model computes; older
+    records leave it out.
     """
 
     spec: str
@@ -34,6 +35,7 @@ class ModelInfo(Model):
     device: str
     preprocessing: dict[str, JsonValue]
     state: str | None = None
+    assumed: tuple[str, ...] = ()
 
 
 class Provenance(Model):

@@ -13,7 +13,7 @@ from torch import Tensor
 from fullgrad._files import AnyPath, printable
 from fullgrad.axes.coordinates import NOWHERE
 from fullgrad.decomposition import Decomposition, decompose
-from fullgrad.engine.targets import Target
+from fullgrad.engine.targets import Described, Target
 from fullgrad.errors import FullGradError, InputError, LayoutError, UsageError
 from fullgrad.maps.aggregation import placements_for
 from fullgrad.maps.saliency import saliency_from_decomposition
@@ -29,8 +29,8 @@ from fullgrad.vision.check_schema import (
     StageInfo,
     TermsInfo,
 )
-from fullgrad.vision.images import preprocess, read_photograph
-from fullgrad.vision.labels import class_index
+from fullgrad.vision.classification import channels_hint, target_of
+from fullgrad.vision.images import input_of, read_photograph
 from fullgrad.vision.models import LoadedModel
 from fullgrad.vision.schema import Provenance
 
@@ -198,9 +198,9 @@ def check(
     about: PhotographInput | RandomInput
     if image is not None:
         photograph = read_photograph(image)
-        x = preprocess(photograph.image, model.preprocessing)[None]
+        x = input_of(photograph, model.preprocessing)[None]
     else:
-        shape = (batch, *(size or (3, *model.preprocessing.crop)))
+        shape = (batch, *(size or (model.preprocessing.channels, *model.preprocessing.crop)))
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     form, name = tuple(x.shape), str(precision).removeprefix("torch.")
@@ -211,9 +211,10 @@ def check(
     else:
         about = RandomInput(seed=seed, shape=form, dtype=name)
     x = x.to(model.device, precision)
-    d = _decomposed(model, x, _target(target, model), linearization)
+    read = _target(target, model)
+    d = _decomposed(model, x, read, linearization)
     found = statistics(d, depth)
-    return CheckSummary(model, about, _explained(found, model, target), found)
+    return CheckSummary(model, about, _explained(found, model, read), found)
 
 
 def statistics(decomposition: Decomposition, depth: int = 1) -> Statistics:
@@ -363,16 +364,8 @@ def _in_precision(model: LoadedModel, dtype: str | None) -> torch.dtype:
 def _target(text: Target | str, model: LoadedModel) -> Target:
     if not isinstance(text, str):
         return text
-    parts = text.split(",")
-    if all(p.strip().isascii() and p.strip().isdecimal() for p in parts):
-        indices = tuple(map(int, parts))
-        return indices[0] if len(indices) == 1 else indices
     names = model.class_names
-    if not names:
-        raise UsageError(
-            f"the target {text!r} is no index, and the class names of {model.spec} are not known"
-        )
-    return class_index(text, names, len(names))
+    return target_of(text, model, names, len(names) if names else None, "give an index")
 
 
 def _decomposed(
@@ -392,14 +385,17 @@ def _decomposed(
             size = "x".join(map(str, x.shape))
             raise UsageError(
                 f"{model.spec} fails on an input of shape {size}: {type(its_own).__name__}: "
-                f"{its_own} (--size gives the shape of one sample)"
+                f"{its_own}{channels_hint(model, x)} (--size gives the shape of one sample)"
             ) from error
         raise
 
 
-def _explained(found: Statistics, model: LoadedModel, target: Target | str) -> ExplainedInfo:
+def _explained(found: Statistics, model: LoadedModel, target: Target) -> ExplainedInfo:
     """What f is, for the first sample."""
     index, names = found.samples[0].target, model.class_names
+    if isinstance(target, Described):
+        said = target.describe(names)
+        return ExplainedInfo(source=said, target="", name=None, chosen="given")
     given = "" if target is None or index is not None else _written(target)
     return ExplainedInfo(
         source=found.source,
@@ -409,6 +405,6 @@ def _explained(found: Statistics, model: LoadedModel, target: Target | str) -> E
     )
 
 
-def _written(target: Target | str) -> str:
+def _written(target: Target) -> str:
     text = ",".join(map(str, target)) if isinstance(target, tuple) else str(target)
     return text.replace(" ", "")

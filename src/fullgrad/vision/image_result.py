@@ -8,25 +8,24 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
-from torch import Tensor
 
-from fullgrad import methods
 from fullgrad._files import AnyPath, printable
-from fullgrad.decomposition import Decomposition, decompose
+from fullgrad.decomposition import decompose
 from fullgrad.engine.targets import Target
-from fullgrad.errors import FullGradError, LayoutError, MethodError, ModelError, OutputError
-from fullgrad.maps.saliency import saliency_from_decomposition
+from fullgrad.errors import FullGradError, LayoutError
 from fullgrad.methods import Method
 from fullgrad.methods.choice import MethodChoice
-from fullgrad.methods.registry import resolved
 from fullgrad.operations.linearization import linearization_of
+from fullgrad.targets import words
+from fullgrad.vision._explained import explained_by
 from fullgrad.vision.areas import CELL, Areas
-from fullgrad.vision.classification import logits_of, one_line
-from fullgrad.vision.images import Photograph, display_image, preprocess, read_photograph
+from fullgrad.vision.images import Photograph, display_image, input_of, read_photograph
 from fullgrad.vision.layers import Array, Layer, fitting_depth, layers_of
 from fullgrad.vision.method_map import MethodMap as MethodMap  # noqa: PLC0414
+from fullgrad.vision.method_map import Stage as Stage  # noqa: PLC0414
+from fullgrad.vision.method_map import asked_methods, maps_by
 from fullgrad.vision.models import LoadedModel
-from fullgrad.vision.split import RatherThan, Split, contrast, splits_of
+from fullgrad.vision.split import RatherThan, Split, splits_of
 
 if TYPE_CHECKING:
     from fullgrad.vision.schema import ImageInfo, ImageRecord, Provenance, TargetInfo
@@ -36,8 +35,6 @@ _BALANCED = (
     "The split of the logit is that of linearization='balanced': the map compares with a baseline, "
     "and a split has none."
 )
-Stage: TypeAlias = Literal["classes", "split", "map", "layers"]
-_Asked: TypeAlias = tuple[Method, Mapping[str, Any], str]
 
 
 class ClassScore(NamedTuple):
@@ -55,12 +52,12 @@ class ImageResult:
     Args:
         photograph: the file.
         view: what the model saw of it, a Pillow image.
-        target: the explained class.
+        target: the explained class; None where it is another number than one class's output.
         name: the name of that class, if it is known.
         chosen: ``predicted`` or ``given``.
-        logit: the class's output.
-        probability: its softmax.
-        top: the most probable classes.
+        logit: the class's output, or the other number that is explained.
+        probability: its softmax; None likewise.
+        top: the most probable classes; none where the outputs are no classes.
         maps: one for each method.
         split: the decomposition of the logit, if it was asked for and can be had.
         layers: the stages with their maps, likewise.
@@ -68,15 +65,16 @@ class ImageResult:
         seconds: that all of it took, for all images that went through the model together.
         rather_than: the class that the explained one is compared with, if there is one. Maps,
             split and layers are then those of the difference of the two outputs.
+        words: what is explained where it is no class's output; else empty.
     """
 
     photograph: Photograph
     view: Any
-    target: int
+    target: int | None
     name: str | None
     chosen: Literal["predicted", "given"]
     logit: float
-    probability: float
+    probability: float | None
     top: tuple[ClassScore, ...]
     maps: tuple[MethodMap, ...]
     split: Split | None
@@ -84,11 +82,12 @@ class ImageResult:
     notes: Mapping[Part, str]
     seconds: float
     rather_than: RatherThan | None = None
+    words: str = ""
 
     @property
     def label(self) -> str:
-        """The name of the explained class, for people."""
-        return self.name or f"class {self.target}"
+        """The name of the explained class, or what is explained, for people."""
+        return self.words or self.name or f"class {self.target}"
 
     @property
     def subject(self) -> str:
@@ -99,6 +98,8 @@ class ImageResult:
     @property
     def subject_indices(self) -> str:
         """What is explained, with the classes' numbers: ``tabby [281] rather than dog [7]``."""
+        if self.target is None:
+            return self.label
         own, other = f"{self.label} [{self.target}]", self.rather_than
         return own if other is None else f"{own} rather than {other.label} [{other.index}]"
 
@@ -107,8 +108,15 @@ class ImageResult:
         """The logit, or both logits and their margin, in words."""
         other = self.rather_than
         if other is None:
-            return f"logit {self.logit:.4g}"
+            return f"{self.quantity} {self.logit:.4g}"
         return f"logits {self.logit:.4g} - {other.logit:.4g} = {other.margin:.4g}"
+
+    @property
+    def quantity(self) -> str:
+        """What the explained number is called: ``logit``, ``margin`` or ``output``."""
+        if self.target is None:
+            return "output"
+        return "logit" if self.rather_than is None else "margin"
 
     @property
     def explained(self) -> float:
@@ -150,10 +158,9 @@ class ImageResult:
         """The areas in a sentence; empty without them."""
         if self.areas is None:
             return ""
-        what = "logit" if self.rather_than is None else "margin"
         settings = self.map.settings
         split = settings.get("baseline") is not None
-        return self.areas.text(what, self.explained, settings.get("terms") == "all", split)
+        return self.areas.text(self.quantity, self.explained, settings.get("terms") == "all", split)
 
     def image_info(self) -> ImageInfo:
         """Return the image's file, for records."""
@@ -180,6 +187,7 @@ class ImageResult:
             logit=self.logit,
             probability=self.probability,
             rather_than=None if self.rather_than is None else self.rather_than.info(),
+            described=self.words or None,
         )
 
     def record(self, provenance: Provenance) -> ImageRecord:
@@ -218,7 +226,7 @@ def explain_images(
     images: Sequence[Photograph | AnyPath],
     *,
     names: Sequence[str] | None = None,
-    target: int | None = None,
+    target: Target = None,
     rather_than: int | None = None,
     method: str | Method | Sequence[MethodChoice] = "fullgrad",
     options: Mapping[str, Any] | None = None,
@@ -238,7 +246,8 @@ def explain_images(
         model: the classifier.
         images: files, or images that were read already; at least one.
         names: of the model's classes; None for those that the model brings.
-        target: class to explain in every image; None for the predicted one.
+        target: class to explain in every image, or any other target (:mod:`fullgrad.targets`);
+            None for the predicted class.
         rather_than: a class to compare it with: the difference of their outputs is explained.
         method: one method, or several with their options.
         options: of the one method.
@@ -256,7 +265,7 @@ def explain_images(
 
     Raises:
         ImageError: an image cannot be read.
-        ModelLoadError: the model is not an image classifier.
+        ModelLoadError: a class is explained, and the model is not an image classifier.
         OutputError: the model's output is not finite.
         TargetError: a class that the model has not, or that is compared with itself.
         ValueError: an unknown part, method or option, or options of several methods.
@@ -276,22 +285,17 @@ def explain_images(
     began = time.perf_counter()
     if unknown := set(parts) - set(get_args(Part)):
         raise ValueError(f"parts are {', '.join(get_args(Part))}, not {min(unknown)!r}")
-    single, asked = _asked(method, options)
+    single, asked = asked_methods(method, options)
     photographs = [p if isinstance(p, Photograph) else read_photograph(p) for p in images]
     if not photographs:
         raise ValueError("at least one image is needed")
     on_stage("classes", "asking the model for its classes")
     views = [display_image(p.image, model.preprocessing) for p in photographs]
-    inputs = torch.stack([preprocess(p.image, model.preprocessing) for p in photographs])
+    inputs = torch.stack([input_of(p, model.preprocessing) for p in photographs])
     inputs = inputs.to(model.device)
-    logits = logits_of(model, inputs)
-    if not bool(torch.isfinite(logits).all()):
-        raise OutputError("the model's output holds NaN or infinite values; nothing to explain")
-    if target is None:
-        targets = logits.argmax(1)
-    else:
-        targets = torch.full((len(logits),), target, device=logits.device)
-    explained = targets if rather_than is None else contrast(logits, targets, rather_than)
+    classes = model.class_names if names is None else names
+    found = explained_by(model, inputs, target, rather_than)
+    explained, targets, logits = found.target, found.classes, found.logits
     notes: dict[Part, str] = {}
     decomposition = None
     if not {"split", "layers"}.isdisjoint(parts):
@@ -307,8 +311,8 @@ def explain_images(
                 raise
             notes["split"] = f"There is no split of the logit: {error}"
     maps: list[list[MethodMap]] = []
-    for found in asked if "map" in parts else ():
-        column = _maps(model, inputs, explained, found, decomposition, on_stage, single)
+    for one in asked if "map" in parts else ():
+        column = maps_by(model, inputs, explained, one, decomposition, on_stage, single)
         maps.append([replace(m, cell=cell) for m in column])
     splits: Sequence[Split | None] = [None] * len(photographs)
     layers: Sequence[tuple[Layer, ...] | None] = [None] * len(photographs)
@@ -326,86 +330,48 @@ def explain_images(
                 ]
             except LayoutError as error:
                 notes["layers"] = f"There are no maps of single stages: {error}"
-    probabilities = logits.double().softmax(1).cpu()
-    classes = model.class_names if names is None else names
-    if classes is not None and len(classes) != logits.shape[1]:
+    probabilities = None if logits is None else logits.double().softmax(1).cpu()
+    if classes is not None and logits is not None and len(classes) != logits.shape[1]:
         classes = None
 
+    def name_of(index: int | None) -> str | None:
+        return classes[index] if classes and index is not None else None
+
     def result(i: int) -> ImageResult:
-        index = int(targets[i])
-        values, places = probabilities[i].topk(min(top, logits.shape[1]))
-        scores = zip(places.tolist(), values.tolist(), strict=True)
+        index = None if targets is None else int(targets[i])
         own = decomposition if rather_than is None else None
+        top_scores: tuple[ClassScore, ...] = ()
+        if probabilities is not None:
+            values, places = probabilities[i].topk(min(top, probabilities.shape[1]))
+            scores = zip(places.tolist(), values.tolist(), strict=True)
+            top_scores = tuple(ClassScore(k, name_of(k), p) for k, p in scores)
+        likely = probabilities is not None and index is not None
         return ImageResult(
             photograph=photographs[i],
             view=views[i],
             target=index,
-            name=classes[index] if classes else None,
+            name=name_of(index),
             chosen="predicted" if target is None else "given",
-            logit=float(logits[i, index] if own is None else own.output[i]),
-            probability=float(probabilities[i, index]),
-            top=tuple(ClassScore(k, classes[k] if classes else None, p) for k, p in scores),
+            logit=float(found.numbers[i] if own is None else own.output[i]),
+            probability=float(probabilities[i, index]) if likely else None,  # type: ignore[index]
+            top=top_scores,
             maps=tuple(column[i] for column in maps),
             split=splits[i],
             layers=layers[i],
             notes=notes,
             seconds=time.perf_counter() - began,
-            rather_than=None if rather_than is None else compared(i, index, rather_than),
+            rather_than=None if rather_than is None else compared(i, rather_than),
+            words="" if index is not None else words(target, classes),
         )
 
-    def compared(i: int, index: int, other: int) -> RatherThan:
-        found = logits[i, index] - logits[i, other]
+    def compared(i: int, other: int) -> RatherThan:
+        assert logits is not None
+        margin = found.numbers[i] - logits[i, other]
         return RatherThan(
             index=other,
-            name=classes[other] if classes else None,
+            name=name_of(other),
             logit=float(logits[i, other]),
-            margin=float(found if decomposition is None else decomposition.output[i]),
+            margin=float(margin if decomposition is None else decomposition.output[i]),
         )
 
     return [result(i) for i in range(len(photographs))]
-
-
-def _asked(
-    method: str | Method | Sequence[MethodChoice], options: Mapping[str, Any] | None
-) -> tuple[bool, list[_Asked]]:
-    """Whether it is one method, and the methods with their options and labels."""
-    if isinstance(method, (str, Method)):
-        one, given = resolved(method), dict(options or {})
-        one.settings(given)
-        return True, [(one, given, one.name)]
-    if options is not None:
-        raise ValueError("options belong to one method; give several methods with their own")
-    return False, [(methods.get(c.name), c.options, c.label) for c in method]
-
-
-def _maps(
-    model: LoadedModel,
-    inputs: Tensor,
-    targets: Target,
-    asked: _Asked,
-    decomposition: Decomposition | None,
-    on_stage: Callable[[Stage, str], None],
-    single: bool,
-) -> list[MethodMap]:
-    """The maps of one method for all images; of several methods an error becomes its reason."""
-    method, options, label = asked
-    ready = method.name == "fullgrad" and decomposition is not None  # its terms are here already
-    on_stage("map", "summing the terms to a map" if ready else f"computing the {label} map")
-    began = time.perf_counter()
-    try:
-        if ready:
-            assert decomposition is not None
-            found = saliency_from_decomposition(decomposition, **options)
-        else:
-            found = methods.attribute(
-                method, model.module, inputs, targets, batch_size=len(inputs), **options
-            )
-    except (FullGradError, RuntimeError, MemoryError, ValueError) as error:
-        if single:
-            raise
-        applies = not isinstance(error, (MethodError, LayoutError, ModelError))
-        reason = one_line(error).removeprefix(f"{method.name} does not apply to the model: ")
-        return [MethodMap(label, method, options, None, 0.0, reason, applies)] * len(inputs)
-    seconds = (time.perf_counter() - began) / len(inputs)
-    values = found[:, 0].detach().float().cpu().numpy()
-    return [MethodMap(label, method, options, v, seconds) for v in values]

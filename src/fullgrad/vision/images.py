@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from fullgrad.errors import ImageError
 if TYPE_CHECKING:
     from PIL import Image
 
+Array: TypeAlias = np.ndarray[Any, Any]
 
 MAX_PIXELS = 100_000_000
 _MAX_RESIZED = 25_000_000
@@ -29,7 +30,7 @@ SUFFIXES = (
     *(".tif", ".tiff", ".webp"),
 )
 OVERLAY_SUFFIX = ".overlay.png"  # pictures that fullgrad made are no photographs
-_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,13 @@ class Preprocessing:
         resize: length of the shorter side, aspect ratio kept; or (height, width), stretched.
         crop: (height, width) cut out of the centre: the model's input size.
         interpolation: ``nearest``, ``bilinear``, ``bicubic``, ``lanczos``, ``box`` or ``hamming``.
-        mean: subtracted from each channel of values in [0, 1].
-        std: then divided by.
+        mean: subtracted from each channel of values in [0, 1]; as many numbers as the model's
+            input has channels: 3 of color, 1 of brightness, 4 as the file has them.
+        std: then divided by; as many.
 
     Raises:
         ValueError: sizes below 1, a crop larger than the resized image, an unknown interpolation,
-            a mean or std that is not three numbers, a std that is not positive.
+            not as many numbers in std as in mean, a std that is not positive.
     """
 
     resize: int | tuple[int, int] = 256
@@ -60,15 +62,21 @@ class Preprocessing:
             raise ValueError(f"crop and resize must be positive, not {self.crop}, {self.resize}")
         if self.crop[0] > sides[0] or self.crop[1] > sides[1]:
             raise ValueError(f"the crop {self.crop} is larger than the image resized to {sides}")
-        if self.interpolation not in _INTERPOLATIONS:
+        if self.interpolation not in INTERPOLATIONS:
             raise ValueError(
-                f"interpolation must be one of {', '.join(_INTERPOLATIONS)}, "
+                f"interpolation must be one of {', '.join(INTERPOLATIONS)}, "
                 f"not {self.interpolation!r}"
             )
-        if len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
+        if not 0 < len(self.mean) == len(self.std) or not min(self.std) > 0:
             raise ValueError(
-                f"mean and std must be 3 numbers, std positive, not {self.mean}, {self.std}"
+                "mean and std must be as many numbers as there are channels, std positive, not "
+                f"{self.mean}, {self.std}"
             )
+
+    @property
+    def channels(self) -> int:
+        """How many channels the model's input has."""
+        return len(self.mean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,8 @@ class Photograph:
         size: (width, height) as stored, before it is turned upright.
         mode: Pillow's colour mode as stored.
         frames: how many the file holds; the first is used.
+        planes: of a file with other channels than color: all of them, float32 of shape (channels,
+            height, width), in [0, 1] where the file has whole numbers.
     """
 
     image: Image.Image
@@ -90,6 +100,7 @@ class Photograph:
     size: tuple[int, int]
     mode: str
     frames: int
+    planes: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +144,23 @@ def find_images(paths: Iterable[AnyPath]) -> list[Path]:
     return [image.path for image in found_images(paths)]
 
 
+def class_folders(paths: Iterable[AnyPath]) -> tuple[str, ...] | None:
+    """The names of the classes, where one path is given and it is a folder of class folders.
+
+    Args:
+        paths: as :func:`found_images` takes them.
+
+    Returns:
+        The names of the folders that hold images, in alphabetical order, as torchvision's
+        ``ImageFolder`` counts classes; None where it is anything else.
+    """
+    folders = [p for p in map(Path, paths) if p.is_dir()]
+    if len(folders) != 1 or any(map(_is_image, folders[0].iterdir())):
+        return None
+    inside = sorted(p for p in folders[0].iterdir() if p.is_dir() and not p.name.startswith("."))
+    return tuple(p.name for p in inside if any(map(_is_image, p.iterdir()))) or None
+
+
 def _images_in(folder: Path) -> list[FoundImage]:
     def fail(error: OSError) -> None:
         name = printable(error.filename or folder)
@@ -170,7 +198,8 @@ def read_photograph(path: AnyPath) -> Photograph:
 
     Transparent pixels are composited on white. 16-bit brightness is scaled to 8 bits (65535
     becomes 255), not clipped. EXIF orientation is applied. CMYK is converted without a colour
-    profile. Of a file with several frames the first is used.
+    profile. Of a file with several frames the first is used. A ``.npy`` file holds an array of
+    shape (channels, height, width): whole numbers of 8 or 16 bits, or floats as they are.
 
     Args:
         path: the file.
@@ -188,11 +217,13 @@ def read_photograph(path: AnyPath) -> Photograph:
     name = printable(path)
     try:
         _check_file(path, name)
+        if path.suffix.lower() == ".npy":
+            return _from_array(path, name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with path.open("rb") as file:
-                image, size, mode, frames = _decode(pil, file, name)
-        return Photograph(image, path, sha256_of(path), size, mode, frames)
+                image, size, mode, frames, planes = _decode(pil, file, name)
+        return Photograph(image, path, sha256_of(path), size, mode, frames, planes)
     except OSError as error:  # of the file system: what Pillow raises is converted where it occurs
         raise ImageError(f"{name} cannot be read: {error.strerror or error}") from error
 
@@ -224,7 +255,36 @@ def _check_file(path: Path, name: str) -> None:
         raise ImageError(f"{name} is empty (0 bytes)")
 
 
-def _decode(pil: Any, file: Any, name: str) -> tuple[Image.Image, tuple[int, int], str, int]:
+def _from_array(path: Path, name: str) -> Photograph:
+    """An array of any number of channels, and a picture of it: its first three, or its first."""
+    from PIL import Image as pil
+
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ImageError(f"{name} is not an array that can be read: {error}") from error
+    values = values[None] if values.ndim == 2 else values
+    if values.ndim != 3 or not values.size or values.dtype.kind not in "uf":
+        raise ImageError(
+            f"{name} holds {values.dtype} of shape {values.shape}: give float or unsigned numbers "
+            "of shape (channels, height, width)"
+        )
+    top = 1.0 if values.dtype.kind == "f" else float(np.iinfo(values.dtype).max)
+    planes = (values / top).astype(np.float32)
+    if not bool(np.isfinite(planes).all()):
+        raise ImageError(f"{name} holds NaN or infinite values")
+    shown = planes[:3] if len(planes) >= 3 else planes[:1].repeat(3, 0)
+    least, most = float(shown.min()), float(shown.max())
+    scaled = np.rint((shown - least) / ((most - least) or 1.0) * 255).astype(np.uint8)
+    image = pil.fromarray(np.ascontiguousarray(scaled.transpose(1, 2, 0)))
+    mode = f"{len(planes)} channels of {values.dtype}"
+    return Photograph(image, path, sha256_of(path), image.size, mode, 1, planes)
+
+
+_Decoded: TypeAlias = "tuple[Image.Image, tuple[int, int], str, int, Array | None]"
+
+
+def _decode(pil: Any, file: Any, name: str) -> _Decoded:
     limit = f"more than the {MAX_PIXELS // 1_000_000} million pixels that are accepted"
     try:
         image = pil.open(file)
@@ -245,7 +305,11 @@ def _decode(pil: Any, file: Any, name: str) -> tuple[Image.Image, tuple[int, int
         except Exception as error:
             raise ImageError(f"{name} is truncated or damaged: {error}") from error
         try:
-            return to_rgb(upright(image)), size, mode, frames
+            turned = upright(image)
+            planes = None
+            if mode in {"RGBA", "CMYK"}:
+                planes = np.asarray(turned).transpose(2, 0, 1).astype(np.float32) / 255
+            return to_rgb(turned), size, mode, frames, planes
         except ValueError as error:
             raise ImageError(f"{name} has colour mode {mode}: {error}") from error
 
@@ -295,13 +359,16 @@ def display_image(image: Image.Image, preprocessing: Preprocessing) -> Image.Ima
     Returns:
         An image of the crop's size, on which a saliency map lies.
     """
+    return _seen(image.convert("RGB"), preprocessing)
+
+
+def _seen(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     from PIL import Image as pil
 
     filter_ = pil.Resampling[preprocessing.interpolation.upper()]
     width, height = _resized(image.size, preprocessing.resize)
     crop_height, crop_width = preprocessing.crop
     left, top = round((width - crop_width) / 2), round((height - crop_height) / 2)
-    image = image.convert("RGB")
     if width * height <= _MAX_RESIZED:
         crop = (left, top, left + crop_width, top + crop_height)
         return image.resize((width, height), filter_).crop(crop)
@@ -321,17 +388,61 @@ def _resized(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int,
 
 
 def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
-    """A model's input from a photograph.
+    """A model's input from a photograph's colors, or of one channel from its brightness.
 
     Args:
         image: in mode RGB.
         preprocessing: the model's.
 
     Returns:
-        float32 of shape (3, height, width) of the crop.
+        float32 of shape (channels, height, width) of the crop.
+
+    Raises:
+        ImageError: the model takes another number of channels than 1 or 3.
     """
-    pixels = torch.from_numpy(np.array(display_image(image, preprocessing)))
-    values = pixels.permute(2, 0, 1).contiguous().to(torch.float32).div_(255)
-    mean = torch.tensor(preprocessing.mean, dtype=torch.float32).view(3, 1, 1)
-    std = torch.tensor(preprocessing.std, dtype=torch.float32).view(3, 1, 1)
+    if preprocessing.channels not in (1, 3):
+        raise ImageError(
+            f"the model takes {preprocessing.channels} channels, and a photograph has 3 of color: "
+            "give a file that has them (.png with transparency for 4, .npy for any number)"
+        )
+    seen = np.array(display_image(image, preprocessing))
+    if preprocessing.channels == 1:
+        seen = np.array(_seen(image.convert("RGB").convert("L"), preprocessing))[:, :, None]
+    pixels = torch.from_numpy(seen)
+    return _normalized(pixels.permute(2, 0, 1).contiguous().float().div_(255), preprocessing)
+
+
+def input_of(photograph: Photograph, preprocessing: Preprocessing) -> Tensor:
+    """A model's input from a file: from all its channels where the model takes as many.
+
+    Args:
+        photograph: the file.
+        preprocessing: the model's.
+
+    Returns:
+        float32 of shape (channels, height, width) of the crop.
+
+    Raises:
+        ImageError: the file has other channels than the model takes.
+    """
+    from PIL import Image as pil
+
+    planes, channels = photograph.planes, preprocessing.channels
+    if planes is not None and len(planes) == channels:
+        seen = [np.array(_seen(pil.fromarray(p), preprocessing)) for p in planes]
+        return _normalized(torch.from_numpy(np.stack(seen)), preprocessing)
+    if channels in (1, 3) and photograph.path.suffix.lower() != ".npy":
+        return preprocess(photograph.image, preprocessing)
+    raise ImageError(
+        f"{printable(photograph.path)} has {3 if planes is None else len(planes)} channels "
+        f"({photograph.mode}), and the model takes {channels}: give a file that has them (.png "
+        "with transparency for 4, .npy for any number)"
+    )
+
+
+def _normalized(values: Tensor, preprocessing: Preprocessing) -> Tensor:
+    mean, std = (
+        torch.tensor(v, dtype=torch.float32).view(-1, 1, 1)
+        for v in (preprocessing.mean, preprocessing.std)
+    )
     return values.sub_(mean).div_(std)

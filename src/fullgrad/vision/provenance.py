@@ -79,6 +79,7 @@ def model_info(model: LoadedModel) -> ModelInfo:
         device=str(model.device),
         preprocessing={k: _plain(v) for k, v in asdict(model.preprocessing).items()},
         state=state_digest(model),
+        assumed=model.assumed,
     )
 
 

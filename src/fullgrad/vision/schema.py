@@ -68,18 +68,34 @@ class RatherThanInfo(Model):
 
 
 class TargetInfo(Model):
-    """The explained class; ``rather_than`` is left out where it is compared with no other."""
+    """The explained class, or what else is explained, in words: then there is no class.
 
-    index: int
+    ``rather_than`` and ``described`` are left out where they are None.
+    """
+
+    index: int | None
     name: str | None
     chosen: Literal["predicted", "given"]
     logit: float
-    probability: float
+    probability: float | None
     rather_than: RatherThanInfo | None = None
+    described: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> TargetInfo:
+        if (self.index is None) != (self.described is not None):
+            raise ValueError("a target is a class, or it is described")
+        return self
 
     @model_serializer(mode="wrap")
     def _short(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {k: v for k, v in whole(self).items() if k != "rather_than" or v is not None}
+        may_lack = ("rather_than", "described")
+        return {k: v for k, v in whole(self).items() if k not in may_lack or v is not None}
+
+    @property
+    def likely(self) -> str:
+        """The class's probability for people; empty where there is none."""
+        return "" if self.probability is None else f"{self.probability:.1%}"
 
     @property
     def explained(self) -> float:

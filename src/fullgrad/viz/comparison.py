@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, get_args
 from fullgrad import methods
 from fullgrad._files import AnyPath, printable
 from fullgrad._optional import require
+from fullgrad.engine.targets import Target
 from fullgrad.errors import FullGradError, ImageError
 from fullgrad.methods.attribution import EXTRA
 from fullgrad.methods.choice import MethodChoice
@@ -60,6 +61,8 @@ class Comparison:
         """What every map explains."""
         given = any(row.chosen == "given" for row in self.rows)
         which = "which was asked for" if given else "which the model predicts"
+        if any(row.target is None for row in self.rows):
+            return "Every map explains the number at its left, which was asked for."
         if not any(row.rather_than for row in self.rows):
             return f"Every map explains the class at its left, {which}; probability is its softmax."
         return (
@@ -150,6 +153,8 @@ class Comparison:
 def _detail(row: ImageResult) -> str:
     other = row.rather_than
     margin = "" if other is None else f"\nmargin {other.margin:.3g}"
+    if row.probability is None:
+        return f"{row.numbers}\n{row.photograph.path.name}"
     return f"probability {row.probability:.1%}{margin}\n{row.photograph.path.name}"
 
 
@@ -191,7 +196,7 @@ def compare(
     choices: Sequence[str | MethodChoice],
     *,
     names: Sequence[str] | None = None,
-    target: int | None = None,
+    target: Target = None,
     rather_than: int | None = None,
     scale: Scale = "map",
     on_map: Callable[[int, int], None] = lambda done, total: None,
@@ -205,7 +210,8 @@ def compare(
         images: files, or images that were read already. One that fails stops no other.
         choices: methods as ``NAME`` or ``NAME:OPTION=VALUE,...``.
         names: of the model's classes; None for those that the model brings.
-        target: class to explain in every image; None for the predicted one.
+        target: class to explain in every image, or any other target (:mod:`fullgrad.targets`);
+            None for the predicted class.
         rather_than: a class to compare it with: the difference of their outputs is explained.
         scale: see :func:`fullgrad.viz.compare.comparison`.
         on_map: called with the number of maps that are done, and of all.

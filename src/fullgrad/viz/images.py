@@ -29,6 +29,8 @@ def title_of(result: ImageResult) -> str:
     Args:
         result: of :func:`fullgrad.vision.image_result.explain_images`.
     """
+    if result.target is None:
+        return f"{result.label}: {result.logit:.4g}"
     own, other = f"{result.label} (class {result.target})", result.rather_than
     if other is None:
         return f"{own}: probability {result.probability:.1%}, logit {result.logit:.2f}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from fullgrad._files import check_folder, printable
 from fullgrad.cli import UsageError
-from fullgrad.cli.explain import add_model_arguments
+from fullgrad.cli.arguments import add_model_arguments, add_stated_arguments
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.cli.progress import Progress
 from fullgrad.errors import FullGradError
@@ -81,11 +81,13 @@ def add_test_arguments(parser: argparse.ArgumentParser, kind: type[Test]) -> Non
         add("--dry-run", action="store_true", help=text)
     if kind.for_model:
         add_model_arguments(parser)
+    elif kind.for_models:
+        add_stated_arguments(parser)
 
 
 def _declare(parser: argparse.ArgumentParser, option: Option) -> None:
     default, text = option.default, option.help
-    if default is not None and option.kind is not bool:
+    if default not in (None, ()) and option.kind is not bool:
         several = isinstance(default, tuple)
         written = " ".join(map(str, default)) if several else default
         text += f" (default: {written})".replace("%", "%%")

@@ -74,6 +74,10 @@ class Choice:
             ValueError: an unknown method or option, or one without a sign.
         """
         name, slash, rest = text.partition("/")
+        if ".py:" in text:  # folders have slashes, too
+            name, slash, rest = text.removesuffix(f"/{ABSOLUTE}"), "", ""
+            if name != text:
+                slash, rest = "/", ABSOLUTE
         if slash and rest != ABSOLUTE:
             raise ValueError(f"{text!r}: only '/{ABSOLUTE}' may stand behind a method")
         method = MethodChoice.parse(name)

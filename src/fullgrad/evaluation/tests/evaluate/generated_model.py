@@ -19,7 +19,7 @@ from fullgrad.evaluation.tests.evaluate.generated_images import CLASSES, KINDS, 
 from fullgrad.evaluation.training.loop import Settings, Task, Trained, train
 from fullgrad.evaluation.training.networks import usable
 from fullgrad.vision.images import Preprocessing
-from fullgrad.vision.models import LoadedModel, load_model
+from fullgrad.vision.models import LoadedModel, ModelSettings, load_model
 
 PREFIX = "generated:"
 IMAGES, EPOCHS = 2000, 6
@@ -79,7 +79,9 @@ def cache() -> Path:
     return Path(os.environ.get("FULLGRAD_CACHE", "~/.cache/fullgrad")).expanduser() / "generated"
 
 
-def load(spec: str, weights: str | None, device: str) -> LoadedModel:
+def load(
+    spec: str, weights: str | None, device: str, settings: ModelSettings | None = None
+) -> LoadedModel:
     """Load a model as ``fullgrad.vision.models`` does, or the one for generated images.
 
     ``generated:shapes`` and ``generated:shortcut`` are trained when they are asked for the first
@@ -89,19 +91,23 @@ def load(spec: str, weights: str | None, device: str) -> LoadedModel:
         spec: of the model.
         weights: where they come from; None for the usual.
         device: where the model goes.
+        settings: what is stated of it; of generated ones nothing.
 
     Raises:
         ModelLoadError: as there, an unknown kind of images, or weights for a generated one.
         FullGradError: the cache cannot be written.
     """
     if not spec.startswith(PREFIX):
-        return load_model(spec, weights, device)
+        return load_model(spec, weights, device, settings)
     kind = spec.removeprefix(PREFIX)
     if kind not in KINDS:
         known = ", ".join(PREFIX + k for k in KINDS)
         raise ModelLoadError(f"there is no model {spec!r}; known: {known}")
     if weights is not None:
         raise ModelLoadError(f"{spec} is trained here and takes no weights; give none for it")
+    if settings is not None and settings.values():
+        stated = ", ".join(f"--{name.replace('_', '-')}" for name in settings.values())
+        raise ModelLoadError(f"{spec} has classes and preprocessing of its own: leave out {stated}")
     path = cache() / f"{kind}-{code_digest(__name__)}.pt"
     if not path.exists():
         with io.BytesIO() as file:

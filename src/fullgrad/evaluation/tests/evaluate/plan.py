@@ -21,12 +21,14 @@ class Model:
         weights: the same.
         checkpoint: SHA-256 of the weights' file, if it is known.
         source: SHA-256 of the Python file that makes it, if it is one.
+        stated: number of classes and preprocessing, where they were stated.
     """
 
     spec: str
     weights: str | None
     checkpoint: str | None
     source: str | None = None
+    stated: str = ""
 
 
 def content_of(spec: str) -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fullgrad._code import code_digest
 from fullgrad._files import printable
 from fullgrad.errors import FullGradError, MethodError
+from fullgrad.evaluation._own_sources import source_digest
 from fullgrad.evaluation.experiment import Test
 from fullgrad.evaluation.options import Meter, Option
 from fullgrad.evaluation.plan import MethodChoice, digest_of
@@ -26,6 +27,7 @@ from fullgrad.evaluation.tests.evaluate.subject import Explained, Subject
 from fullgrad.evaluation.tests.remove_and_retrain.executors import OnRay
 from fullgrad.methods.controls import NOISE
 from fullgrad.vision.classification import number_of_classes
+from fullgrad.vision.models import STATED, from_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,6 +71,7 @@ examples:
   fullgrad evaluate --model generated:shapes --images generated:shapes --tests ground-truth \\
       --out known
 """
+    for_models = True
     replaces = True  # since most pieces are shared
     page = True
     counted = "pieces"
@@ -110,16 +113,24 @@ examples:
             raise ValueError(f"{len(weights)} weights for {len(model)} models: give one for each")
         if ray_address is not None and executor != "ray":
             raise ValueError("--ray-address needs --executor ray")
+        settings = from_options(of_tests)
+        of_tests = {k: v for k, v in of_tests.items() if k not in STATED}
         chosen = chosen_tests(tests, "images", of_tests)
         choices = tuple(MethodChoice.parse(text) for text in methods)
         source = open_source(images, limit)
         subjects = []
         for i, spec in enumerate(model):
-            loaded = load(spec, weights[i] if weights else None, device)
+            loaded = load(spec, weights[i] if weights else None, device, settings)
             number_of_classes(loaded)
             subjects.append(Subject(spec, loaded, source))
         named = [
-            Model(s.model.spec, s.model.weights, s.model.sha256, content_of(s.model.spec))
+            Model(
+                s.model.spec,
+                s.model.weights,
+                s.model.sha256,
+                content_of(s.model.spec),
+                settings.text(),
+            )
             for s in subjects
         ]
         plan = EvaluatePlan(
@@ -146,6 +157,7 @@ examples:
             "random_orders": random_orders,
             "seed": seed,
             "batch_size": batch_size,
+            **settings.values(),
             **of_tests,
         }
         ray = {"address": ray_address, "workers": workers} if executor == "ray" else None
@@ -155,7 +167,14 @@ examples:
     def code(self) -> str:
         """Digest of the code that the numbers depend on."""
         used = [type(t).__module__ for t in self.plan.tests]
-        return code_digest(type(self).__module__, "fullgrad.methods", *used)
+        used = [name for name in used if name.startswith("fullgrad.")]
+        return self.with_own(code_digest(type(self).__module__, "fullgrad.methods", *used))
+
+    def own_sources(self) -> list[str]:
+        """Return digests of the files of tests that are not fullgrad's own."""
+        kinds = {type(t) for t in self.plan.tests}
+        own = [k for k in kinds if not k.__module__.startswith("fullgrad.")]
+        return sorted(f"{k.__name__} {source_digest(k.__name__, k)}" for k in own)
 
     @cached_property
     def refused(self) -> dict[tuple[int, int], str]:
@@ -207,9 +226,10 @@ examples:
         return len(self.pieces)
 
     def remarks(self) -> list[str]:
-        """Return which images are left out and which methods do not apply, and why."""
+        """Return what was assumed, which images are left out, which methods do not apply, why."""
         source = self.subjects[0].source
-        said = [f"excluded: {printable(name)}: {why}" for name, why in source.excluded]
+        said = [text for s in self.subjects for text in s.model.assumed]
+        said += [f"excluded: {printable(name)}: {why}" for name, why in source.excluded]
         for (m, c), why in self.refused.items():
             label = self.plan.choices[c].label
             said.append(f"{label} does not apply to {self.subjects[m].name}: {why}")

@@ -61,6 +61,7 @@ class EvaluateTexts(Evaluate):
     """
 
     name = "evaluate-texts"
+    for_models = False
     page = False  # its examples are of images
     title = "which method finds the tokens that a text model's output depends on"
     description = """\
@@ -103,7 +104,7 @@ examples:
                 required=True,
             ),
             Option("--limit", "up to N of them, spread evenly; else all", kind=int),
-            Option("--methods", "METHOD or METHOD:OPTION=VALUE,...", METHODS),
+            Option("--methods", "METHOD, METHOD:OPTION=VALUE,... or own.py:FUNCTION", METHODS),
             Option("--tests", "which tests", ("token-gain",), choices=tuple(known)),
             Option("--random-orders", "draws of noise", 1, int),
             Option("--seed", "of ties, noise and everything else that is drawn", 0, int),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from fullgrad import methods
 from fullgrad._code import code_digest
+from fullgrad.evaluation._own_sources import own_sources
 from fullgrad.evaluation.plan import (
     MethodChoice,
     Plan,
@@ -144,23 +144,12 @@ class RetrainPlan(Plan):
                 "content": self.content,
                 **source,
                 "method": choice.name,
-                "code": _own_code(choice.name),
+                "code": own_sources([choice]),
                 "options": {f.name: repr(getattr(settings, f.name)) for f in fields(settings)},
                 "seed": self.seed,
                 "batch": self.map_batch,
             }
         )
-
-
-def _own_code(name: str) -> str:
-    """Return the source of a user's method, which may change under the same name."""
-    function = methods.get(name).function
-    if getattr(function, "__module__", "").startswith("fullgrad."):
-        return ""
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,7 +221,7 @@ examples:
     @cached_property
     def code(self) -> str:
         """Digest of the code that the numbers depend on."""
-        return digest_of({"training": training_code(), "maps": maps_code()})
+        return self.with_own(digest_of({"training": training_code(), "maps": maps_code()}))
 
     def retraining(self, store: Store, meter: Callable[[str], Meter] = Silent) -> Retraining:
         """Return the work in this process."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fullgrad._user_code import loaded, names_file
+from fullgrad.errors import UsageError
 from fullgrad.evaluation.tests.evaluate.measure import Measure
 from fullgrad.evaluation.tests.evaluate.measures.class_sensitivity import ClassSensitivity
 from fullgrad.evaluation.tests.evaluate.measures.grid_pointing import GridPointing
@@ -13,6 +15,7 @@ from fullgrad.evaluation.tests.evaluate.measures.randomization import Randomizat
 from fullgrad.evaluation.tests.evaluate.measures.relevance_gain import RelevanceGain
 from fullgrad.evaluation.tests.evaluate.measures.stability import LogitShift, Stability
 from fullgrad.evaluation.tests.evaluate.measures.token_gain import TokenGain
+from fullgrad.methods.registry import unlike
 
 _MEASURES: dict[str, type[Measure]] = {}
 
@@ -38,7 +41,7 @@ def chosen_tests(
     """Return tests with their options.
 
     Args:
-        names: of the tests.
+        names: of the tests, or ``path/to/file.py:CLASS`` of own ones, which have their defaults.
         explains: ``images`` or ``texts``; those of the other kind are not known here.
         options: of all of them.
 
@@ -46,11 +49,23 @@ def chosen_tests(
         ValueError: an unknown test, or an option has an impossible value.
     """
     known = measures(explains)
-    unknown = [name for name in names if name not in known]
+    own = {name: _from_file(name, explains) for name in names if names_file(name)}
+    unknown = [name for name in names if name not in known and name not in own]
     if unknown:
-        raise ValueError(f"unknown test {unknown[0]!r}; known: {', '.join(known)}")
-    check_used(names, explains, options)
-    return tuple(known[name].of(options) for name in names)
+        raise ValueError(f"unknown test {unknown[0]!r}; {unlike(unknown[0], list(known))}")
+    check_used([name for name in names if name in known], explains, options)
+    return tuple(own[name] if name in own else known[name].of(options) for name in names)
+
+
+def _from_file(spec: str, explains: str) -> Measure:
+    """A test that a Python file of the user's defines, with its defaults."""
+    _, kind = loaded(spec, UsageError)
+    if not (isinstance(kind, type) and issubclass(kind, Measure)) or kind.explains != explains:
+        raise UsageError(
+            f"{spec} is no test of {explains}: give a subclass of "
+            "fullgrad.evaluation.tests.evaluate.measure.Measure"
+        )
+    return kind()
 
 
 def unregister(name: str) -> None:

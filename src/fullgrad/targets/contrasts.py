@@ -1,9 +1,7 @@
-"""What a call explains beside the output of one class: contrasts between classes.
+"""Contrasts between classes: a margin, a log-probability, the odds against all others.
 
-Each is a target like a class index, for :func:`fullgrad.decompose`, :func:`fullgrad.saliency`,
-methods and tokens. The classes in it are targets themselves: an index, one index for each sample (a
-list or tensor of shape (B,)), a tuple of indices into a dense output, or None for the class that is
-predicted.
+The classes in them are targets themselves: an index, one index for each sample (a list or tensor of
+shape (B,)), a tuple of indices into a dense output, or None for the class that is predicted.
 """
 
 from __future__ import annotations
@@ -15,12 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fullgrad.engine.targets import Contrast, Target, main_tensor, name_of, select
+from fullgrad.engine.targets import Contrast, Target, select
 from fullgrad.errors import TargetError
-
-__all__ = ["AgainstRest", "LogProbability", "Margin", "against_rest", "log_probability", "margin"]
-
-_SHOWN = 4  # classes of a batch
+from fullgrad.targets.words import logits_of, plain, words
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +47,9 @@ class Margin(Contrast):
                 )
         return a.output - b.output
 
-    def __str__(self) -> str:
-        return f"{_words(self.a)} rather than {_words(self.b)}"
+    def describe(self, names: Sequence[str] | None = None) -> str:
+        """What is explained: ``class 3 rather than class 5``."""
+        return f"{words(self.a, names)} rather than {words(self.b, names)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +68,12 @@ class LogProbability(Contrast):
         Raises:
             TargetError: the output is not of shape (B, classes), or the class does not fit it.
         """
-        logits = _logits(output, "log_probability")
+        logits = logits_of(output, "log_probability")
         return select(logits.log_softmax(1), self.c).output
 
-    def __str__(self) -> str:
-        return f"log-probability of {_words(self.c)}"
+    def describe(self, names: Sequence[str] | None = None) -> str:
+        """What is explained: ``log-probability of class 3``."""
+        return f"log-probability of {words(self.c, names)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +93,7 @@ class AgainstRest(Contrast):
             TargetError: the output is not of shape (B, classes) with two classes or more, or the
                 class does not fit it.
         """
-        logits = _logits(output, "against_rest")
+        logits = logits_of(output, "against_rest")
         if logits.shape[1] < 2:
             raise TargetError("against_rest needs at least two classes, and the output has one")
         own = select(logits, self.c)
@@ -106,8 +103,9 @@ class AgainstRest(Contrast):
         others = logits.gather(1, places + (places >= own.index[:, None]).long())
         return own.output - others.logsumexp(1)
 
-    def __str__(self) -> str:
-        return f"log odds of {_words(self.c)} against all others"
+    def describe(self, names: Sequence[str] | None = None) -> str:
+        """What is explained: ``log odds of class 3 against all others``."""
+        return f"log odds of {words(self.c, names)} against all others"
 
 
 def margin(a: Target, b: Target) -> Margin:
@@ -132,9 +130,9 @@ def margin(a: Target, b: Target) -> Margin:
         >>> d.output_source
         'class 2 rather than class 0'
     """
-    a, b = _plain(a), _plain(b)
+    a, b = plain(a), plain(b)
     if type(a) is type(b) and not isinstance(a, list) and a == b:
-        raise TargetError(f"a margin needs two classes, not {_words(a)} twice")
+        raise TargetError(f"a margin needs two classes, not {words(a)} twice")
     return Margin(a, b)
 
 
@@ -154,7 +152,7 @@ def log_probability(c: Target = None) -> LogProbability:
         >>> torch.allclose(d.output, model(torch.ones(2, 4)).log_softmax(1)[:, 1])
         True
     """
-    return LogProbability(_plain(c))
+    return LogProbability(plain(c))
 
 
 def against_rest(c: Target = None) -> AgainstRest:
@@ -176,32 +174,4 @@ def against_rest(c: Target = None) -> AgainstRest:
         >>> torch.allclose(d.output, (p / (1 - p)).log(), atol=1e-5)
         True
     """
-    return AgainstRest(_plain(c))
-
-
-def _plain(target: Any) -> Any:
-    """Tensors and arrays as lists, which can be compared and shown."""
-    if isinstance(target, range):
-        return list(target)
-    return target.tolist() if hasattr(target, "tolist") else target
-
-
-def _logits(output: Any, name: str) -> Tensor:
-    tensor, _ = main_tensor(output)
-    if tensor.dim() != 2:
-        raise TargetError(
-            f"{name} needs an output of shape (batch, classes), not {tuple(tensor.shape)}: pass a "
-            "callable from the output to shape (batch,)"
-        )
-    return tensor
-
-
-def _words(target: Any) -> str:
-    if target is None:
-        return "the predicted class"
-    if isinstance(target, tuple):
-        return f"output {target}"
-    if isinstance(target, Sequence):
-        shown = ", ".join(map(str, target[:_SHOWN])) + (", …" if len(target) > _SHOWN else "")
-        return f"classes {shown}" if len(target) > 1 else f"class {shown}"
-    return name_of(target) if callable(target) else f"class {target}"
+    return AgainstRest(plain(c))
