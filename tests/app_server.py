@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fullgrad._user_code import FILE_MODULE
 from fullgrad.app.models import copies, serve
 from fullgrad.app.pool import Pool, WorkerModels
 from fullgrad.app.server import build
@@ -129,7 +130,8 @@ def source_of(folder: Path) -> Path:
 
 def gates() -> Any:
     """The model file's module, with its gate."""
-    return sys.modules["fullgrad_model_small_app_model"]
+    own = [m for n, m in sys.modules.items() if n.startswith(f"{FILE_MODULE}small_app_model")]
+    return own[-1]
 
 
 @contextmanager

@@ -24,10 +24,10 @@ def test_own_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert script("own_data_set").main(tmp_path) == 0
     out, err = capsys.readouterr()
     assert "class names are assumed to be those of the folders: left, right" in err
-    assert out.endswith(f"4 photographs explained -> {tmp_path / 'maps'}\n")
+    assert out.endswith(f"4 of 4 done -> {tmp_path / 'maps'}\n")
     margins = {
         p.stem: json.loads(p.read_text())["target"]["rather_than"]["margin"]
-        for p in (tmp_path / "maps").glob("*.json")
+        for p in (tmp_path / "maps").rglob("*.json")
     }
     assert margins["0"] < 0 < margins["1"]  # it has learned
 

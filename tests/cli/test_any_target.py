@@ -95,7 +95,7 @@ def test_explain(here: Path, capsys: pytest.CaptureFixture[str], text: str) -> N
     assert explain(make, text, "--layers") == 0
     out, err = capsys.readouterr()
     assert f"explained: {words}" in out and err == ""
-    assert out.endswith("\n1 photograph explained -> out\n")
+    assert out.endswith("\n1 of 1 done -> out\n")
     model = load_model(f"own.py:{make}")
     x = preprocess(read_image("a.png"), model.preprocessing)[None]
     wanted = fullgrad.saliency(model.module, x, target())
@@ -232,9 +232,9 @@ def test_what_is_stated_of_a_model(here: Path, capsys: pytest.CaptureFixture[str
     assert main(["explain", "data", *given, "--out", "out"]) == 1
     out, err = capsys.readouterr()
     assert "class names are assumed to be those of the folders: cat, dog" in err
-    assert "explained: dog [1]" in out
-    assert out.endswith("2 photographs explained, 1 failed -> out\n")
-    model = json.loads(Path("out/b.json").read_text())["model"]
+    assert "data/dog/b.png: dog [1], probability" in out
+    assert out.endswith("2 of 3 done, 1 failed -> out\n")
+    model = json.loads(Path("out/dog/b.json").read_text())["model"]
     assert model["preprocessing"]["crop"] == [12, 12]
     assert model["preprocessing"]["mean"] == [0.5]
     assert model["assumed"] == []

@@ -18,7 +18,8 @@ from fullgrad.vision.schema import ImageRecord, read_record
 
 SOURCE = """
 from torch import nn
-PREPROCESSING = {"resize": 24, "crop": [20, 20]}
+PREPROCESSING = {"resize": 24, "crop": [20, 20], "interpolation": "bilinear",
+    "mean": [0.5] * 3, "std": [0.25] * 3}
 def make_model():
     return nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))

@@ -14,7 +14,8 @@ from fullgrad.cli.main import main
 NET = """
 from torch import nn
 
-PREPROCESSING = {"resize": 8, "crop": [8, 8]}
+PREPROCESSING = {"resize": 8, "crop": [8, 8], "interpolation": "bilinear",
+    "mean": [0.5] * 3, "std": [0.25] * 3}
 CLASSES = ["cat", "dog", "cow"]
 
 def make_model():

@@ -182,5 +182,5 @@ def test_a_tree_of_class_folders_is_read(here: Path) -> None:
     assert class_folders(["data"]) == ("cat", "dog")
     assert class_folders(["data/cat"]) is None
     assert class_folders(["data", "data/cat"]) is None
-    with pytest.raises(ImageError, match=r"holds no image files .*, and no class folders that do"):
+    with pytest.raises(ImageError, match=r"holds no image files"):
         find_images(["data/notes"])

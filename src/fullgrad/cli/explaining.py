@@ -150,8 +150,6 @@ class Explaining:
 
     def _sum_up(self) -> None:
         before, failed = len(self._complete), len(self.failed)
-        if len(self._images) == 1 and not before:
-            return
         text = f"{self._done + before} of {len(self._images)} done"
         text += f", {before} of them before, with the same settings" if before else ""
         text += f", {failed} failed" if failed else ""

@@ -298,8 +298,7 @@ def _attempt(
         apart = label
         if request.per_sample:
             apart = label or needs_labels(traced) or may_be_coupled(request, model)
-        last = number == len(several) - 1
-        found.append((sink, _propagate(request, traced, sink, apart, last)))
+        found.append((sink, _propagate(request, traced, sink, apart, traced is several[-1])))
     if several[0].tape.fast_path:
         _again(guard, forget=False)
         _compare_with_fast_path(request, model, several, [totals for _, totals in found])
@@ -417,5 +416,5 @@ def forward(request: Request) -> list[Selected]:
     """The recorded forward alone: the explained scalars of each target, outside the graph."""
     model = _validated(request)
     with _held(request, model) as guard:
-        chosen = [t.selected for t in _trace(request, model, guard.before_write)]
-    return [replace(selected, output=selected.output.detach()) for selected in chosen]
+        found = [t.selected for t in _trace(request, model, guard.before_write)]
+    return [replace(one, output=one.output.detach()) for one in found]

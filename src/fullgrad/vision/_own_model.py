@@ -40,8 +40,8 @@ def python_file(spec: str, weights: str | None, classes: int | None) -> Found:
         preprocessing,
         None if names is None else tuple(map(str, names)),
         stated=frozenset(stated),
-        origin=f"for {name} ImageNet's preprocessing, as far as it states no other",
-        way_out=f", or in PREPROCESSING in {name}",
+        origin=f"for {path.name} ImageNet's preprocessing, as far as it states no other",
+        way_out=f", or in PREPROCESSING in {path.name}",
     )
     if weights in {None, NO_WEIGHTS}:
         return found
