@@ -384,7 +384,9 @@ def overwritten(axes: Axes | None, source: Axes, rows: Indices) -> Axes | None:
         if any(c.pooled or not {*atoms}.issuperset(c.atoms) for c, atoms in there):
             return None
         tables = [
-            np.full((3, count(atoms)), np.nan) if c is None else places.over(c, atoms).reshape(3, -1)
+            np.full((3, count(atoms)), np.nan)
+            if c is None
+            else places.over(c, atoms).reshape(3, -1)
             for c, atoms in ((before, old), (new, lead))
         ]
         table = np.where(written, tables[1][:, np.maximum(flat, 0)], tables[0])

@@ -15,7 +15,6 @@ from torch import Tensor
 from fullgrad.axes.algebra import Axes, taken
 from fullgrad.axes.broadcasting import joined, overwritten, stacked
 from fullgrad.axes.coordinates import NOWHERE
-from fullgrad.axes.coordinates import NOWHERE
 from fullgrad.operations import _origins
 from fullgrad.operations.call import NO_BIAS, Bias, Call, explicit
 from fullgrad.operations.propagation import Answer, Propagation, broadcast, elementwise, keeps_axes
