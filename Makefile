@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
 .PHONY: demo app test test-browser notebooks install lint types sweep placement fuzz exactness gallery selections \
-	checkerboard sentences pictures architecture load bench guard clean
+	checkerboard sentences tasks pictures architecture load bench guard clean
 
 demo: install  ## explain photographs and say where the pictures are
 	$(BIN)/fullgrad demo --out $(OUT)
@@ -55,6 +55,9 @@ checkerboard: install  ## docs/checkerboard.md's tables and picture
 
 sentences: install  ## docs/text.md's example
 	$(BIN)/python tools/sentences.py
+
+tasks: install  ## docs/tasks.md: a call for each kind of task, on models of the libraries users have
+	$(BIN)/python tools/tasks/page.py
 
 pictures: install  ## docs/pictures.md's pictures
 	$(BIN)/python tools/pictures.py
