@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from fullgrad import methods as methods
     from fullgrad import operations as operations
     from fullgrad import report as report
-    from fullgrad import signals as signals
     from fullgrad import targets as targets
     from fullgrad import tokens as tokens
     from fullgrad import vision as vision

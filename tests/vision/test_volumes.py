@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fullgrad.errors import ImageError
-from fullgrad.signals import read_volume
+from fullgrad.vision.volumes import read_volume
 
 nibabel: Any = pytest.importorskip("nibabel")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fullgrad
 from fullgrad.errors import InputError, OptionError, TargetError
-from fullgrad.signals import window_map
+from fullgrad.maps.windows import window_map
 
 
 def network(dims: int = 2) -> nn.Module:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+import fullgrad
 from fullgrad.errors import InputError
-from fullgrad.signals import series, slices, sound
 from fullgrad.viz import png
+from fullgrad.viz.signals import series, slices, sound
 
 
 def texts(figure: Any) -> str:
@@ -88,3 +89,32 @@ def test_planes_through_the_largest_number() -> None:
 def test_what_cannot_be_drawn(call: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         call()
+
+
+def test_channels_that_a_model_keeps_apart_have_a_map_each() -> None:
+    tf: Any = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = tf.PatchTSTConfig(
+        num_input_channels=3,
+        context_length=16,
+        patch_length=4,
+        patch_stride=4,
+        d_model=8,
+        num_attention_heads=2,
+        num_hidden_layers=1,
+        ffn_dim=8,
+        num_targets=2,
+    )
+    model = tf.PatchTSTForClassification(config).double().eval()
+    x = {"past_values": torch.randn(1, 16, 3).double()}
+    by_channel, together = (
+        fullgrad.complete_map(model, x, lambda o: o.prediction_logits[:, 1], layout=layout)
+        for layout in ("BTV", "BTC")
+    )
+    found = by_channel.map["past_values"][0, 0]
+    assert found.shape == (16, 3) and bool((found != 0).all())
+    # A channel's own scale lies at the channel; without channels that are places it lies nowhere.
+    more = found.sum(1) - together.map["past_values"][0, 0]
+    torch.testing.assert_close(more, more.mean().expand(16))
+    torch.testing.assert_close(more.sum(), together.elsewhere[0] - by_channel.elsewhere[0])
+    assert len(series(x["past_values"][0], found).axes) == 4

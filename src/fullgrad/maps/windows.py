@@ -44,7 +44,7 @@ class WindowOptions(TypedDict, total=False):
     linearization: Named | Linearization
 
 
-@takes_options("signals.window_map", WindowOptions)
+@takes_options("maps.windows.window_map", WindowOptions)
 def window_map(
     model: nn.Module,
     inputs: Tensor,
@@ -81,7 +81,7 @@ def window_map(
 
     Example:
         >>> import torch
-        >>> from fullgrad.signals import window_map
+        >>> from fullgrad.maps.windows import window_map
         >>> model = torch.nn.Conv2d(1, 2, 3, padding=1)
         >>> region = torch.zeros(2, 8, 12)
         >>> region[1, 3, 5] = 1
