@@ -21,6 +21,7 @@ from torch import nn
 from fullgrad._files import printable, sha256_of
 from fullgrad._optional import require
 from fullgrad.errors import FullGradError, ModelLoadError
+from fullgrad.vision._hf_folder import from_folder
 from fullgrad.vision.checkpoints import in_order_of, load_state, read_checkpoint
 from fullgrad.vision.images import Preprocessing
 from fullgrad.vision.labels import imagenet_names
@@ -32,7 +33,7 @@ NO_WEIGHTS = "none"
 _SEED = 0
 _RANDOM = f"none: random initialisation, seed {_SEED}"
 _FORMS = (
-    f"{DEFAULT_MODEL}, torchvision:NAME, timm:NAME or path/to/file.py:FUNCTION "
+    f"{DEFAULT_MODEL}, torchvision:NAME, timm:NAME, hf:FOLDER or path/to/file.py:FUNCTION "
     "(a function that returns the model)"
 )
 
@@ -82,8 +83,8 @@ def load_model(
     """Load an image classifier.
 
     Args:
-        spec: ``efficientnet_lite0`` (or 1, 2), ``torchvision:NAME``, ``timm:NAME`` or
-            ``path/to/file.py:FUNCTION``. A Python file is executed; it may define
+        spec: ``efficientnet_lite0`` (or 1, 2), ``torchvision:NAME``, ``timm:NAME``,
+            ``hf:FOLDER`` or ``path/to/file.py:FUNCTION``. A Python file is executed; it may define
             ``PREPROCESSING`` (a dict of :class:`Preprocessing`'s fields) and ``CLASSES`` (a list
             of names).
         weights: a local checkpoint; ``none`` for random initialisation; for torchvision the name
@@ -107,6 +108,8 @@ def load_model(
         found = _torchvision(name, weights)
     elif kind == "timm":
         found = _timm(name, weights)
+    elif kind == "hf":
+        found = _Found(*from_folder(name, weights))
     elif ".py" in spec:
         found = _python_file(spec, weights)
     else:
