@@ -171,6 +171,7 @@ def beside(parts: Sequence[Explanation]) -> Explanation:
         },
         output=joined([f.output for f in found]),
         residual=joined([f.residual for f in found]),
+        steps=joined([f.steps for f in found]),
     )
     return replace(parts[0], found=whole, targets=tuple(t for p in parts for t in p.targets))
 
@@ -185,4 +186,5 @@ def _with_targets(found: CompleteMap) -> CompleteMap:
         elsewhere_by_stage={s: v[:, None] for s, v in found.elsewhere_by_stage.items()},
         output=found.output[:, None],
         residual=found.residual[:, None],
+        steps=found.steps[:, None],
     )

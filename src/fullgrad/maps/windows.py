@@ -163,6 +163,7 @@ class _Together:
             residual=sum((p.residual for p in self._parts), torch.zeros_like(first.residual)),
             target=None,
             input_names=first.input_names,
+            steps=first.steps,
             linearization=first.linearization,
             zero=first.zero,
         )
