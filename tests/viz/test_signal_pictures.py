@@ -34,6 +34,7 @@ def test_a_sounds_bars_sum_to_its_map() -> None:
 def test_a_spectrogram_below_a_sound() -> None:
     figure = sound(np.ones(40), np.ones(40), 8, spectrogram=np.ones((3, 5)), top=4.0)
     assert figure.axes[2].get_images()[0].get_extent() == [0, 5.0, 0, 4.0]
+    assert figure.axes[2].get_xlabel() == "time (seconds); colors from −1 (blue) to +1 (red)"
 
 
 @pytest.mark.parametrize("together", [False, True])

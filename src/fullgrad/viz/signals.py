@@ -94,7 +94,7 @@ def sound(
     below.axhline(0, color="0.4", lw=0.6)
     below.set(xlim=(0, seconds))
     below.set_ylabel("part of\nthe output", size=8)
-    last = below
+    last, colors_of = below, ""
     if spectrogram is not None and top is not None:
         below.set_xticks([])
         last = write.axes(_SIDE, head + 2.5, wide, 1.6)
@@ -103,7 +103,8 @@ def sound(
         extent = (0, seconds, 0, top)
         last.imshow(signed_colors(frames, limit), origin="lower", aspect="auto", extent=extent)
         last.set_ylabel("frequency (Hz)", size=8)
-    last.set_xlabel("time (seconds)", size=8)
+        colors_of = f"; colors from {signed(-limit)} (blue) to {signed(limit)} (red)"
+    last.set_xlabel(f"time (seconds){colors_of}", size=8)
     for axes in (above, below, last):
         axes.tick_params(labelsize=7)
     return figure
