@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
 .PHONY: help demo app test test-browser notebooks install lint types sweep placement fuzz exactness gallery selections \
-	checkerboard sentences pictures architecture load bench guard cookbook killed-maps clean
+	checkerboard sentences tasks pictures architecture load bench guard cookbook killed-maps clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | sort | awk -F'\t' '{printf "%-14s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ checkerboard: install  ## docs/checkerboard.md's tables and picture
 
 sentences: install  ## docs/text.md's example
 	$(BIN)/python tools/sentences.py
+
+tasks: install  ## docs/tasks.md: a call for each kind of task, on models of the libraries users have
+	$(BIN)/python tools/tasks/page.py
 
 pictures: install  ## docs/pictures.md's pictures
 	$(BIN)/python tools/pictures.py

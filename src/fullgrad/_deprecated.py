@@ -46,8 +46,10 @@ MOVED = {
     "photographs": "vision.image_result",
     "render": "viz",
     "render.regions": "evaluation.theory.figure",
+    "render.roar": "evaluation.tests.remove_and_retrain.figures",
     "rules": "operations",
     "smooth": "maps.smoothing",
+    "viz.roar": "evaluation.tests.remove_and_retrain.figures",
 }
 _HOME = "fullgrad."
 

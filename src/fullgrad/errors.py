@@ -58,6 +58,10 @@ class ModelLoadError(FullGradError, ValueError):
     """A model or its weights cannot be loaded."""
 
 
+class StoredError(FullGradError, ValueError):
+    """A file is not a stored result that can be read, or cannot be written."""
+
+
 class MissingDependencyError(FullGradError, ImportError):
     """An optional package is not installed."""
 

@@ -9,7 +9,17 @@ import numpy as np
 
 from fullgrad.axes import coordinates as places
 from fullgrad.axes.algebra import Axes, fresh, has_batch, merged, samples
-from fullgrad.axes.coordinates import HIGH, LOW, Atom, Coordinate, Group, Table, count
+from fullgrad.axes.coordinates import (
+    HIGH,
+    LOW,
+    NOWHERE,
+    Atom,
+    Coordinate,
+    Group,
+    Indices,
+    Table,
+    count,
+)
 
 
 @dataclass(eq=False, slots=True)
@@ -334,6 +344,55 @@ def _batches_joined(parts: Sequence[Axes | None], dim: int) -> Axes | None:
     groups = together.groups
     group = (*groups[dim], *groups[dim + 1])
     return Axes((*groups[:dim], group, *groups[dim + 2 :]), together.coordinates)
+
+
+def overwritten(axes: Axes | None, source: Axes, rows: Indices) -> Axes | None:
+    """After some rows were overwritten with rows of something else, such as patches of an image.
+
+    Args:
+        axes: before; None of a constant.
+        source: whose rows, along all its axes but the last, are written.
+        rows: for each row which row of the source it holds now, ``NOWHERE`` for its own.
+
+    Returns:
+        None if the samples change places, or numbers that were read together are written.
+    """
+    lead = tuple(a for g in source.groups[:-1] for a in g)
+    batch = next((a for a in lead if a.batch), Atom(1, batch=True))
+    if axes is None:
+        groups: tuple[Group, ...] = ((batch,), *((Atom(n),) for n in rows.shape[1:]), (Atom(1),))
+        groups = (*groups[:-1], source.groups[-1])
+        axes = Axes(groups, (None,) * len(source.coordinates))
+    old = tuple(a for g in axes.groups[:-1] for a in g)
+    flat, written = rows.reshape(-1), rows.reshape(-1) != NOWHERE
+    samples_of = [
+        np.broadcast_to(
+            np.arange(batch.size).reshape([-1 if a.batch else 1 for a in atoms]),
+            [a.size for a in atoms],
+        ).reshape(-1)
+        if any(a.batch for a in atoms)
+        else np.zeros(count(atoms), np.int64)
+        for atoms in (old, lead)
+    ]
+    if sum(a.batch for a in lead) > 1 or count([a for a in old if a.batch]) != batch.size:
+        return None
+    if not np.array_equal(samples_of[0][written], samples_of[1][flat[written]]):
+        return None
+    coordinates: list[Coordinate | None] = []
+    for before, new in zip(axes.coordinates, source.coordinates, strict=True):
+        there = [(c, atoms) for c, atoms in ((before, old), (new, lead)) if c is not None]
+        if any(c.pooled or not {*atoms}.issuperset(c.atoms) for c, atoms in there):
+            return None
+        tables = [
+            np.full((3, count(atoms)), np.nan)
+            if c is None
+            else places.over(c, atoms).reshape(3, -1)
+            for c, atoms in ((before, old), (new, lead))
+        ]
+        table = np.where(written, tables[1][:, np.maximum(flat, 0)], tables[0])
+        shaped = table.reshape(3, *(a.size for a in old))
+        coordinates.append(places.simplified(there[0][0].now(old, shaped)) if there else None)
+    return Axes(axes.groups, tuple(coordinates))
 
 
 def stacked(parts: Sequence[Axes | None], dim: int) -> Axes | None:

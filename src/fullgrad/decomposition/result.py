@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fullgrad._results import Result, sample_numbers, storable
 from fullgrad.axes.algebra import Axes
-from fullgrad.axes.layouts import Layouts
+from fullgrad.axes.coordinates import Atom, Coordinate
+from fullgrad.axes.layouts import Grid, Layouts
 from fullgrad.engine.backward import product, widen
 from fullgrad.engine.module_path import is_submodule
+from fullgrad.errors import OptionError
 from fullgrad.operations import Kind
+
+storable(Axes, Atom, Coordinate, Grid, Layouts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class BiasTerm:
+class BiasTerm(Result):
     """One operation's share of the output: gradient times bias, per neuron.
 
     Args:
@@ -40,6 +46,8 @@ class BiasTerm:
     batch_axis: int | None = 0
     axes: Axes | None = field(default=None, repr=False)
     may_be_infinite: bool = field(default=False, repr=False)
+
+    _numbers = ("gradient", "bias")
 
     @property
     def value(self) -> Tensor:
@@ -68,7 +76,7 @@ def _size(value: Tensor) -> float:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Decomposition:
+class Decomposition(Result):
     """The full-gradient of a model at an input batch (Srinivas & Fleuret 2019, proposition 1).
 
     ``output = input_sums + sum of the bias terms' sums + residual`` per sample, where the
@@ -107,6 +115,8 @@ class Decomposition:
     general_path: tuple[tuple[str, str], ...]
     layouts: Layouts
     linearization: str = "jacobian"
+
+    _numbers = ("inputs", "input_gradients")
 
     @property
     def input_terms(self) -> tuple[Tensor, ...]:
@@ -160,6 +170,81 @@ class Decomposition:
 
     def __len__(self) -> int:
         return len(self.bias_terms)
+
+    def __getitem__(self, module: str) -> tuple[BiasTerm, ...]:
+        """The bias terms of one module and all it contains, at least one.
+
+        Args:
+            module: its path; see :meth:`select`, which also finds none.
+
+        Raises:
+            OptionError: no path of a module with terms.
+        """
+        if not isinstance(module, str):
+            raise OptionError(
+                f"a decomposition is indexed by module, such as decomposition['layer3'], not "
+                f"{module!r:.60}: samples(0) is the first sample, bias_terms[0] the first term"
+            )
+        found = self.select(module)
+        if not found:
+            names = dict.fromkeys(t.module.split(".")[0] or "''" for t in self.bias_terms)
+            raise OptionError(
+                f"no bias term is in {module!r}; those there are begin with: "
+                f"{', '.join(names) or 'none'}"
+            )
+        return found
+
+    def samples(self, index: int | slice | Sequence[int] | Tensor) -> Decomposition:
+        """The decomposition of some samples, a batch again: of one sample as well.
+
+        Args:
+            index: a number, a slice, a list of numbers, or a mask with a bool for each sample.
+
+        Raises:
+            OptionError: no such sample, or sums over the whole batch (``per_sample=False``).
+            LayoutError: it is not known which numbers of a term belong to which sample.
+
+        Example:
+            >>> import torch, fullgrad
+            >>> d = fullgrad.decompose(torch.nn.Linear(4, 3), torch.rand(5, 4), target=1)
+            >>> d.samples(2), d.samples([0, 4]).output.shape, len(d[""])
+            (Decomposition(batch=1, ...), torch.Size([2]), 1)
+        """
+        from fullgrad.decomposition._samples import of_samples
+
+        found: Decomposition = of_samples(self, sample_numbers(index, len(self.output)))
+        return found
+
+    def to_pandas(self) -> Any:
+        """The sums as a table: a row for each sample and term.
+
+        Returns:
+            A ``pandas.DataFrame`` with the columns ``sample``, ``part`` (``input``, ``bias`` or
+            ``residual``), ``module`` (an input's name, or a path), ``op``, ``kind``, ``shape``
+            and ``value``, float64. A sample's values sum to its output; with
+            ``per_sample=False`` there is one sample, the batch.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        from fullgrad.decomposition._tables import to_pandas
+
+        return to_pandas(self)
+
+    def to_xarray(self) -> Any:
+        """The sums with named axes.
+
+        Returns:
+            An ``xarray.Dataset``: ``input_sums`` (input, sample), ``bias_sums`` (term, sample)
+            with the coordinates ``module``, ``op`` and ``kind``; ``output`` and ``residual``
+            (sample).
+
+        Raises:
+            MissingDependencyError: xarray is not installed.
+        """
+        from fullgrad.decomposition._tables import to_xarray
+
+        return to_xarray(self)
 
     def select(self, prefix: str) -> tuple[BiasTerm, ...]:
         """The bias terms of one module and all it contains.

@@ -1,8 +1,9 @@
 """FullGrad in the call styles of other libraries, and in what they log.
 
 ``captum`` as Captum's attributions, ``quantus`` as Quantus' ``explain_func``, ``grad_cam`` as the
-classes of the grad-cam package; ``tensorboard`` logs maps of a model in training, ``lightning``
-does so from a callback. Only ``lightning`` imports the library it is named after.
+classes of the grad-cam package; ``hugging_face`` takes the models and batches of transformers;
+``tensorboard`` logs maps of a model in training, ``lightning`` does so from a callback. Only
+``lightning`` imports the library it is named after.
 """
 
 from typing import TYPE_CHECKING
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING
 from fullgrad._lazy import submodules
 
 if TYPE_CHECKING:
-    from fullgrad.interop import captum, grad_cam, lightning, quantus, tensorboard
+    from fullgrad.interop import captum, grad_cam, hugging_face, lightning, quantus, tensorboard
 
-__all__ = ["captum", "grad_cam", "lightning", "quantus", "tensorboard"]
+__all__ = ["captum", "grad_cam", "hugging_face", "lightning", "quantus", "tensorboard"]
 
 if not TYPE_CHECKING:
     __getattr__ = submodules(__name__)

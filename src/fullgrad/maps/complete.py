@@ -24,6 +24,7 @@ from fullgrad.engine.targets import Several, Target, Top
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import InputError, OptionError
 from fullgrad.maps._complete_parts import joined, of_targets
+from fullgrad.maps._complete_result import MapResult
 from fullgrad.maps.complete_sink import Complete, Explained
 from fullgrad.maps.minibatches import BatchSize, check_size, in_minibatches
 from fullgrad.maps.path import Baseline, Steps, check_steps, in_steps, references, zero_in_words
@@ -36,7 +37,7 @@ Depth: TypeAlias = Literal["input", "mean", "early"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CompleteMap:
+class CompleteMap(MapResult):
     """A model's output as a sum over the places of its inputs.
 
     For each sample, the sum of all maps + ``elsewhere`` + ``residual`` is ``output``.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fullgrad.axes.algebra import Axes, taken
-from fullgrad.axes.broadcasting import joined, stacked
+from fullgrad.axes.broadcasting import joined, overwritten, stacked
 from fullgrad.axes.coordinates import NOWHERE
 from fullgrad.operations import _origins
 from fullgrad.operations.call import NO_BIAS, Bias, Call, explicit
@@ -255,13 +255,31 @@ def _overwritten(p: Propagation) -> Answer:
     return None if any(map(p.call.depends, p.call.args[1:])) else keeps_axes(p)
 
 
+def _rows_written(p: Propagation) -> Answer:
+    """``masked_scatter`` of whole rows, as the patches of an image among a text's tokens.
+
+    Where what is written does not depend on the input, places stay.
+    """
+    source, mask = p.get("source"), p.get("mask").expand(p.shape)
+    if not p.call.depends(source):
+        return keeps_axes(p)
+    axes, new, width = p.first(), p.axes_of(source), p.shape[-1] if p.shape else 0
+    if new is None or p.lost([p.input]) or source.dim() < 2 or source.shape[-1] != width:
+        return None
+    rows = mask[..., 0]
+    if not bool((mask == rows[..., None]).all()):
+        return None
+    numbers = (rows.flatten().cumsum(0) - 1).view(rows.shape).masked_fill(~rows, NOWHERE)
+    return overwritten(axes, new, numbers.cpu().numpy())
+
+
+put("masked_scatter", axes=_rows_written, family="affine")
 put(
     [
         "index_put",
         "index_fill",
         "index_copy",
         "scatter",
-        "masked_scatter",
         "slice_scatter",
         "select_scatter",
         "diagonal_scatter",

@@ -76,11 +76,18 @@ _views(["transpose", "t"], axes=_transpose)
 
 
 def _strided(p: Propagation) -> Answer:
-    """Pooling to one place only relabels strides that do not matter."""
+    """Pooling to one place only relabels strides that do not matter; an STFT cuts frames."""
     before, after = p.input, p.call.outputs[0]
+    axes, last = p.first(), before.dim() - 1
+    if axes is not None and after.dim() == before.dim() + 1 and before.is_contiguous():
+        fits = after.shape[:last] == before.shape[:last] and after.stride(-1) == 1
+        fits = fits and after.stride()[:last] == before.stride()[:last]
+        if fits and after.storage_offset() == before.storage_offset():
+            return _windows(axes, last, after.shape[-2], after.shape[-1], after.stride(-2))
+        return None
     same = before.shape == after.shape and before.storage_offset() == after.storage_offset()
     strides = zip(before.shape, before.stride(), after.stride(), strict=False)
-    return p.first() if same and all(n < 2 or a == b for n, a, b in strides) else None
+    return axes if same and all(n < 2 or a == b for n, a, b in strides) else None
 
 
 _views("as_strided", axes=_strided)
@@ -291,7 +298,11 @@ def _unfold(p: Propagation) -> Answer:
     if axes is None:
         return None
     dim = p.get("dimension") % len(axes.groups)
-    size, step, after = p.get("size"), p.get("step"), p.shape[dim]
+    return _windows(axes, dim, p.shape[dim], p.get("size"), p.get("step"))
+
+
+def _windows(axes: Axes, dim: int, after: int, size: int, step: int) -> Axes | None:
+    """Windows along an axis, which may overlap: their numbers go into a new last axis."""
     index = np.arange(after)[:, None] * step + np.arange(size)
     cut = taken(axes, dim, index.reshape(-1))
     apart = cut and regrouped(cut, [*cut.shape[:dim], after, size, *cut.shape[dim + 1 :]])

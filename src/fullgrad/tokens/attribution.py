@@ -32,7 +32,7 @@ from fullgrad.tokens.sinks import DrawTokens, SumTokens, TokenScores
 @takes_options("attribute_tokens", places="activation_layouts")
 def attribute_tokens(
     model: nn.Module,
-    input_ids: Tensor,
+    input_ids: Tensor | Mapping[str, Any],
     target: Target = None,
     *,
     embedding: nn.Embedding | str | None = None,
@@ -51,7 +51,8 @@ def attribute_tokens(
             back as it was, after failures too.
         input_ids: integers, shape (B, T); (B, sentences, T) of a model that reads texts sentence
             by sentence and looks all of them up in one call. A term of a whole sentence is shared
-            among its tokens.
+            among its tokens. Or what a tokenizer returns, with ``input_ids`` and all else that the
+            model takes by keyword.
         target: the explained scalar, as for :func:`fullgrad.decompose`; for logits of shape
             (B, T, vocabulary) a tuple (position, token), or one per sample.
         embedding: of the tokens: a module of the model or its path; None for what
@@ -112,7 +113,7 @@ def attribute_tokens(
 @takes_options("token_saliency", places="activation_layouts")
 def token_saliency(
     model: nn.Module,
-    input_ids: Tensor,
+    input_ids: Tensor | Mapping[str, Any],
     target: Target = None,
     *,
     embedding: nn.Embedding | str | None = None,
@@ -172,7 +173,7 @@ def token_saliency(
 
 def _request(
     model: nn.Module,
-    input_ids: Tensor,
+    input_ids: Tensor | Mapping[str, Any],
     target: Target,
     *,
     embedding: nn.Embedding | str | None,
@@ -186,6 +187,15 @@ def _request(
 ) -> Request:
     """The call of the model of embedded tokens."""
     check_keywords(forward_kwargs)
+    if isinstance(input_ids, Mapping):  # what a tokenizer returned
+        if "input_ids" not in input_ids:
+            raise InputError(f"the batch has no input_ids; it has: {', '.join(input_ids)}")
+        rest = {name: value for name, value in input_ids.items() if name != "input_ids"}
+        both = [name for name in rest if name in (forward_kwargs or {})]
+        if both:
+            raise InputError(f"given both in the batch and in forward_kwargs: {', '.join(both)}")
+        forward_kwargs = {**rest, **(forward_kwargs or {})}
+        input_ids = input_ids["input_ids"]
     twice = [name for name in ("input_ids", "inputs_embeds") if name in (forward_kwargs or {})]
     if twice:
         raise InputError(
@@ -193,16 +203,17 @@ def _request(
         )
     model = unwrap(model)
     chosen = token_embedding(model, embedding)
+    embedded = embed(chosen, input_ids)
     return Request(
         Embedded(model, chosen),
-        embed(chosen, input_ids),
+        embedded,
         target,
         (input_ids, *as_tuple(additional_forward_args)),
         forward_kwargs,
         mode,
         detached=detached,
         tolerance=tolerance,
-        layout="BTC" if input_ids.dim() == 2 else "BPTC",
+        layout="BTC" if embedded.dim() == 3 else "BPTC",
         activation_layouts=activation_layouts,
         linearization=linearization,
         takes_per_sample=False,

@@ -6,7 +6,8 @@ that autograd follows; the model itself is not touched, and no hook is registere
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -106,7 +107,10 @@ def embed(embedding: nn.Embedding, input_ids: Any) -> Tensor:
         InputError: not integers of such a shape, none at all, or out of the embedding's range.
     """
     if not isinstance(input_ids, Tensor):
-        raise InputError(f"input_ids must be a tensor, not {type(input_ids).__name__}")
+        raise InputError(
+            f"input_ids must be a tensor, not {type(input_ids).__name__}; a tokenizer returns one "
+            "with return_tensors='pt'"
+        )
     if input_ids.dtype not in (torch.int64, torch.int32):
         raise InputError(f"input_ids must be integers (int64 or int32), not {input_ids.dtype}")
     if input_ids.dim() not in (2, 3) or input_ids.numel() == 0:
@@ -222,12 +226,108 @@ class Embedded(nn.Module):
         assert isinstance(embedding, nn.Embedding)
         with _Answering(embedding, input_ids, embedded) as lookups:
             result = self.model(input_ids, *args, **kwargs)
-        if not lookups.answered:
-            asked = ", ".join(str(s) for s in dict.fromkeys(lookups.others))
-            raise ModelError(
-                f"the model did not look the given ids, of shape {tuple(input_ids.shape)}, up in "
-                f"the embedding {self._path!r}: it "
-                + (f"asked for others, of shape {asked}" if asked else "did not call it")
-                + f". {_INSTEAD if input_ids.dim() == 2 else _INSTEAD.replace('BTC', 'BPTC')}"
-            )
+        _check_answered(lookups, input_ids, self._path)
         return result
+
+
+def _check_answered(lookups: _Answering, ids: Tensor, path: str) -> None:
+    if not lookups.answered:
+        asked = ", ".join(str(s) for s in dict.fromkeys(lookups.others))
+        raise ModelError(
+            f"the model did not look the given ids, of shape {tuple(ids.shape)}, up in "
+            f"the embedding {path!r}: it "
+            + (f"asked for others, of shape {asked}" if asked else "did not call it")
+            + f". {_INSTEAD if ids.dim() == 2 else _INSTEAD.replace('BTC', 'BPTC')}"
+        )
+
+
+class EmbeddedByName(Embedded):
+    """A model that is called by keyword, with the embedded tokens of some of its keywords.
+
+    ``forward(input_ids=embedded, input_ids_as_given=ids, ...)`` calls ``model(input_ids=ids, ...)``
+    and answers its lookups of these ids with ``embedded``; likewise for each name.
+
+    Args:
+        model: the user's, not changed.
+        embeddings: from the name of a keyword to the embedding whose output is explained.
+    """
+
+    GIVEN = "_as_given"
+
+    def __init__(self, model: nn.Module, embeddings: Mapping[str, nn.Embedding]) -> None:
+        nn.Module.__init__(self)
+        self.model = model
+        self._paths = {name: path_of(model, e) for name, e in embeddings.items()}
+
+    def forward(self, **kwargs: Any) -> Any:  # type: ignore[override]
+        """What the model returns, through the embedded tokens.
+
+        Raises:
+            ModelError: the model did not look the ids up in their embedding.
+        """
+        asked = []
+        with ExitStack() as modes:
+            for name, path in self._paths.items():
+                ids, embedded = kwargs.pop(f"{name}{self.GIVEN}"), kwargs[name]
+                embedding = self.model.get_submodule(path)
+                assert isinstance(embedding, nn.Embedding)
+                lookups = modes.enter_context(_Answering(embedding, ids, embedded))
+                asked.append((lookups, ids, path))
+                kwargs[name] = ids
+            result = self.model(**kwargs)
+        for lookups, ids, path in asked:
+            _check_answered(lookups, ids, path)
+        return result
+
+
+class _Watching(TorchFunctionMode):
+    """Notes in which weights the given ids are looked up."""
+
+    def __init__(self, ids: Tensor) -> None:
+        super().__init__()
+        self._ids, self.weights = ids, list[Tensor]()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run one function, and look at its ids."""
+        if func is F.embedding:
+            ids, weight = _two(args, kwargs or {}, ("input", "weight"))
+            if ids.numel() == self._ids.numel() and bool(
+                (ids.flatten() == self._ids.flatten()).all()
+            ):
+                self.weights.append(weight)
+        return func(*args, **(kwargs or {}))
+
+
+def embedding_of(model: nn.Module, ids: Tensor, call: Callable[[], Any]) -> nn.Embedding:
+    """The embedding in which a call of a model looks some ids up.
+
+    Args:
+        model: that is called.
+        ids: the tokens.
+        call: runs the model on them, under ``no_grad`` and with its flags guarded.
+
+    Returns:
+        What the model declares to be its token embedding, if it looks the ids up there, or else
+        the first that it asks.
+
+    Raises:
+        ModelError: it asks none, or one that changes its weight at each lookup.
+    """
+    with _Watching(ids) as watched:
+        call()
+    found = [
+        m
+        for weight in watched.weights
+        for m in model.modules()
+        if isinstance(m, nn.Embedding) and m.weight is weight
+    ]
+    if not found:
+        raise ModelError(
+            f"the model looks the given ids, of shape {tuple(ids.shape)}, up in no nn.Embedding. "
+            f"{_INSTEAD}"
+        )
+    declared = _declared(model)
+    chosen = next((m for m in found if m is declared), found[0])
+    return _checked(chosen, path_of(model, chosen))

@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fullgrad._results import Result, mapped, sample_numbers
 from fullgrad.axes.coordinates import NOWHERE
 from fullgrad.axes.placement import Cells, Placement
 from fullgrad.engine import verification
@@ -25,7 +27,7 @@ from fullgrad.maps.selection import Selection, selection
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TokenScores:
+class TokenScores(Result):
     """An output as a sum over tokens.
 
     ``scores.sum(1) + bias_scores.sum(1) + elsewhere + residual == output``, the sums taken over
@@ -56,6 +58,8 @@ class TokenScores:
     target: Tensor | None
     tolerance: float
 
+    _numbers = ("scores", "bias_scores")
+
     @property
     def total(self) -> Tensor:
         """Input and bias terms at each token's position together, of the ids' shape."""
@@ -70,6 +74,51 @@ class TokenScores:
     def relative_residual(self) -> Tensor:
         """|residual| / scale, shape (B,)."""
         return self.residual.abs() / self.scale
+
+    def samples(self, index: int | slice | Sequence[int] | Tensor) -> TokenScores:
+        """The scores of some samples, a batch again: of one sample as well.
+
+        Args:
+            index: a number, a slice, a list of numbers, or a mask with a bool for each sample.
+
+        Raises:
+            OptionError: no such sample.
+        """
+        numbers = sample_numbers(index, len(self.output))
+        found: TokenScores = mapped(self, lambda t, _: t[numbers.to(t.device)])
+        return found
+
+    def to_pandas(self, tokens: Sequence[Sequence[str]] | None = None) -> Any:
+        """A table with a row for each sample, part and place; its values sum to the output.
+
+        Args:
+            tokens: the words of each sample, for a column ``token``.
+
+        Returns:
+            A ``pandas.DataFrame`` with the columns ``sample``, ``part`` (``input``, ``bias``,
+            ``elsewhere``, ``residual``), ``position`` (and ``sentence``) and ``value``.
+
+        Raises:
+            InputError: not a word for each token.
+            MissingDependencyError: pandas is not installed.
+        """
+        from fullgrad.tokens._tables import to_pandas
+
+        return to_pandas(self, tokens)
+
+    def to_xarray(self) -> Any:
+        """The scores with named axes.
+
+        Returns:
+            An ``xarray.Dataset``: ``scores`` and ``bias_scores`` (sample, position);
+            ``elsewhere``, ``output`` and ``residual`` (sample).
+
+        Raises:
+            MissingDependencyError: xarray is not installed.
+        """
+        from fullgrad.tokens._tables import to_xarray
+
+        return to_xarray(self)
 
     def __repr__(self) -> str:
         return (

@@ -19,6 +19,7 @@ from fullgrad._optional import require
 from fullgrad._user_code import first_line
 from fullgrad.errors import FullGradError, ModelLoadError
 from fullgrad.vision._found import NO_WEIGHTS, Found, fresh, local_or_random, refuse_head
+from fullgrad.vision._hf_folder import from_folder
 from fullgrad.vision._own_model import python_file
 from fullgrad.vision._settings import STATED as STATED  # noqa: PLC0414
 from fullgrad.vision._settings import ModelSettings as ModelSettings  # noqa: PLC0414
@@ -31,7 +32,7 @@ DEFAULT_MODEL = "efficientnet_lite0"
 _LITE = {DEFAULT_MODEL: 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}  # and pixels
 _BORDER = 32  # pixels that are cut off, both sides together
 _FORMS = (
-    f"{DEFAULT_MODEL}, torchvision:NAME, timm:NAME or path/to/file.py:FUNCTION "
+    f"{DEFAULT_MODEL}, torchvision:NAME, timm:NAME, hf:FOLDER or path/to/file.py:FUNCTION "
     "(a function that returns the model)"
 )
 
@@ -78,8 +79,8 @@ def load_model(
     """Load a model of images.
 
     Args:
-        spec: ``efficientnet_lite0`` (or 1, 2), ``torchvision:NAME``, ``timm:NAME`` or
-            ``path/to/file.py:FUNCTION``. A Python file is executed; it may define
+        spec: ``efficientnet_lite0`` (or 1, 2), ``torchvision:NAME``, ``timm:NAME``,
+            ``hf:FOLDER`` or ``path/to/file.py:FUNCTION``. A Python file is executed; it may define
             ``PREPROCESSING`` (a dict of :class:`Preprocessing`'s fields) and ``CLASSES`` (a list
             of names).
         weights: a local checkpoint, with ``#NAME`` where it holds several (see
@@ -109,6 +110,8 @@ def load_model(
         found = _torchvision(name, weights, classes)
     elif kind == "timm":
         found = _timm(name, weights, classes)
+    elif kind == "hf":
+        found = Found(*from_folder(name, weights, classes))
     elif ".py" in spec:
         found = python_file(spec, weights, classes)
     else:

@@ -21,6 +21,7 @@ from fullgrad.evaluation.store import Store
 from fullgrad.evaluation.tests.remove_and_retrain import notes, tables
 from fullgrad.evaluation.tests.remove_and_retrain.estimate import estimate, fastest_group
 from fullgrad.evaluation.tests.remove_and_retrain.executors import EXECUTORS, InProcess, OnRay
+from fullgrad.evaluation.tests.remove_and_retrain.figures import examples, roar_curves
 from fullgrad.evaluation.tests.remove_and_retrain.plan import (
     FRACTIONS,
     RetrainPlan,
@@ -30,7 +31,6 @@ from fullgrad.evaluation.tests.remove_and_retrain.plan import (
 from fullgrad.evaluation.tests.remove_and_retrain.run import Retraining
 from fullgrad.evaluation.training.loop import PRECISIONS, Settings
 from fullgrad.evaluation.training.networks import AUTO, NetworkChoice, usable
-from fullgrad.viz.roar import examples, roar_curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
