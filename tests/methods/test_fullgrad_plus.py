@@ -153,7 +153,9 @@ def test_refusals() -> None:
     model = seeded(ResNetLike)
     with pytest.raises(MethodError, match=r"found no blocks .*: name them, as in blocks=\('layer1"):
         attribute("fullgrad_plus", model, x, 1)
-    with pytest.raises(MethodError, match=r"has no block 'block3'; did you mean 'block2'"):
+    with pytest.raises(
+        MethodError, match=r"has no block 'block3'; did you mean 'block1' or 'block2'"
+    ):
         attribute("fullgrad_plus", model, x, 1, blocks=("block1", "block3"))
     with pytest.raises(MethodError, match=r"no block is given an activation with positions of the"):
         attribute("fullgrad_plus", model, x, 1, blocks="fc")

@@ -43,7 +43,7 @@ def own_sources(choices: Iterable[Any]) -> list[str]:
 
 
 def source_digest(name: str, function: Any) -> str:
-    """Return a digest of the file that a function or class stands in.
+    """Return a digest of the file that a function or class stands in, and of its place there.
 
     Args:
         name: for messages.
@@ -66,4 +66,6 @@ def source_digest(name: str, function: Any) -> str:
             f"the source of {name!r} cannot be read, so it is not known when its stored "
             "numbers are out of date: define it in a file, as in --methods own.py:FUNCTION"
         ) from error
-    return hashlib.sha256(f"{text}\n{given}".encode()).hexdigest()[:16]
+    code = getattr(plain, "__code__", None)
+    place = f"{getattr(plain, '__qualname__', '')} {getattr(code, 'co_firstlineno', '')}"
+    return hashlib.sha256(f"{text}\n{place}\n{given}".encode()).hexdigest()[:16]
