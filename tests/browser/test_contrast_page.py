@@ -81,6 +81,7 @@ def test_a_class_is_not_compared_with_itself(open_page: Any, photographs: dict[s
     page.locator("#rather").select_option("285")
     done(page)
     page.set_input_files("#file", photographs["coffee"])  # has other classes
+    expect(page.locator("#headline")).not_to_contain_text("rather than", timeout=PATIENT)
     done(page)
     assert "rather than" not in headline(page)
     assert "rather_than" not in page.url
@@ -127,6 +128,7 @@ def test_classes_of_one_photograph_share_a_color_scale(
     done(page)
     assert "limit=" not in asked[-1]
     page.set_input_files("#file", photographs["coffee"])
+    expect(page.locator("#answer")).to_be_hidden()  # the earlier result is gone
     done(page)
     page.locator("#method").select_option("complete_fullgrad")
     done(page)
