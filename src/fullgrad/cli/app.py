@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", nargs="+", action="extend", metavar="WEIGHTS", help=text)
     text = "class names of each model: file, 'imagenet', or '-' for its own"
     add("--labels", nargs="+", action="extend", metavar="FILE", help=text)
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
     add_stated_arguments(parser)
     text = "address to answer at (default: %(default)s, this machine alone)"
     add("--host", default="127.0.0.1", help=text)

@@ -88,7 +88,7 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
         "pre-trained weights)"
     )
     add("--weights", "--checkpoint", action=Once, metavar="WEIGHTS", help=text)
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
 
 
 def add_stated_arguments(parser: argparse.ArgumentParser, size: bool = True) -> None:

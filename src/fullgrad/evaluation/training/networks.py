@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fullgrad._optional import require
 from fullgrad.errors import FullGradError, ModelLoadError
-from fullgrad.vision.models import load_model
+from fullgrad.vision.models import load_model, usable_device
 
 VGG9, SMALL, AUTO = "vgg9", "small", "auto"
 _STAGES = {VGG9: ((1, 1), (2, 2), (4, 4), (8, 8)), SMALL: ((1,), (2, 2))}
@@ -147,16 +147,12 @@ def _redraw(module: nn.Module, spec: str) -> None:
 
 
 def usable(device: str) -> str:
-    """The device, if there is one of that name.
+    """The device, if it can be used.
 
     Raises:
-        ModelLoadError: there is none.
+        ModelLoadError: it is not there, or has no float64.
     """
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        text = str(error).strip().split("\n", maxsplit=1)[0]
-        raise ModelLoadError(f"the device {device!r} cannot be used: {text}") from error
+    usable_device(device)
     return device
 
 
