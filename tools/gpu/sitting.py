@@ -51,6 +51,15 @@ METHODS = (
         "random_phase:of=path_fullgrad",
     ),
 )
+RETRAINED = (
+    "path_fullgrad",
+    "integrated_gradients:baseline=mean,n_steps=10",
+    "input_gradient",
+    "grad_cam",
+    "fullgrad",
+    "random_blobs:grid=4",
+    "random",  # the first to run: its maps cost nothing, and it trains the base networks
+)
 TESTS = {
     "gain": ("relevance-gain", "--cell", "16", "--fills", "mean", "blur"),
     "other": ("grid-pointing", "class-sensitivity", "randomization", "stability"),
@@ -100,11 +109,24 @@ def evaluate(args: argparse.Namespace) -> Iterable[Command]:
 
 
 def roar(args: argparse.Namespace) -> Iterable[Command]:
+    """The base networks, then each method by itself into the same store, then all from it.
+
+    One network leaves most of a large GPU idle, so methods are retrained side by side.
+    """
     if not args.cifar100:
         raise SystemExit("sitting: roar needs --cifar100 FOLDER, with train/CLASS and test/CLASS")
-    words = ("--data", args.cifar100, "--device", args.device, "--minutes", str(args.minutes))
-    words = (*words, "--out", str(args.out / "roar"), *args.roar)
-    yield Command("roar", python("tools/gpu/roar.py", *words))
+    folder = args.out / "roar"
+    call = python("-m", "fullgrad", "bench", "roar", "--data", args.cifar100)
+    call = (*call, "--device", args.device, "--precision", "bfloat16", "--map-batch", "500")
+    call = (*call, "--store", str(folder / "stages"), "--minutes", str(args.minutes), *args.roar)
+    methods = RETRAINED[-2:] if args.tiny else RETRAINED
+    names = [f"roar-{method.partition(':')[0]}" for method in methods]
+    for name, method in zip(names, methods, strict=True):
+        words = (*call, "--out", str(folder / name), "--methods", method)
+        yield Command(name, words, () if name == names[-1] else tuple(names[-1:]))
+    yield Command(
+        "roar", (*call, "--out", str(folder / "all"), "--methods", *methods), tuple(names)
+    )
 
 
 def bench(args: argparse.Namespace) -> Iterable[Command]:
@@ -171,7 +193,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", default=LITES, help="of evaluate")
     parser.add_argument("--photographs", help="of evaluate: a folder or a CSV")
     parser.add_argument("--cifar100", help="of roar: an image folder")
-    parser.add_argument("--roar", nargs=argparse.REMAINDER, default=[], help="passed to roar.py")
+    parser.add_argument(
+        "--roar", nargs=argparse.REMAINDER, default=[], help="options of bench roar"
+    )
     parser.add_argument("--bench", nargs=argparse.REMAINDER, default=[], help="for the benchmarks")
     parser.add_argument("--tiny", action="store_true", help="a trial, on the CPU if you like")
     args = parser.parse_args(argv)
