@@ -202,7 +202,11 @@ for write in {writes!r}:
 
 def test_views_of_complex_numbers() -> None:
     # In a process of its own: a lock taken twice inside PyTorch would hold this one for ever.
-    writes = ["z.real.add_(1.0)", "torch.view_as_real(z)[..., 0].mul_(2.0)", "z.imag[:, :2].tanh_()"]
+    writes = [
+        "z.real.add_(1.0)",
+        "torch.view_as_real(z)[..., 0].mul_(2.0)",
+        "z.imag[:, :2].tanh_()",
+    ]
     code = COMPLEX_VIEWS.format(tests=str(Path(__file__).parents[1]), writes=writes)
     subprocess.run([sys.executable, "-c", code], timeout=30, check=True)
 

@@ -237,10 +237,7 @@ for place in sys.argv[1:4]:  # a process for each, which has what is slow to imp
 
 def test_edited_code_never_reuses_stale_maps(here: Path, copied: Path) -> None:
     places = [copied.parent]
-    for before, after in (
-        ('"""', '"""In other words. '),
-        ("\ndef ", "\nOTHER = 1\n\n\ndef "),
-    ):
+    for before, after in (('"""', '"""In other words. '), ("\ndef ", "\nOTHER = 1\n\n\ndef ")):
         places.append(here / str(len(places)))
         package = Path(shutil.copytree(places[-2] / "fullgrad", places[-1] / "fullgrad"))
         edit(package, "methods/controls.py", before, after)
