@@ -29,8 +29,8 @@ from fullgrad.maps.saliency import (
     saliency_from_decomposition,
     term_map,
 )
+from fullgrad.maps.tokens import attribute_tokens, token_saliency
 from fullgrad.methods import attribute
-from fullgrad.tokens import attribute_tokens, token_saliency
 
 DOUBLE = torch.float64
 

@@ -10,7 +10,7 @@ import torch
 
 from fullgrad.errors import InputError, LayoutError, OptionError
 from fullgrad.interop import hugging_face as hf
-from fullgrad.tokens import attribute_tokens
+from fullgrad.maps.tokens import attribute_tokens
 from hf_models import (
     BART,
     SMALL,

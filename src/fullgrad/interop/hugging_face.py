@@ -36,8 +36,8 @@ from fullgrad.interop._hf_batch import (
 from fullgrad.interop._hf_result import Explanation, Text, beside, texts_of
 from fullgrad.maps.complete import CompleteMap, complete_map
 from fullgrad.maps.minibatches import BatchSize
+from fullgrad.maps.tokens.embeddings import EmbeddedByName, embed, embedding_of
 from fullgrad.operations.linearization import Linearization, Named
-from fullgrad.tokens.embeddings import EmbeddedByName, embed, embedding_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
