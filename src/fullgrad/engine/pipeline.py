@@ -365,7 +365,7 @@ def explain(request: Request, open_sink: Callable[[Traced], Sink[Result_co]]) ->
     Args:
         request: model, inputs and options.
         open_sink: from a recorded forward to the sink of its terms. It is called again, and the
-            first sink is dropped, if samples have to be told apart in a second pass.
+            first sink is dropped, if samples have to be separated in a second pass.
 
     Returns:
         The sink's result, the sum of its terms proved.

@@ -234,7 +234,7 @@ class AttentionRecord(DispatchMode):
         return found
 
     def _in_a_row(self, output: Tensor, layers: list[tuple[str, GradientEdge]]) -> None:
-        """Refuse attention beside attention, and products of activations that are none."""
+        """Refuse attention beside attention, and products of activations outside attention."""
         nodes = {e.node: path for path, e in layers}
         reached = _behind([output.grad_fn], stop=set(nodes))
         for path, out in self._products:
