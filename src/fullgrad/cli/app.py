@@ -147,9 +147,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_store(args: argparse.Namespace) -> None:
     if args.data is not None and args.store is None:
-        raise UsageError("--data is of a store: name it with --store, or leave --data out")
+        raise UsageError("--data belongs to a store: name it with --store, or leave --data out")
     if args.store is not None and not args.model and (args.weights or args.labels):
-        raise UsageError("--weights and --labels are of a model: name it with --model as well")
+        raise UsageError("--weights and --labels belong to a model: name it with --model as well")
 
 
 def _store_pages(args: argparse.Namespace) -> StorePages | None:
@@ -184,7 +184,7 @@ def _hidden(args: argparse.Namespace) -> list[Path]:
 
 
 def quiet() -> None:
-    """Keep the libraries' warnings off the terminal: a request is told what is wrong with it."""
+    """Keep the libraries' warnings off the terminal: responses say what is wrong."""
     for module in _LIBRARIES:
         warnings.filterwarnings("ignore", module=module)
 

@@ -87,7 +87,7 @@ def check(inputs: Any) -> None:
     if not found:
         raise InputError(
             "no input is a float tensor, so there is no gradient to explain with; for a model of "
-            "integer tokens use fullgrad.tokens.attribute_tokens, or pass the embeddings "
+            "integer tokens use fullgrad.maps.tokens.attribute_tokens, or pass the embeddings "
             "(inputs_embeds, for example)"
         )
 

@@ -67,7 +67,7 @@ class NetworkChoice:
         """A fresh network with the weights of a seed, on the CPU, in training mode.
 
         Raises:
-            ModelLoadError: an unknown name, a network that cannot be drawn anew, or a Python file
+            ModelLoadError: an unknown name, weights that cannot be drawn again, or a Python file
                 that is not the one whose digest was taken.
         """
         with torch.random.fork_rng(devices=[]):
@@ -133,7 +133,7 @@ def _plain(
 
 
 def _redraw(module: nn.Module, spec: str) -> None:
-    """Draw all weights anew: a user's function has set them to the same ones each time."""
+    """Draw all weights again: a user's function has set them to the same ones each time."""
     for name, part in module.named_modules():
         own = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
         reset = getattr(part, "reset_parameters", None)
@@ -142,7 +142,7 @@ def _redraw(module: nn.Module, spec: str) -> None:
         elif any(isinstance(p, nn.Parameter) for p in own):
             raise ModelLoadError(
                 f"{spec}: the module {name or '(the model itself)'} ({type(part).__name__}) has "
-                "weights and no reset_parameters(), so it cannot be drawn anew for each run"
+                "weights and no reset_parameters(), so they cannot be drawn again for each run"
             )
 
 

@@ -94,7 +94,7 @@ examples:
         return [
             Option(
                 "--model",
-                "file.py:FUNCTION that returns a fullgrad.tokens.TextModel",
+                "file.py:FUNCTION that returns a fullgrad.maps.tokens.TextModel",
                 required=True,
             ),
             Option("--device", "cpu, cuda, cuda:1, ...", "cpu"),
