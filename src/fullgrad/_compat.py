@@ -196,3 +196,17 @@ def aliases_of(func: Any) -> tuple[list[int], bool]:
 def returns_tensors(func: Any) -> bool:
     """Whether all that an operation returns are tensors or lists of them."""
     return all("Tensor" in str(r.type) for r in func._schema.returns)
+
+
+def global_hooks() -> tuple[int, ...]:
+    """The hooks of all modules in the process."""
+    names = ("forward_pre_hooks", "forward_hooks", "backward_hooks", "backward_pre_hooks")
+    module = torch.nn.modules.module
+    return tuple(id(h) for n in names for h in getattr(module, f"_global_{n}").values())
+
+
+def inductor_compiled(graph: Any, tensors: Any) -> Callable[..., Any]:
+    """A graph compiled by Inductor for inputs like these."""
+    import torch._inductor
+
+    return torch._inductor.compile(graph, tensors)  # type: ignore[no-any-return]

@@ -87,7 +87,7 @@ def simplified(module: fx.GraphModule) -> fx.GraphModule:
         if node.target in _ALIASES:
             node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
             graph.erase_node(node)
-    _fold(module)
+    fold(module)
     graph.eliminate_dead_code()
     module.recompile()
     for name in _unused(module):
@@ -95,13 +95,21 @@ def simplified(module: fx.GraphModule) -> fx.GraphModule:
     return module
 
 
-def _fold(module: fx.GraphModule) -> None:
-    """Compute what is made of constants alone, unless it is written into."""
+def fold(module: fx.GraphModule, most: int = 0) -> None:
+    """Compute what is made of constants alone, unless it is written into.
+
+    Args:
+        module: is changed.
+        most: what is made of nothing (``arange``, ``full``) counts as a constant up to so many
+            numbers.
+    """
     written = {_root(n.args[p]) for n in _operations(module.graph) for p in aliases_of(n.target)[0]}
     constants = {n: getattr(module, n.target) for n in module.graph.nodes if n.op == "get_attr"}
     for node in _operations(module.graph):
         needed = node.all_input_nodes
-        if not needed or not all(n in constants for n in needed) or _root(node) in written:
+        if not (needed or _made_small(node, most)) or _root(node) in written:
+            continue
+        if not all(n in constants for n in needed):
             continue
         known: dict[Any, Any] = constants
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
@@ -111,11 +119,18 @@ def _fold(module: fx.GraphModule) -> None:
         name = f"_folded_{node.name}"
         module.register_buffer(name, value.detach(), persistent=False)
         with module.graph.inserting_before(node):
-            folded = module.graph.get_attr(name)
-        folded.meta.update(node.meta)
-        node.replace_all_uses_with(folded)
-        constants[folded] = value
+            constant = module.graph.get_attr(name)
+        constant.meta.update(node.meta)
+        node.replace_all_uses_with(constant)
+        constants[constant] = value
         module.graph.erase_node(node)
+
+
+def _made_small(node: fx.Node, most: int) -> bool:
+    """Whether a node makes at most so many known numbers of nothing."""
+    value = node.meta.get("val")
+    known = "empty" not in str(node.target)  # whose numbers are arbitrary
+    return known and isinstance(value, Tensor) and value.numel() <= most
 
 
 def _unused(module: fx.GraphModule) -> list[str]:
