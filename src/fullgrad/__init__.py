@@ -15,6 +15,7 @@ from fullgrad._version import __version__
 from fullgrad.decomposition import BiasTerm, Decomposition, decompose
 from fullgrad.errors import FullGradError
 from fullgrad.interop.captum import FullGrad
+from fullgrad.interop.compiling.compiled import compile
 from fullgrad.maps.complete import CompleteMap, complete_map
 from fullgrad.maps.saliency import layer_maps, saliency
 from fullgrad.maps.smoothing import Noise
@@ -48,6 +49,7 @@ __all__ = [
     "Noise",
     "Rule",
     "__version__",
+    "compile",
     "complete_map",
     "decompose",
     "layer_maps",

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from fullgrad._decisions import decided
 from fullgrad.errors import InputError, ModelError
 
 Inputs: TypeAlias = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
@@ -148,7 +149,8 @@ def failures_named(inputs: Inputs) -> Iterator[None]:
 def _finite(value: Tensor) -> bool:
     """A finite sum proves it without a mask of all numbers; a sum may also overflow."""
     dtype = torch.float32 if value.dtype in (torch.float16, torch.bfloat16) else None
-    return bool(torch.isfinite(value.sum(dtype=dtype))) or bool(torch.isfinite(value).all())
+    finite = decided(torch.isfinite(value.sum(dtype=dtype)))
+    return finite or decided(torch.isfinite(value).all(), proof=True)
 
 
 def prepare(

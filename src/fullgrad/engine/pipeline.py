@@ -6,7 +6,6 @@ sink while the sums are kept; then prove the sum, and ask the sink for its resul
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -17,11 +16,13 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from fullgrad._decisions import decided, tracing
 from fullgrad.axes.layouts import StatedLayouts, input_layouts
 from fullgrad.axes.reading import told_by
 from fullgrad.engine import backward, samples, verification
 from fullgrad.engine._baseline import Baseline, in_place_of
 from fullgrad.engine._cuts import Cut, noted
+from fullgrad.engine._fast_path import compare_with_fast_path
 from fullgrad.engine._linearizer import check_modules
 from fullgrad.engine._listening import noting, told
 from fullgrad.engine._recurrence import Recurrence
@@ -35,7 +36,7 @@ from fullgrad.engine.recorder import Recorder, recording
 from fullgrad.engine.refusals import refuse_without_batch_axis
 from fullgrad.engine.request import Request, Traced
 from fullgrad.engine.tape import Entry, resolve_general
-from fullgrad.engine.targets import Contrast, Selected, choose, select
+from fullgrad.engine.targets import Contrast, Selected, choose
 from fullgrad.engine.terms import Term
 from fullgrad.engine.wrappers import compiled, recurrent, unwrap
 from fullgrad.errors import ModelError, OutputError
@@ -184,7 +185,7 @@ def _trace(
         linearization=linearization,
         baseline=baseline,
     )
-    at_once = recurrent(model) and linearization.is_jacobian
+    at_once = recurrent(model) and linearization.is_jacobian and not tracing()
     recurrence = Recurrence(recorder) if at_once else nullcontext()
     with recording(recorder), recurrence, _noting(request, model, recorder) as cuts:
         with failures_named(request.inputs):
@@ -206,7 +207,7 @@ def _trace(
 
 def _check_output(recorder: Recorder, selected: Selected) -> None:
     """Refuse scalars that no gradient explains."""
-    if not bool(torch.isfinite(selected.output).all()):
+    if not decided(torch.isfinite(selected.output).all(), proof=True):
         raise OutputError("the model's output holds NaN or infinite values; nothing to explain")
     if not recorder.depends(selected.output):
         raise ModelError(
@@ -301,39 +302,8 @@ def _attempt(
         found.append((sink, _propagate(request, traced, sink, apart, traced is several[-1])))
     if several[0].tape.fast_path:
         _again(guard, forget=False)
-        _compare_with_fast_path(request, model, several, [totals for _, totals in found])
+        compare_with_fast_path(request, model, several, [(t.scale, t.tolerance) for _, t in found])
     return found
-
-
-def _compare_with_fast_path(
-    request: Request, model: nn.Module, several: list[Traced], totals: list[Totals]
-) -> None:
-    """Warn where PyTorch's fused encoder gives another output than the explained one.
-
-    Without gradients, ``nn.TransformerEncoder`` cuts padded positions out and puts zeros there.
-    """
-    again = prepare(request.inputs, request.additional_forward_args, request.forward_kwargs)
-    count = several[0].layouts.samples
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The PyTorch API of nested tensors")
-        result = model(*again.args, **again.kwargs)
-        outputs = [select(result, t.selected.target, count).output for t in several]
-    for traced, own, fast in zip(several, totals, outputs, strict=True):
-        explained = traced.output.detach()
-        gap = (fast - explained).abs()
-        if verification.holds(gap.sum(), own.scale.sum(), 10 * own.tolerance):
-            continue
-        worst = int(gap.argmax())
-        warnings.warn(
-            f"without gradients this model's output is another: {float(fast[worst]):.6g} in "
-            f"sample {worst}, but {float(explained[worst]):.6g} is explained. "
-            "nn.TransformerEncoder then puts zeros at padded positions, and the model reads "
-            "them. Leave them out where positions are pooled, or make the encoder with "
-            "enable_nested_tensor=False",
-            UserWarning,
-            stacklevel=2,
-        )
-        return
 
 
 def _judged(

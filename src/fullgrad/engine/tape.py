@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fullgrad._compat import base_of
+from fullgrad._decisions import decided
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.broadcasting import Bindings
 from fullgrad.errors import UnsupportedOperationError
@@ -168,7 +169,7 @@ def resolve_general(tape: Tape) -> list[tuple[str, str]]:
                 answers[id(general)] = ()
         answer = answers[id(general)]
         b = answer[entry.output] if entry.output < len(answer) else None
-        if b is not None and bool(b.any()):
+        if b is not None and decided(b.any()):
             entry.bias = Bias("implicit", itself, (b,), may_be_infinite=True)
             entry.held = (b,)
             kept.append(entry)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fullgrad._decisions import tracing
 from fullgrad.engine import samples as sample_index
 from fullgrad.engine.backward import bias_of, widen
 from fullgrad.engine.tape import Entry
@@ -79,6 +80,7 @@ class Term:
         gradient, batch = self.gradient, self.batch
         at_once = AT_ONCE.get(gradient.device.type, _AT_ONCE_ELSEWHERE)
         together = max(1, at_once * batch // max(1, gradient.numel()))
+        whole = whole or tracing()  # what a compiler fuses is not written at all
         if whole or together >= batch or self.labels is not None or self._along() is not None:
             all_of_it = self.bias() if bias is None else bias
             own = bias is None and _own(all_of_it, self.entry.held)
