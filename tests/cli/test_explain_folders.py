@@ -93,7 +93,7 @@ def test_a_second_start_explains_what_is_not_there(
 @pytest.mark.parametrize(
     ("arguments", "difference"),
     [
-        (["--psi", "channel"], 'psi null, now "channel"'),
+        (["--option", "steps=1"], 'option [], now ["steps=1"]'),
         (["--target", "1"], 'target null, now "1"'),
         (["--layers"], "layers false, now true"),
         ([], "model state "),
