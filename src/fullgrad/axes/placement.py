@@ -189,7 +189,8 @@ def placements_on(
     Raises:
         ValueError: the samples are not one axis.
     """
-    parts = [replace(axes, coordinates=axes.coordinates[g]) for g in grids]
+    own = [axes.coordinates[g] for g in grids]
+    parts = [axes if c == axes.coordinates else replace(axes, coordinates=c) for c in own]
     found = [placement_of(part, batch, alone=len(grids) == 1, along=along) for part in parts]
     if along is not None and any(p is not None and not p.one_cell for p in found):
         found = [None if p is not None and p.one_cell else p for p in found]
