@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import fullgrad
-from fullgrad import methods, tokens
+from fullgrad import methods
 from fullgrad.errors import BlockedGradientError, FullGradError, InputError, TargetError
+from fullgrad.maps import tokens
 from networks import seeded
 
 IMAGE = torch.rand(
