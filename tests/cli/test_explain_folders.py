@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fullgrad._files import write_together
 from fullgrad.cli.main import main
 from fullgrad.report import report
 from fullgrad.vision.schema import ImageRecord, read_record
@@ -167,3 +168,10 @@ def test_a_folder_that_cannot_be_listed(
     monkeypatch.setattr(os, "scandir", scandir)
     assert main(own()) == 2
     assert "photos/dogs cannot be listed: Permission denied" in capsys.readouterr().err
+
+
+def test_write_together_is_all_or_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_together(tmp_path, {"a": b"1", "missing/b": b"2"})
+    assert list(tmp_path.iterdir()) == []
+    assert write_together(tmp_path, {"a": b"1", "b": b"2"}) == [tmp_path / "a", tmp_path / "b"]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import fullgrad
 from fullgrad import methods
-from fullgrad._files import sha256_of, unique_names, write_together
+from fullgrad._files import sha256_of, unique_names
 from fullgrad.cli.main import main
 from fullgrad.vision.images import preprocess, read_image
 from fullgrad.vision.layers import unpacked
@@ -425,13 +425,6 @@ def test_a_full_disk_leaves_nothing_half_written(
     message = refused(capsys, 1)
     assert message == "the results of a.png cannot be written: No space left on device"
     assert {p.name.split(".")[0] for p in Path("out").iterdir()} == {"b"}
-
-
-def test_write_together_is_all_or_nothing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        write_together(tmp_path, {"a": b"1", "missing/b": b"2"})
-    assert list(tmp_path.iterdir()) == []
-    assert write_together(tmp_path, {"a": b"1", "b": b"2"}) == [tmp_path / "a", tmp_path / "b"]
 
 
 def test_interruption(

@@ -64,7 +64,7 @@ def call(command: list[str], **more: Any) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, **more)
     if done.returncode:
         raise SystemExit(f"{shlex.join(command)}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    return done.stdout
+    return str(done.stdout)
 
 
 def ran(command: str, place: Path, folder: Path) -> tuple[int, str]:
