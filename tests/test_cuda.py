@@ -97,6 +97,25 @@ def test_several_targets_of_one_forward() -> None:
         torch.testing.assert_close(several[:, number], alone, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("size", [3, 16, 20])
+def test_samples_are_told_apart_where_axes_do_not_tell(size: int) -> None:
+    """2 to the 15th was rounded there, so batches of 16 and more were refused."""
+
+    class Reversed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(torch.tanh(x.flip(0)).mean(1)).flip(0)
+
+    torch.manual_seed(0)
+    model, x = Reversed().double().to(CUDA), torch.randn(size, 3, 4, device=CUDA).double()
+    there = fullgrad.decompose(model, x, 1)
+    here = fullgrad.decompose(copy.deepcopy(model).cpu(), x.cpu(), 1)
+    torch.testing.assert_close(there.input_sums.cpu(), here.input_sums)
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("allowed", [False, True], ids=["float32", "TensorFloat-32"])
 def test_the_residual_is_within_what_is_said(

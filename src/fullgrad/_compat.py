@@ -163,3 +163,71 @@ def grid_sampler_2d() -> Callable[..., Tensor]:
 
 # What nn.TransformerEncoder asks before it takes fused layers and cuts padded positions out.
 FAST_PATH_CHECK = torch.ops.aten._nested_tensor_from_mask_left_aligned.default
+
+
+def values_only() -> tuple[Callable[..., Any], ...]:
+    """What reads a tensor's numbers into Python, as a function mode is given it."""
+    methods = "__bool__ __int__ __float__ __complex__ __index__ __contains__ __array__ item tolist"
+    both = "equal allclose is_nonzero"
+    own = [getattr(Tensor, name) for name in (*methods.split(), "numpy", *both.split())]
+    return (*own, *(getattr(torch, name) for name in both.split()))
+
+
+def in_graph(t: Tensor) -> bool:
+    """Whether a tensor is computed by the graph that is traced in this thread."""
+    from torch.fx.experimental import proxy_tensor
+
+    mode = proxy_tensor.get_proxy_mode()
+    return mode is not None and proxy_tensor.has_proxy_slot(t, mode.tracer)
+
+
+def without_torch_functions() -> AbstractContextManager[Any]:
+    """No function mode sees what runs inside."""
+    return torch._C.DisableTorchFunction()
+
+
+def aliases_of(func: Any) -> tuple[list[int], bool]:
+    """Which arguments an operation writes, by their places, and whether it returns a view."""
+    schema = func._schema
+    places = [i for i, a in enumerate(schema.arguments) if a.alias_info and a.alias_info.is_write]
+    return places, any(r.alias_info is not None for r in schema.returns)
+
+
+def returns_tensors(func: Any) -> bool:
+    """Whether an operation returns tensors: attention returns lengths with them, no numbers."""
+    return any("Tensor" in str(r.type) for r in func._schema.returns)
+
+
+def global_hooks() -> tuple[int, ...]:
+    """The hooks of all modules in the process."""
+    names = ("forward_pre_hooks", "forward_hooks", "backward_hooks", "backward_pre_hooks")
+    module = torch.nn.modules.module
+    return tuple(id(h) for n in names for h in getattr(module, f"_global_{n}").values())
+
+
+def inductor_compiled(graph: Any, tensors: Any) -> Callable[..., Any]:
+    """A graph compiled by Inductor for inputs like these."""
+    import torch._inductor
+
+    return torch._inductor.compile(graph, tensors)  # type: ignore[no-any-return]
+
+
+def modules_in(model: nn.Module) -> list[nn.Module]:
+    """A module and all that it holds, each once.
+
+    ``modules()`` runs through a generator for each level of the tree, for every module.
+    """
+    found = {model: None}
+    queue = [model]
+    for module in queue:
+        for child in module._modules.values():
+            if child is not None and child not in found:
+                found[child] = None
+                queue.append(child)
+    return queue
+
+
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    """The parameters and buffers of a module, without those of the modules that it holds."""
+    owned = (module._parameters, module._buffers)
+    return [t for own in owned if own for t in own.values() if t is not None]

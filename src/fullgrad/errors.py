@@ -34,6 +34,10 @@ class UnsupportedOperationError(ModelError):
     """Operations without a bias rule and without a forward-mode derivative."""
 
 
+class GraphError(ModelError):
+    """A graph cannot hold the call, so it is neither compiled nor exported; it runs eagerly."""
+
+
 class BlockedGradientError(ModelError):
     """A value that depends on the input reaches the output outside the autograd graph."""
 

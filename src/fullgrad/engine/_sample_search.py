@@ -5,16 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fullgrad._decisions import tracing
 from fullgrad.engine import backward, samples
 from fullgrad.engine.request import Request, Traced
 from fullgrad.engine.tape import Entry
 from fullgrad.engine.targets import SQUEEZED
-from fullgrad.errors import ModelError
+from fullgrad.errors import GraphError, ModelError
 
 
 @samples.repeatable()
 def find_samples(request: Request, traced: Traced) -> tuple[dict[int, Tensor], list[Tensor]]:
     """Which sample each number of each term, and of each input, belongs to."""
+    if tracing():
+        raise GraphError(
+            "which sample each number belongs to is asked of several backward passes, whose "
+            "answers a graph does not hold."
+        )
     base = samples.base_for(traced.output.dtype)
     output, leaves, batch = traced.output, traced.prepared.leaves, len(traced.output)
     plain: dict[int, Tensor] = {}

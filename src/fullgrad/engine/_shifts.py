@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fullgrad._compat import base_of, storage_id
+from fullgrad._compat import base_of, outside_modes, storage_id
+from fullgrad._decisions import decided
 from fullgrad.axes.algebra import Axes
 from fullgrad.engine import samples
 from fullgrad.engine._detached import Detached
@@ -174,13 +175,15 @@ class Arrivals:
         else:
             totals = arrived.double()
             size = totals.abs()
-        numbers = torch.full((1,) * totals.dim(), shift.offset, device=totals.device)
-        for d, (count, stride) in enumerate(zip(totals.shape, strides, strict=True)):
-            step = stride + _FAR if d == keep else stride
-            along = [count if k == d else 1 for k in range(totals.dim())]
-            numbers = numbers + step * torch.arange(count, device=totals.device).view(along)
+        with outside_modes():  # they depend on shapes alone
+            numbers = torch.full((1,) * totals.dim(), shift.offset, device=totals.device)
+            for d, (count, stride) in enumerate(zip(totals.shape, strides, strict=True)):
+                step = stride + _FAR if d == keep else stride
+                along = [count if k == d else 1 for k in range(totals.dim())]
+                numbers = numbers + step * torch.arange(count, device=totals.device).view(along)
+            numbers = numbers.flatten()
         arriving, size = (shift.factor * t.flatten() for t in (totals, size))
-        part = _Part(shift, numbers.flatten(), arriving, size.square())
+        part = _Part(shift, numbers, arriving, size.square())
         self._parts.setdefault((shift.storage, shift.kind), []).append(part)
 
     def kept(self, scale: Tensor) -> list[str]:
@@ -191,19 +194,20 @@ class Arrivals:
         """
         found = dict(self._unknown)
         for parts in self._parts.values():
-            numbers, place = torch.cat([p.numbers for p in parts]).unique(return_inverse=True)
+            with outside_modes():
+                numbers, place = torch.cat([p.numbers for p in parts]).unique(return_inverse=True)
+                sample = numbers // _FAR if self._batch > 1 else torch.zeros_like(numbers)
             none = torch.zeros(len(numbers), dtype=torch.float64, device=numbers.device)
             totals = none.index_add(0, place, torch.cat([p.totals for p in parts]))
             squares = none.index_add(0, place, torch.cat([p.squares for p in parts]))
             empty = torch.zeros(self._batch, dtype=torch.float64, device=numbers.device)
-            sample = numbers // _FAR if self._batch > 1 else torch.zeros_like(numbers)
             total = empty.index_add(0, sample, totals.abs())
             size = empty.index_add(0, sample, squares.sqrt())
             zero = total <= max(_ZERO[p.shift.dtype] for p in parts) * size
             least = min(_NOTHING.get(p.shift.dtype, 0.0) for p in parts)
             largest = torch.stack([_for_each(p.shift.largest, empty) for p in parts]).amax(0)
             nothing = total * largest <= least * scale.to(total.device)
-            if not bool((zero | nothing & (largest > 0)).all()):
+            if not decided((zero | nothing & (largest > 0)).all(), proof=True):
                 found.update(dict.fromkeys(p.shift.where for p in parts))
         return list(found)
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from fullgrad._decisions import decided
 from fullgrad.errors import InputError, ModelError
 
 Inputs: TypeAlias = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
@@ -73,6 +74,11 @@ def check(inputs: Any) -> None:
             raise InputError(f"{name} is sparse; pass a dense one (to_dense())")
         if value.device.type == "meta":
             raise InputError(f"{name} is on the meta device and holds no values")
+        if value.device.type == "mps":
+            raise InputError(
+                f"{name} is on the mps device, which has no float64: sums are proved in float64. "
+                "Move the model and its inputs to the CPU (.to('cpu'))"
+            )
         if value.is_floating_point() or value.is_complex():
             if value.numel() == 0:
                 raise InputError(f"{name} is empty: shape {tuple(value.shape)}")
@@ -82,7 +88,7 @@ def check(inputs: Any) -> None:
     if not found:
         raise InputError(
             "no input is a float tensor, so there is no gradient to explain with; for a model of "
-            "integer tokens use fullgrad.tokens.attribute_tokens, or pass the embeddings "
+            "integer tokens use fullgrad.maps.tokens.attribute_tokens, or pass the embeddings "
             "(inputs_embeds, for example)"
         )
 
@@ -143,7 +149,8 @@ def failures_named(inputs: Inputs) -> Iterator[None]:
 def _finite(value: Tensor) -> bool:
     """A finite sum proves it without a mask of all numbers; a sum may also overflow."""
     dtype = torch.float32 if value.dtype in (torch.float16, torch.bfloat16) else None
-    return bool(torch.isfinite(value.sum(dtype=dtype))) or bool(torch.isfinite(value).all())
+    finite = decided(torch.isfinite(value.sum(dtype=dtype)))
+    return finite or decided(torch.isfinite(value).all(), proof=True)
 
 
 def prepare(

@@ -6,7 +6,6 @@ sink while the sums are kept; then prove the sum, and ask the sink for its resul
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -17,10 +16,13 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from fullgrad._decisions import decided, tracing
 from fullgrad.axes.layouts import StatedLayouts, input_layouts
+from fullgrad.axes.reading import told_by
 from fullgrad.engine import backward, samples, verification
 from fullgrad.engine._baseline import Baseline, in_place_of
 from fullgrad.engine._cuts import Cut, noted
+from fullgrad.engine._fast_path import compare_with_fast_path
 from fullgrad.engine._linearizer import check_modules
 from fullgrad.engine._listening import noting, told
 from fullgrad.engine._recurrence import Recurrence
@@ -34,7 +36,7 @@ from fullgrad.engine.recorder import Recorder, recording
 from fullgrad.engine.refusals import refuse_without_batch_axis
 from fullgrad.engine.request import Request, Traced
 from fullgrad.engine.tape import Entry, resolve_general
-from fullgrad.engine.targets import Contrast, Selected, choose, select
+from fullgrad.engine.targets import Contrast, Selected, choose
 from fullgrad.engine.terms import Term
 from fullgrad.engine.wrappers import compiled, recurrent, unwrap
 from fullgrad.errors import ModelError, OutputError
@@ -183,7 +185,7 @@ def _trace(
         linearization=linearization,
         baseline=baseline,
     )
-    at_once = recurrent(model) and linearization.is_jacobian
+    at_once = recurrent(model) and linearization.is_jacobian and not tracing()
     recurrence = Recurrence(recorder) if at_once else nullcontext()
     with recording(recorder), recurrence, _noting(request, model, recorder) as cuts:
         with failures_named(request.inputs):
@@ -193,20 +195,19 @@ def _trace(
         if request.per_sample and by_class:
             refuse_without_batch_axis(recorder.tape, prepared.leaves, result)
         chosen = choose(result, request.target, layouts.samples)
-    for selected in chosen:
-        refuse_blocked(recorder, selected.output, allow)
     stated.check_used()
     for selected in chosen:
+        refuse_blocked(recorder, selected.output, allow)
         _check_output(recorder, selected)
-    general = tuple(resolve_general(recorder.tape))
-    named = str(linearization)
+    general, named = tuple(resolve_general(recorder.tape)), str(linearization)
     layers = tuple(cuts) if baseline is None else baseline.beside(cuts)
+    layouts = told_by(layouts, recorder.tape.bindings.readings)
     return [Traced(prepared, layouts, s, recorder, general, named, layers, result) for s in chosen]
 
 
 def _check_output(recorder: Recorder, selected: Selected) -> None:
     """Refuse scalars that no gradient explains."""
-    if not bool(torch.isfinite(selected.output).all()):
+    if not decided(torch.isfinite(selected.output).all(), proof=True):
         raise OutputError("the model's output holds NaN or infinite values; nothing to explain")
     if not recorder.depends(selected.output):
         raise ModelError(
@@ -301,39 +302,8 @@ def _attempt(
         found.append((sink, _propagate(request, traced, sink, apart, traced is several[-1])))
     if several[0].tape.fast_path:
         _again(guard, forget=False)
-        _compare_with_fast_path(request, model, several, [totals for _, totals in found])
+        compare_with_fast_path(request, model, several, [(t.scale, t.tolerance) for _, t in found])
     return found
-
-
-def _compare_with_fast_path(
-    request: Request, model: nn.Module, several: list[Traced], totals: list[Totals]
-) -> None:
-    """Warn where PyTorch's fused encoder gives another output than the explained one.
-
-    Without gradients, ``nn.TransformerEncoder`` cuts padded positions out and puts zeros there.
-    """
-    again = prepare(request.inputs, request.additional_forward_args, request.forward_kwargs)
-    count = several[0].layouts.samples
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The PyTorch API of nested tensors")
-        result = model(*again.args, **again.kwargs)
-        outputs = [select(result, t.selected.target, count).output for t in several]
-    for traced, own, fast in zip(several, totals, outputs, strict=True):
-        explained = traced.output.detach()
-        gap = (fast - explained).abs()
-        if verification.holds(gap.sum(), own.scale.sum(), 10 * own.tolerance):
-            continue
-        worst = int(gap.argmax())
-        warnings.warn(
-            f"without gradients this model's output is another: {float(fast[worst]):.6g} in "
-            f"sample {worst}, but {float(explained[worst]):.6g} is explained. "
-            "nn.TransformerEncoder then puts zeros at padded positions, and the model reads "
-            "them. Leave them out where positions are pooled, or make the encoder with "
-            "enable_nested_tensor=False",
-            UserWarning,
-            stacklevel=2,
-        )
-        return
 
 
 def _judged(
@@ -365,7 +335,7 @@ def explain(request: Request, open_sink: Callable[[Traced], Sink[Result_co]]) ->
     Args:
         request: model, inputs and options.
         open_sink: from a recorded forward to the sink of its terms. It is called again, and the
-            first sink is dropped, if samples have to be told apart in a second pass.
+            first sink is dropped, if samples have to be separated in a second pass.
 
     Returns:
         The sink's result, the sum of its terms proved.
@@ -373,8 +343,7 @@ def explain(request: Request, open_sink: Callable[[Traced], Sink[Result_co]]) ->
     Raises:
         FullGradError: see :func:`fullgrad.decompose`.
     """
-    (found,) = explain_each(request, lambda traced, _: open_sink(traced))
-    return found
+    return explain_each(request, lambda traced, _: open_sink(traced))[0]
 
 
 def explain_each(request: Request, open_sink: OpenSink[Result_co]) -> list[Result_co]:

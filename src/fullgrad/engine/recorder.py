@@ -24,6 +24,7 @@ from fullgrad._compat import (
     saves_plainly,
     storage_id,
 )
+from fullgrad._decisions import decided
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.layouts import Layouts, StatedLayouts
 from fullgrad.engine import refusals
@@ -127,7 +128,7 @@ class Recorder(DispatchMode):
         if not depends or operation.entry.detaches or not torch.is_grad_enabled():
             out = func(*args, **kwargs)
             for written, before in unchanged:
-                if not torch.equal(written.detach(), before):
+                if not decided((written.detach() == before).all(), proof=True):
                     raise refusals.outside_the_graph(self.path.current(), operation.label)
             if depends or self.detached:
                 self._after_cut(operation, depends, args, kwargs, out)
@@ -139,7 +140,7 @@ class Recorder(DispatchMode):
             return self._overwriting(func, operation, args, kwargs)
         out = func(*args, **kwargs)
         if func is FAST_PATH_CHECK:
-            self.tape.fast_path = self.tape.fast_path or bool(out and not args[1].all())
+            self.tape.fast_path = self.tape.fast_path or bool(out and not decided(args[1].all()))
         call = self._call(func, operation, args, kwargs, out, self.depends)
         edges = edges_of(args, self.depends) if self._keep_steps else ()
         sources = self._linearizer.sources(args, kwargs) if self._linearizer else ()
@@ -306,7 +307,7 @@ class Recorder(DispatchMode):
                 o.detach().clone() if isinstance(o, Tensor) else None for o in call.outputs
             )
             tape.steps.append(Step(module, operation.label, nodes[0], edges, kept))
-        if rest is not None and nodes[0] is not None and bool(rest.any()):
+        if rest is not None and nodes[0] is not None and decided(rest.any()):
             tape.entries.append(rest_entry(module, operation.label, nodes[0], rest))
         biases, rule = None, operation.entry.bias
         if pending.shifted is not None:

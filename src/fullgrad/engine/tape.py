@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fullgrad._compat import base_of
+from fullgrad._decisions import decided
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.broadcasting import Bindings
 from fullgrad.errors import UnsupportedOperationError
@@ -38,8 +39,9 @@ class Entry:
 
     def release(self) -> None:
         """Let go of what the bias is computed from, so that it is freed with the graph."""
-        assert isinstance(self.bias, Bias)
-        self.bias = replace(self.bias, compute=itself, held=())
+        bias = self.bias
+        assert isinstance(bias, Bias)
+        self.bias = Bias(bias.kind, itself, (), bias.output, bias.may_be_infinite)
         self.held = ()
 
     def protect(self, storage: int) -> None:
@@ -168,7 +170,7 @@ def resolve_general(tape: Tape) -> list[tuple[str, str]]:
                 answers[id(general)] = ()
         answer = answers[id(general)]
         b = answer[entry.output] if entry.output < len(answer) else None
-        if b is not None and bool(b.any()):
+        if b is not None and decided(b.any()):
             entry.bias = Bias("implicit", itself, (b,), may_be_infinite=True)
             entry.held = (b,)
             kept.append(entry)

@@ -285,28 +285,46 @@ def select(output: Any, target: Target, samples: int | None = None) -> Selected:
         )
     if tensor.numel() == 0:
         raise OutputError(f"the model's output is empty: shape {tuple(tensor.shape)}")
-    batch, rest = tensor.shape[0], tensor.shape[1:]
-    if target is None:
+    rows = rows_of(target, tensor.shape)
+    if rows is None:
         if tensor.dim() == 1:
             return Selected(tensor, None, source, None)
-        if tensor.dim() > 2:
-            raise TargetError(
-                f"an output of shape {tuple(tensor.shape)} has no single predicted class: give a "
-                f"tuple of {tensor.dim() - 1} indices or a callable as target"
-            )
         index = tensor.detach().argmax(1)
         return Selected(tensor.gather(1, index[:, None]).squeeze(1), index, source, index)
-    if tensor.dim() == 1:
+    places = torch.tensor(rows, device=tensor.device, dtype=torch.long)
+    where: tuple[Tensor, ...] = (torch.arange(len(rows), device=tensor.device), *places.unbind(1))
+    chosen = tensor[where]
+    return Selected(chosen, places[:, 0] if tensor.dim() == 2 else None, source, target)
+
+
+def rows_of(target: Any, shape: Sequence[int]) -> list[tuple[int, ...]] | None:
+    """A target that is indices, as one tuple for each sample.
+
+    Args:
+        target: see :func:`select`, but no callable.
+        shape: of the model's output, samples first.
+
+    Returns:
+        None for the predicted class, or for the output itself where it has no classes.
+
+    Raises:
+        TargetError: the target does not fit the output.
+    """
+    if target is None:
+        if len(shape) > 2:
+            raise TargetError(
+                f"an output of shape {tuple(shape)} has no single predicted class: give a "
+                f"tuple of {len(shape) - 1} indices or a callable as target"
+            )
+        return None
+    if len(shape) == 1:
         raise TargetError(
             "the model returns one number per sample, so there is no class to choose: leave the "
             "target out"
         )
-    rows = index_rows(target, batch)
-    check_rows(rows, rest)
-    places = torch.tensor(rows, device=tensor.device, dtype=torch.long)
-    where: tuple[Tensor, ...] = (torch.arange(batch, device=tensor.device), *places.unbind(1))
-    chosen = tensor[where]
-    return Selected(chosen, places[:, 0] if len(rest) == 1 else None, source, target)
+    rows = index_rows(target, shape[0])
+    check_rows(rows, shape[1:])
+    return rows
 
 
 def choose(

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from fullgrad._decisions import decided
 from fullgrad.errors import CompletenessError
 
 # Largest accepted |residual| / (|output| + sum of |terms' sums|), by the coarsest dtype at work.
@@ -50,7 +51,7 @@ def balance(output: Tensor, sums: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 def holds(residual: Tensor, scale: Tensor, tolerance: float) -> bool:
     """Whether every residual is finite and within the tolerance."""
-    return bool((residual.abs() <= tolerance * scale).all())
+    return decided((residual.abs() <= tolerance * scale).all(), proof=True)
 
 
 def is_rounding(residual: Tensor, size: float, dtypes: Iterable[torch.dtype]) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
+from fullgrad._decisions import decided, numbers_of
 from fullgrad.operations.call import Call, dependents
 
 Made = Literal["gate", "weights", "switch", "shifted", "square", "norm", "exp", "total", ""]
@@ -100,6 +101,11 @@ def _number(value: Any) -> bool:
     return not isinstance(value, complex)
 
 
+def _float(constant: Any) -> float:
+    """A constant of one number."""
+    return float(numbers_of(constant) if isinstance(constant, Tensor) else constant)
+
+
 def _sign_of(constant: Any, call: Call) -> int:
     """1 or -1 if a constant is never negative, or never positive.
 
@@ -114,7 +120,7 @@ def _sign_of(constant: Any, call: Call) -> int:
         return 0 if isinstance(constant, complex) else 1 if constant >= 0 else -1
     if constant.is_complex() or (constant.numel() > 1 and _may_differ(constant, call)):
         return 0
-    return 1 if bool((constant >= 0).all()) else -1 if bool((constant <= 0).all()) else 0
+    return 1 if decided((constant >= 0).all()) else -1 if decided((constant <= 0).all()) else 0
 
 
 def _may_differ(constant: Tensor, call: Call) -> bool:
@@ -136,7 +142,7 @@ def _times(found: Origin, factor: Any, call: Call) -> Origin | None:
     if found.made == "switch":
         if not _number(factor):
             return None
-        return replace(found, key=found.key * abs(float(factor)))
+        return replace(found, key=found.key * abs(_float(factor)))
     sign = found.sign * _sign_of(factor, call) if found.sign else 0
     if found.is_gate or (found.made in ("exp", "total") and _number(factor)):
         return replace(found, sign=sign)
@@ -157,7 +163,7 @@ def added(call: Call, origin_of: OriginOf) -> Origin | None:
             return ours
         return None if less or ours.sign != theirs.sign else _signed(ours.sign)
     found, constant = (ours, second) if call.depends(first) else (theirs, first)
-    number = float(constant) if _number(constant) else None
+    number = _float(constant) if _number(constant) else None
     more = number is not None and not less and number >= 0
     sign = 1 if found is not None and found.sign > 0 and more else 0
     if found is None or found.made in ("", "shifted"):

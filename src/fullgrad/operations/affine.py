@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fullgrad._decisions import decided, numbers_of
 from fullgrad.axes.algebra import Axes, taken
 from fullgrad.axes.broadcasting import joined, overwritten, stacked
 from fullgrad.axes.coordinates import NOWHERE
@@ -267,10 +268,10 @@ def _rows_written(p: Propagation) -> Answer:
     if new is None or p.lost([p.input]) or source.dim() < 2 or source.shape[-1] != width:
         return None
     rows = mask[..., 0]
-    if not bool((mask == rows[..., None]).all()):
+    if not decided((mask == rows[..., None]).all()):
         return None
     numbers = (rows.flatten().cumsum(0) - 1).view(rows.shape).masked_fill(~rows, NOWHERE)
-    return overwritten(axes, new, numbers.cpu().numpy())
+    return overwritten(axes, new, numbers_of(numbers).cpu().numpy())
 
 
 put("masked_scatter", axes=_rows_written, family="affine")

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fullgrad._decisions import decided
 from fullgrad.operations import _origins
 from fullgrad.operations._local import (
     Gradients,
@@ -278,7 +279,7 @@ def _clamp_secant(call: Call, origin_of: OriginOf) -> Local | None:
     if isinstance(low, Tensor) or isinstance(high, Tensor):
         return None
     low, high = -math.inf if low is None else low, math.inf if high is None else high
-    if bool(torch.isinf(call.args[0].detach()).any()):
+    if decided(torch.isinf(call.args[0].detach()).any()):
         return None  # masked scores, whose clamped value is a constant
     return secant_of(call, float(min(max(0.0, low), high)), float(low < 0 < high))
 

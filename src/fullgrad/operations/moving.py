@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fullgrad._decisions import decided, numbers_of
 from fullgrad.axes.algebra import (
     Axes,
     fresh,
@@ -223,7 +224,7 @@ def _index_select(p: Propagation) -> Answer:
     axes = p.first()
     if axes is None:
         return None
-    index = p.get("index").cpu().numpy().reshape(-1)
+    index = numbers_of(p.get("index")).cpu().numpy().reshape(-1)
     return taken(axes, p.get("dim") % len(axes.groups), index)
 
 
@@ -245,7 +246,7 @@ def _index(p: Propagation) -> Answer:
 
 def _counted(index: Tensor, size: int) -> Indices:
     """Places of an axis, those counted from its end as well, from the start."""
-    places = index.cpu().numpy()
+    places = numbers_of(index).cpu().numpy()
     return np.where(places < 0, places + size, places)
 
 
@@ -260,7 +261,7 @@ def _chosen_by_sample(axes: Axes, samples: Tensor, index: dict[int, Tensor]) -> 
     """
     first, *places = torch.broadcast_tensors(samples, *index.values())
     own = torch.arange(axes.shape[0], device=first.device)
-    if len(first) != len(own) or not bool((first.movedim(0, -1) == own).all()):
+    if len(first) != len(own) or not decided((first.movedim(0, -1) == own).all()):
         return None
     others = [d for d in range(1, len(axes.groups)) if d not in index]
     counted = [_counted(i, axes.shape[d])[..., None] for d, i in zip(index, places, strict=True)]
@@ -283,9 +284,9 @@ def _gather(p: Propagation) -> Answer:
     if dim == 0:
         return None
     rows = index.movedim(dim, 1).reshape(len(index), p.shape[dim], -1)
-    if not bool((rows == rows[..., :1]).all()):
+    if not decided((rows == rows[..., :1]).all()):
         return None
-    places = rows[..., 0].cpu().numpy()
+    places = numbers_of(rows[..., 0]).cpu().numpy()
     return read_at(axes, (dim,), places.shape[1:], [places[..., None]])
 
 

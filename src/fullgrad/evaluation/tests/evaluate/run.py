@@ -123,16 +123,9 @@ examples:
             loaded = load(spec, weights[i] if weights else None, device, settings)
             number_of_classes(loaded)
             subjects.append(Subject(spec, loaded, source))
-        named = [
-            Model(
-                s.model.spec,
-                s.model.weights,
-                s.model.sha256,
-                content_of(s.model.spec),
-                settings.text(),
-            )
-            for s in subjects
-        ]
+        named = []
+        for m in (s.model for s in subjects):
+            named.append(Model(m.spec, m.weights, m.sha256, content_of(m.spec), settings.text()))
         plan = EvaluatePlan(
             models=tuple(named),
             images=images,
@@ -166,9 +159,14 @@ examples:
     @cached_property
     def code(self) -> str:
         """Digest of the code that the numbers depend on."""
+        return self.with_own(self._code)
+
+    @cached_property
+    def _code(self) -> str:
+        """Digest of fullgrad's own code alone."""
         used = [type(t).__module__ for t in self.plan.tests]
         used = [name for name in used if name.startswith("fullgrad.")]
-        return self.with_own(code_digest(type(self).__module__, "fullgrad.methods", *used))
+        return code_digest(type(self).__module__, "fullgrad.methods", *used)
 
     def own_sources(self) -> list[str]:
         """Return digests of the files of tests that are not fullgrad's own."""
@@ -240,17 +238,18 @@ examples:
         plan = self.plan
         shared = {
             "test": self.name,
-            "code": self.code,
             "content": plan.content,
             "tests": [t.values() for t in plan.tests],
             "number": plan.number,
             "random_runs": plan.random_runs,
             "seed": plan.seed,
         }
+        codes = [self.with_own(self._code, [choice]) for choice in plan.choices]
         return [
             digest_of(
                 {
                     **shared,
+                    "code": codes[unit.choice],
                     "model": asdict(plan.models[unit.model]),
                     "method": plan.choices[unit.choice].label,
                     "numbers": unit.numbers,
