@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
-.PHONY: help demo app test test-browser notebooks install lint types sweep placement fuzz exactness gallery selections \
+.PHONY: help demo docs app test test-browser notebooks install lint types sweep placement fuzz exactness gallery selections \
 	checkerboard sentences tasks pictures architecture load bench profile guard cookbook killed-maps clean
 
 help:  ## this list
@@ -21,6 +21,9 @@ test: install lint types  ## linters, strict types, and the whole fast suite
 
 test-browser: install  ## the viewer end to end in Chromium; screenshots in browser-artefacts/
 	FULLGRAD_BROWSER=1 $(BIN)/python -m pytest tests/browser
+
+docs: install  ## the documentation site, in build/site; a warning is an error
+	$(BIN)/sphinx-build -q -W --keep-going -d build/doctrees docs build/site
 
 notebooks: install  ## run the tutorials; they fail if a stored result no longer holds
 	$(BIN)/python tools/notebooks.py
