@@ -178,18 +178,33 @@ class Compiled:
         if graphs is None:
             self._kept += kept
             graphs = self._graphs.setdefault(key, [])
+        unproved = False
         for graph in graphs:
             rows = rows_for(target, graph.like, self._explaining)
-            found, holds = _ran(graph, [*state, *tensors, rows])
-            if holds:
+            found, checks = _ran(graph, [*state, *tensors, rows])
+            if checks == graph.trace.answers:
                 return found
-        return self._otherwise(graphs, arguments, tensors, target)
+            unproved = unproved or _same_course(graph.trace, checks)
+        return self._otherwise(graphs, arguments, tensors, target, unproved)
 
     def _otherwise(
-        self, graphs: list[_Graph], arguments: Arguments, tensors: list[Tensor], target: Any
+        self,
+        graphs: list[_Graph],
+        arguments: Arguments,
+        tensors: list[Tensor],
+        target: Any,
+        unproved: bool,
     ) -> Found:
         """A call for which no graph holds: its eager result, and a graph for others like it."""
         eager = self._explaining.eager(self._given, arguments, tensors, target)
+        if unproved:
+            warnings.warn(
+                "the sum of this call's terms does not hold in the compiled graph, but does "
+                "eagerly: this result is the eager one",
+                UserWarning,
+                stacklevel=4,
+            )
+            return eager
         if len(graphs) >= _COURSES:
             raise GraphError(
                 f"what the numbers of the input decide differs from call to call: {_COURSES} "
@@ -203,20 +218,12 @@ class Compiled:
                 "the sum of the terms holds only where it is judged by the sizes of their numbers. "
                 f"{self._way_out}"
             )
-        if any(g.trace.answers == trace.answers for g in graphs):
-            warnings.warn(
-                "the sum of this call's terms does not hold in the compiled graph, but does "
-                "eagerly: this result is the eager one",
-                UserWarning,
-                stacklevel=4,
-            )
-            return eager
         given = [*self._watched.state, *tensors, rows]
         run = runner(trace.graph, given, self._mode, len(self._watched.state))
         like = replace(eager, maps=())
-        found, holds = _ran(_Graph(trace, run, like, 0.0), given)
+        found, checks = _ran(_Graph(trace, run, like, 0.0), given)
         gap = _gap(found, eager)
-        if not holds or not gap <= _accepted(eager):
+        if checks != trace.answers or not gap <= _accepted(eager):
             raise GraphError(
                 f"the graph in mode {self._mode!r} does not repeat the eager call: "
                 f"relative difference {gap:.1e}. {self._way_out}"
@@ -234,13 +241,18 @@ def _dense(t: Tensor) -> bool:
     return t.is_contiguous() or torch.empty_like(t, device="meta").stride() == t.stride()
 
 
-def _ran(graph: _Graph, given: Sequence[Tensor]) -> tuple[Found, bool]:
-    """What a graph gives, and whether it holds for these numbers."""
+def _same_course(trace: Trace, checks: tuple[bool, ...]) -> bool:
+    """Whether numbers decided as in a trace, so that only what is proved fails."""
+    return all(c == a for c, a, p in zip(checks, trace.answers, trace.proofs, strict=True) if not p)
+
+
+def _ran(graph: _Graph, given: Sequence[Tensor]) -> tuple[Found, tuple[bool, ...]]:
+    """What a graph gives, and its checks."""
     with plain():
         *maps, output, residual, index, checks = graph.run(*given)
     known = bool((index >= 0).all()) if len(graph.trace.rest) == 1 else False
     found = Found(tuple(maps), output, residual, index if known else None, graph.trace.rest)
-    return found, tuple(checks.tolist()) == graph.trace.answers
+    return found, tuple(checks.tolist())
 
 
 def _gap(found: Found, eager: Found) -> float:
