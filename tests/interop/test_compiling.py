@@ -297,7 +297,7 @@ def test_targets_of_other_kinds_run_eagerly(compiled: Compiled, net: nn.Module) 
     names = {"model": net, "inputs": images(), "target": lambda out: out[:, 0]}
     assert eval(way_out, {"fullgrad": fullgrad, **names}).shape == (2, 1, 6, 6)
     with pytest.raises(TargetError, match="not several"):
-        compiled(images(), fullgrad.targets.each([0, 1]))
+        compiled(images(), [[0, 1], [2, 3]])
 
 
 @pytest.mark.parametrize(
