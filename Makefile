@@ -17,7 +17,7 @@ app: install  ## the viewer in the browser, on this machine only
 	$(BIN)/fullgrad app --open
 
 test: install lint types  ## linters, strict types, and the whole fast suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-browser: install  ## the viewer end to end in Chromium; screenshots in browser-artefacts/
 	FULLGRAD_BROWSER=1 $(BIN)/python -m pytest tests/browser

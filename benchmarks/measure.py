@@ -56,7 +56,7 @@ def measure(task: Task, workload: Workload, announce: Announce) -> Iterator[tupl
     Args:
         task: what to measure.
         workload: model and inputs.
-        announce: is told the name of each method ahead of each of its calls.
+        announce: is called with the name of each method ahead of each of its calls.
 
     Yields:
         Each method's name and outcome, as soon as it is known. An outcome is ``{"failed": why}``

@@ -1,7 +1,7 @@
 """Exact full-gradients of any PyTorch model, and the FullGrad saliency map.
 
 The names below are loaded with the package. Subpackages are loaded when they are first used:
-``fullgrad.tokens.attribute_tokens`` works after ``import fullgrad`` alone.
+``fullgrad.maps.tokens.attribute_tokens`` works after ``import fullgrad`` alone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from fullgrad import operations as operations
     from fullgrad import report as report
     from fullgrad import targets as targets
-    from fullgrad import tokens as tokens
     from fullgrad import vision as vision
     from fullgrad import viz as viz
 

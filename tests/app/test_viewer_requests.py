@@ -198,7 +198,7 @@ def test_an_unforeseen_error_is_logged_and_outlived(
     small: Running, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, kind, message = error(small, WHITE, model=2, parts="map")
-    assert (status, kind) == (200, "method")  # the model's own failure is told
+    assert (status, kind) == (200, "method")  # the model's own failure is reported
     assert "fails on an input of shape 1x3x32x32: KeyError" in message
     assert "secret" not in message
     assert result(small, model=2)["model"] == 2

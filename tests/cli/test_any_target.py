@@ -164,10 +164,7 @@ def test_compare_check_and_own_methods(here: Path, capsys: pytest.CaptureFixture
             ["classifier", "log:sky", "--rather-than", "0"],
             "--rather-than compares one class with an",
         ),
-        (
-            ["dense", "region:0", "--check"],
-            "--check asks for classes' outputs, and explained is cla",
-        ),
+        (["dense", "region:0", "--check"], "--check asks for classes' outputs, but cla"),
         (
             ["classifier", "road", "--method", "gradcam"],
             "did you mean 'grad_cam'? known: fullgrad,",
@@ -179,7 +176,7 @@ def test_compare_check_and_own_methods(here: Path, capsys: pytest.CaptureFixture
             ["classifier", "road", "--weights", "none", "--checkpoint", "x"],
             "are the same option: g",
         ),
-        (["classifier", "road", "--size", "3y"], "'3y' is no size: give N or HxW"),
+        (["classifier", "road", "--size", "3y"], "'3y' is not a size: give N or HxW"),
         (["gray", "0"], "first convolution takes 1 channel, and the input has 3: give --mean and"),
     ],
 )

@@ -21,12 +21,12 @@ from fullgrad.evaluation.tests.evaluate.run_texts import EvaluateTexts
 from fullgrad.evaluation.tests.evaluate.text_subject import open_texts
 from fullgrad.evaluation.tests.evaluate.token_methods import choice_of
 from fullgrad.evaluation.tests.evaluate.words import cautions
-from fullgrad.tokens import attribute_tokens, token_saliency
+from fullgrad.maps.tokens import attribute_tokens, token_saliency
 
 NETS = """
 import torch
 from torch import nn
-from fullgrad.tokens import TextModel
+from fullgrad.maps.tokens import TextModel
 
 CLS, SEP, MASK = 0, 1, 2
 SEEN = []

@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", nargs="+", action="extend", metavar="WEIGHTS", help=text)
     text = "class names of each model: file, 'imagenet', or '-' for its own"
     add("--labels", nargs="+", action="extend", metavar="FILE", help=text)
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
     add_stated_arguments(parser)
     text = "address to answer at (default: %(default)s, this machine alone)"
     add("--host", default="127.0.0.1", help=text)
@@ -147,9 +147,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_store(args: argparse.Namespace) -> None:
     if args.data is not None and args.store is None:
-        raise UsageError("--data is of a store: name it with --store, or leave --data out")
+        raise UsageError("--data belongs to a store: name it with --store, or leave --data out")
     if args.store is not None and not args.model and (args.weights or args.labels):
-        raise UsageError("--weights and --labels are of a model: name it with --model as well")
+        raise UsageError("--weights and --labels belong to a model: name it with --model as well")
 
 
 def _store_pages(args: argparse.Namespace) -> StorePages | None:
@@ -184,7 +184,7 @@ def _hidden(args: argparse.Namespace) -> list[Path]:
 
 
 def quiet() -> None:
-    """Keep the libraries' warnings off the terminal: a request is told what is wrong with it."""
+    """Keep the libraries' warnings off the terminal: responses say what is wrong."""
     for module in _LIBRARIES:
         warnings.filterwarnings("ignore", module=module)
 

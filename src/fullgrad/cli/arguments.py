@@ -88,7 +88,7 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
         "pre-trained weights)"
     )
     add("--weights", "--checkpoint", action=Once, metavar="WEIGHTS", help=text)
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
 
 
 def add_stated_arguments(parser: argparse.ArgumentParser, size: bool = True) -> None:
@@ -116,7 +116,7 @@ def add_stated_arguments(parser: argparse.ArgumentParser, size: bool = True) -> 
 def _side(text: str) -> int | tuple[int, int]:
     parts = text.split("x")
     if not all(p.isascii() and p.isdecimal() and int(p) > 0 for p in parts) or len(parts) > 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: give N or HxW")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: give N or HxW")
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 
 

@@ -90,7 +90,7 @@ def _size(text: str) -> tuple[int, ...]:
     parts = text.split("," if "," in text else "x")
     if not all(p.isascii() and p.isdecimal() and int(p) > 0 for p in parts):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no size: give HxW, or the shape of one sample as in 40 or 3x224x224"
+            f"{text!r} is not a size: give HxW, or the shape of one sample as in 40 or 3x224x224"
         )
     sizes = tuple(map(int, parts))
     return (3, *sizes) if len(sizes) == 2 and "x" in text else sizes
@@ -137,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     for option in ("size", "batch", "seed"):
         if args.input is not None and getattr(args, option) is not None:
-            raise UsageError(f"--{option} is of random inputs: leave it out, or --input")
+            raise UsageError(f"--{option} belongs to random inputs: leave it out, or --input")
     if args.json is not None:
         if args.json.is_dir() or not args.json.name:
             raise UsageError(f"--json {printable(args.json)} is a folder: name a file")

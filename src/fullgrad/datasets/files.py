@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from fullgrad._files import AnyPath, printable
+from fullgrad._files import AnyPath, may_run, printable
 from fullgrad._optional import require
 from fullgrad.errors import MissingDependencyError
 from fullgrad.evaluation.store import StoreError
@@ -117,7 +117,7 @@ class Local:
             host, _, process = path.stem.rpartition("-")[0].rpartition("-")
             with contextlib.suppress(OSError):
                 old = now - path.stat().st_mtime > _ABANDONED
-                if old or (host == here and not _running(int(process))):
+                if old or (host == here and not may_run(int(process))):
                     path.unlink(missing_ok=True)
 
     @contextmanager
@@ -153,16 +153,6 @@ class Local:
             yield
         except OSError as error:
             raise StoreError(f"{printable(path)} cannot be read: {error.strerror}") from error
-
-
-def _running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 class Remote:

@@ -151,7 +151,7 @@ def map(
             :class:`fullgrad.datasets.executors.Executor`.
         part: (i, n) computes every n-th unit from the i-th on, for jobs of an array.
         check: read every shard that is there and compare its digest; otherwise lengths are.
-        progress: True shows a line on standard error; a function is told.
+        progress: True shows a line on standard error; a function is called with it.
 
     Returns:
         What came of it; :func:`fullgrad.datasets.open` reads the store.

@@ -2,7 +2,7 @@
 
 The axes that were followed tell. Where they are not known, most operations keep the batch first,
 or fold it with windows or heads into the first axis, batch slowest; each sample's sum is proved.
-Where that is not so either the samples are told apart by back-propagation itself: weighting sample
+Where that is not so either back-propagation itself separates the samples: weighting sample
 i's scalar by a power of two scales, exactly, the gradients of its own numbers.
 """
 

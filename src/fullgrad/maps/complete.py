@@ -1,4 +1,4 @@
-"""The complete map: signs and sizes kept, every term's sum kept, what has no place told apart.
+"""The complete map: signs and sizes kept, every term's sum kept, what has no place kept apart.
 
 docs/design/complete-map.md says where each number is drawn.
 """

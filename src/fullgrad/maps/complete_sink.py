@@ -81,7 +81,13 @@ class Complete:
         along = partial(cells_along, placement=placement)
         self._batch = len(traced.output)
         self._locator = Locator(
-            traced.layouts, shapes, self._batch, chosen, along=along, may_be_empty=True
+            traced.layouts,
+            shapes,
+            traced.prepared.names,
+            self._batch,
+            chosen,
+            along=along,
+            may_be_empty=True,
         )
         self._sums = [Aggregate(g.sizes, spread) for g in traced.layouts.grids]
         self._stages: dict[str, Tensor] = {}
@@ -276,7 +282,7 @@ class Complete:
             raise CompletenessError(
                 "the terms sum to the output, but not those that lie at each sample's places "
                 f"(relative residual {worst:.1e}): the model reads one sample's numbers as "
-                "another's. Explain one sample at a time."
+                "another's. Explain one sample at a time, with batch_size=1."
             )
         dtype = widen(output).dtype
         return Explained(

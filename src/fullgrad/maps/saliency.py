@@ -153,7 +153,7 @@ def saliency_from_decomposition(
     d = decomposition
     chosen = selection(terms, _stages(t.module for t in d.bias_terms))
     shapes = [x.shape for x in d.inputs]
-    locator = Locator(d.layouts, shapes, len(d.output), chosen, decomposed=True)
+    locator = Locator(d.layouts, shapes, d.input_names, len(d.output), chosen, decomposed=True)
     accumulator = MapAccumulator(d.layouts.grids, psi)
     for t in reversed(d.bias_terms):
         location = locator.of(t.axes, t.kind, t.module, t.op, t.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from string import Template
 
-# No address is ever fetched, and no script runs: the browser is told so as well.
+# No address is ever fetched, and no script runs: the browser enforces it as well.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"  # noqa: E501
 
 LIGHT = {

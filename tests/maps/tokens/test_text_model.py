@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fullgrad import methods
 from fullgrad.errors import InputError, ModelError
-from fullgrad.tokens import TextModel
-from fullgrad.tokens.embeddings import embed
+from fullgrad.maps.tokens import TextModel
+from fullgrad.maps.tokens.embeddings import embed
 
 
 class Tokenizer:

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from fullgrad._lazy import submodules
-from fullgrad.tokens.attribution import attribute_tokens, token_saliency
-from fullgrad.tokens.sinks import TokenScores
-from fullgrad.tokens.text_model import TextModel
+from fullgrad.maps.tokens.attribution import attribute_tokens, token_saliency
+from fullgrad.maps.tokens.sinks import TokenScores
+from fullgrad.maps.tokens.text_model import TextModel
 
 __all__ = ["TextModel", "TokenScores", "attribute_tokens", "token_saliency"]
 

@@ -13,7 +13,7 @@ from fullgrad.errors import InputError
 
 
 def to_pandas(s: Any, tokens: Sequence[Sequence[str]] | None) -> Any:
-    """See :meth:`fullgrad.tokens.TokenScores.to_pandas`."""
+    """See :meth:`fullgrad.maps.tokens.TokenScores.to_pandas`."""
     pandas = require("pandas", "results")
     shape = s.scores.shape
     if tokens is not None and len(shape) != 2:
@@ -37,7 +37,7 @@ def to_pandas(s: Any, tokens: Sequence[Sequence[str]] | None) -> Any:
 
 
 def to_xarray(s: Any) -> Any:
-    """See :meth:`fullgrad.tokens.TokenScores.to_xarray`."""
+    """See :meth:`fullgrad.maps.tokens.TokenScores.to_xarray`."""
     xarray = require("xarray", "results")
     axes = _axes(s)
     wide = {name: (axes, as_numpy(getattr(s, name))) for name in ("scores", "bias_scores")}

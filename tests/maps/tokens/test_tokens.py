@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import fullgrad
 from fullgrad.errors import CompletenessError, InputError, LayoutError, ModelError
-from fullgrad.tokens.attribution import attribute_tokens, token_saliency
-from fullgrad.tokens.embeddings import Embedded, embed, token_embedding
-from fullgrad.tokens.sinks import spread
+from fullgrad.maps.tokens.attribution import attribute_tokens, token_saliency
+from fullgrad.maps.tokens.embeddings import Embedded, embed, token_embedding
+from fullgrad.maps.tokens.sinks import spread
 from networks import CHANNELS, TOKENS, WORDS, Classifier, classifier, ids, mask_of
 from snippets import check_sum
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fullgrad.engine.targets import main_tensor
 from fullgrad.errors import InputError, ModelError
-from fullgrad.tokens.embeddings import Embedded, path_of, token_embedding
+from fullgrad.maps.tokens.embeddings import Embedded, path_of, token_embedding
 
 _ADDED = ("cls", "sep", "bos", "eos", "pad")  # the tokens that tokenizers put around a text
 
@@ -33,7 +33,7 @@ class TextModel(nn.Module):
 
     Example:
         >>> import torch
-        >>> from fullgrad.tokens import TextModel
+        >>> from fullgrad.maps.tokens import TextModel
         >>> def tokenizer(text):
         ...     return {"input_ids": [ord(letter) - 97 for letter in text]}
         >>> net = torch.nn.Sequential(torch.nn.Embedding(26, 4), torch.nn.Linear(4, 3))

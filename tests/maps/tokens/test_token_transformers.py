@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import fullgrad
 from fullgrad.errors import LayoutError, TargetError
-from fullgrad.tokens.attribution import attribute_tokens, token_saliency
-from fullgrad.tokens.embeddings import embed, token_embedding
+from fullgrad.maps.tokens.attribution import attribute_tokens, token_saliency
+from fullgrad.maps.tokens.embeddings import embed, token_embedding
 from networks import CHANNELS, WORDS, ids, mask_of
 from snippets import check_sum
 

@@ -24,9 +24,9 @@ from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import InputError
 from fullgrad.maps.aggregation import Psi, check_psi
 from fullgrad.maps.selection import Terms, selection
+from fullgrad.maps.tokens.embeddings import Embedded, embed, token_embedding
+from fullgrad.maps.tokens.sinks import DrawTokens, SumTokens, TokenScores
 from fullgrad.operations.linearization import Linearization, Named
-from fullgrad.tokens.embeddings import Embedded, embed, token_embedding
-from fullgrad.tokens.sinks import DrawTokens, SumTokens, TokenScores
 
 
 @takes_options("attribute_tokens", places="activation_layouts")
@@ -81,7 +81,7 @@ def attribute_tokens(
 
     Example:
         >>> import torch
-        >>> from fullgrad.tokens import attribute_tokens
+        >>> from fullgrad.maps.tokens import attribute_tokens
         >>> class Model(torch.nn.Module):
         ...     def __init__(self):
         ...         super().__init__()

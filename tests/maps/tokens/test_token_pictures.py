@@ -12,7 +12,7 @@ import torch
 
 import fullgrad
 from fullgrad.errors import InputError
-from fullgrad.tokens.embeddings import Embedded, embed, token_embedding
+from fullgrad.maps.tokens.embeddings import Embedded, embed, token_embedding
 from snippets import check_sum
 
 # -- pictures --------------------------------------------------------------------------------

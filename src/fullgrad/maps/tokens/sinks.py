@@ -102,7 +102,7 @@ class TokenScores(Result):
             InputError: not a word for each token.
             MissingDependencyError: pandas is not installed.
         """
-        from fullgrad.tokens._tables import to_pandas
+        from fullgrad.maps.tokens._tables import to_pandas
 
         return to_pandas(self, tokens)
 
@@ -116,7 +116,7 @@ class TokenScores(Result):
         Raises:
             MissingDependencyError: xarray is not installed.
         """
-        from fullgrad.tokens._tables import to_xarray
+        from fullgrad.maps.tokens._tables import to_xarray
 
         return to_xarray(self)
 
@@ -128,7 +128,7 @@ class TokenScores(Result):
         )
 
     def _repr_html_(self) -> str:
-        from fullgrad.tokens._display import token_scores_html
+        from fullgrad.maps.tokens._display import token_scores_html
 
         return token_scores_html(self)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fullgrad
 from fullgrad.errors import ModelError
-from fullgrad.tokens import attribute_tokens, token_saliency
+from fullgrad.maps.tokens import attribute_tokens, token_saliency
 from snippets import check_sum
 
 

@@ -26,7 +26,7 @@ def token_scores_html(scores: Any) -> str:
     """A table of token scores: each token's part as a bar, the sums, the residual.
 
     Args:
-        scores: a :class:`~fullgrad.tokens.TokenScores`.
+        scores: a :class:`~fullgrad.maps.tokens.TokenScores`.
 
     Returns:
         HTML; see :func:`decomposition_html`.
