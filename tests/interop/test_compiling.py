@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import fullgrad
 from fullgrad.errors import GraphError, InputError, OptionError, OutputError, TargetError
+from fullgrad.interop.compiling import compiled as module
 from fullgrad.interop.compiling._call import METHODS
 from fullgrad.interop.compiling._on_gpu import settled_on
 from fullgrad.interop.compiling.compiled import Compiled, CompiledMap
@@ -353,3 +354,32 @@ def test_constants_lie_on_the_device_that_records() -> None:
     assert settled(torch.ones(4, device=there)).device == there
     with pytest.raises(GraphError, match=r"mul runs on cpu within a model on meta.*mode='graph'"):
         settled_on(make_fx(lambda x: x * 2)(torch.ones(4, device="cpu")), there)
+
+
+class AtZero(nn.Module):
+    """A ReLU whose input is 0 for the first sample, in the input's rounding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x[:, :, 0] - x[:, :, 1] + 0.5) + x.sum(2) * 0.1
+
+
+@pytest.mark.parametrize("sample", [0, 1])
+def test_only_a_map_that_jumps_with_rounding_may_differ(
+    sample: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.tensor([[[1.5, 2.0]], [[4.0, 1.0]]])  # (B, C, T)
+
+    def other_kernels(graph: Any, *args: Any) -> Any:
+        def run(*tensors: Tensor) -> Any:
+            found, *rest = graph(*tensors)
+            return [found + 0.1 * (torch.arange(2) == sample)[:, None, None], *rest]
+
+        return run
+
+    monkeypatch.setattr(module, "runner", other_kernels)
+    if sample == 0:
+        assert fullgrad.compile(AtZero(), x, 0, layout="B C X").verify(x, 0) > 0.01
+        return
+    with pytest.raises(GraphError, match=r"does not repeat the eager call.* Explain it eagerly"):
+        fullgrad.compile(AtZero(), x, 0, layout="B C X")
+    assert fullgrad.saliency(AtZero(), x, 0, layout="B C X").shape == (2, 1, 2)

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from fullgrad._options import takes_options
 from fullgrad.axes.layouts import ActivationLayouts, InputLayout
 from fullgrad.axes.spread import MassPlacement
-from fullgrad.engine import verification
 from fullgrad.engine.inputs import Inputs
 from fullgrad.engine.request import Detached
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import GraphError
 from fullgrad.interop.compiling._call import Arguments, Explaining, Found, rows_for
+from fullgrad.interop.compiling._comparing import accepted, apart, unexplained
 from fullgrad.interop.compiling._model import Watched, described
 from fullgrad.interop.compiling._settings import settings
 from fullgrad.interop.compiling.backends import Mode, Run, check_mode, plain, runner
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _COURSES = 8  # graphs for calls that differ in nothing but what their numbers decide
-_LOOSER = 10  # than the sum's tolerance, a map's
 
 
 class GraphOptions(TypedDict, total=False):
@@ -138,8 +137,9 @@ class Compiled:
         Args:
             inputs: see :meth:`__call__`.
             target: see :meth:`__call__`.
-            tolerance: the largest accepted difference, relative to the map's largest number; None
-                for ten times that of the sum.
+            tolerance: the largest accepted difference, relative to the largest number of a sample's
+                map; None for ten times that of the sum. A map that jumps as far eagerly, where the
+                input changes in its last bits, is accepted as well (a ReLU at zero).
             additional_forward_args: see :func:`fullgrad.decompose`.
             forward_kwargs: see :func:`fullgrad.decompose`.
 
@@ -153,11 +153,12 @@ class Compiled:
         eager = self._explaining.eager(self._given, arguments, tensors, target)
         with self._lock:
             found = self._call(arguments, tensors, target)
-        gap, accepted = _gap(found, eager), _accepted(eager) if tolerance is None else tolerance
-        if not gap <= accepted:
+        most = accepted(eager) if tolerance is None else tolerance
+        gap, same = self._compared(found, eager, arguments, tensors, target, most)
+        if not same:
             raise GraphError(
                 f"the compiled call differs from the eager one by {gap:.1e}, more than "
-                f"{accepted:.0e}. Something has changed that is not watched: compile the model "
+                f"{most:.0e}. Something has changed that is not watched: compile the model "
                 f"again, or explain it eagerly: {self._explaining.words}"
             )
         return gap
@@ -222,14 +223,35 @@ class Compiled:
         run = runner(trace.graph, given, self._mode, len(self._watched.state))
         like = replace(eager, maps=())
         found, checks = _ran(_Graph(trace, run, like, 0.0), given)
-        gap = _gap(found, eager)
-        if checks != trace.answers or not gap <= _accepted(eager):
+        most = accepted(eager)
+        gap, same = self._compared(found, eager, arguments, tensors, target, most)
+        if checks != trace.answers or not same:
             raise GraphError(
                 f"the graph in mode {self._mode!r} does not repeat the eager call: "
                 f"relative difference {gap:.1e}. {self._way_out}"
             )
         graphs.append(_Graph(trace, run, like, time.perf_counter() - start))
         return found
+
+    def _compared(
+        self,
+        found: Found,
+        eager: Found,
+        arguments: Arguments,
+        tensors: list[Tensor],
+        target: Any,
+        most: float,
+    ) -> tuple[float, bool]:
+        """The largest relative difference, and whether it is accepted."""
+        gaps, outputs = apart(found, eager)
+        if eager.index is not None and len(eager.rest) == 1:
+            target = eager.index.tolist()
+
+        def explain(near: Sequence[Tensor]) -> Found:
+            return self._explaining.eager(self._given, arguments, near, target)
+
+        bad = not outputs <= most or bool(unexplained(gaps, most, explain, tensors, eager).any())
+        return max(float(gaps.max()), outputs), not bad
 
     @property
     def _way_out(self) -> str:
@@ -253,25 +275,6 @@ def _ran(graph: _Graph, given: Sequence[Tensor]) -> tuple[Found, tuple[bool, ...
     known = bool((index >= 0).all()) if len(graph.trace.rest) == 1 else False
     found = Found(tuple(maps), output, residual, index if known else None, graph.trace.rest)
     return found, tuple(checks.tolist())
-
-
-def _gap(found: Found, eager: Found) -> float:
-    """The largest difference of maps and outputs, relative to the largest number of each."""
-    if found.index is not None and eager.index is not None:
-        if not torch.equal(found.index, eager.index):
-            return float("inf")
-    pairs = zip((*found.maps, found.output), (*eager.maps, eager.output), strict=True)
-    gaps = []
-    for one, other in pairs:
-        size = other.abs().max().double()
-        difference = (one.double() - other.double()).abs().max()
-        gaps.append(float(difference / size) if size > 0 else float(difference))
-    return max(gaps)
-
-
-def _accepted(eager: Found) -> float:
-    dtypes = {m.dtype for m in eager.maps} | {eager.output.dtype}
-    return _LOOSER * verification.tolerance_for(dtypes, eager.output.device)
 
 
 @takes_options("compile", GraphOptions)
