@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
 .PHONY: help demo app test test-browser notebooks install lint types sweep placement fuzz exactness gallery selections \
-	checkerboard sentences tasks pictures architecture compile-sweep load bench guard cookbook killed-maps clean
+	checkerboard sentences tasks pictures architecture compile-sweep load bench profile guard cookbook killed-maps clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | sort | awk -F'\t' '{printf "%-14s %s\n", $$1, $$2}'
@@ -85,6 +85,9 @@ load: install  ## the viewer under twenty sessions for two minutes
 
 bench: install  ## what it costs; regenerates docs/benchmarks.md (resumes; hours)
 	$(BIN)/python -m benchmarks
+
+profile: install  ## where a map's time goes
+	$(BIN)/python -m benchmarks.experiments --profile --rounds 15 --batch 1
 
 guard: install  ## the ratio to a plain gradient is within its limits
 	$(BIN)/python -m benchmarks.guard

@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _say("interrupted; the same command resumes", INTERRUPTED)
     except ImportError as error:
-        return _say(f"error: {error}; install it with: pip install 'fullgrad[bench]'", REFUSED)
+        return _say(f"error: {error}; make install has all that the benchmarks need", REFUSED)
     except ResultsError as error:
         return _say(f"error: {error}", REFUSED)
     except WorkerError as error:

@@ -210,3 +210,24 @@ def inductor_compiled(graph: Any, tensors: Any) -> Callable[..., Any]:
     import torch._inductor
 
     return torch._inductor.compile(graph, tensors)  # type: ignore[no-any-return]
+
+
+def modules_in(model: nn.Module) -> list[nn.Module]:
+    """A module and all that it holds, each once.
+
+    ``modules()`` runs through a generator for each level of the tree, for every module.
+    """
+    found = {model: None}
+    queue = [model]
+    for module in queue:
+        for child in module._modules.values():
+            if child is not None and child not in found:
+                found[child] = None
+                queue.append(child)
+    return queue
+
+
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    """The parameters and buffers of a module, without those of the modules that it holds."""
+    owned = (module._parameters, module._buffers)
+    return [t for own in owned if own for t in own.values() if t is not None]

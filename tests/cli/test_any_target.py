@@ -98,7 +98,7 @@ def test_explain(here: Path, capsys: pytest.CaptureFixture[str], text: str) -> N
     assert out.endswith("\n1 of 1 done -> out\n")
     model = load_model(f"own.py:{make}")
     x = preprocess(read_image("a.png"), model.preprocessing)[None]
-    wanted = fullgrad.saliency(model.module, x, target())
+    wanted = fullgrad.methods.attribute(fullgrad.methods.RECOMMENDED, model.module, x, target())
     np.testing.assert_allclose(np.load("out/a.saliency.npy"), wanted[0, 0], rtol=1e-4, atol=1e-6)
     record: Any = read_record(Path("out/a.json").read_bytes(), "a.json")
     number = float(fullgrad.decompose(model.module, x, target()).output[0])

@@ -236,7 +236,7 @@ def test_texts_that_cannot_be_used() -> None:
 
 
 def test_models_and_methods_that_do_not_fit() -> None:
-    with pytest.raises(ModelLoadError, match=r"gives Net, not a fullgrad\.tokens\.TextModel"):
+    with pytest.raises(ModelLoadError, match=r"gives Net, not a fullgrad\.maps\.tokens\.TextModel"):
         prepared("plain")
     explained = prepared("bare", methods=("random",)).explained(0, 0, (0,))
     everything = torch.tensor([[0, 1, 2]])

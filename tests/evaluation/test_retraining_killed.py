@@ -184,7 +184,9 @@ def test_workers_killed_in_the_middle_of_maps_and_of_training(cluster: Any, tmp_
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_killed_worker_costs_its_task_only(cluster: Any, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_its_task_only(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def work(number: int) -> int:
         with (tmp_path / f"tried-{number}").open("a") as file:
             file.write("x")
@@ -201,7 +203,7 @@ def test_a_killed_worker_costs_its_task_only(cluster: Any, tmp_path: Path) -> No
     def dying(number: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    cluster._retries = 1
+    monkeypatch.setattr(cluster, "_retries", 1)
     with pytest.raises(ExecutorError, match="a worker died more than 1 times over the same task"):
         cluster.run(dying, [(1,)], found.__setitem__, lambda: None)
 

@@ -29,7 +29,7 @@ def test_signed_maps_are_told_as_such(here: Path, monkeypatch: pytest.MonkeyPatc
         return picture(*args, sign=sign, **options)
 
     monkeypatch.setattr("fullgrad.viz.images.picture", kept)
-    model = ["--model", "own.py:make_model"]
+    model = ["--model", "own.py:make_model", "--method", "fullgrad"]
     assert main(["explain", "a.png", "--out", "signed", *model, "--option", "psi=signed"]) == 0
     assert main(["explain", "a.png", "--out", "plain", *model]) == 0
     assert drawn == [True, False]
@@ -127,7 +127,7 @@ def test_runs_that_differ_have_sections_of_their_own(here: Path) -> None:
     page = made("maps", "other", "maps/a.json")
     heads = [text for level, text in page.headings if level == 2]
     assert heads == [
-        "2 photographs explained: fullgrad on own.py:make_model",
+        "2 photographs explained: path_fullgrad on own.py:make_model",
         "One photograph explained: sobel on own.py:make_model",
     ]
     assert len(page.all("nav")) == 1

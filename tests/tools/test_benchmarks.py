@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import sys
 import warnings
@@ -424,6 +425,23 @@ def test_experiments_take_turns_and_report_medians() -> None:
     assert set(found) == set("abc")
     assert order == [*"abc", *"bca", *"cab"]
     assert all(0 <= ms < 100 for ms in found.values())
+
+
+def test_a_profile_says_where_the_time_goes(
+    monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import experiments
+
+    monkeypatch.setattr(
+        experiments, "build", lambda *_: workload(tiny(), torch.randn(1, 3, 12, 12))
+    )
+    assert experiments.main(["--profile", "--models", "resnet18", "--rounds", "1"]) == 0
+    said = capsys.readouterr().out
+    head = re.search(r"resnet18, batch 8: map [\d.]+ ms, gradient [\d.]+ ms, (\d+) function", said)
+    assert head is not None and int(head[1]) > 500
+    shares = dict(reversed(line.split(maxsplit=1)) for line in said.splitlines()[2:])
+    assert {"fullgrad.engine", "fullgrad.maps", "back-propagation"} <= {*shares}
+    assert 90 < sum(float(s.rstrip("%")) for s in shares.values()) < 101
 
 
 def test_experiments_refuse_nonsense(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from fullgrad.app.server import build
 from fullgrad.app.stores import StorePages
 from fullgrad.app.upload import Limits, pillow_limit
 from fullgrad.cli import UsageError
-from fullgrad.cli.arguments import add_stated_arguments, class_names, note_about
+from fullgrad.cli.arguments import add_stated_arguments, class_names, note_about, positive
 from fullgrad.datasets import open as open_store
 from fullgrad.datasets.analysis.pictures import Pictures
 from fullgrad.vision.classification import number_of_classes
@@ -76,18 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "port, 0 for any that is free (default: %(default)s)"
     add("--port", type=_port, default=7860, help=text)
     text = "requests computed at a time, each with its own copy of the models (default: 2)"
-    add("--workers", type=_positive, default=2, metavar="N", help=text)
+    add("--workers", type=positive, default=2, metavar="N", help=text)
     text = "of an upload (default: %(default)s)"
-    add("--max-bytes", type=_positive, default=limits.bytes, metavar="N", help=text)
+    add("--max-bytes", type=positive, default=limits.bytes, metavar="N", help=text)
     text = "width times height of an upload (default: %(default)s)"
-    add("--max-pixels", type=_positive, default=limits.pixels, metavar="N", help=text)
+    add("--max-pixels", type=positive, default=limits.pixels, metavar="N", help=text)
     add("--open", action="store_true", help="open the browser")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or len(text) > 15 or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def _port(text: str) -> int:

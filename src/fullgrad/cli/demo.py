@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     contents = {f"{name}.png": content for name, content in sample_photographs().items()}
     args.images = [args.out / name for name in contents]
     args.target, args.labels, args.batch_size = None, None, 1
-    args.method, args.psi, args.terms, args.option = "fullgrad", None, None, []
+    args.method, args.psi, args.terms, args.option = None, None, None, []
     args.layers, args.rather_than, args.check, args.cell = False, None, False, CELL
     args.overlay, args.replace, args.quiet, args.json = True, False, False, False
     found = [FoundImage(path, path.stem) for path in args.images]

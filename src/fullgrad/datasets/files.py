@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from fullgrad import _optional
 from fullgrad._files import AnyPath, may_run, printable
 from fullgrad._optional import require
 from fullgrad.errors import MissingDependencyError
@@ -173,7 +174,7 @@ class Remote:
         try:
             self._fs, self._root = core.url_to_fs(address)
         except ImportError as error:
-            extra = " (pip install 'fullgrad[s3]')" if protocol == "s3" else ""
+            extra = f" ({_optional.install_command('s3')})" if protocol == "s3" else ""
             raise MissingDependencyError(f"{printable(address)}: {error}{extra}") from error
         except ValueError as error:
             raise StoreError(f"{printable(address)} cannot be used: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.layouts import Layouts
@@ -70,6 +70,8 @@ class Locator:
         self._decomposed, self._along = decomposed, along
         self._may_be_empty = may_be_empty
         self._located = False
+        # Many operations share their axes, as an activation and what it is computed from do.
+        self._known: dict[tuple[Any, ...], Location] = {}
         self._unknown: LayoutError | None = None
 
     def of(
@@ -81,22 +83,25 @@ class Locator:
         """
         if not self._chosen.wants(kind, module):
             return []
-        grids = self._layouts.grids
-        try:
-            found = placements_for(
-                axes,
-                module,
-                op,
-                shape,
-                self._batch,
-                grids,
-                decomposed=self._decomposed,
-                along=self._along,
-            )
-        except LayoutError as error:
-            self._unknown = error  # terms come last to first: the first is where it was lost
-            return []
-        location = [(i, p) for i, p in enumerate(found) if p is not None]
+        location = self._known.get((axes, tuple(shape)))
+        if location is None:
+            try:
+                found = placements_for(
+                    axes,
+                    module,
+                    op,
+                    shape,
+                    self._batch,
+                    self._layouts.grids,
+                    decomposed=self._decomposed,
+                    along=self._along,
+                )
+            except LayoutError as error:
+                self._unknown = error  # terms come last to first: the first is where it was lost
+                return []
+            location = self._known[axes, tuple(shape)] = [
+                (i, p) for i, p in enumerate(found) if p is not None
+            ]
         self._located = self._located or bool(location)
         return location
 

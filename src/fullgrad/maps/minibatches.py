@@ -19,6 +19,7 @@ from fullgrad.engine.inputs import Inputs, check, explained_names
 from fullgrad.engine.pipeline import forward
 from fullgrad.engine.request import Request
 from fullgrad.engine.targets import Described, Several
+from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import InputError, OptionError, TargetError
 
 BatchSize: TypeAlias = int | Literal["auto"] | None
@@ -139,7 +140,7 @@ def bytes_per_sample(request: Request) -> int:
     Measured on the first sample, in one forward pass.
     """
     first = cut(request, slice(0, 1))
-    own = {t.untyped_storage().data_ptr() for t in _own(request.model)}
+    own = {t.untyped_storage().data_ptr() for t in _own(unwrap(request.model))}
     sizes: dict[int, int] = {}
     alive: list[Tensor] = []  # so that no storage is counted under another's address
 

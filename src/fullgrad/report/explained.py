@@ -232,7 +232,8 @@ def _waterfall(builder: Builder, e: Explained, problems: list[str]) -> list[Html
     name = _number_name(target)
     intro = (
         f"The {name} is the exact sum of what the input contributes (gradient times input) and "
-        "of what each stage's biases contribute (gradient times bias):"
+        "of what each stage's biases contribute (gradient times bias)"
+        f"{'' if d.linearization is None else f', by linearization={d.linearization!r}'}:"
     )
     try:
         parts = tuple(Part(s.of, s.sum) for s in d.shares)

@@ -23,7 +23,7 @@ from fullgrad.engine.targets import Target
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import InputError
 from fullgrad.maps.aggregation import Psi, check_psi
-from fullgrad.maps.selection import Terms, selection
+from fullgrad.maps.selection import Terms, paths_in, selection
 from fullgrad.maps.tokens.embeddings import Embedded, embed, token_embedding
 from fullgrad.maps.tokens.sinks import DrawTokens, SumTokens, TokenScores
 from fullgrad.operations.linearization import Linearization, Named
@@ -167,7 +167,7 @@ def token_saliency(
         activation_layouts=activation_layouts,
         linearization=linearization,
     )
-    chosen = selection(terms, [name for name, _ in request.model.named_modules()])
+    chosen = selection(terms, paths_in(request.model))
     return explain(request, partial(DrawTokens, psi=psi, chosen=chosen))
 
 
