@@ -298,8 +298,9 @@ def compile(
 
     **What is watched.** A call makes another graph, which takes as long as the first, if something
     has changed in: shape, strides, dtype or device of an input; other arguments; the modules of the
-    model, their classes, hooks and ``forward``; attributes that are numbers, strings, tensors or
-    containers of those, and which object any other attribute is; shape, strides, dtype or device of
+    model (those in a plain list too), their classes, hooks and ``forward``; attributes, of the
+    classes too, that are numbers, strings, tensors or containers of those, and which object any
+    other attribute is; shape, strides, dtype or device of
     a parameter or buffer; autocast; precision, kernels and defaults of the process
     (``torch.backends``, ``torch.set_float32_matmul_precision``, default dtype and device). Numbers
     of parameters and buffers are read in every call, so that steps of an optimizer,
