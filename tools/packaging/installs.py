@@ -34,7 +34,7 @@ MISSING = [
     ("fullgrad demo", "demo"),
     ("fullgrad app", "app"),
     (
-        'python -c "import torch, fullgrad; fullgrad.decompose(torch.nn.Linear(4, 2), torch.ones(1, 4), 0).to_dataframe()"',
+        'python -c "import torch, fullgrad; fullgrad.decompose(torch.nn.Linear(4, 2), torch.ones(1, 4), 0).to_pandas()"',
         "results",
     ),
     (
@@ -64,13 +64,14 @@ def call(command: list[str], **more: Any) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, **more)
     if done.returncode:
         raise SystemExit(f"{shlex.join(command)}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    return done.stdout
+    return str(done.stdout)
 
 
 def ran(command: str, place: Path, folder: Path) -> tuple[int, str]:
     """The exit code and last line of a shell command in an environment."""
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     env |= {"PATH": os.pathsep.join([str(place / BIN), env["PATH"]]), "OMP_NUM_THREADS": "1"}
+    env["VIRTUAL_ENV"] = str(place)
     env["MPLCONFIGDIR"] = env["FULLGRAD_CACHE"] = str(folder)
     done = subprocess.run(
         command, shell=True, cwd=folder, env=env, capture_output=True, text=True, check=False
