@@ -17,7 +17,6 @@ from benchmarks.methods import BASELINE, METHODS, ON_REQUEST, check_installed, o
 from benchmarks.results import ResultsError, Store
 from benchmarks.subjects import COMPARED, SIZE, SUBJECTS
 from benchmarks.tasks import Kind
-from fullgrad._optional import install_command
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -141,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _say("interrupted; the same command resumes", INTERRUPTED)
     except ImportError as error:
-        return _say(f"error: {error}; install it with: {install_command('dev')}", REFUSED)
+        return _say(f"error: {error}; install it with: pip install -e '.[dev]'", REFUSED)
     except ResultsError as error:
         return _say(f"error: {error}", REFUSED)
     except WorkerError as error:
