@@ -70,7 +70,10 @@ def call(command: list[str], **more: Any) -> str:
 def ran(command: str, place: Path, folder: Path) -> tuple[int, str]:
     """The exit code and last line of a shell command in an environment."""
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    env |= {"PATH": os.pathsep.join([str(place / BIN), env["PATH"]]), "OMP_NUM_THREADS": "1"}
+    env |= {
+        "PATH": os.pathsep.join([str(place / BIN), env["PATH"], str(Path(sys.executable).parent)]),
+        "OMP_NUM_THREADS": "1",
+    }
     env["VIRTUAL_ENV"] = str(place)
     env["MPLCONFIGDIR"] = env["FULLGRAD_CACHE"] = str(folder)
     done = subprocess.run(
