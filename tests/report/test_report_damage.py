@@ -68,6 +68,11 @@ def edit(path: str, change: Any) -> Any:
             ["maps"],
             "maps/a.overlay.png is no PNG file",
         ),
+        (
+            put("maps/a.overlay.png", b"\x89PNG\r\n\x1a\nx"),
+            ["maps"],
+            "No overlay: maps/a.overlay.png is damaged: cannot identify image file",
+        ),
         (lose("maps/a.saliency.npy"), ["maps"], "No map: maps/a.saliency.npy does not exist"),
         (put("maps/a.saliency.npy", b"x"), ["maps"], "maps/a.saliency.npy holds none"),
         (
@@ -80,7 +85,7 @@ def edit(path: str, change: Any) -> Any:
         (
             lambda: Path("maps/a.layers.npz").write_bytes(packed([Layer("a", 99.0)])),
             ["maps"],
-            "maps/a.layers.npz holds the layers of something else",
+            "maps/a.layers.npz holds the layers of something else, such as an earlier run: delete it",
         ),
         (
             edit("maps/a.json", lambda v: v["decomposition"]["shares"].pop()),

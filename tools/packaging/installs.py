@@ -34,7 +34,7 @@ MISSING = [
     ("fullgrad demo", "demo"),
     ("fullgrad app", "app"),
     (
-        'python -c "import torch, fullgrad; fullgrad.decompose(torch.nn.Linear(4, 2), torch.ones(1, 4), 0).to_dataframe()"',
+        'python -c "import torch, fullgrad; fullgrad.decompose(torch.nn.Linear(4, 2), torch.ones(1, 4), 0).to_pandas()"',
         "results",
     ),
     (
@@ -70,7 +70,11 @@ def call(command: list[str], **more: Any) -> str:
 def ran(command: str, place: Path, folder: Path) -> tuple[int, str]:
     """The exit code and last line of a shell command in an environment."""
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    env |= {"PATH": os.pathsep.join([str(place / BIN), env["PATH"]]), "OMP_NUM_THREADS": "1"}
+    env |= {
+        "PATH": os.pathsep.join([str(place / BIN), env["PATH"], str(Path(sys.executable).parent)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    env["VIRTUAL_ENV"] = str(place)
     env["MPLCONFIGDIR"] = env["FULLGRAD_CACHE"] = str(folder)
     done = subprocess.run(
         command, shell=True, cwd=folder, env=env, capture_output=True, text=True, check=False

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FullGradError: nothing was done.
     """
-    require("matplotlib", "cli")
+    require("matplotlib", "demo")
     contents = {f"{name}.png": content for name, content in sample_photographs().items()}
     args.images = [args.out / name for name in contents]
     args.target, args.labels, args.batch_size = None, None, 1

@@ -229,11 +229,12 @@ class Complete:
             for (grid, placement), part, box in zip(
                 one.location, one.parts, one.boxes, strict=True
             ):
-                proper = torch.from_numpy(_proper(box, hulls[grid])).to(part.cells.device)
+                known = _proper(box, hulls[grid])
+                proper = torch.from_numpy(known).to(part.cells.device)
                 mask = proper.view(-1, *[1] * (part.cells.dim() - 1))
-                if bool(proper.any()):
+                if known.any():
                     self._draw(grid, part.cells * mask, placement, one.passed)
-                if not bool(proper.all()):
+                if not known.all():
                     sums = part.cells.flatten(1).sum(1) * ~proper
                     self._count(one.stage, sums, one.passed)
 

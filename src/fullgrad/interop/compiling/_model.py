@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+from collections import deque
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
@@ -15,6 +17,8 @@ from fullgrad._compat import global_hooks
 Described: TypeAlias = Any
 
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type(Ellipsis))
+_SETS = (set, frozenset)
+_CONTAINERS = (Mapping, list, tuple, deque, *_SETS)
 
 
 def geometry(t: Tensor) -> tuple[Any, ...]:
@@ -22,45 +26,48 @@ def geometry(t: Tensor) -> tuple[Any, ...]:
     return tuple(t.shape), t.stride(), t.dtype, t.device
 
 
-def described(value: Any, kept: list[Any] | None = None) -> Described:
+def described(
+    value: Any,
+    kept: list[Any] | None = None,
+    modules: Mapping[int, int] | None = None,
+    above: tuple[int, ...] = (),
+) -> Described:
     """What stands for an argument or an attribute in comparisons; it can be hashed.
 
     Args:
         value: tensors by their geometry, plain values and containers by what they hold, all else
             by identity.
         kept: gets what is compared by identity, so that its identity is not given to another.
+        modules: numbers of the modules that are described by themselves, by identity.
+        above: identities of the containers that hold the value.
     """
     if isinstance(value, Tensor):
         return geometry(value)
     if isinstance(value, (bool, *_PLAIN)):
         return type(value), value
-    if isinstance(value, nn.Module):
-        return nn.Module  # by its own place in the tree
-    if isinstance(value, Mapping):
-        return type(value), tuple((k, described(v, kept)) for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return type(value), tuple(described(v, kept) for v in value)
-    if isinstance(value, (set, frozenset)):
-        return type(value), frozenset(described(v, kept) for v in value)
+    if modules and id(value) in modules:
+        return nn.Module, modules[id(value)]
+    if isinstance(value, _CONTAINERS) and id(value) not in above:
+        inner = kept, modules, (*above, id(value))
+        if isinstance(value, Mapping):
+            return type(value), tuple(
+                (described(k, *inner), described(v, *inner)) for k, v in value.items()
+            )
+        parts = (described(v, *inner) for v in value)
+        return type(value), (frozenset if isinstance(value, _SETS) else tuple)(parts)
     if kept is not None:
         kept.append(value)
     return type(value), id(value)
 
 
-def _contents(value: Any) -> Iterator[tuple[str, Any]]:
-    """What a container holds, each with how it is reached."""
-    if isinstance(value, Mapping):
-        yield from ((f"[{k!r}]", v) for k, v in value.items())
-    elif isinstance(value, (list, tuple)):
-        yield from ((f"[{i}]", v) for i, v in enumerate(value))
-
-
-def _tensors(name: str, value: Any, depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
+def _reached(name: str, value: Any, above: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """The tensors and modules that a value is or holds, each with how it is reached."""
+    if isinstance(value, (Tensor, nn.Module)):
         yield name, value
-    elif depth < 4:
-        for place, item in _contents(value):
-            yield from _tensors(name + place, item, depth + 1)
+    elif isinstance(value, _CONTAINERS) and id(value) not in above:
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for place, item in items:
+            yield from _reached(f"{name}[{place!r}]", item, (*above, id(value)))
 
 
 def _own(module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -69,6 +76,25 @@ def _own(module: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, value in module.__dict__.items():
         if name not in ("_parameters", "_buffers", "_modules"):
             yield name, value
+
+
+def _modules_of(model: nn.Module) -> dict[int, tuple[str, nn.Module, bool]]:
+    """The modules that a model reaches, by identity: path, module, and whether it is registered.
+
+    Others are in attributes: a plain list of layers, for example.
+    """
+    found = {id(m): (path, m, True) for path, m in model.named_modules()}
+    waiting = list(found.values())
+    while waiting:
+        path, module, _ = waiting.pop(0)
+        for name, value in _own(module):
+            for full, reached in _reached(f"{path}.{name}" if path else name, value):
+                if isinstance(reached, nn.Module):
+                    for inner, m in reached.named_modules(prefix=full):
+                        if id(m) not in found:
+                            found[id(m)] = inner, m, False
+                            waiting.append(found[id(m)])
+    return found
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
@@ -82,13 +108,18 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for path, module in model.named_modules():
+    for path, module, _ in _modules_of(model).values():
         for name, value in _own(module):
-            for full, t in _tensors(f"{path}.{name}" if path else name, value):
-                if id(t) not in seen:
+            for full, t in _reached(f"{path}.{name}" if path else name, value):
+                if isinstance(t, Tensor) and id(t) not in seen:
                     seen.add(id(t))
                     found[full] = t
     return found
+
+
+def _classes_of(module: nn.Module) -> list[type]:
+    """The classes that a module's code and class attributes come from, but PyTorch's base."""
+    return [c for c in type(module).__mro__ if c not in (nn.Module, object)]
 
 
 class Watched:
@@ -122,23 +153,33 @@ class Watched:
         self.state = list(state.values())
         self._geometries = [geometry(t) for t in self.state]
         numbers = {id(t): i for i, t in enumerate(self.state)}
+        reached = _modules_of(self._model)
+        order = {known: i for i, known in enumerate(reached)}
         modules = []
-        for path, module in self._model.named_modules():
+        self._noted: set[int] = set()
+        self._types = [(m, type(m)) for _, m, _ in reached.values()]
+        for path, module, registered in reached.values():
             own = []
             for name, value in _own(module):
-                if name == "training":
+                if name == "training" and registered:
                     continue  # an explanation evaluates the model, whatever the flag
-                tied = tuple(numbers[id(t)] for _, t in _tensors(name, value))
-                own.append((name, described(value, self._kept), tied))
-            kind = type(module)
-            modules.append((path, kind, id(kind.forward), tuple(own)))
-            self._kept.append(kind.forward)
+                tied = tuple(numbers.get(id(t)) for _, t in _reached(name, value))
+                own.append((name, described(value, self._kept, order), tied))
+            modules.append((path, type(module), tuple(own)))
             self._note(module.__dict__)
-        self._description = (tuple(modules), global_hooks())
+        classes = list(dict.fromkeys(c for _, m, _ in reached.values() for c in _classes_of(m)))
+        for c in classes:
+            self._note(vars(c))
+        of_classes = tuple((c, described(vars(c), self._kept, order)) for c in classes)
+        self._description = (tuple(modules), of_classes, global_hooks())
 
     def _note(self, container: Any) -> None:
         """Keep what a container holds, and what the containers in it hold."""
-        if not isinstance(container, tuple):
+        if not isinstance(container, MappingProxyType):
+            if id(container) in self._noted:
+                return
+            self._noted.add(id(container))
+        if not isinstance(container, (tuple, frozenset)):
             if not container:
                 self._empty.append(container)
                 return
@@ -146,12 +187,12 @@ class Watched:
             values = tuple(container.values() if keyed else container)
             self._filled.append((container, tuple(container) if keyed else (), values))
         for value in container.values() if isinstance(container, Mapping) else container:
-            if type(value) in (list, tuple, set) or isinstance(value, dict):
+            if isinstance(value, _CONTAINERS):
                 self._note(value)
 
     def _is_as_it_was(self) -> bool:
         """Whether every object is the same; if not, it may still be as good as it was."""
-        if any(self._empty) or self._description[1] != global_hooks():
+        if any(self._empty) or self._description[-1] != global_hooks():
             return False
         for container, keys, values in self._filled:
             now = container.values() if keys else container
@@ -160,7 +201,6 @@ class Watched:
             if keys and tuple(container) != keys:
                 return False
         same = zip(self.state, self._geometries, strict=True)
-        classes = zip(self._model.modules(), self._description[0], strict=True)
         return all(geometry(t) == g for t, g in same) and all(
-            id(type(m).forward) == code for m, (_, _, code, _) in classes
+            type(m) is kind for m, kind in self._types
         )

@@ -12,6 +12,8 @@ from torch._ops import OpOverload
 from fullgrad._compat import aliases_of, returns_tensors
 from fullgrad.errors import GraphError
 
+# What autograd asks of shapes, not of numbers.
+_OF_SHAPES = (torch.ops.aten.is_same_size.default, torch.ops.aten._has_same_storage_numel.default)
 _ALIASES = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)
 
 
@@ -41,7 +43,7 @@ def refuse_unholdable(module: fx.GraphModule, names: Sequence[str]) -> None:
         dynamic = torch.Tag.dynamic_output_shape in operation.tags
         if by_mask or (dynamic and operation is not torch.ops.aten.index.Tensor):
             raise GraphError(f"the shape of what {name} returns depends on numbers.")
-        if not returns_tensors(operation):
+        if not returns_tensors(operation) and operation not in _OF_SHAPES:
             raise GraphError(
                 f"{name} reads numbers of a tensor into Python, and what the model makes of them "
                 "would stay the same in every call of the graph."

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from fullgrad._options import takes_options
 from fullgrad.axes.layouts import ActivationLayouts, InputLayout
 from fullgrad.axes.spread import MassPlacement
-from fullgrad.engine import verification
 from fullgrad.engine.inputs import Inputs
 from fullgrad.engine.request import Detached
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import GraphError
 from fullgrad.interop.compiling._call import Arguments, Explaining, Found, rows_for
+from fullgrad.interop.compiling._comparing import accepted, apart, unexplained
 from fullgrad.interop.compiling._model import Watched, described
 from fullgrad.interop.compiling._settings import settings
 from fullgrad.interop.compiling.backends import Mode, Run, check_mode, plain, runner
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _COURSES = 8  # graphs for calls that differ in nothing but what their numbers decide
-_LOOSER = 10  # than the sum's tolerance, a map's
 
 
 class GraphOptions(TypedDict, total=False):
@@ -138,8 +137,9 @@ class Compiled:
         Args:
             inputs: see :meth:`__call__`.
             target: see :meth:`__call__`.
-            tolerance: the largest accepted difference, relative to the map's largest number; None
-                for ten times that of the sum.
+            tolerance: the largest accepted difference, relative to the largest number of a sample's
+                map; None for ten times that of the sum. A map that jumps as far eagerly, where the
+                input changes in its last bits, is accepted as well (a ReLU at zero).
             additional_forward_args: see :func:`fullgrad.decompose`.
             forward_kwargs: see :func:`fullgrad.decompose`.
 
@@ -153,11 +153,12 @@ class Compiled:
         eager = self._explaining.eager(self._given, arguments, tensors, target)
         with self._lock:
             found = self._call(arguments, tensors, target)
-        gap, accepted = _gap(found, eager), _accepted(eager) if tolerance is None else tolerance
-        if not gap <= accepted:
+        most = accepted(eager) if tolerance is None else tolerance
+        gap, same = self._compared(found, eager, arguments, tensors, target, most)
+        if not same:
             raise GraphError(
                 f"the compiled call differs from the eager one by {gap:.1e}, more than "
-                f"{accepted:.0e}. Something has changed that is not watched: compile the model "
+                f"{most:.0e}. Something has changed that is not watched: compile the model "
                 f"again, or explain it eagerly: {self._explaining.words}"
             )
         return gap
@@ -178,18 +179,33 @@ class Compiled:
         if graphs is None:
             self._kept += kept
             graphs = self._graphs.setdefault(key, [])
+        unproved = False
         for graph in graphs:
             rows = rows_for(target, graph.like, self._explaining)
-            found, holds = _ran(graph, [*state, *tensors, rows])
-            if holds:
+            found, checks = _ran(graph, [*state, *tensors, rows])
+            if checks == graph.trace.answers:
                 return found
-        return self._otherwise(graphs, arguments, tensors, target)
+            unproved = unproved or _same_course(graph.trace, checks)
+        return self._otherwise(graphs, arguments, tensors, target, unproved)
 
     def _otherwise(
-        self, graphs: list[_Graph], arguments: Arguments, tensors: list[Tensor], target: Any
+        self,
+        graphs: list[_Graph],
+        arguments: Arguments,
+        tensors: list[Tensor],
+        target: Any,
+        unproved: bool,
     ) -> Found:
         """A call for which no graph holds: its eager result, and a graph for others like it."""
         eager = self._explaining.eager(self._given, arguments, tensors, target)
+        if unproved:
+            warnings.warn(
+                "the sum of this call's terms does not hold in the compiled graph, but does "
+                "eagerly: this result is the eager one",
+                UserWarning,
+                stacklevel=4,
+            )
+            return eager
         if len(graphs) >= _COURSES:
             raise GraphError(
                 f"what the numbers of the input decide differs from call to call: {_COURSES} "
@@ -203,26 +219,39 @@ class Compiled:
                 "the sum of the terms holds only where it is judged by the sizes of their numbers. "
                 f"{self._way_out}"
             )
-        if any(g.trace.answers == trace.answers for g in graphs):
-            warnings.warn(
-                "the sum of this call's terms does not hold in the compiled graph, but does "
-                "eagerly: this result is the eager one",
-                UserWarning,
-                stacklevel=4,
-            )
-            return eager
         given = [*self._watched.state, *tensors, rows]
         run = runner(trace.graph, given, self._mode, len(self._watched.state))
         like = replace(eager, maps=())
-        found, holds = _ran(_Graph(trace, run, like, 0.0), given)
-        gap = _gap(found, eager)
-        if not holds or not gap <= _accepted(eager):
+        found, checks = _ran(_Graph(trace, run, like, 0.0), given)
+        most = accepted(eager)
+        gap, same = self._compared(found, eager, arguments, tensors, target, most)
+        if checks != trace.answers or not same:
             raise GraphError(
                 f"the graph in mode {self._mode!r} does not repeat the eager call: "
                 f"relative difference {gap:.1e}. {self._way_out}"
             )
         graphs.append(_Graph(trace, run, like, time.perf_counter() - start))
         return found
+
+    def _compared(
+        self,
+        found: Found,
+        eager: Found,
+        arguments: Arguments,
+        tensors: list[Tensor],
+        target: Any,
+        most: float,
+    ) -> tuple[float, bool]:
+        """The largest relative difference, and whether it is accepted."""
+        gaps, outputs = apart(found, eager)
+        if eager.index is not None and len(eager.rest) == 1:
+            target = eager.index.tolist()
+
+        def explain(near: Sequence[Tensor]) -> Found:
+            return self._explaining.eager(self._given, arguments, near, target)
+
+        bad = not outputs <= most or bool(unexplained(gaps, most, explain, tensors, eager).any())
+        return max(float(gaps.max()), outputs), not bad
 
     @property
     def _way_out(self) -> str:
@@ -234,32 +263,18 @@ def _dense(t: Tensor) -> bool:
     return t.is_contiguous() or torch.empty_like(t, device="meta").stride() == t.stride()
 
 
-def _ran(graph: _Graph, given: Sequence[Tensor]) -> tuple[Found, bool]:
-    """What a graph gives, and whether it holds for these numbers."""
+def _same_course(trace: Trace, checks: tuple[bool, ...]) -> bool:
+    """Whether numbers decided as in a trace, so that only what is proved fails."""
+    return all(c == a for c, a, p in zip(checks, trace.answers, trace.proofs, strict=True) if not p)
+
+
+def _ran(graph: _Graph, given: Sequence[Tensor]) -> tuple[Found, tuple[bool, ...]]:
+    """What a graph gives, and its checks."""
     with plain():
         *maps, output, residual, index, checks = graph.run(*given)
     known = bool((index >= 0).all()) if len(graph.trace.rest) == 1 else False
     found = Found(tuple(maps), output, residual, index if known else None, graph.trace.rest)
-    return found, tuple(checks.tolist()) == graph.trace.answers
-
-
-def _gap(found: Found, eager: Found) -> float:
-    """The largest difference of maps and outputs, relative to the largest number of each."""
-    if found.index is not None and eager.index is not None:
-        if not torch.equal(found.index, eager.index):
-            return float("inf")
-    pairs = zip((*found.maps, found.output), (*eager.maps, eager.output), strict=True)
-    gaps = []
-    for one, other in pairs:
-        size = other.abs().max().double()
-        difference = (one.double() - other.double()).abs().max()
-        gaps.append(float(difference / size) if size > 0 else float(difference))
-    return max(gaps)
-
-
-def _accepted(eager: Found) -> float:
-    dtypes = {m.dtype for m in eager.maps} | {eager.output.dtype}
-    return _LOOSER * verification.tolerance_for(dtypes, eager.output.device)
+    return found, tuple(checks.tolist())
 
 
 @takes_options("compile", GraphOptions)
@@ -283,8 +298,9 @@ def compile(
 
     **What is watched.** A call makes another graph, which takes as long as the first, if something
     has changed in: shape, strides, dtype or device of an input; other arguments; the modules of the
-    model, their classes, hooks and ``forward``; attributes that are numbers, strings, tensors or
-    containers of those, and which object any other attribute is; shape, strides, dtype or device of
+    model (those in a plain list too), their classes, hooks and ``forward``; attributes, of the
+    classes too, that are numbers, strings, tensors or containers of those, and which object any
+    other attribute is; shape, strides, dtype or device of
     a parameter or buffer; autocast; precision, kernels and defaults of the process
     (``torch.backends``, ``torch.set_float32_matmul_precision``, default dtype and device). Numbers
     of parameters and buffers are read in every call, so that steps of an optimizer,
