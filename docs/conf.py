@@ -42,6 +42,7 @@ autodoc_member_order = "bysource"
 autodoc_class_signature = "separated"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
+toc_object_entries = False  # each page would carry a thousand entries of navigation
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 copybutton_exclude = ".linenos, .gp, .go"
 
