@@ -7,9 +7,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools" / "website"))
 
-import reference  # noqa: E402
-
 import fullgrad  # noqa: E402
+import reference  # noqa: E402
 
 project, author = "fullgrad", "the fullgrad contributors"
 project_copyright = "the fullgrad contributors, Apache-2.0"
