@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fullgrad import methods
 from fullgrad._files import printable, write_together
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
@@ -54,13 +55,14 @@ def run(args: argparse.Namespace) -> int:
     rows = [
         Row(
             result.view,
-            result.saliency,
+            result.map.shown,
             result.label,
             f"probability {result.probability or 0:.0%}\nlogit {result.logit:.1f}",
+            result.map.signed,
         )
         for result in results
     ]
     if rows:
-        write_together(args.out, {SHEET: png(sheet(rows))})
+        write_together(args.out, {SHEET: png(sheet(rows, f"{methods.RECOMMENDED} (red raises)"))})
         print(f"all together: {printable(args.out / SHEET)}")
     return code()
