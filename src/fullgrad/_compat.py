@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload as OpOverload  # noqa: PLC0414
 from torch.autograd.function import BackwardCFunction
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -235,6 +236,17 @@ def aliases_of(func: Any) -> tuple[list[int], bool]:
 def returns_tensors(func: Any) -> bool:
     """Whether an operation returns tensors: attention returns lengths with them, no numbers."""
     return any("Tensor" in str(r.type) for r in func._schema.returns)
+
+
+def names_of_arguments(func: Any) -> list[tuple[str, Any]]:
+    """The names of an operation's arguments, with their defaults."""
+    return [(a.name, a.default_value) for a in func._schema.arguments]
+
+
+def asks_for_shapes(func: Any) -> bool:
+    """Whether an operation is one of autograd's questions about shapes, not about numbers."""
+    aten = torch.ops.aten
+    return func in (aten.is_same_size.default, aten._has_same_storage_numel.default)
 
 
 def global_hooks() -> tuple[int, ...]:

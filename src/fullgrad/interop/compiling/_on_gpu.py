@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._ops import OpOverload
 
-from fullgrad._compat import aliases_of
+from fullgrad._compat import OpOverload, aliases_of
 from fullgrad.errors import GraphError
 from fullgrad.interop.compiling._simplify import fold
 

@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._ops import OpOverload
 
-from fullgrad._compat import aliases_of, returns_tensors
+from fullgrad._compat import (
+    OpOverload,
+    aliases_of,
+    asks_for_shapes,
+    names_of_arguments,
+    returns_tensors,
+)
 from fullgrad.errors import GraphError
 
-# What autograd asks of shapes, not of numbers.
-_OF_SHAPES = (torch.ops.aten.is_same_size.default, torch.ops.aten._has_same_storage_numel.default)
 _ALIASES = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)
 
 
@@ -43,7 +46,7 @@ def refuse_unholdable(module: fx.GraphModule, names: Sequence[str]) -> None:
         dynamic = torch.Tag.dynamic_output_shape in operation.tags
         if by_mask or (dynamic and operation is not torch.ops.aten.index.Tensor):
             raise GraphError(f"the shape of what {name} returns depends on numbers.")
-        if not returns_tensors(operation) and operation not in _OF_SHAPES:
+        if not returns_tensors(operation) and not asks_for_shapes(operation):
             raise GraphError(
                 f"{name} reads numbers of a tensor into Python, and what the model makes of them "
                 "would stay the same in every call of the graph."
@@ -57,9 +60,9 @@ def refuse_unholdable(module: fx.GraphModule, names: Sequence[str]) -> None:
 def _draws(node: fx.Node) -> bool:
     """Whether an operation that can draw random numbers does; not attention without dropout."""
     operation: Any = node.target
-    for place, argument in enumerate(operation._schema.arguments):
-        if argument.name == "dropout_p":
-            given = node.kwargs.get("dropout_p", argument.default_value)
+    for place, (name, default) in enumerate(names_of_arguments(operation)):
+        if name == "dropout_p":
+            given = node.kwargs.get("dropout_p", default)
             return bool(node.args[place] if place < len(node.args) else given)
     return True
 
