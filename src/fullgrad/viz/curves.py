@@ -232,7 +232,7 @@ def _perturbation_rows(
         axes.set_ylim(len(ranked) - 0.4, -0.6)
         axes.tick_params(labelsize=11, left=False)
         for label, name in zip(axes.get_yticklabels(), ranked, strict=True):
-            label.set_weight("bold" if name == first else "normal")
+            label.set_fontweight("bold" if name == first else "normal")
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
     figure.legend(
