@@ -157,12 +157,13 @@ def tables(record: dict[str, Any]) -> str:
         found = record["methods"]
         lines += [
             "",
-            "| method | seconds a photograph | does not apply, because |",
+            "| method | time, in those of fullgrad | does not apply, because |",
             "|---|---:|---|",
         ]
+        unit = found["seconds"]["fullgrad"]
         for name, seconds in found["seconds"].items():
             reason = found["does_not_apply"].get(name, "").replace("|", "\\|").replace("\n", " ")
-            lines.append(f"| {name} | {seconds:.2f} | {reason} |")
+            lines.append(f"| {name} | {float(f'{seconds / unit:.2g}'):g} | {reason} |")
     return "\n".join(lines)
 
 

@@ -154,7 +154,7 @@ def networks_sheet(networks: Sequence[tuple[str, Drawn]], names: Sequence[str]) 
     for title, drawn in networks:
         for place, name in enumerate(names):
             notes = tuple(drawn.heads) if place == len(names) - 1 else ()
-            signed = ", signed" if sums(name) else ""
+            signed = "\nsigned" if sums(name) else ""
             lines.append(Line(name, f"{title}{signed}", tuple(drawn.maps[name]), notes=notes))
     rule = (
         f"Below each network's maps: what it says, which the maps explain. {RULE} Signed maps: "
