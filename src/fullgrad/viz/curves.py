@@ -219,7 +219,9 @@ def _perturbation_rows(
             axes.hlines(places, own["low"], own["high"], color=color, lw=2)
             axes.plot(own["relative_change"], places, "o", color=color, ms=6.5, label=f"{fraction}")
             if first in ranked:
-                axes.axvline(own["relative_change"][first], color=color, lw=0.9, alpha=0.6, zorder=0)
+                axes.axvline(
+                    own["relative_change"][first], color=color, lw=0.9, alpha=0.6, zorder=0
+                )
         title = f"{_TITLES[order]}, filled: {fill}".replace("\n", " ")
         axes.set_title(title, size=12, x=1, ha="right")
         axes.set_xlabel("|change of the output| / |output|", size=11)
