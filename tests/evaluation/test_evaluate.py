@@ -107,16 +107,18 @@ def test_another_method_finds_what_is_done(here: Path) -> None:
     first = run(store="kept")
     before = {p.name: p.stat().st_mtime_ns for p in Path("kept").glob("*.stage")}
     assert first.done == len(before) == 3 * 3
-    more = run(methods=(*METHODS, "sobel"), store="kept", say=said.append)
+    Path("mine.py").write_text("def mine(model, inputs, target):\n    return inputs\n")
+    further = ("sobel", "simple_fullgrad", "mine.py:mine")  # of each kind of source
+    more = run(methods=(*METHODS, *further), store="kept", say=said.append)
     assert said == [
         "out holds results of other options, which these replace; the stages of both are kept"
     ]
     after = {p.name: p.stat().st_mtime_ns for p in Path("kept").glob("*.stage")}
-    assert more.done == 3
-    assert len(after) == 12
+    assert more.done == 9
+    assert len(after) == 18
     assert before.items() <= after.items()
     columns = list(first.rows.columns)
-    old = more.rows[more.rows["method"] != "sobel"]
+    old = more.rows[more.rows["method"].isin(METHODS)]
     pd.testing.assert_frame_equal(
         old.sort_values(columns, ignore_index=True),
         first.rows.sort_values(columns, ignore_index=True),

@@ -37,7 +37,8 @@ def own_sources(choices: Iterable[Any]) -> list[str]:
             name = text if names_file(text) else text.partition(":")[0]
             if name in names() or names_file(name):
                 function = get(name).function
-                if not str(getattr(function, "__module__", "")).startswith("fullgrad."):
+                made = function.func if isinstance(function, partial) else function
+                if not str(getattr(made, "__module__", "")).startswith("fullgrad."):
                     found[name] = source_digest(name, function)
     return [f"{name} {digest}" for name, digest in sorted(found.items())]
 

@@ -21,7 +21,7 @@ from fullgrad._optional import require
 from fullgrad.evaluation import statistics
 from fullgrad.evaluation._own_sources import own_sources
 from fullgrad.evaluation.options import Meter, Option, Silent
-from fullgrad.evaluation.plan import Plan, digest_of
+from fullgrad.evaluation.plan import MethodChoice, Plan, digest_of
 from fullgrad.evaluation.statistics import Table
 from fullgrad.evaluation.store import (
     RECORD,
@@ -122,9 +122,15 @@ class Test(ABC):
         """Digest of the code that the numbers depend on."""
         return self.with_own(code_digest(type(self).__module__, "fullgrad.methods"))
 
-    def with_own(self, code: str) -> str:
-        """Return a digest of code that changes with the sources of users' methods and tests too."""
-        sources = [*own_sources(self.plan.choices), *self.own_sources()]
+    def with_own(self, code: str, choices: Sequence[MethodChoice] | None = None) -> str:
+        """Return a digest of code that changes with the sources of users' methods and tests too.
+
+        Args:
+            code: digest of fullgrad's own code.
+            choices: the methods whose sources count; None for all of the plan.
+        """
+        methods = self.plan.choices if choices is None else choices
+        sources = [*own_sources(methods), *self.own_sources()]
         return digest_of({"code": code, "own": sources}) if sources else code
 
     def own_sources(self) -> list[str]:

@@ -166,9 +166,14 @@ examples:
     @cached_property
     def code(self) -> str:
         """Digest of the code that the numbers depend on."""
+        return self.with_own(self._code)
+
+    @cached_property
+    def _code(self) -> str:
+        """Digest of fullgrad's own code alone."""
         used = [type(t).__module__ for t in self.plan.tests]
         used = [name for name in used if name.startswith("fullgrad.")]
-        return self.with_own(code_digest(type(self).__module__, "fullgrad.methods", *used))
+        return code_digest(type(self).__module__, "fullgrad.methods", *used)
 
     def own_sources(self) -> list[str]:
         """Return digests of the files of tests that are not fullgrad's own."""
@@ -240,17 +245,18 @@ examples:
         plan = self.plan
         shared = {
             "test": self.name,
-            "code": self.code,
             "content": plan.content,
             "tests": [t.values() for t in plan.tests],
             "number": plan.number,
             "random_runs": plan.random_runs,
             "seed": plan.seed,
         }
+        codes = [self.with_own(self._code, [choice]) for choice in plan.choices]
         return [
             digest_of(
                 {
                     **shared,
+                    "code": codes[unit.choice],
                     "model": asdict(plan.models[unit.model]),
                     "method": plan.choices[unit.choice].label,
                     "numbers": unit.numbers,

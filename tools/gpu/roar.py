@@ -5,7 +5,7 @@ stopped, killed or out of time resumes when the same command is given again. The
 loop, one network at a time, is timed in the same process: images shifted, mirrored and standardized
 one by one on the CPU by a DataLoader, float32, the memory layout as it comes.
 
-    python tools/roar_gpu.py --data torchvision:CIFAR100:data --out runs/roar --minutes 25
+    python tools/gpu/roar.py --data torchvision:CIFAR100:data --out runs/roar --minutes 25
 
 Other options of ``fullgrad bench roar`` are passed on. Writes roar/ (its results), plain.json
 (the plain loop) and report.json with report.md. The exit code is 1 while something is left.
@@ -127,7 +127,7 @@ def plain_loop(
         running += loss.item()  # which waits for the device
     a_step = (time.perf_counter() - began) / steps
     if not math.isfinite(running):
-        raise SystemExit("roar_gpu: the plain loop's loss is no number; lower --rate")
+        raise SystemExit("roar: the plain loop's loss is no number; lower --rate")
     model.eval()
     began, right = time.perf_counter(), 0
     with torch.no_grad():

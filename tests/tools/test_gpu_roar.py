@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import roar_gpu
+import roar
 from fullgrad.evaluation.datasets import Colors, open_dataset
 from fullgrad.evaluation.training.loop import Settings
 from fullgrad.evaluation.training.networks import NetworkChoice
@@ -46,9 +46,9 @@ SMALL = [
 
 def test_within_time_budgets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = [*SMALL, "--out", str(tmp_path)]
-    assert roar_gpu.main([*call, "--minutes", "1e-9"]) == 1
+    assert roar.main([*call, "--minutes", "1e-9"]) == 1
     assert not (tmp_path / "report.json").exists()
-    assert roar_gpu.main(call) == 0
+    assert roar.main(call) == 0
     found = json.loads((tmp_path / "report.json").read_text())
     record = json.loads((tmp_path / "roar" / "record.json").read_text())
     assert found["networks"] == 2 + 2 * 2 + 2
@@ -63,9 +63,9 @@ def test_within_time_budgets(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     before = (tmp_path / "plain.json").read_bytes()
     assert found["group_sizes"] == record["group_sizes"]
     assert sum(found["group_sizes"].values()) == 8
-    assert f"s a network; trained at once: {roar_gpu.sizes_text(found['group_sizes'])}" in page
+    assert f"s a network; trained at once: {roar.sizes_text(found['group_sizes'])}" in page
     capsys.readouterr()
-    assert roar_gpu.main(call) == 0
+    assert roar.main(call) == 0
     said = capsys.readouterr().out
     assert "finished before" in said
     assert "timing" not in said
@@ -73,7 +73,7 @@ def test_within_time_budgets(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert roar_gpu.main([*SMALL, "--out", str(tmp_path / "new"), "--dry-run"]) == 0
+    assert roar.main([*SMALL, "--out", str(tmp_path / "new"), "--dry-run"]) == 0
     assert capsys.readouterr().out.endswith("nothing was written\n")
     assert not (tmp_path / "new").exists()
 
@@ -82,7 +82,7 @@ def test_the_plain_loop_trains(tmp_path: Path) -> None:
     """It is no straw man: its images are varied as the others are, and its loss falls."""
     data = open_dataset("sklearn:digits", 80, 40)
     settings = Settings(epochs=1, batch=20, shift=1, mirror=False)
-    images = roar_gpu.OneByOne(data, settings, Colors.of(data.train))
+    images = roar.OneByOne(data, settings, Colors.of(data.train))
     standardized = Colors.of(data.train).standardized(data.train)
     torch.manual_seed(0)
     seen = torch.stack([images[7][0] for _ in range(40)])
@@ -91,6 +91,6 @@ def test_the_plain_loop_trains(tmp_path: Path) -> None:
     assert all(any(torch.equal(image, s) for s in shifted) for image in seen)
     assert len({tuple(image.flatten().tolist()) for image in seen}) == 9
     with pytest.raises(SystemExit, match="loss is no number"):
-        roar_gpu.plain_loop(
+        roar.plain_loop(
             data, NetworkChoice("small", 4, 10, 1), Settings(rate=1e30, batch=20), "cpu", 8, 0
         )
