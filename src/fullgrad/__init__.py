@@ -15,6 +15,7 @@ from fullgrad._version import __version__
 from fullgrad.decomposition import BiasTerm, Decomposition, decompose
 from fullgrad.errors import FullGradError
 from fullgrad.interop.captum import FullGrad
+from fullgrad.interop.exporting.artifact import export
 from fullgrad.maps.complete import CompleteMap, complete_map
 from fullgrad.maps.saliency import layer_maps, saliency
 from fullgrad.maps.smoothing import Noise
@@ -51,6 +52,7 @@ __all__ = [
     "__version__",
     "complete_map",
     "decompose",
+    "export",
     "layer_maps",
     "methods",
     "saliency",

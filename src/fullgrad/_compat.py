@@ -196,3 +196,19 @@ def aliases_of(func: Any) -> tuple[list[int], bool]:
 def returns_tensors(func: Any) -> bool:
     """Whether all that an operation returns are tensors or lists of them."""
     return all("Tensor" in str(r.type) for r in func._schema.returns)
+
+
+def compiled_package(program: Any, path: Any, facts: dict[str, str]) -> None:
+    """Compile a torch.export program with Inductor, ahead of time, into one file."""
+    from torch import _inductor
+
+    _inductor.aoti_compile_and_package(
+        program, package_path=str(path), inductor_configs={"aot_inductor.metadata": facts}
+    )
+
+
+def load_package(path: Any) -> Callable[..., Any]:
+    """What :func:`compiled_package` wrote, as a function."""
+    from torch import _inductor
+
+    return _inductor.aoti_load_package(str(path))
