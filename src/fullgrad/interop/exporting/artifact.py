@@ -14,9 +14,10 @@ from fullgrad._files import AnyPath, printable
 from fullgrad._version import __version__
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import OptionError, StoredError
-from fullgrad.interop.compiling._call import Arguments, Explaining, rows_for
+from fullgrad.interop.compiling._call import Arguments, Explaining, Found, rows_for
 from fullgrad.interop.compiling.trace import state_of, traced
-from fullgrad.interop.exporting._checking import Try, checked
+from fullgrad.interop.exporting._checking import Compared as Compared
+from fullgrad.interop.exporting._checking import compared
 from fullgrad.interop.exporting._files import FORMATS
 from fullgrad.interop.exporting._program import program
 
@@ -49,9 +50,7 @@ class Artifact:
         inputs: the model's, and ``target`` if the output has classes.
         outputs: ``logits``, ``map`` (or one for each input, ``map_NAME``), ``residual``.
         size: of the file, in bytes.
-        difference: the largest difference of its maps' and logits' numbers from fullgrad's on the
-            inputs that were compared, relative to the largest number of the map or the logits.
-        compared: on what.
+        compared: how far its maps are from fullgrad's own, on the example and on mirror images.
     """
 
     path: Path
@@ -60,8 +59,7 @@ class Artifact:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     size: int
-    difference: float
-    compared: str
+    compared: Compared
 
 
 def export(
@@ -136,26 +134,20 @@ def export(
     graph = traced(model, arguments, tensors, rows, found, explaining, with_logits=True)
     state = [*state_of(unwrap(model)).values()]
     made = program(graph, state, tensors, rows, kind == "onnx")
-    tries = [Try("the inputs", made.example, found)]
-    if all(t.is_floating_point() and t.dim() for t in tensors):
-        other, asked = [t.detach().flip(-1) for t in tensors], target
-        given = [*other, *made.example[len(tensors) :]]
-        if len(graph.rest) == 1 and found.index is not None:
-            given[-1] = (found.index + 1) % graph.rest[0]
-            asked = given[-1].tolist()
-        tries.append(
-            Try("their mirror image", given, explaining.eager(model, arguments, other, asked))
-        )
+
+    def explain(given: Sequence[Tensor], own: Tensor) -> Found:
+        predicted = not graph.rest or (len(graph.rest) == 1 and bool((own < 0).any()))
+        at = None if predicted else [tuple(r) if len(r) > 1 else r[0] for r in own.tolist()]
+        return explaining.eager(model, arguments, given, at)
+
     scratch = chosen.with_name(f".{chosen.stem}.{os.getpid()}{chosen.suffix}")
     facts = {"fullgrad_version": __version__, "fullgrad_method": method}
     _, write, load = FORMATS[kind]
     try:
         write(made, scratch, facts)
         run = load(scratch)
-        worst = 0.0
-        for one in tries:
-            outputs = [t.detach() for t in run(*one.given)]
-            worst = max(worst, checked(one, outputs))
+        result = compared(run, explain, tensors, rows)
+        outputs = run(*made.example)
         size = scratch.stat().st_size
         scratch.replace(chosen)
     except OSError as error:
@@ -171,8 +163,7 @@ def export(
         inputs=_ports(made.inputs, made.example),
         outputs=_ports(made.outputs, outputs),
         size=size,
-        difference=worst,
-        compared=" and ".join(one.name for one in tries),
+        compared=result,
     )
 
 
