@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
 .PHONY: help demo app test test-browser notebooks install lint types sweep placement fuzz exactness gallery selections \
-	checkerboard sentences tasks pictures architecture load bench guard cookbook killed-maps clean
+	checkerboard sentences tasks pictures architecture export-sweep load bench guard cookbook killed-maps clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | sort | awk -F'\t' '{printf "%-14s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ pictures: install  ## docs/pictures.md's pictures
 
 cookbook: install  ## runs every command of docs/cookbook and docs/own-models.md, and compares
 	$(BIN)/python tools/cookery/cookbook.py
+
+export-sweep: install  ## docs/exporting.md's table: artifacts of eight models, run without fullgrad (resumes; half an hour)
+	$(BIN)/python tools/export_sweep.py
 
 architecture: install  ## docs/design/architecture.md's picture, from the imports of the code
 	$(BIN)/python tools/architecture.py

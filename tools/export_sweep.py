@@ -59,9 +59,9 @@ def exported(model_name: str, method: str, formats: list[str], folder: Path) -> 
     import numpy as np
     import onnxruntime
     import torch
+    from benchmarks.subjects import SIZE, build
 
     import fullgrad
-    from benchmarks.subjects import SIZE, build
     from fullgrad.interop.compiling._call import Arguments, Explaining
 
     torch.set_num_threads(1)

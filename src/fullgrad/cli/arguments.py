@@ -183,6 +183,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def sample_shape(text: str) -> tuple[int, ...]:
+    """The shape of one sample: HxW of an image with 3 channels, or any other."""
+    parts = text.split("," if "," in text else "x")
+    if not all(p.isascii() and p.isdecimal() and int(p) > 0 for p in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size: give HxW, or the shape of one sample as in 40 or 3x224x224"
+        )
+    sizes = tuple(map(int, parts))
+    return (3, *sizes) if len(sizes) == 2 and "x" in text else sizes
+
+
 def options_of(args: argparse.Namespace) -> dict[str, Any]:
     """The command's options as its records hold them."""
     return {k: v for k, v in vars(args).items() if k not in {"command", "command_line"}}

@@ -13,6 +13,7 @@ from fullgrad.cli.arguments import (
     add_weights_arguments,
     note_about,
     options_of,
+    sample_shape,
     target_forms,
 )
 from fullgrad.cli.main import DONE
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(40, 3x16x112x112; with commas two numbers are two axes: 10,16) "
         "(default: the model's input size)"
     )
-    add("--size", type=_size, metavar="SIZE", help=text)
+    add("--size", type=sample_shape, metavar="SIZE", help=text)
     add("--batch", type=_count, metavar="N", help="random samples (default: 1)")
     add("--seed", type=_seed, metavar="N", help="of the random input (default: 0)")
     text = "precision of model and input (default: the model's own)"
@@ -84,16 +85,6 @@ def _seed(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) < 2**63):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
     return int(text)
-
-
-def _size(text: str) -> tuple[int, ...]:
-    parts = text.split("," if "," in text else "x")
-    if not all(p.isascii() and p.isdecimal() and int(p) > 0 for p in parts):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no size: give HxW, or the shape of one sample as in 40 or 3x224x224"
-        )
-    sizes = tuple(map(int, parts))
-    return (3, *sizes) if len(sizes) == 2 and "x" in text else sizes
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Explanations as files that run without fullgrad: a torch.export program, a compiled package, ONNX.
+"""Explanations as files that run without fullgrad: torch.export programs, AOTInductor, ONNX.
 
 ``export`` writes one; :func:`fullgrad.export` is the same function. ``backward`` holds backward
 operators in forward ones, for ONNX.

@@ -49,8 +49,10 @@ def program(
     """
     graph = traced.graph
     if forward:
+        known = table()
+        written = torch.func.functionalize(_Rewriting(graph, known).run)
         with torch.no_grad():
-            graph = make_fx(graph, decomposition_table=table())(*state, *tensors, rows)
+            graph = make_fx(written, decomposition_table=known)(*state, *tensors, rows)
     example = tuple(t.detach() for t in tensors)
     if traced.rest:
         example = (*example, rows[:, 0] if len(traced.rest) == 1 else rows)
@@ -64,9 +66,39 @@ def program(
     names = [*explained, *_names(call.extra, "argument"), *_names(call.keywords, "keyword")]
     maps = ["map"]
     if traced.maps > 1:
-        maps = [f"map_{n}" for n in (explained if len(explained) == traced.maps else range(traced.maps))]
+        maps = [
+            f"map_{n}" for n in (explained if len(explained) == traced.maps else range(traced.maps))
+        ]
     target = ["target"] if traced.rest else []
     return Program(exported, example, (*names, *target), ("logits", *maps, "residual"))
+
+
+class _Rewriting(fx.Interpreter):
+    """Runs a graph, and lays out in memory what rewritten operations give as the graph expects."""
+
+    def __init__(self, graph: fx.GraphModule, known: Mapping[Any, Any]) -> None:
+        super().__init__(graph)
+        self._known = known
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run an operation."""
+        found = super().run_node(n)
+        if n.target not in self._known:
+            return found
+        expected = n.meta["val"]
+        if isinstance(found, Tensor):
+            return _laid_out(found, expected)
+        return tuple(
+            t if t is None else _laid_out(t, e) for t, e in zip(found, expected, strict=True)
+        )
+
+
+def _laid_out(t: Tensor, like: Tensor) -> Tensor:
+    """The same numbers with the axes in another one's order in memory."""
+    if t.stride() == like.stride():
+        return t
+    order = sorted(range(t.dim()), key=lambda axis: (-like.stride(axis), axis))
+    return t.permute(order).contiguous().permute([order.index(axis) for axis in range(t.dim())])
 
 
 @contextmanager
@@ -96,7 +128,12 @@ class _Alone(nn.Module):
         self, graph: fx.GraphModule, traced: Trace, state: Sequence[Tensor], batch: int
     ) -> None:
         super().__init__()
-        self.explanation, self._maps, self._rest, self._batch = graph, traced.maps, traced.rest, batch
+        self.explanation, self._maps, self._rest, self._batch = (
+            graph,
+            traced.maps,
+            traced.rest,
+            batch,
+        )
         self._state = [f"state_{i}" for i in range(len(state))]
         for name, t in zip(self._state, state, strict=True):
             self.register_buffer(name, t.detach())

@@ -126,7 +126,7 @@ def export(
         >>> torch.equal(heat[:1], fullgrad.saliency(model, x[:1], 5)), heat.shape
         (True, torch.Size([2, 1, 8, 8]))
     """
-    chosen, kind = _chosen(path, format)
+    chosen, kind = file_of(path, format)
     explaining = Explaining(method, options)
     arguments, tensors = Arguments.of(inputs, additional_forward_args, forward_kwargs)
     found = explaining.eager(model, arguments, tensors, target)
@@ -167,7 +167,17 @@ def export(
     )
 
 
-def _chosen(path: AnyPath, format: Format | None) -> tuple[Path, Format]:
+def file_of(path: AnyPath, format: Format | None = None) -> tuple[Path, Format]:
+    """The file that an artifact is written to, and its format.
+
+    Args:
+        path: of the file.
+        format: None for the one that the file's name ends with.
+
+    Raises:
+        OptionError: an unknown format, or one that does not fit the path.
+        StoredError: a file cannot be there.
+    """
     chosen = Path(path)
     kind: Any = format or ("onnx" if chosen.suffix == ".onnx" else "torch")
     if kind not in FORMATS:

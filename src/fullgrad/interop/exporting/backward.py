@@ -67,14 +67,14 @@ def _convolution_backward(
 
 
 def _mirrored(weight: Tensor, groups: int) -> Tensor:
-    """The weight (out, in / groups, ...) of a convolution that goes back, (in, out / groups, ...)."""
+    """From (out, in / groups, ...) to the weight that goes back, (in, out / groups, ...)."""
     out, each = weight.shape[:2]
     apart = weight.reshape(groups, out // groups, each, *weight.shape[2:]).transpose(1, 2)
     joined = apart.reshape(groups * each, out // groups, *weight.shape[2:])
     return joined.flip(list(range(2, weight.dim())))
 
 
-# What linear operations do along one axis: from (n, 1, 2, ..., n, ..., 2) to (n, 1, 2, ..., m, ..., 2).
+# What linear operations do along one axis: (n, 1, 2, ..., n, ..., 2) to (n, 1, 2, ..., m, ..., 2).
 # (The other axes have two numbers: PyTorch resizes wrongly, with antialias, where they have one.)
 Along: TypeAlias = Callable[[int, Tensor], Tensor]
 
@@ -168,7 +168,10 @@ def _edge_padding(name: str, count: int) -> Rewrite:
     def backward(grad: Tensor, x: Tensor, padding: Sequence[int]) -> Tensor:
         def along(axis: int, one: Tensor) -> Tensor:
             pairs = [(0, 0)] * count  # from the last axis to the first
-            pairs[count - 1 - axis] = padding[2 * (count - 1 - axis)], padding[2 * (count - axis) - 1]
+            pairs[count - 1 - axis] = (
+                padding[2 * (count - 1 - axis)],
+                padding[2 * (count - axis) - 1],
+            )
             return forward(one, [n for pair in pairs for n in pair])  # type: ignore[no-any-return]
 
         return _transposed(grad, x.shape[-count:], along)
@@ -259,6 +262,49 @@ def _put(x: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> 
     return written.reshape(x.shape)
 
 
+def _in_memory(x: Tensor) -> tuple[Tensor, list[int]]:
+    """A tensor's numbers in the order in which they lie in memory, and how to go back."""
+    order = sorted(range(x.dim()), key=lambda axis: (-x.stride(axis), axis))
+    laid = x.permute(order)
+    if x.storage_offset() or not laid.is_contiguous():
+        raise GraphError(
+            "as_strided, of a tensor with gaps in memory, has no translation to ONNX. Export with "
+            "format='torch' or format='aot_inductor'."
+        )
+    return laid.reshape(-1), [order.index(axis) for axis in range(x.dim())]
+
+
+def _strided_places(x: Tensor, size: Sequence[int], stride: Sequence[int], start: int) -> Tensor:
+    with outside_modes():
+        places = torch.full([1] * len(size), start, device=x.device)
+        for axis, (count, step) in enumerate(zip(size, stride, strict=True)):
+            along = torch.arange(count, device=x.device) * step
+            places = places + along.reshape([-1 if i == axis else 1 for i in range(len(size))])
+        return places
+
+
+def _as_strided(
+    x: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
+) -> Tensor:
+    flat, _ = _in_memory(x)
+    places = _strided_places(x, size, stride, storage_offset or 0)
+    return flat.index_select(0, places.reshape(-1)).reshape(size)
+
+
+def _as_strided_scatter(
+    x: Tensor,
+    source: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    storage_offset: int | None = None,
+) -> Tensor:
+    flat, back = _in_memory(x)
+    places = _strided_places(x, size, stride, storage_offset or 0)
+    shape = [x.shape[back.index(i)] for i in range(x.dim())]
+    written = flat.scatter(0, places.reshape(-1), source.reshape(-1))
+    return written.reshape(shape).permute(back)
+
+
 def _shrink_backward(grad: Tensor, x: Tensor, lambd: float) -> Tensor:
     return torch.where(x.abs() <= lambd, torch.zeros_like(grad), grad)
 
@@ -311,4 +357,6 @@ def table() -> dict[Any, Rewrite]:
     # The logsumexp that an ONNX translation of the forward returns is empty: written out as well.
     known[aten._scaled_dot_product_flash_attention_for_cpu.default] = _attention
     known[aten.put.default] = _put
+    known[aten.as_strided.default] = _as_strided
+    known[aten.as_strided_scatter.default] = _as_strided_scatter
     return known
