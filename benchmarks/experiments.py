@@ -8,11 +8,15 @@ Each prints medians of interleaved rounds in this process; nothing is stored.
 from __future__ import annotations
 
 import argparse
+import cProfile
+import pstats
 import statistics
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -150,6 +154,40 @@ def formats(model: str, batch: int, rounds: int) -> None:
     print(f"Formats, {model}, batch {batch}, ratio to a gradient in the same format:", ratios)
 
 
+def profiled(model: str, batch: int, rounds: int) -> None:
+    """Where one map's time goes, and how many Python functions it calls."""
+    work = build(model, batch, 224, torch.float32, "cpu")
+
+    def saliency() -> None:
+        fullgrad.saliency(work.model, work.x, work.target)
+
+    gradient = partial(input_gradient, work.model, work.x, work.target)
+    found = medians({"gradient": gradient, "map": saliency}, rounds)
+    profile = cProfile.Profile()
+    profile.runcall(saliency)
+    stats: Any = pstats.Stats(profile)
+    spent: dict[str, float] = defaultdict(float)
+    for (file, _, function), (_, _, own, _, _) in stats.stats.items():
+        spent[_part_of(file, function)] += own
+    print(
+        f"{model}, batch {batch}: map {found['map']:.1f} ms, gradient {found['gradient']:.1f} ms, "
+        f"{stats.total_calls} function calls"
+    )
+    for part, seconds in sorted(spent.items(), key=lambda item: -item[1])[:8]:
+        print(f"  {seconds / stats.total_tt:5.1%}  {part}")
+
+
+def _part_of(file: str, function: str) -> str:
+    """The package of the library that a function is of, or what else it is."""
+    if file == "~":
+        return "back-propagation" if "run_backward" in function else "PyTorch's kernels, builtins"
+    parts = Path(file).parts
+    if "fullgrad" not in parts:
+        return "other Python"
+    below = parts[len(parts) - parts[::-1].index("fullgrad") :]
+    return f"fullgrad.{below[0].removesuffix('.py')}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run them all.
 
@@ -169,10 +207,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=["resnet18", "mobilenet_v3_large"],
         metavar="NAME",
     )
+    parser.add_argument("--profile", action="store_true", help="only where one map's time goes")
     options = parser.parse_args(argv)
     if min(options.rounds, options.batch) < 1:
         parser.error("--rounds and --batch must be at least 1")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    if options.profile:
+        for model in options.models:
+            profiled(model, options.batch, options.rounds)
+        return 0
     copying(options.rounds)
     compiling(options.rounds)
     for model in options.models:

@@ -1,4 +1,4 @@
-"""The check that a change has not made the map dearer.
+"""The check that a change has not made the map slower.
 
     python -m benchmarks.guard
 

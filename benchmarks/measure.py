@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -56,7 +56,7 @@ def measure(task: Task, workload: Workload, announce: Announce) -> Iterator[tupl
     Args:
         task: what to measure.
         workload: model and inputs.
-        announce: is told the name of each method ahead of each of its calls.
+        announce: is called with the name of each method ahead of each of its calls.
 
     Yields:
         Each method's name and outcome, as soon as it is known. An outcome is ``{"failed": why}``
@@ -69,8 +69,9 @@ def measure(task: Task, workload: Workload, announce: Announce) -> Iterator[tupl
         return
     process = _Process(workload, task.device, announce)
     try:
-        for members in groups(task.methods):
-            core = METHODS[members[-1]].group == "core"
+        together = [task.methods] if task.kind == "compiled" else groups(task.methods)
+        for members in together:
+            core = METHODS[members[-1]].group in ("core", "compiled")
             for name, outcome in _group(members, task, workload, process).items():
                 if name in task.methods and (core or name != BASELINE):
                     yield name, outcome
@@ -88,6 +89,7 @@ def _group(
     estimates: dict[str, float] = {}
     failures: dict[str, str] = {}
     for name in members:
+        process.before(name)
         try:
             call = METHODS[name].prepare(workload)
             estimates[name] = _warm_up(name, call, process)
@@ -98,7 +100,7 @@ def _group(
             failures[name] = describe(error)
             process.free()
     times = Times()
-    if BASELINE in calls and (group == "core" or len(calls) > 1):
+    if BASELINE in calls and (group in ("core", "compiled") or len(calls) > 1):
         rounds = _rounds(task.rounds, sum(estimates[name] for name in calls), group)
         runs = {name: call.run for name, call in calls.items()}
         process.free()
@@ -108,7 +110,7 @@ def _group(
         lost = f"the baseline failed: {times.failures[BASELINE]}"
         times.failures = dict.fromkeys(members, lost) | times.failures
     return {
-        name: _outcome(name, times)
+        name: _outcome(name, times, calls)
         for name in members
         if name in times.seconds or name in times.failures
     }
@@ -143,11 +145,13 @@ def _rounds(asked: int | None, seconds: float, group: str) -> int:
     return rounds_for(seconds, FEWEST, MOST, BUDGET)
 
 
-def _outcome(name: str, times: Times) -> Outcome:
+def _outcome(name: str, times: Times, calls: Mapping[str, Call]) -> Outcome:
     if name in times.failures:
         return {"failed": times.failures[name]}
     seconds, ratios = times.seconds[name], times.ratios(name, BASELINE)
-    return {
+    making = calls[name].making
+    made = {} if making is None else {"making": round(making, 2)}
+    return made | {
         "seconds": {k: float(f"{v:.6g}") for k, v in asdict(spread(seconds)).items()},
         "ratio": {k: float(f"{v:.6g}") for k, v in asdict(spread(ratios)).items()},
         "seconds_of_rounds": [float(f"{s:.6g}") for s in seconds],

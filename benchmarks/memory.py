@@ -75,7 +75,7 @@ def resident_growth(call: Callable[[], Any]) -> int | None:
     gc.collect()
     with contextlib.suppress(OSError):
         before = _status("VmRSS")
-        _CLEAR.write_text("5")  # the peak is counted anew from here
+        _CLEAR.write_text("5")  # the peak is counted again from here
         if before is not None and _reset(before):
             result = call()
             peak = _status("VmHWM")

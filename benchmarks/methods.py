@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -30,11 +32,13 @@ class Call:
         run: the whole method once.
         warm: a smaller part of it that brings the same code into memory.
         scale: about how many times as long as ``warm`` it takes.
+        making: seconds to trace and compile it beforehand; None if there is nothing to compile.
     """
 
     run: Callable[[], Any]
     warm: Callable[[], Any]
     scale: float = 1.0
+    making: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +48,13 @@ class Method:
     Args:
         label: in tables and plots.
         group: methods of one group take turns within the same rounds; a ``heavy`` method has its
-            own few rounds, with the baseline alongside.
+            own few rounds, with the baseline alongside; ``compiled`` ones have their own table.
         prepare: from a workload to the call.
         package: what must be installed for it.
     """
 
     label: str
-    group: Literal["core", "light", "heavy"]
+    group: Literal["core", "light", "heavy", "compiled"]
     prepare: Callable[[Workload], Call]
     package: str = ""
 
@@ -92,6 +96,17 @@ def _balanced(w: Workload) -> Call:
 
 def _complete(w: Workload) -> Call:
     return _whole(lambda: fullgrad.complete_map(w.model, w.x, w.target))
+
+
+def _compiled(mode: Any, w: Workload) -> Call:
+    start = time.perf_counter()
+    compiled = fullgrad.compile(w.model, w.x, w.target, mode=mode)
+    making = time.perf_counter() - start
+
+    def run() -> Any:
+        return compiled(w.x, w.target).map
+
+    return Call(run, run, making=making)
 
 
 def _captum_gradient(w: Workload) -> Call:
@@ -190,8 +205,33 @@ METHODS = {
     "gradcam_fullgrad": Method(
         "grad-cam's FullGrad", "heavy", _gradcam_fullgrad, "pytorch_grad_cam"
     ),
+    "compiled_cudagraphs": Method(
+        "fullgrad.compile, cudagraphs", "compiled", partial(_compiled, "cudagraphs")
+    ),
+    "compiled_graph": Method("fullgrad.compile, graph", "compiled", partial(_compiled, "graph")),
+    "compiled_inductor": Method(
+        "fullgrad.compile, inductor", "compiled", partial(_compiled, "inductor")
+    ),
+}
+# Measured only if they are named: what takes minutes to make, or pays on the other device.
+ON_REQUEST = {
+    "cpu": ("compiled_cudagraphs", "compiled_inductor"),
+    "cuda": ("compiled_graph", "compiled_inductor"),
 }
 CORE = ("forward", BASELINE, "decompose", "saliency")
+
+
+def of_kind(kind: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Which of the methods a kind of measurement takes.
+
+    Args:
+        kind: see :class:`benchmarks.tasks.Task`.
+        names: of methods.
+    """
+    compiled = tuple(n for n in names if METHODS[n].group == "compiled")
+    if kind == "compiled":
+        return (BASELINE, "saliency", *compiled)
+    return tuple(n for n in names if n not in compiled)
 
 
 def groups(names: tuple[str, ...]) -> list[tuple[str, ...]]:

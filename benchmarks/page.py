@@ -155,10 +155,34 @@ def _growth(
     ]
 
 
+def _compiled(
+    records: list[Record], notes: tables.Footnotes, dtype: str, image: Path, where: str
+) -> list[str]:
+    plots.ratios(records, image, f"Compiled: a multiple of forward + input-gradient\n{where}")
+    return [
+        f"### Compiled, {dtype}: multiples of an eager forward + input-gradient",
+        "",
+        "`fullgrad.compile` beside `fullgrad.saliency`, interleaved in one process. A call holds "
+        "all that a user's does: the model watched, the target, the checks.",
+        "",
+        *tables.ratios(records, notes),
+        "",
+        _made_by(records),
+        "",
+        _image(image, "compiled"),
+        "",
+        "Before that, once, to explain eagerly, trace, compile and compare:",
+        "",
+        *tables.making(records, notes),
+        "",
+    ]
+
+
 _SECTIONS: dict[str, Callable[..., list[str]]] = {
     "time": _time,
     "memory": _memory,
     "growth": _growth,
+    "compiled": _compiled,
 }
 
 
@@ -199,6 +223,9 @@ def command(records: Sequence[Record]) -> str:
         if models != list(COMPARED):
             words += ["--models", *models]
         words += ["--batches", *map(str, sorted({r["batch"] for r in records}))]
+        if first["kind"] == "compiled":
+            named = {n for r in records for n in r["methods"]}
+            words += ["--methods", *(n for n in METHODS if n in named)]
         if first["size"] != SIZE:
             words += ["--size", str(first["size"])]
     elif max(r["size"] for r in records) < SIZE:

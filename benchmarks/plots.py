@@ -25,6 +25,9 @@ _STYLES = {
     "captum_smoothgrad": ("#E69F00", "P"),
     "captum_ig": ("#CC79A7", "X"),
     "gradcam_fullgrad": ("#000000", "*"),
+    "compiled_cudagraphs": ("#0072B2", "D"),
+    "compiled_graph": ("#009E73", "^"),
+    "compiled_inductor": ("#CC79A7", "X"),
 }
 _STEPS = (1.0, 2.0, 5.0)
 _FINE_STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)

@@ -73,7 +73,7 @@ class Store:
 
 
 def key_of(record: Record) -> Key:
-    """What a stored cell is told apart by."""
+    """What distinguishes a stored cell."""
     return tuple(record[name] for name in KEY)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks import growth
 from benchmarks.environment import Environment, source_digest
 from benchmarks.isolated import run
+from benchmarks.methods import of_kind
 from benchmarks.results import ResultsError, Store
 from benchmarks.subjects import SIZE
 from benchmarks.tasks import Kind, Task
@@ -48,10 +49,16 @@ def plan(
     ordinary = [b for b in batches if b <= MEMORY_BATCH[device]]
     chosen = max(ordinary) if ordinary else min(batches)
     for dtype in dtypes:
-        for kind, wanted in (("time", batches), ("memory", (chosen,))):
+        cells: tuple[tuple[Kind, Sequence[int]], ...] = (
+            ("time", batches),
+            ("memory", (chosen,)),
+            ("compiled", batches),
+        )
+        for kind, wanted in cells:
             if kind in kinds:
+                taken = of_kind(kind, methods)
                 tasks += [
-                    Task(kind, model, batch, size, dtype, device, methods, **settings)  # type: ignore[arg-type]
+                    Task(kind, model, batch, size, dtype, device, taken, **settings)
                     for model in models
                     for batch in wanted
                 ]

@@ -82,6 +82,16 @@ def memory(records: Sequence[Record], notes: Footnotes, quantity: str) -> list[s
     return lines
 
 
+def making(records: Sequence[Record], notes: Footnotes) -> list[str]:
+    """Seconds to trace and compile, of the methods that are compiled."""
+    only = [{**r, "methods": _compiled(r)} for r in records]
+    return _table(only, notes, lambda _, o: f"{three_digits(o['making'])} s")
+
+
+def _compiled(record: Record) -> dict[str, Any]:
+    return {n: o for n, o in record["methods"].items() if METHODS[n].group == "compiled"}
+
+
 def growth(records: Sequence[Record], notes: Footnotes) -> list[str]:
     """Times and ratios along each axis."""
     names = _methods(records, first=BASELINE)

@@ -7,13 +7,13 @@ from typing import Any, Literal, TypeAlias
 
 from benchmarks.subjects import SIZE, SUBJECTS
 
-Kind: TypeAlias = Literal["time", "memory", "growth"]
+Kind: TypeAlias = Literal["time", "memory", "growth", "compiled"]
 Key: TypeAlias = tuple[Any, ...]
 KEY = ("kind", "axis", "model", "batch", "size", "dtype", "device")
 
 # Multiplications that take as long as starting a process, and passes through the model, roughly.
 _START = 20.0
-_PASSES = {"time": 200, "memory": 200, "growth": 60}
+_PASSES = {"time": 200, "memory": 200, "growth": 60, "compiled": 200}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,8 @@ class Task:
     """What one child process measures.
 
     Args:
-        kind: ``time``, ``memory``, or ``growth``, which is time along an axis.
+        kind: ``time``, ``memory``, ``growth``, which is time along an axis, or ``compiled``, which
+            is time of compiled explanations beside eager ones.
         model: one of ``SUBJECTS``.
         batch: samples.
         size: height and width of the input.

@@ -179,7 +179,7 @@ def strict(text: str | bytes) -> Any:
     """JSON as the standard has it."""
 
     def refuse(name: str) -> Any:
-        raise AssertionError(f"{name} is no JSON")
+        raise AssertionError(f"{name} is not JSON")
 
     return json.loads(text, parse_constant=refuse)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from fullgrad import _optional
 from fullgrad._compat import load_forward_mode
 
 # torch.func.jvp, the tests' oracle, loads the same module, which warns on newer versions.
@@ -16,6 +18,16 @@ load_forward_mode()
 if "FULLGRAD_DEVICE" in os.environ:
     torch.set_default_device(os.environ["FULLGRAD_DEVICE"])
 torch.set_num_threads(1 if os.environ.get("PYTEST_XDIST_WORKER") else torch.get_num_threads())
+
+
+@pytest.fixture(autouse=True, scope="session")
+def from_an_index() -> Iterator[None]:
+    """Messages name the command of a fullgrad that came from an index, however it came here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            _optional, "install_command", lambda e: _optional.command_for({}, "pip", "/usr", e)
+        )
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fullgrad
-from fullgrad.tokens import TokenScores
+from fullgrad.maps.tokens import TokenScores
 
 DOUBLE = torch.float64
 

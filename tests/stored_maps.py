@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ PLAN = Plan(
     code="2" * 16,
     environment=environment(),
 )
-ORIGIN = Origin("host", datetime(2024, 5, 17, tzinfo=timezone.utc), 0.5)
+ORIGIN = Origin("host", datetime(2024, 5, 17, tzinfo=UTC), 0.5)
 
 
 def plan(**changes: Any) -> Plan:

@@ -97,6 +97,25 @@ def test_several_targets_of_one_forward() -> None:
         torch.testing.assert_close(several[:, number], alone, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("size", [3, 16, 20])
+def test_samples_are_told_apart_where_axes_do_not_tell(size: int) -> None:
+    """2 to the 15th was rounded there, so batches of 16 and more were refused."""
+
+    class Reversed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(torch.tanh(x.flip(0)).mean(1)).flip(0)
+
+    torch.manual_seed(0)
+    model, x = Reversed().double().to(CUDA), torch.randn(size, 3, 4, device=CUDA).double()
+    there = fullgrad.decompose(model, x, 1)
+    here = fullgrad.decompose(copy.deepcopy(model).cpu(), x.cpu(), 1)
+    torch.testing.assert_close(there.input_sums.cpu(), here.input_sums)
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("allowed", [False, True], ids=["float32", "TensorFloat-32"])
 def test_the_residual_is_within_what_is_said(
@@ -294,3 +313,45 @@ def test_the_commands_explain_on_it(tmp_path) -> None:
     out = tmp_path / "out"
     call = ["explain", str(tmp_path), "--device", CUDA, "--out", str(out), "--model"]
     assert main([*call, "torchvision:resnet18", "--weights", "none"]) == 0
+
+
+@pytest.mark.parametrize("mode", ["graph", "cudagraphs"])
+@pytest.mark.parametrize("method", ["fullgrad", "complete_fullgrad"])
+@pytest.mark.parametrize("name", MODELS)
+def test_compiled_maps_are_the_eager_ones(name: str, method: str, mode: str) -> None:
+    model = lively(name).to(CUDA)
+    one = fullgrad.compile(model, images().to(CUDA), method=method, mode=mode)
+    x = images().flip(0).to(CUDA)
+    assert one.verify(x, [3, 7]) < 1e-5
+    first = one(x, [3, 7]).map
+    kept = first.clone()
+    one(x * 2, [1, 2])
+    assert torch.equal(first, kept), "a result belongs to its caller"
+    assert len(one.seconds) == 1
+
+
+def test_a_recording_follows_the_parameters() -> None:
+    model, x = lively("resnet18").to(CUDA), images().to(CUDA)
+    one = fullgrad.compile(model, x, mode="cudagraphs")
+    with torch.no_grad():
+        model.fc.weight.mul_(2)  # in place: read where it lies
+    assert one.verify(x, [3, 7]) < 1e-5
+    moved = {k: v.clone() * 1.5 for k, v in model.state_dict().items() if v.is_floating_point()}
+    model.load_state_dict(moved, assign=True, strict=False)  # elsewhere: recorded again
+    assert one.verify(x, [3, 7]) < 1e-5
+    assert len(one.seconds) == 1
+    with pytest.raises(errors.OptionError, match="use mode='graph'"):
+        fullgrad.compile(copy.deepcopy(model).cpu(), x.cpu(), mode="cudagraphs")
+
+
+def test_what_cannot_be_recorded_names_the_mode_that_works() -> None:
+    class Masked(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x * 2
+            y[x.detach() > 0] = 3.0  # PyTorch counts the chosen numbers on the CPU
+            return y.mean((2, 3))
+
+    model, x = Masked(), images().to(CUDA)
+    with pytest.raises(errors.GraphError, match="mode='graph'"):
+        fullgrad.compile(model, x, mode="cudagraphs", detached="constant")
+    assert fullgrad.compile(model, x, mode="graph", detached="constant").verify(x, [0, 1]) < 1e-5

@@ -54,7 +54,7 @@ def in_a_fresh_interpreter(code: str) -> str:
 
 def test_documented_names_are_there_after_one_import() -> None:
     names = documented()
-    assert "fullgrad.tokens.attribute_tokens" in names
+    assert "fullgrad.maps.tokens.attribute_tokens" in names
     assert names["fullgrad.interop.quantus.explain"] == "import fullgrad"
     lines = {c if c.startswith("from") else f"import fullgrad; {n}" for n, c in names.items()}
     in_a_fresh_interpreter(f"for line in {sorted(lines)!r}:\n    exec(line, {{}})")
@@ -74,7 +74,7 @@ def test_importing_the_package_imports_no_optional_one() -> None:
 
 
 def test_subpackages_are_listed_and_unknown_names_refused() -> None:
-    assert {"tokens", "interop", "viz", "saliency"} <= {*dir(fullgrad)}
+    assert {"maps", "interop", "viz", "saliency"} <= {*dir(fullgrad)}
     for place in (fullgrad, fullgrad.viz, fullgrad.interop):
         with pytest.raises(AttributeError, match=f"'{place.__name__}' has no attribute 'nosuch'"):
             place.nosuch
@@ -129,6 +129,7 @@ OLD = (
     "from fullgrad.render.tokens import Strip, token_strips",
     "from fullgrad.render.waterfall import waterfall, waterfall_of",
     "from fullgrad.tokens import attribute_tokens, token_saliency",
+    "import fullgrad; fullgrad.tokens.embeddings.embed",
     "import fullgrad; fullgrad.interfaces.quantus.explain",
     "import fullgrad; fullgrad.interfaces.grad_cam.FullGrad",
     "import fullgrad; fullgrad.render.tokens.token_strip",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import fullgrad
 from fullgrad.errors import LayoutError, OptionError, StoredError
 from fullgrad.maps.saliency import saliency_from_decomposition
-from fullgrad.tokens import TokenScores, attribute_tokens
+from fullgrad.maps.tokens import TokenScores, attribute_tokens
 
 
 class Attention(nn.Module):

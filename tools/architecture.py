@@ -39,9 +39,9 @@ def path() -> list[str]:
 
 
 def package_of(module: str) -> str:
-    """The row of a module; empty for the package itself and its command."""
+    """The row of a module; empty for the package itself, its command and its version."""
     parts = module.split(".")[1:]
-    if not parts or parts[0] == "__main__":
+    if not parts or parts[0] in {"__main__", "_scm_version"}:  # a build writes the latter
         return ""
     return PRIVATE if parts[0].startswith("_") else parts[0]
 

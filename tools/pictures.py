@@ -59,6 +59,8 @@ SHEET_METHODS = (
     "grad_cam",
     "random",
 )
+WHY = "cat"  # the paper's map, the one to begin with, and the usual one
+WHY_METHODS = ("fullgrad", "path_fullgrad", "grad_cam")
 SHOWN = "coffee"  # in the pictures of one photograph
 DEPTH = 2  # the model's first stage of modules holds nearly everything in 'blocks'
 
@@ -129,6 +131,11 @@ def sheet(folder: Path) -> bytes:
     return _compare(folder, tuple(PHOTOGRAPHS), SHEET_METHODS)
 
 
+def why(folder: Path) -> bytes:
+    """One photograph, three methods: the README's picture."""
+    return _compare(folder, (WHY,), WHY_METHODS)
+
+
 def _compare(folder: Path, names: Sequence[str], methods: Sequence[str]) -> bytes:
     out = folder / "made" / "sheet.png"
     photographs = [str(folder / f"{name}.png") for name in names]
@@ -186,6 +193,7 @@ PICTURES: dict[str, Maker] = {
     "layers": layers,
     "compare": compare,
     "sheet": sheet,
+    "why": why,
 }
 
 

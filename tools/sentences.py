@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fullgrad.maps.tokens import TokenScores, attribute_tokens
 from fullgrad.operations.linearization import Named
-from fullgrad.tokens import TokenScores, attribute_tokens
 from fullgrad.viz import png
 from fullgrad.viz.tokens import Strip, token_strips
 

@@ -1,7 +1,7 @@
 """Exact full-gradients of any PyTorch model, and the FullGrad saliency map.
 
 The names below are loaded with the package. Subpackages are loaded when they are first used:
-``fullgrad.tokens.attribute_tokens`` works after ``import fullgrad`` alone.
+``fullgrad.maps.tokens.attribute_tokens`` works after ``import fullgrad`` alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from fullgrad._version import __version__
 from fullgrad.decomposition import BiasTerm, Decomposition, decompose
 from fullgrad.errors import FullGradError
 from fullgrad.interop.captum import FullGrad
+from fullgrad.interop.compiling.compiled import compile
 from fullgrad.interop.exporting.artifact import export
 from fullgrad.maps.complete import CompleteMap, complete_map
 from fullgrad.maps.saliency import layer_maps, saliency
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from fullgrad import operations as operations
     from fullgrad import report as report
     from fullgrad import targets as targets
-    from fullgrad import tokens as tokens
     from fullgrad import vision as vision
     from fullgrad import viz as viz
 
@@ -50,6 +50,7 @@ __all__ = [
     "Noise",
     "Rule",
     "__version__",
+    "compile",
     "complete_map",
     "decompose",
     "export",

@@ -58,7 +58,7 @@ def _digest(modules: tuple[str, ...], apart: tuple[str, ...], package: Path) -> 
         path = _file_of(name, package)
         if path is None:  # a name within a module, or another library
             continue
-        seen[name], imported = _module(path)
+        seen[name], imported = _module(path.read_text(encoding="utf-8"))
         if name.startswith("fullgrad."):
             waiting += [name.rpartition(".")[0], *imported]
     text = "\n".join(f"{name} {code}" for name, code in sorted(seen.items()))
@@ -66,11 +66,11 @@ def _digest(modules: tuple[str, ...], apart: tuple[str, ...], package: Path) -> 
 
 
 @cache
-def _module(path: Path) -> tuple[str, tuple[str, ...]]:
-    """Return a file's code as text without docstrings, and what it imports of fullgrad."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    imported = tuple(_imported(tree))
-    return ast.dump(_without_docstrings(tree)), imported
+def _module(source: str) -> tuple[str, tuple[str, ...]]:
+    """Return a module's code as text without docstrings, and what it imports of fullgrad."""
+    tree = ast.parse(source)
+    statements = [tree, *_statements(tree)]
+    return ast.dump(_without_docstrings(tree, statements)), tuple(_imported(statements))
 
 
 def _file_of(name: str, package: Path) -> Path | None:
@@ -83,9 +83,17 @@ def _file_of(name: str, package: Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _imported(tree: ast.Module) -> Iterator[str]:
+def _statements(within: ast.AST) -> Iterator[ast.AST]:
+    """Yield the statements in a node, in functions and branches too, without expressions."""
+    for name in ("body", "handlers", "orelse", "finalbody", "cases"):
+        for node in getattr(within, name, ()):
+            yield node
+            yield from _statements(node)
+
+
+def _imported(statements: list[ast.AST]) -> Iterator[str]:
     """Yield the modules of fullgrad that a module imports, inside functions too."""
-    for node in ast.walk(tree):
+    for node in statements:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -95,8 +103,8 @@ def _imported(tree: ast.Module) -> Iterator[str]:
         yield from (name for name in names if name.startswith("fullgrad."))
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
+def _without_docstrings(tree: ast.Module, statements: list[ast.AST]) -> ast.Module:
+    for node in statements:
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             if ast.get_docstring(node, clean=False) is not None:
                 node.body = node.body[1:]

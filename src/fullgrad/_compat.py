@@ -7,19 +7,59 @@ from __future__ import annotations
 
 import functools
 import importlib
+import threading
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from types import CodeType
-from typing import Any
+from types import CodeType, TracebackType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload as OpOverload  # noqa: PLC0414
 from torch.autograd.function import BackwardCFunction
 from torch.utils import _python_dispatch
-from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["DispatchMode"]
+_lock = threading.Lock()
+_modes: set[int] = set()  # at work in any thread
+_kept: dict[str, bool] = {}
+
+
+class DispatchMode(TorchDispatchMode):
+    """A dispatch mode that leaves PyTorch's flags as they were, also with several threads.
+
+    PyTorch marks in variables of the process that a mode is at work, and each mode puts back what
+    it found. Modes of two threads that overlap leave the mark: then nothing is compiled any more.
+    """
+
+    def __enter__(self) -> Self:
+        with _lock:
+            if not _modes:
+                found = vars(_python_dispatch).items()
+                _kept.update(
+                    {k: v for k, v in found if k.startswith("_is_in_") and v in (True, False)}
+                )
+            _modes.add(id(self))
+        return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        with _lock:
+            _modes.discard(id(self))
+            if not _modes:
+                vars(_python_dispatch).update(_kept)
+                tell = getattr(
+                    _python_dispatch, "set_is_in_mode_without_ignore_compile_internals", None
+                )
+                if tell is not None:
+                    tell(_kept["_is_in_any_mode_without_ignore_compile_internals"])
+
 
 # The code of ``nn.Module``'s call, which stands on the stack for each module under execution.
 MODULE_CALL: CodeType = nn.Module._call_impl.__code__
@@ -194,8 +234,54 @@ def aliases_of(func: Any) -> tuple[list[int], bool]:
 
 
 def returns_tensors(func: Any) -> bool:
-    """Whether all that an operation returns are tensors or lists of them."""
-    return all("Tensor" in str(r.type) for r in func._schema.returns)
+    """Whether an operation returns tensors: attention returns lengths with them, no numbers."""
+    return any("Tensor" in str(r.type) for r in func._schema.returns)
+
+
+def names_of_arguments(func: Any) -> list[tuple[str, Any]]:
+    """The names of an operation's arguments, with their defaults."""
+    return [(a.name, a.default_value) for a in func._schema.arguments]
+
+
+def asks_for_shapes(func: Any) -> bool:
+    """Whether an operation is one of autograd's questions about shapes, not about numbers."""
+    aten = torch.ops.aten
+    return func in (aten.is_same_size.default, aten._has_same_storage_numel.default)
+
+
+def global_hooks() -> tuple[int, ...]:
+    """The hooks of all modules in the process."""
+    names = ("forward_pre_hooks", "forward_hooks", "backward_hooks", "backward_pre_hooks")
+    module = torch.nn.modules.module
+    return tuple(id(h) for n in names for h in getattr(module, f"_global_{n}").values())
+
+
+def inductor_compiled(graph: Any, tensors: Any) -> Callable[..., Any]:
+    """A graph compiled by Inductor for inputs like these."""
+    import torch._inductor
+
+    return torch._inductor.compile(graph, tensors)  # type: ignore[no-any-return]
+
+
+def modules_in(model: nn.Module) -> list[nn.Module]:
+    """A module and all that it holds, each once.
+
+    ``modules()`` runs through a generator for each level of the tree, for every module.
+    """
+    found = {model: None}
+    queue = [model]
+    for module in queue:
+        for child in module._modules.values():
+            if child is not None and child not in found:
+                found[child] = None
+                queue.append(child)
+    return queue
+
+
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    """The parameters and buffers of a module, without those of the modules that it holds."""
+    owned = (module._parameters, module._buffers)
+    return [t for own in owned if own for t in own.values() if t is not None]
 
 
 def compiled_package(program: Any, path: Any, facts: dict[str, str]) -> None:

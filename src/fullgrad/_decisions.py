@@ -67,12 +67,13 @@ def decided(condition: Tensor, *, proof: bool = False) -> bool:
 def numbers_of(t: Tensor) -> Tensor:
     """A tensor outside the graph, whose numbers decide how the graph looks.
 
-    While a call is traced it is a copy that the graph does not hold, and the condition that the
-    numbers are still the same is noted.
+    While a call is traced it is a copy on the CPU that the graph does not hold, and the condition
+    that the numbers are still the same is noted.
     """
     if _noted.get() is None:
         return t.detach()
     with outside_modes(), torch.no_grad():
         known = t.detach().clone()
     decided((t.detach() == known).all())
-    return known
+    with outside_modes():
+        return known.cpu()  # here, or the trace would take it for a tensor of the graph

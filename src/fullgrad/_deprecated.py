@@ -17,7 +17,7 @@ MOVED = {
     "batches": "maps.minibatches",
     "checkpoints": "vision.checkpoints",
     "completeness": "engine.verification",
-    "embeddings": "tokens.embeddings",
+    "embeddings": "maps.tokens.embeddings",
     "experiments": "evaluation",
     "experiments.linear_regions": "evaluation.theory.linear_regions",
     "experiments.digit_flipping": "evaluation.tests.digit_flipping",
@@ -49,6 +49,7 @@ MOVED = {
     "render.roar": "evaluation.tests.remove_and_retrain.figures",
     "rules": "operations",
     "smooth": "maps.smoothing",
+    "tokens": "maps.tokens",
     "viz.roar": "evaluation.tests.remove_and_retrain.figures",
 }
 _HOME = "fullgrad."

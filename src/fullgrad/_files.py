@@ -83,6 +83,22 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
     return [folder / name for name in contents]
 
 
+def may_run(process: int) -> bool:
+    """Whether a process of this machine is running; yes where the system cannot be asked.
+
+    Only POSIX systems take signal 0 for a question. On Windows it would end the process.
+    """
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
 def check_folder(folder: Path) -> None:
     """Refuse an output folder that can be seen to be unusable, without making it.
 

@@ -22,7 +22,7 @@ from fullgrad._version import __version__
 from fullgrad.errors import OptionError, StoredError
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 SCHEMA = 1  # of the files that are written; another one is refused
 _KEY = "fullgrad"

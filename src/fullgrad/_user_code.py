@@ -62,7 +62,7 @@ def execute(path: Path, failure: type[FullGradError]) -> Any:
     description = importlib.util.spec_from_file_location(name, path)
     if description is None or not isinstance(description.loader, SourceFileLoader):
         raise failure(f"{printable(path)} is not a Python file")
-    # Compiled anew: Python's cache takes a file edited within a second for the one it knows.
+    # Compiled again: Python's cache takes a file edited within a second for the one it knows.
     code = description.loader.source_to_code(path.read_bytes(), str(path))
     namespace = importlib.util.module_from_spec(description)
     sys.modules[name] = namespace

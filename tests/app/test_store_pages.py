@@ -155,10 +155,10 @@ def test_other_methods_and_other_hosts_are_refused(app: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "x"], "--data is of a store: name it with --store, or leave --data out"),
+        (["--data", "x"], "--data belongs to a store: name it with --store, or leave --data out"),
         (
             ["--store", "maps", "--labels", "x"],
-            "--weights and --labels are of a model: name it with",
+            "--weights and --labels belong to a model: name it with",
         ),
         (["--store", "nowhere"], "holds no maps (it has no plan.json)"),
         (["--store", "maps", "--data", "nowhere"], "nowhere does not exist: give an image folder"),

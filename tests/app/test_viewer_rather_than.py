@@ -29,7 +29,7 @@ def logits_of(server: Running, folder: Path) -> tuple[torch.Tensor, torch.Tensor
 
 def test_the_difference_of_two_logits_is_explained(small: Running, tmp_path: Path) -> None:
     x, logits = logits_of(small, tmp_path)
-    found = result(small, target=2, rather_than=4)
+    found = result(small, method="fullgrad", target=2, rather_than=4)
     target, other = found["target"], found["target"]["rather_than"]
     assert (target["index"], target["name"]) == (2, "bird")
     assert (other["index"], other["name"]) == (4, "house")
@@ -107,7 +107,7 @@ def test_refusals(small: Running, query: dict[str, str], message: str) -> None:
 
 def test_classes_of_a_photograph_share_a_scale(small: Running, tmp_path: Path) -> None:
     x, _ = logits_of(small, tmp_path)
-    asked = {"options": '{"psi":"signed"}', "parts": "map"}
+    asked = {"method": "fullgrad", "options": '{"psi":"signed"}', "parts": "map"}
     first, second = (result(small, target=k, **asked)["map"] for k in (1, 2))
     assert first["limit"] != second["limit"]
     low, high = sorted((first["limit"], second["limit"]))
@@ -125,7 +125,7 @@ def test_classes_of_a_photograph_share_a_scale(small: Running, tmp_path: Path) -
     assert grown["limit"] == high
     pair = result(small, target=1, rather_than=2, limit=9, **asked)["map"]
     assert "one scale for all pairs of classes that were" in pair["says"]
-    assert result(small, target=1, parts="map")["map"]["limit"] is None
+    assert result(small, method="fullgrad", target=1, parts="map")["map"]["limit"] is None
     pictures = [
         ask(
             small,
@@ -133,6 +133,7 @@ def test_classes_of_a_photograph_share_a_scale(small: Running, tmp_path: Path) -
             "/api/download/picture",
             target=weak,
             **more,
+            method=asked["method"],
             options=asked["options"],
         )
         for more in ({}, {"limit": high})
@@ -143,7 +144,10 @@ def test_classes_of_a_photograph_share_a_scale(small: Running, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ({"limit": "1"}, "fullgrad makes a map without sign here: leave limit out."),
+        (
+            {"limit": "1", "method": "fullgrad"},
+            "fullgrad makes a map without sign here: leave limit out.",
+        ),
         ({"limit": "1", "method": "sobel"}, "sobel makes a map without sign here"),
         ({"limit": "0", "method": "complete_fullgrad"}, "limit must be greater than 0, not '0'."),
         ({"limit": "inf", "method": "complete_fullgrad"}, "limit must be a finite number"),

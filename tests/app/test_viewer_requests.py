@@ -58,15 +58,15 @@ pytestmark = CAPTUM
         ({"options": '{"a":NaN}'}, "options are not a JSON object."),
         ({"options": " " * 5000}, "options are longer than 4000 characters."),
         (
-            {"options": '{"psi":"loud"}'},
+            {"method": "fullgrad", "options": '{"psi":"loud"}'},
             "fullgrad: psi must be one of none, layer, channel, signed, not 'loud'.",
         ),
-        ({"options": '{"psi":["layer"]}'}, "psi must be one of"),
+        ({"method": "fullgrad", "options": '{"psi":["layer"]}'}, "psi must be one of"),
         (
-            {"options": '{"activation_layouts":{"a":"B C"}}'},
+            {"method": "fullgrad", "options": '{"activation_layouts":{"a":"B C"}}'},
             "has no option 'activation_layouts' here; it has psi, terms, linearization.",
         ),
-        ({"options": '{"terms":"nowhere"}'}, "nowhere"),
+        ({"method": "fullgrad", "options": '{"terms":"nowhere"}'}, "nowhere"),
         ({"options": '{"terms":"a,,b"}'}, "terms must be one of all, explicit"),
         ({"options": '{"terms":{"a":1}}'}, "terms must be a text"),
         (
@@ -198,7 +198,7 @@ def test_an_unforeseen_error_is_logged_and_outlived(
     small: Running, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, kind, message = error(small, WHITE, model=2, parts="map")
-    assert (status, kind) == (200, "method")  # the model's own failure is told
+    assert (status, kind) == (200, "method")  # the model's own failure is reported
     assert "fails on an input of shape 1x3x32x32: KeyError" in message
     assert "secret" not in message
     assert result(small, model=2)["model"] == 2

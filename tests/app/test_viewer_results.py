@@ -30,7 +30,11 @@ pytestmark = CAPTUM
 
 
 def test_a_result_is_what_the_library_says(small: Running, tmp_path: Path) -> None:
-    found = result(small, name="holiday/cat.png")
+    default = result(small, name="holiday/cat.png", parts="map")
+    assert (default["method"], default["chosen"]) == (methods.RECOMMENDED, "default")
+    assert default["reason"] == methods.REASON
+    found = result(small, name="holiday/cat.png", method="fullgrad")
+    assert (found["chosen"], found["reason"]) == ("given", None)
     image, x = expected(small, PHOTOGRAPH, tmp_path)
     model = small.models[0]
     with torch.no_grad():
@@ -62,7 +66,7 @@ def test_a_result_is_what_the_library_says(small: Running, tmp_path: Path) -> No
 def test_the_waterfall_closes_and_stages_are_layers_of_the_decomposition(
     small: Running, tmp_path: Path
 ) -> None:
-    found = result(small, target=2)
+    found = result(small, method="fullgrad", target=2)
     _, x = expected(small, PHOTOGRAPH, tmp_path)
     d = fullgrad.decompose(small.models[0].module, x, 2)
     shown = found["waterfall"]
@@ -86,7 +90,7 @@ def test_the_waterfall_closes_and_stages_are_layers_of_the_decomposition(
 
 
 def test_signed_maps_have_one_scale(small: Running, tmp_path: Path) -> None:
-    found = result(small, target=1, options='{"psi":"signed"}')
+    found = result(small, method="fullgrad", target=1, options='{"psi":"signed"}')
     _, x = expected(small, PHOTOGRAPH, tmp_path)
     heat = fullgrad.saliency(small.models[0].module, x, 1, psi="signed")[0, 0].double().numpy()
     assert found["map"]["signed"] is True
@@ -200,7 +204,8 @@ def test_about_tells_models_methods_and_limits(small: Running) -> None:
 
 
 def test_downloads(small: Running, tmp_path: Path) -> None:
-    query = {"name": "my cat.JPG", "target": 1, "opacity": "0.3", "options": '{"psi":"channel"}'}
+    query = {"name": "my cat.JPG", "target": 1, "opacity": "0.3"}
+    query |= {"method": "fullgrad", "options": '{"psi":"channel"}'}
     paths = [f"/api/download/{what}" for what in ("picture", "array", "report")]
     picture, array, report = (ask(small, PHOTOGRAPH, path, **query) for path in paths)
     assert [c.status for c in (picture, array, report)] == [200] * 3
@@ -219,7 +224,7 @@ def test_downloads(small: Running, tmp_path: Path) -> None:
     assert "Not all is here" not in html
     command = (
         "fullgrad explain &#x27;my cat.JPG&#x27; --model small_app_model.py:make_net --target 1 "
-        "--psi channel --layers"
+        "--method fullgrad --psi channel --layers"
     )
     assert command in html
     assert str(tmp_path.parent) not in html
@@ -257,10 +262,10 @@ def test_downloads_compute_no_more_than_they_hold(
 def test_the_command_of_a_report_can_be_run(
     small: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    query = {"options": '{"psi":"signed"}', "name": "a.jpg"}
+    query = {"method": "fullgrad", "options": '{"psi":"signed"}', "name": "a.jpg"}
     html = ask(small, PHOTOGRAPH, "/api/download/report", **query).content.decode()
     start = "fullgrad explain a.jpg --model small_app_model.py:make_net"
-    assert f"{start} --option psi=signed --layers" in html
+    assert f"{start} --method fullgrad --option psi=signed --layers" in html
     assert "red pixels raise the output" in html
 
     def fail(*args: Any, **options: Any) -> Any:

@@ -69,8 +69,34 @@ def test_sequences_with_channels_last() -> None:
 def test_a_wrong_guess_is_refused(kind: str) -> None:
     torch.manual_seed(0)
     model, x = Encoder(kind).double(), randn(2, 7, 5)
-    with pytest.raises(LayoutError, match=r"State what its axes hold|it is not known where"):
-        fullgrad.saliency(model, x, 1)
+    for call in (fullgrad.saliency, fullgrad.complete_map):
+        with pytest.raises(LayoutError, match="which axis of the input of shape") as refused:
+            call(model, x, 1)
+        assert "layout='BTC' if it is the last one" in str(refused.value)
+        call(model, x, 1, layout="BTC")
+    with pytest.raises(
+        LayoutError, match=r"State it when you call fullgrad\.decompose: layout='BTC'"
+    ):
+        saliency_from_decomposition(fullgrad.decompose(model, x, 1))
+    stated = fullgrad.decompose(model, x, 1, layout="BTC")
+    assert saliency_from_decomposition(stated).shape == (2, 1, 7)
+
+
+def test_of_several_inputs_those_that_are_not_clear_are_stated() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.image, self.series = nn.Conv2d(3, 4, 3), Encoder("mlp").double()
+
+        def forward(self, image: Tensor, series: Tensor) -> Tensor:
+            return self.series(series) + self.image(image).mean((1, 2, 3))[:, None]
+
+    model, inputs = Both().double(), (randn(2, 3, 8, 8), randn(2, 7, 5))
+    with pytest.raises(LayoutError, match=r"the input input1 of shape \(2, 7, 5\)") as refused:
+        fullgrad.saliency(model, inputs, 1)
+    assert "layout=[None, 'BTC'] if it is the last one" in str(refused.value)
+    found = fullgrad.saliency(model, inputs, 1, layout=[None, "BTC"])
+    assert [m.shape for m in found] == [(2, 1, 8, 8), (2, 1, 7)]
 
 
 def test_series_without_channels() -> None:
@@ -237,7 +263,7 @@ def test_places_stated_by_hand() -> None:
     model, x = Scrambled().double().eval(), randn(2, 3, 8, 4)
     with pytest.raises(
         LayoutError,
-        match=r"native_batch_norm in norm .*as in activation_layouts=\{'norm': 'B \(H=2 W=2\) C'\}",
+        match=r"native_batch_norm in norm .*as in activation_layouts=\{'norm': 'B K C'\} \(without positions\)",
     ):
         fullgrad.saliency(model, x, 1)
     got = fullgrad.saliency(model, x, 1, activation_layouts={"pool": "B C (H=4 W=2)"})
@@ -287,10 +313,11 @@ def test_crops_that_differ_by_sample_are_drawn_one_sample_at_a_time() -> None:
     model, x = Crops((0, 8)).double(), randn(2, 3, 16, 6)
     with pytest.raises(
         LayoutError,
-        match=r"it covers the whole input; where only the samples' places differ, explain one "
-        r"sample at a time\), choose terms='input'",
+        match=r"\(it covers the whole input\), explain one sample at a time \(batch_size=1\) if only "
+        r"the samples' places differ, choose terms='input', or aggregate the terms of fullgrad",
     ):
         fullgrad.saliency(model, x, 1)
+    assert fullgrad.saliency(model, x, 1, batch_size=1).shape == (2, 1, 16, 6)
     fullgrad.saliency(model, x, 1, terms="input")
     first = fullgrad.saliency(model, x[:1], 1, terms="bias", psi="signed")
     assert float(first[:, :, 8:].abs().max()) == 0 < float(first.abs().max())
@@ -310,7 +337,9 @@ def test_a_stated_layout_for_a_part_of_the_input_is_refused() -> None:
     fullgrad.saliency(model, x, 1, terms="input")
     fullgrad.complete_map(model, x, 1, terms="input")
     model = nn.Sequential(nn.ZeroPad2d((0, 0, -3, 0)), Crops((0, 1))).double()
-    with pytest.raises(LayoutError, match=r"read 3 to 15 .*maps of one sample at a time if only"):
+    with pytest.raises(
+        LayoutError, match=r"read 3 to 15 .*maps of one sample at a time \(batch_size=1\) if only"
+    ):
         fullgrad.saliency(model, x, 1, activation_layouts={"1.conv": "B C H W"})
     fullgrad.saliency(model, x[:1], 1)
     whole = nn.Sequential(Sorted(), nn.Conv2d(3, 2, 3, 2), nn.Flatten(), nn.LazyLinear(2)).double()

@@ -152,7 +152,7 @@ def test_an_input_without_selected_terms_has_an_empty_map() -> None:
             return self.h(torch.cat([seen, heard], 1))
 
     a, t = torch.rand(2, 3, 8, 8), torch.rand(2, 2, 6)
-    of_image, of_series = fullgrad.saliency(Fusion(), (a, t), 1, terms=["c"])
+    of_image, of_series = fullgrad.saliency(Fusion(), (a, t), 1, terms=["c"], layout=[None, "BCT"])
     assert of_image.shape == (2, 1, 8, 8)
     assert float(of_image.abs().max()) > 0
     assert of_series.shape == (2, 1, 6)

@@ -98,7 +98,7 @@ def test_explain(here: Path, capsys: pytest.CaptureFixture[str], text: str) -> N
     assert out.endswith("\n1 of 1 done -> out\n")
     model = load_model(f"own.py:{make}")
     x = preprocess(read_image("a.png"), model.preprocessing)[None]
-    wanted = fullgrad.saliency(model.module, x, target())
+    wanted = fullgrad.methods.attribute(fullgrad.methods.RECOMMENDED, model.module, x, target())
     np.testing.assert_allclose(np.load("out/a.saliency.npy"), wanted[0, 0], rtol=1e-4, atol=1e-6)
     record: Any = read_record(Path("out/a.json").read_bytes(), "a.json")
     number = float(fullgrad.decompose(model.module, x, target()).output[0])
@@ -164,10 +164,7 @@ def test_compare_check_and_own_methods(here: Path, capsys: pytest.CaptureFixture
             ["classifier", "log:sky", "--rather-than", "0"],
             "--rather-than compares one class with an",
         ),
-        (
-            ["dense", "region:0", "--check"],
-            "--check asks for classes' outputs, and explained is cla",
-        ),
+        (["dense", "region:0", "--check"], "--check asks for classes' outputs, but cla"),
         (
             ["classifier", "road", "--method", "gradcam"],
             "did you mean 'grad_cam'? known: fullgrad,",
@@ -179,7 +176,7 @@ def test_compare_check_and_own_methods(here: Path, capsys: pytest.CaptureFixture
             ["classifier", "road", "--weights", "none", "--checkpoint", "x"],
             "are the same option: g",
         ),
-        (["classifier", "road", "--size", "3y"], "'3y' is no size: give N or HxW"),
+        (["classifier", "road", "--size", "3y"], "'3y' is not a size: give N or HxW"),
         (["gray", "0"], "first convolution takes 1 channel, and the input has 3: give --mean and"),
     ],
 )

@@ -159,7 +159,7 @@ def test_what_a_map_is_made_of(here: Path, capsys: pytest.CaptureFixture[str]) -
         "nowhere_share": pytest.approx(sum(float(t.sums.abs()) for t in dense) / total, rel=1e-5),
     }
     share = values["saliency"]["nowhere_share"]
-    text = f"{len(d.bias_terms) - 1} bias terms are drawn on the input's grid, 1 lie nowhere"
+    text = f"{len(d.bias_terms) - 1} bias terms are drawn on the input's grid, 1 have no position"
     assert f"saliency map    {text} (share of the sum of all terms' |sums|: {share:.1%})" in out
 
 
@@ -326,13 +326,17 @@ def test_repeats(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
             "argument --seed: '-1' is not a whole number from 0 to 2^63 - 1",
         ),
         ("small", ["--seed", "1.5"], "argument --seed: '1.5' is not a whole number from 0 to"),
-        ("small", ["--size", "3xx4"], "argument --size: '3xx4' is no size: give HxW, or"),
-        ("small", ["--size", "0"], "argument --size: '0' is no size"),
+        ("small", ["--size", "3xx4"], "argument --size: '3xx4' is not a size: give HxW, or"),
+        ("small", ["--size", "0"], "argument --size: '0' is not a size"),
         ("small", ["--dtype", "float16"], "argument --dtype: invalid choice: 'float16'"),
         ("small", ["--nonsense"], "unrecognized arguments: --nonsense"),
-        ("small", ["--input", "a.png", "--size", "8x8"], "--size is of random inputs: leave it ou"),
-        ("small", ["--input", "a.png", "--batch", "2"], "--batch is of random inputs"),
-        ("small", ["--input", "a.png", "--seed", "0"], "--seed is of random inputs"),
+        (
+            "small",
+            ["--input", "a.png", "--size", "8x8"],
+            "--size belongs to random inputs: leave it ou",
+        ),
+        ("small", ["--input", "a.png", "--batch", "2"], "--batch belongs to random inputs"),
+        ("small", ["--input", "a.png", "--seed", "0"], "--seed belongs to random inputs"),
         ("small", ["--input", "b.png"], "b.png does not exist"),
         ("small", ["--input", "own.py"], "own.py is not an image of a known format"),
         ("small", ["--json", "."], "--json . is a folder: name a file"),
@@ -380,7 +384,7 @@ def test_targets_that_are_no_index(
 ) -> None:
     Path("own.py").write_text(SOURCE.replace("CLASSES", "NAMES"))
     assert main(["check", "own.py:small", f"--target={target}"]) == 2
-    text = "is no index, and this model's class names are not known: give an index"
+    text = "is not an index, and this model's class names are not known: give an index"
     assert refused(capsys) == f"the target {target!r} {text}"
 
 

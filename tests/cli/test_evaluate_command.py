@@ -163,8 +163,11 @@ def test_several_models(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (("--fills", "magic"), "argument --fills: invalid choice: 'magic'"),
         (("--sides", "1"), "a mosaic has at least 2 images along its side"),
         (("--sure", "1"), "a probability lies in [0, 1), not 1.0"),
-        (("--tests", "class-sensitivity", "--cell", "4"), "--cell is of the test relevance-gain"),
-        (("--noise", "0.1"), "--noise is of the test stability, which is not in --tests"),
+        (
+            ("--tests", "class-sensitivity", "--cell", "4"),
+            "--cell belongs to the test relevance-gain",
+        ),
+        (("--noise", "0.1"), "--noise belongs to the test stability, which is not in --tests"),
         (("--weights", "none", "none"), "2 weights for 1 models: give one for each"),
         (("--ray-address", "auto"), "--ray-address needs --executor ray"),
         (("--batch-size", "0"), "--batch-size must be at least 1, not 0"),

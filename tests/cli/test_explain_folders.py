@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fullgrad._files import write_together
 from fullgrad.cli.main import main
 from fullgrad.report import report
 from fullgrad.vision.schema import ImageRecord, read_record
@@ -93,7 +94,7 @@ def test_a_second_start_explains_what_is_not_there(
 @pytest.mark.parametrize(
     ("arguments", "difference"),
     [
-        (["--psi", "channel"], 'psi null, now "channel"'),
+        (["--option", "steps=1"], 'option [], now ["steps=1"]'),
         (["--target", "1"], 'target null, now "1"'),
         (["--layers"], "layers false, now true"),
         ([], "model state "),
@@ -167,3 +168,10 @@ def test_a_folder_that_cannot_be_listed(
     monkeypatch.setattr(os, "scandir", scandir)
     assert main(own()) == 2
     assert "photos/dogs cannot be listed: Permission denied" in capsys.readouterr().err
+
+
+def test_write_together_is_all_or_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_together(tmp_path, {"a": b"1", "missing/b": b"2"})
+    assert list(tmp_path.iterdir()) == []
+    assert write_together(tmp_path, {"a": b"1", "b": b"2"}) == [tmp_path / "a", tmp_path / "b"]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import fullgrad
 from fullgrad import methods
-from fullgrad._files import sha256_of, unique_names, write_together
+from fullgrad._files import sha256_of, unique_names
 from fullgrad.cli.main import main
 from fullgrad.vision.images import preprocess, read_image
 from fullgrad.vision.layers import unpacked
@@ -82,6 +82,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+PAPER = ("--method", "fullgrad")
+
+
 def own(*arguments: str, make: str = "make_model") -> list[str]:
     return ["explain", *arguments, "--model", f"own.py:{make}", "--out", "out", "--replace"]
 
@@ -117,8 +120,11 @@ def test_explain_with_the_default_model(here: Path, capsys: pytest.CaptureFixtur
     saved = np.load("out/cat.saliency.npy")
     assert saved.shape == (224, 224)
     assert saved.dtype == np.float32
-    expected = fullgrad.saliency(model.module, x, 282)[0, 0]
-    torch.testing.assert_close(torch.from_numpy(saved), expected, rtol=1e-4, atol=1e-2)
+    expected = methods.attribute(methods.RECOMMENDED, model.module, x, 282)[0, 0]
+    torch.testing.assert_close(torch.from_numpy(saved), expected, rtol=1e-3, atol=1e-4)
+    assert record["saliency"]["method"] == methods.RECOMMENDED
+    assert record["saliency"]["chosen"] == "default"
+    assert record["saliency"]["reason"] == methods.REASON
     with Image.open("out/cat.overlay.png") as picture:
         assert picture.size[0] > 800
     with torch.no_grad():
@@ -202,7 +208,7 @@ def test_of_a_folder_fullgrads_own_pictures_are_left_out(here: Path) -> None:
 def test_psi_and_terms(here: Path) -> None:
     maps = []
     for options in ((), ("--psi", "channel"), ("--terms", "input"), ("--terms", "bias")):
-        assert main(own("a.png", *options)) == 0
+        assert main(own("a.png", *PAPER, *options)) == 0
         maps.append(np.load("out/a.saliency.npy"))
     assert not np.allclose(maps[0], maps[1])
     np.testing.assert_allclose(maps[0], maps[2] + maps[3], rtol=1e-4)
@@ -224,7 +230,12 @@ def test_any_method_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert saliency["options"] == {"seed": 3}
     np.testing.assert_allclose(maps["smooth_fullgrad"], maps["fullgrad"], rtol=1e-4)
     assert not np.allclose(maps["simple_fullgrad"], maps["fullgrad"])
-    assert main(own("a.png", "--terms", "input, 0")) == 0
+    assert main(own("a.png", "--terms", "input, 0")) == 2
+    way_out = "fullgrad takes this: add --method fullgrad"
+    assert way_out in refused(capsys)
+    assert main(own("a.png", "--psi", "layer")) == 2
+    assert way_out in refused(capsys)
+    assert main(own("a.png", *PAPER, "--terms", "input, 0")) == 0
     options = json.loads(Path("out/a.json").read_text())["saliency"]["options"]
     assert options == {
         "psi": None,
@@ -235,14 +246,14 @@ def test_any_method_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_the_stages_maps_can_be_kept(here: Path) -> None:
-    assert main(own("a.png")) == 0
+    assert main(own("a.png", *PAPER)) == 0
     assert not Path("out/a.layers.npz").exists()
-    assert main(own("a.png", "--layers")) == 0
+    assert main(own("a.png", *PAPER, "--layers")) == 0
     stages = unpacked(Path("out/a.layers.npz").read_bytes())
     shares = json.loads(Path("out/a.json").read_text())["decomposition"]["shares"]
     assert {s.name: s.sum for s in stages} == {s["of"]: s["sum"] for s in shares[1:]}
     whole, stem = np.load("out/a.saliency.npy"), sum(s.map for s in stages if s.map is not None)
-    assert main(own("a.png", "--terms", "input")) == 0
+    assert main(own("a.png", *PAPER, "--terms", "input")) == 0
     np.testing.assert_allclose(whole, stem + np.load("out/a.saliency.npy"), rtol=1e-4, atol=1e-5)
 
 
@@ -330,15 +341,18 @@ def test_no_photograph(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (own("a.png", make="make_broken"), "fails on an input of shape 1x3x20x20: RuntimeError"),
         (own("a.png", make="Detached"), "leave the autograd graph in the model itself"),
-        (own("a.png", make="Scrambled"), "lie in the input"),
-        (own("a.png", make="Scrambled"), "On the command line: --terms input"),
+        (own("a.png", *PAPER, make="Scrambled"), "lie in the input"),
+        (own("a.png", *PAPER, make="Scrambled"), "On the command line: --terms input"),
         (own("a.png", "--method", "no"), "unknown method 'no'; known: fullgrad, simple_fullgrad"),
         (
             own("a.png", "--method", "sobel", "--psi", "layer"),
             "'sobel' has no option 'psi'; it has",
         ),
         (own("a.png", "--option", "n"), "--option 'n' is not of the form NAME=VALUE"),
-        (own("a.png", "--terms", "stem"), "or modules of the model (with 'input' for the input"),
+        (
+            own("a.png", *PAPER, "--terms", "stem"),
+            "or modules of the model (with 'input' for the input",
+        ),
         (own("a.png", "--method", "guided_backprop", make="make_model"), "guided_backprop"),
         (own("empty"), "the folder empty holds no image files"),
         (["explain", "a.png", "--out", "a.png"], "cannot be made: a.png is not a folder"),
@@ -411,13 +425,6 @@ def test_a_full_disk_leaves_nothing_half_written(
     message = refused(capsys, 1)
     assert message == "the results of a.png cannot be written: No space left on device"
     assert {p.name.split(".")[0] for p in Path("out").iterdir()} == {"b"}
-
-
-def test_write_together_is_all_or_nothing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        write_together(tmp_path, {"a": b"1", "missing/b": b"2"})
-    assert list(tmp_path.iterdir()) == []
-    assert write_together(tmp_path, {"a": b"1", "b": b"2"}) == [tmp_path / "a", tmp_path / "b"]
 
 
 def test_interruption(

@@ -63,7 +63,7 @@ def test_the_difference_is_explained(
     assert sum(s["share"] for s in split["shares"]) == pytest.approx(1, abs=1e-4)
     assert "--rather-than 2" in record["command"]
     assert record["options"]["rather_than"] == "2"
-    name = more[1] if more else "fullgrad"
+    name = more[1] if more else fullgrad.methods.RECOMMENDED
     wanted = fullgrad.methods.attribute(name, model, x, fullgrad.targets.margin(1, 2))
     np.testing.assert_allclose(
         np.load("out/a.saliency.npy"), wanted[0, 0].detach().numpy(), rtol=1e-3, atol=1e-5

@@ -57,7 +57,7 @@ def test_rows_are_sorted_and_those_without_a_value_are_last(store: datasets.Open
 @pytest.mark.parametrize(
     ("where", "sort", "message"),
     [
-        (["probability"], "", "'probability' is no condition: write COLUMN OPERATOR VALUE"),
+        (["probability"], "", "'probability' is not a condition: write COLUMN OPERATOR VALUE"),
         (["size > 3"], "", "there is no column 'size' to filter or sort by; there are row, id"),
         (["shape = 3"], "", "there is no column 'shape'"),
         ([], "-size", "there is no column 'size'"),

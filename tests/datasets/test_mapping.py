@@ -121,7 +121,8 @@ def test_unequal_sizes_are_pooled_to_a_grid(tmp_path: Path) -> None:
 
 def test_several_targets_of_a_sample_are_rows_of_their_own(tmp_path: Path) -> None:
     net, x = Net(), inputs(10)
-    datasets.map(Data(), net, tmp_path / "two", target=[2, 0], unit=4, dtype="float32")
+    how: dict[str, Any] = {"method": "fullgrad", "unit": 4, "dtype": "float32"}
+    datasets.map(Data(), net, tmp_path / "two", target=[2, 0], **how)
     store = datasets.open(tmp_path / "two")
     assert store.maps.shape == (20, 8, 8) and store.plan.rows_of_unit == 8
     assert store.index["id"].tolist()[:4] == ["0", "0", "1", "1"]
@@ -130,6 +131,9 @@ def test_several_targets_of_a_sample_are_rows_of_their_own(tmp_path: Path) -> No
     wanted = fullgrad.saliency(net, x, [[2, 0]])
     assert np.allclose(store.maps.values.reshape(10, 2, 8, 8), wanted, atol=1e-6)
     datasets.map(Data(), net, tmp_path / "top", top=2, unit=4)
+    by_default = datasets.open(tmp_path / "top").plan
+    assert by_default.method == fullgrad.methods.RECOMMENDED
+    assert by_default.chosen == {"by": "default", "reason": fullgrad.methods.REASON}
     top = datasets.open(tmp_path / "top").index["target"].to_numpy(int).reshape(10, 2)
     assert np.array_equal(top, net(x).topk(2).indices)
 
@@ -262,8 +266,9 @@ def test_series_and_volumes(tmp_path: Path) -> None:
         torch.manual_seed(1)
         data = [torch.randn(shape) for _ in range(3)]
         net(data[0][None])
-        datasets.map(data, net, tmp_path / name, dtype="float32")
+        datasets.map(data, net, tmp_path / name, method="fullgrad", dtype="float32")
         store = datasets.open(tmp_path / name)
+        assert store.plan.chosen == {"by": "given"}
         assert store.maps.dims == dims and store.maps.shape == (3, *shape[1:])
         wanted = fullgrad.saliency(net, torch.stack(data))[:, 0]
         assert np.allclose(store.maps.values, wanted, atol=1e-6)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import fullgrad
 from fullgrad._table import ROWS, SAMPLES
-from fullgrad.tokens.attribution import attribute_tokens
-from fullgrad.tokens.sinks import TokenScores
+from fullgrad.maps.tokens.attribution import attribute_tokens
+from fullgrad.maps.tokens.sinks import TokenScores
 from networks import ResNetLike, seeded
 
 VOID = {"br"}

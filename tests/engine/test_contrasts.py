@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fullgrad
-from fullgrad import methods, tokens
+from fullgrad import methods
 from fullgrad.errors import MethodError, TargetError
 from fullgrad.interop import grad_cam, quantus
+from fullgrad.maps import tokens
 from fullgrad.targets import against_rest, log_probability, margin
 from networks import ResNetLike, classifier, ids, seeded, vgg_like
 from snippets import Snippet, batch, check_sum

@@ -151,7 +151,7 @@ class Words(nn.Module):
 def test_tokens() -> None:
     ids = torch.arange(12).view(3, 4) % 9
     shifted, plain = (
-        fullgrad.tokens.attribute_tokens(Words(shift).double(), ids, 1)
+        fullgrad.maps.tokens.attribute_tokens(Words(shift).double(), ids, 1)
         for shift in (lambda s: s.amax(1, keepdim=True), torch.zeros_like)
     )
     torch.testing.assert_close(shifted.scores, plain.scores)

@@ -159,6 +159,16 @@ def csr() -> Tensor:
         return X.to_sparse_csr()
 
 
+class OnMps(Tensor):
+    """A tensor that says it is on an Apple GPU."""
+
+    @staticmethod
+    def __new__(cls) -> Any:
+        return Tensor._make_wrapper_subclass(cls, (3, 4), device="mps")  # type: ignore[attr-defined]
+
+    __torch_dispatch__ = classmethod(lambda *_: NotImplemented)  # type: ignore[assignment]
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
@@ -178,6 +188,7 @@ def csr() -> Tensor:
         (csr(), "input is sparse.*dense"),
         (nested(), "input is.*nested"),
         (X.to("meta"), "input is.*meta"),
+        (OnMps(), r"mps device, which has no float64: .* Move .* to the CPU \(\.to\('cpu'\)\)"),
     ],
     ids=[
         "numpy",
@@ -196,6 +207,7 @@ def csr() -> Tensor:
         "csr",
         "nested",
         "meta",
+        "mps",
     ],
 )
 def test_inputs_that_cannot_be_explained(inputs: Any, message: str) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 import fullgrad
+from fullgrad._compat import modules_in, tensors_of
 from fullgrad.errors import CompletenessError, ModelError
 from snippets import DOUBLE, Snippet, assert_exact, batch, in_threads
 
@@ -442,3 +443,13 @@ def test_no_python_object_is_left() -> None:
         fullgrad.decompose(model, X, 1)
     gc.collect()
     assert len(gc.get_objects()) - before < 20
+
+
+def test_a_model_holds_each_module_and_tensor_once() -> None:
+    shared = nn.Linear(2, 2)
+    model = nn.Sequential(shared, nn.Sequential(nn.BatchNorm1d(2), shared), nn.ReLU())
+    model.register_module("none", None)
+    found = modules_in(model)
+    assert len(found) == len({*found}) and {*found} == {*model.modules()} and found[0] is model
+    own = {id(t) for module in found for t in tensors_of(module)}
+    assert own == {id(t) for t in (*model.parameters(), *model.buffers())}

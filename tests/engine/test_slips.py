@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import fullgrad
-from fullgrad import methods, tokens
+from fullgrad import methods
 from fullgrad.errors import BlockedGradientError, FullGradError, InputError, TargetError
+from fullgrad.maps import tokens
 from networks import seeded
 
 IMAGE = torch.rand(
@@ -113,7 +114,7 @@ class Text(nn.Module):
 
 def test_ids_where_embeddings_are_needed() -> None:
     model, ids = made(Text), torch.tensor([[1, 2, 3]])
-    with pytest.raises(InputError, match=r"use fullgrad\.tokens\.attribute_tokens"):
+    with pytest.raises(InputError, match=r"use fullgrad\.maps\.tokens\.attribute_tokens"):
         fullgrad.decompose(model, ids, 0)
     assert tokens.attribute_tokens(model, ids, target=0).scores.shape == (1, 3)
 

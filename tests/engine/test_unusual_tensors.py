@@ -1,4 +1,4 @@
-"""Tensors that are no plain tensors: taken as they are, or refused by name; never a crash."""
+"""Unusual tensors: taken as they are, or refused by name; never a crash."""
 
 from __future__ import annotations
 

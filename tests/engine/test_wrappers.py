@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _python_dispatch
 from torch.utils.checkpoint import checkpoint
 
 import fullgrad
@@ -91,6 +92,10 @@ def test_the_compiler_is_left_as_it_was_by_threads() -> None:
 
     torch.compile(lambda u: u * 3 + 1, backend=backend)(X)
     assert graphs, "compilation is still switched off"
+    marks = {
+        k: v for k, v in vars(_python_dispatch).items() if k.startswith("_is_in_") and v is True
+    }
+    assert not marks, "a dispatch mode is still said to be at work"
 
 
 @pytest.mark.parametrize(

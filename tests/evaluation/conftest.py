@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -15,3 +16,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """Ray with two workers on this machine, started once."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from fullgrad.evaluation.tests.remove_and_retrain.executors import OnRay
+
+    executor = OnRay(workers=2)
+    yield executor
+    executor.close()

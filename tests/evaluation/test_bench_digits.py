@@ -215,7 +215,7 @@ def test_sources(here: Path) -> None:
     with pytest.raises(DataError, match="has no labels"):
         open_digits("plain")
     for spec, message in (
-        ("none", "none is no folder"),
+        ("none", "none is not a folder"),
         (".", "holds neither MNIST's idx files nor a folder 0 of images"),
         ("torchvision:none", "torchvision's MNIST cannot be read"),
     ):
@@ -236,7 +236,7 @@ def test_sources(here: Path) -> None:
         (command(chosen=["sobel"]), "method 'sobel' has no sign"),
         (command(chosen=["fullgrad/signed"]), "only '/absolute' may stand behind a method"),
         (command(chosen=["fullgrad", "fullgrad"]), "asked for twice: fullgrad"),
-        (command("--digits", "nowhere"), "nowhere is no folder"),
+        (command("--digits", "nowhere"), "nowhere is not a folder"),
     ],
 )
 def test_mistakes(

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -157,28 +154,36 @@ def test_a_batch_does_not_change_the_rows(here: Path) -> None:
     np.testing.assert_allclose(both["output_after_x"], both["output_after_y"], rtol=1e-4, atol=1e-5)
 
 
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+from fullgrad.cli.main import main
+torch.set_num_threads(1)
+
+assert main([*sys.argv[1:], "--out", "whole"]) == 0  # and all is loaded, for the children too
+draw, done = random.Random(0), 0
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        os._exit(main([*sys.argv[1:], "--out", "killed"]))
+    until = time.monotonic() + 60
+    while time.monotonic() < until and len(list(Path("killed/stages").glob("*.stage"))) <= done:
+        time.sleep(0.001)
+    time.sleep(draw.random() * 0.01)
+    os.kill(child, signal.SIGKILL)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), "it was done already"
+    done = len(list(Path("killed/stages").glob("*.stage")))
+    assert done >= 1
+assert main([*sys.argv[1:], "--out", "killed"]) == 0
+"""
+
+
 def test_a_killed_run_ends_in_the_same_table(here: Path) -> None:
-    assert main([*command(out="whole"), "--batch-size", "1"]) == 0
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    line = [sys.executable, "-m", "fullgrad", *command(out="killed"), "--batch-size", "1"]
-    luck = random.Random(0)
-    done = 0
-    for _ in range(3):
-        process = subprocess.Popen(
-            line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        until = time.monotonic() + 60
-        while time.monotonic() < until and process.poll() is None:
-            parts = list(Path("killed/stages").glob("*.stage"))
-            if len(parts) > done:
-                time.sleep(luck.random() * 0.05)
-                break
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        done = len(list(Path("killed/stages").glob("*.stage")))
-        assert done >= 1
-    assert main([*command(out="killed"), "--batch-size", "1"]) == 0
+    line = [sys.executable, "-c", KILLED, *command(out="killed"), "--batch-size", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
     for name in ("results.csv", "results.parquet", "summary.csv"):
         assert Path("whole", name).read_bytes() == Path("killed", name).read_bytes(), name
 

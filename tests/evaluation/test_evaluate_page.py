@@ -298,7 +298,7 @@ def test_the_page_begins_with_what_it_says(folder: Path) -> None:
         ("record.json", {"models": {"net": {}}}, "not the record of an evaluation"),
         ("record.json", {"plan": {}}, "not the record of an evaluation"),
         ("record.json", {"models": None}, "'models' is not a JSON object"),
-        ("record.json", {"does_not_apply": [1]}, "'does_not_apply' is no list of methods"),
+        ("record.json", {"does_not_apply": [1]}, "'does_not_apply' is not a list of methods"),
     ],
 )
 def test_damaged_results_are_refused(

@@ -20,7 +20,7 @@ def drawn(random: Any, count: int, columns: int) -> Any:
     return common + own * (1 + np.arange(columns)) + np.arange(columns)
 
 
-@pytest.mark.parametrize(("count", "columns"), [(40, 5), (200, 12)])
+@pytest.mark.parametrize(("count", "columns"), [(40, 5), (80, 12)])
 def test_simultaneous_intervals_cover_all_means_together(count: int, columns: int) -> None:
     truth = np.arange(columns)
     all_of_them = one_of_them = 0

@@ -21,12 +21,12 @@ from fullgrad.evaluation.tests.evaluate.run_texts import EvaluateTexts
 from fullgrad.evaluation.tests.evaluate.text_subject import open_texts
 from fullgrad.evaluation.tests.evaluate.token_methods import choice_of
 from fullgrad.evaluation.tests.evaluate.words import cautions
-from fullgrad.tokens import attribute_tokens, token_saliency
+from fullgrad.maps.tokens import attribute_tokens, token_saliency
 
 NETS = """
 import torch
 from torch import nn
-from fullgrad.tokens import TextModel
+from fullgrad.maps.tokens import TextModel
 
 CLS, SEP, MASK = 0, 1, 2
 SEEN = []
@@ -236,7 +236,7 @@ def test_texts_that_cannot_be_used() -> None:
 
 
 def test_models_and_methods_that_do_not_fit() -> None:
-    with pytest.raises(ModelLoadError, match=r"gives Net, not a fullgrad\.tokens\.TextModel"):
+    with pytest.raises(ModelLoadError, match=r"gives Net, not a fullgrad\.maps\.tokens\.TextModel"):
         prepared("plain")
     explained = prepared("bare", methods=("random",)).explained(0, 0, (0,))
     everything = torch.tensor([[0, 1, 2]])

@@ -122,7 +122,9 @@ def test_a_test_by_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     again = run(("sobel",), tests=("corner.py:Corner",))
     assert not again.known
     assert again.rows["value"].tolist() != first.rows["value"].tolist()
-    with pytest.raises(UsageError, match=r"corner\.py:other is no test of images: give a subclass"):
+    with pytest.raises(
+        UsageError, match=r"corner\.py:other is not a test of images: give a subclass"
+    ):
         run(("sobel",), tests=("corner.py:other",))
     with pytest.raises(
         ValueError, match=r"unknown test 'class_sensitivity'; did you mean 'class-s"

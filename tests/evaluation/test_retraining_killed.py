@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,14 +27,12 @@ from patches import CLASSES, FILES, SIDE, SMALL, Silent, patch_data, plan_for
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
-import captum.attr, matplotlib.backends.backend_agg, pandas, pyarrow.parquet, scipy.stats
-import sklearn.datasets, torch, torch._dynamo
+import pandas, torch
 from fullgrad.cli.main import main
-import fullgrad.cli.bench
 from fullgrad.evaluation.training import state as checkpoint
 torch.set_num_threads(1)
 checkpoint.EVERY = 0.0  # after each step
-arguments, out, seeds = sys.argv[3:], Path(sys.argv[1]), sys.argv[2].split(",")
+arguments, out = sys.argv[2:], Path(sys.argv[1])
 
 def first_missing(folder):
     return min((n for n, name in enumerate(order) if name not in stamps(folder)), default=len(order))
@@ -62,9 +59,7 @@ def stamps(folder):
     return {p.name: p.stat().st_mtime_ns for p in folder.glob("stages/*.stage")}
 
 whole, order = out / "whole", []
-began = time.monotonic()
-assert os.waitpid(start(whole), 0)[1] == 0
-took = time.monotonic() - began
+assert main([*arguments, "--out", str(whole)]) == 0  # and all is loaded, for the children too
 times = stamps(whole)
 order += sorted(times, key=times.get)
 table = pandas.read_csv(whole / "results.csv").set_index("stage")
@@ -82,35 +77,34 @@ def unchanged(folder, before):
     assert before.items() <= now.items(), "a finished stage was done again"
     return now
 
-for seed in seeds:
-    draw, folder, hit, middle, before = random.Random(int(seed)), out / f"cut-{seed}", [], 0, {}
-    for wanted in ("base", "maps", "intact", "images", "masks", "any", "tables"):
-        if wanted == "any":  # at some time, whatever is at work
-            child = start(folder)
-            time.sleep(draw.random() * took / 3)
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            before = unchanged(folder, before)
-            (folder / "curves.png").unlink(missing_ok=True)  # should everything be done already
-            continue
-        missing = [n for n in range(first_missing(folder), len(order) + 1) if kind(n) == wanted]
-        number = draw.choice(missing[:3])
-        child = start(folder, number, 1 if wanted == "maps" else draw.randint(1, 8))
-        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL, wanted
+draw, folder, hit, middle, before = random.Random(1), out / "cut", [], 0, {}
+for wanted in ("base", "maps", "intact", "images", "masks", "any", "tables"):
+    if wanted == "any":  # at some time, whatever is at work
+        child = start(folder)
+        time.sleep(draw.random())
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
         before = unchanged(folder, before)
-        assert first_missing(folder) == number
-        hit.append(wanted)
-        middle += bool(list(folder.glob("stages/*.partial")))
-    assert os.waitpid(start(folder), 0)[1] == 0
-    unchanged(folder, before)
-    print(seed, "killed in its middle", middle, "in", *hit)
+        (folder / "curves.png").unlink(missing_ok=True)  # should everything be done already
+        continue
+    missing = [n for n in range(first_missing(folder), len(order) + 1) if kind(n) == wanted]
+    number = draw.choice(missing[:3])
+    child = start(folder, number, 1 if wanted == "maps" else draw.randint(1, 8))
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL, wanted
+    before = unchanged(folder, before)
+    assert first_missing(folder) == number
+    hit.append(wanted)
+    middle += bool(list(folder.glob("stages/*.partial")))
+assert os.waitpid(start(folder), 0)[1] == 0
+unchanged(folder, before)
+print("killed in its middle", middle, "in", *hit)
 """
 
 
 def test_killed_in_every_kind_of_stage(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), "1,2", *SMALL],
+        [sys.executable, "-c", KILLED, str(tmp_path), *SMALL],
         capture_output=True,
         text=True,
         env=environment,
@@ -118,27 +112,14 @@ def test_killed_in_every_kind_of_stage(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    said = [line for line in done.stdout.splitlines() if "killed in its middle" in line]
-    assert len(said) == 2
-    for seed, line in zip((1, 2), said, strict=True):
-        middle, _, *hit = line.split("killed in its middle ")[1].split()
-        assert hit == ["base", "maps", "intact", "images", "masks", "tables"]
-        assert int(middle) >= 1
-        cut, whole = tmp_path / f"cut-{seed}", tmp_path / "whole"
-        for name in FILES - {"record.json"}:
-            assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
-        assert {p.name for p in cut.iterdir()} == FILES | {"stages"}
-        assert {p.suffix for p in (cut / "stages").iterdir()} == {".stage", ".json"}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    pytest.importorskip("ray", reason="Ray is not installed")
-    from fullgrad.evaluation.tests.remove_and_retrain.executors import OnRay
-
-    executor = OnRay(workers=2)
-    yield executor
-    executor.close()
+    middle, _, *hit = done.stdout.partition("killed in its middle ")[2].split()
+    assert hit == ["base", "maps", "intact", "images", "masks", "tables"]
+    assert int(middle) >= 1
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    for name in FILES - {"record.json"}:
+        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
+    assert {p.name for p in cut.iterdir()} == FILES | {"stages"}
+    assert {p.suffix for p in (cut / "stages").iterdir()} == {".stage", ".json"}
 
 
 def small_plan(tmp_path: Path, executor: Any, name: str) -> tuple[RetrainPlan, Retraining]:
@@ -203,7 +184,9 @@ def test_workers_killed_in_the_middle_of_maps_and_of_training(cluster: Any, tmp_
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_killed_worker_costs_its_task_only(cluster: Any, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_its_task_only(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def work(number: int) -> int:
         with (tmp_path / f"tried-{number}").open("a") as file:
             file.write("x")
@@ -220,7 +203,7 @@ def test_a_killed_worker_costs_its_task_only(cluster: Any, tmp_path: Path) -> No
     def dying(number: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    cluster._retries = 1
+    monkeypatch.setattr(cluster, "_retries", 1)
     with pytest.raises(ExecutorError, match="a worker died more than 1 times over the same task"):
         cluster.run(dying, [(1,)], found.__setitem__, lambda: None)
 

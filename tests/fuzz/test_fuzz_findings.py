@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import fullgrad
-from fullgrad import methods, operations, tokens
+from fullgrad import methods, operations
 from fullgrad.errors import InputError, LayoutError, ModelError, OptionError, TargetError
 from fullgrad.interop import grad_cam, quantus
+from fullgrad.maps import tokens
 from fuzz_draws import model_of
 
 X = torch.randn(2, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fullgrad
-from fullgrad import tokens
+from fullgrad.maps import tokens
 from fuzz_draws import TEXTS, Drawn, calls, fuzzed
 from fuzz_oracles import scalars
 

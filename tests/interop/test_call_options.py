@@ -29,8 +29,8 @@ from fullgrad.maps.saliency import (
     saliency_from_decomposition,
     term_map,
 )
+from fullgrad.maps.tokens import attribute_tokens, token_saliency
 from fullgrad.methods import attribute
-from fullgrad.tokens import attribute_tokens, token_saliency
 
 DOUBLE = torch.float64
 
@@ -126,8 +126,8 @@ def test_an_activation_s_layout_can_be_stated(call: Call) -> None:
     model, x = Net("scrambled"), images()
     with pytest.raises(
         LayoutError,
-        match=r"as in activation_layouts=\{'mix': '\(B H=2 W=3\) C'\} \(it covers the whole input; .*\), choose "
-        "terms='input'",
+        match=r"as in activation_layouts=\{'mix': '\(B K\) C'\} \(without positions\), explain one "
+        r"sample at a time \(batch_size=1\) if .*, choose terms='input', or aggregate",
     ):
         call(model, x)
     d = fullgrad.decompose(model, x, 1)
@@ -144,6 +144,9 @@ def test_an_activation_s_layout_can_be_stated(call: Call) -> None:
     expected = fullgrad.saliency(model, x, 1, activation_layouts=stated)
     assert_same(call, call(model, x, activation_layouts=stated), expected)
     assert_same(call, call(model, x, terms="input"), fullgrad.saliency(model, x, terms="input"))
+    advised = {"mix": "(B K) C"}
+    expected = fullgrad.saliency(model, x, 1, activation_layouts=advised)
+    assert_same(call, call(model, x, activation_layouts=advised), expected)
 
 
 class Sequence_(nn.Module):

@@ -10,7 +10,7 @@ import torch
 
 from fullgrad.errors import InputError, LayoutError, OptionError
 from fullgrad.interop import hugging_face as hf
-from fullgrad.tokens import attribute_tokens
+from fullgrad.maps.tokens import attribute_tokens
 from hf_models import (
     BART,
     SMALL,
@@ -167,7 +167,7 @@ def test_an_image_among_tokens_lies_in_the_image() -> None:
 
 
 def test_images_of_a_batch_that_the_model_takes_apart() -> None:
-    with pytest.raises(LayoutError, match="explain one sample at a time"):
+    with pytest.raises(LayoutError, match=r"explain one sample at a time \(batch_size=1\) if only"):
         hf.explain(llava(), prompt(2), (7, 7))
     got = hf.explain(llava(), prompt(2), (7, 7), batch_size=1)
     check(got, alone(llava(), prompt(2)).logits[:, 7, 7], 1e-6)

@@ -91,7 +91,7 @@ def test_targets_that_do_not_fit() -> None:
     uneven = {"input_ids": ids(1, 6), "pixel_values": images(2)}
     with pytest.raises(
         TargetError,
-        match="2 images and 1 texts are no pairs: give as many of each, repeating an image or a text",
+        match="2 images and 1 texts do not make pairs: give as many of each, repeating an image or a text",
     ):
         hf.explain(two_towers("Siglip"), uneven, hf.pairs)
     repeated = {**uneven, "input_ids": ids(1, 6).repeat(2, 1)}

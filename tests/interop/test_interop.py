@@ -332,7 +332,7 @@ def test_grad_cam_style_refusals() -> None:
         ),
         (
             {"reshape_transform": abs},
-            "reshape_transform must be None: where numbers lie is followed",
+            "reshape_transform must be None: positions are known from the operations",
         ),
         ({"method": "magic"}, "unknown method 'magic'; known: fullgrad, "),
         ({"batch_size": 0}, "batch_size must be a positive integer or 'auto', not 0"),

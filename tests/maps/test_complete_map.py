@@ -7,10 +7,10 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 import torch
-import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torchvision import models
 
 import fullgrad
 from complete_oracle import DOUBLE, Layer, chain, check_sum, naive_map
@@ -117,14 +117,40 @@ def test_sums_in_both_precisions(build: type, placement: str) -> None:
     torch.testing.assert_close(single.map.double(), found.map, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [("resnet18", 65), ("mobilenet_v3_small", 65), ("swin_t", 80), ("vit_b_16", 64)],
-)
-def test_image_classifiers(name: str, size: int) -> None:
+CLASSIFIERS = {  # torchvision's, the transformers narrow and of few layers
+    "resnet18": (models.resnet18, 65, {}),
+    "mobilenet_v3_small": (models.mobilenet_v3_small, 65, {}),
+    "swin": (
+        models.SwinTransformer,
+        80,
+        {
+            "patch_size": [4, 4],
+            "embed_dim": 12,
+            "depths": [2, 2],
+            "num_heads": [2, 3],
+            "window_size": [7, 7],
+        },
+    ),
+    "vit": (
+        models.VisionTransformer,
+        64,
+        {
+            "image_size": 64,
+            "patch_size": 16,
+            "num_layers": 3,
+            "num_heads": 3,
+            "hidden_dim": 24,
+            "mlp_dim": 48,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_image_classifiers(name: str) -> None:
     torch.manual_seed(0)
-    options = {"image_size": 64, "num_classes": 5} if name == "vit_b_16" else {"num_classes": 5}
-    model = torchvision.models.get_model(name, weights=None, **options).double()
+    build, size, options = CLASSIFIERS[name]
+    model = build(num_classes=5, **options).double()
     with torch.no_grad():
         for p in model.parameters():
             if p.dim() == 1 or not bool(p.any()):
@@ -134,7 +160,7 @@ def test_image_classifiers(name: str, size: int) -> None:
     found = fullgrad.complete_map(model, x, 3)
     check_sum(found)
     assert state_of(model, x) == before
-    last = {"resnet18": "fc", "swin_t": "head", "vit_b_16": "heads"}.get(name, "classifier")
+    last = {"resnet18": "fc", "swin": "head", "vit": "heads"}.get(name, "classifier")
     d = fullgrad.decompose(model, x, 3)
     outside = sum(t.sums for t in d.select(last))
     torch.testing.assert_close(found.elsewhere_by_stage[last], outside)

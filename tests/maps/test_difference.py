@@ -108,7 +108,7 @@ def test_it_is_the_mean_over_the_model_cut_in_two() -> None:
     by_hand = []
     for cut in range(5):
         a, a0 = (model[:cut](v).detach() for v in (x, zero))
-        part = fullgrad.complete_map(model[cut:], a, 1, baseline=a0, **options)
+        part = fullgrad.complete_map(model[cut:], a, 1, baseline=a0, layout="BCHW", **options)
         by_hand.append(part.map)
     assert whole.layers == ("input", "0", "1", "2", "3")
     torch.testing.assert_close(whole.map, torch.stack(by_hand).mean(0), rtol=1e-9, atol=1e-11)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fullgrad
 from fullgrad.engine.request import Request
-from fullgrad.errors import InputError, TargetError
+from fullgrad.errors import InputError, OptionError, TargetError
 from fullgrad.maps import minibatches
 from fullgrad.maps.aggregation import rescaled_channel_sum, upsample
 from fullgrad.maps.smoothing import Noise, noisy
@@ -73,8 +73,15 @@ def test_a_memory_budget_sets_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert minibatches.largest_minibatch(Request(model, X), None) == 3
 
 
-def test_free_memory_is_told() -> None:
+def test_free_memory_is_told_or_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert minibatches.free_bytes(torch.device("cpu")) > 2**20
+    monkeypatch.setattr(minibatches.Path, "read_text", lambda *_: "")  # as on macOS, Windows
+    monkeypatch.delattr(minibatches.os, "sysconf")
+    model = seeded(vgg_like)
+    with pytest.raises(OptionError, match=r"does not tell: pass memory= in bytes as well, or ba"):
+        fullgrad.saliency(model, X, batch_size="auto")
+    for options in ({"batch_size": "auto", "memory": 10**8}, {"batch_size": 2}):
+        assert fullgrad.saliency(model, X, **options).shape == (5, 1, 32, 32)
 
 
 def test_measuring_leaves_the_model_alone() -> None:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 import fullgrad
-from fullgrad import methods, tokens
+from fullgrad import methods
 from fullgrad.engine import pipeline, tape
 from fullgrad.engine.request import Request
 from fullgrad.engine.targets import Several
 from fullgrad.errors import CompletenessError, OptionError, TargetError
 from fullgrad.interop import quantus
+from fullgrad.maps import tokens
 from fullgrad.maps.selection import selection
 from fullgrad.maps.sinks import Draw
 from fullgrad.targets import against_rest, log_probability, margin

@@ -429,7 +429,7 @@ def test_deeplift_of_a_relu_before_a_max_pool() -> None:
         ).double()
     )
     x, start = images(2, 8)[:, :, 0], images(2, 8)[:, :, 1]
-    got = attribute("deeplift", model, x, 2, baseline=start, signed=True)
+    got = attribute("deeplift", model, x, 2, baseline=start, signed=True, layout="BCT")
     expected = naive_deeplift(model, x, start, 2).sum(1, keepdim=True).detach()
     torch.testing.assert_close(got, expected)
     with captum_speaks():

@@ -38,7 +38,8 @@ def test_sobel_is_scipys(shape: tuple[int, ...]) -> None:
                 scipy.ndimage.sobel(channel, axis=k, mode="nearest") for k in range(channel.ndim)
             ]
             expected[i, 0] += np.sqrt(sum(s * s for s in slopes))
-    torch.testing.assert_close(attribute("sobel", nn.Identity(), x), torch.from_numpy(expected))
+    found = attribute("sobel", nn.Identity(), x, layout="BCXYZ"[: x.dim()])
+    torch.testing.assert_close(found, torch.from_numpy(expected))
 
 
 def test_random_numbers_depend_on_seed_and_place_alone() -> None:
@@ -57,24 +58,25 @@ def test_random_numbers_depend_on_seed_and_place_alone() -> None:
 @pytest.mark.parametrize("size", [(9,), (8, 6), (4, 6, 5)])
 def test_blobs_are_noise_on_a_coarse_grid(size: tuple[int, ...]) -> None:
     x = torch.zeros(2, 3, *size, dtype=torch.float64)
-    got = attribute("random_blobs", nn.Identity(), x, seed=3, grid=2)
+    layout = "BCXYZ"[: x.dim()]
+    got = attribute("random_blobs", nn.Identity(), x, seed=3, grid=2, layout=layout)
     assert got.shape == (2, 1, *size)
-    coarse = attribute(
-        "random", nn.Identity(), torch.zeros(2, 3, *[2] * len(size)).double(), seed=3
-    )
+    small = torch.zeros(2, 3, *[2] * len(size)).double()
+    coarse = attribute("random", nn.Identity(), small, seed=3, layout=layout)
     zoomed = coarse.numpy()
     for axis, n in enumerate(size, 2):  # between the centres of two cells linear, beyond constant
         share = np.clip((np.arange(n) + 0.5) / n * 2 - 0.5, 0, 1)
         share = share.reshape([-1 if k == axis else 1 for k in range(zoomed.ndim)])
         zoomed = zoomed.take([0], axis) * (1 - share) + zoomed.take([1], axis) * share
     torch.testing.assert_close(got, torch.from_numpy(zoomed))
-    first = attribute("random_blobs", nn.Identity(), x[:1], seed=3, grid=2)
+    first = attribute("random_blobs", nn.Identity(), x[:1], seed=3, grid=2, layout=layout)
     assert torch.equal(got[:1], first)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5), (2, 3, 4, 7), (1, 2, 3, 4, 5)])
 def test_the_center_is_highest_and_corners_are_lowest(shape: tuple[int, ...]) -> None:
-    found = attribute("center", nn.Identity(), torch.randn(shape, dtype=torch.float64))
+    x, layout = torch.randn(shape, dtype=torch.float64), "BCXYZ"[: len(shape)]
+    found = attribute("center", nn.Identity(), x, layout=layout)
     assert found.shape == (shape[0], 1, *shape[2:])
     expected = np.zeros(shape[2:])
     for place in np.ndindex(shape[2:]):
@@ -95,7 +97,7 @@ def test_contrast_is_the_spread_of_each_cell(shape: tuple[int, ...], cell: int) 
     for i, image in enumerate(x.numpy()):
         for label in range(labels.max() + 1):
             expected[i, 0, labels == label] = image[:, labels == label].std()
-    found = attribute("contrast", nn.Identity(), x, cell=cell)
+    found = attribute("contrast", nn.Identity(), x, cell=cell, layout="BCXYZ"[: x.dim()])
     torch.testing.assert_close(found, torch.from_numpy(expected))
     assert len(np.unique(labels)) == int(np.prod([max(1, round(n / cell)) for n in shape[2:]]))
 
@@ -120,8 +122,9 @@ def known() -> Iterator[None]:
 @pytest.mark.parametrize("size", [(9,), (8,), (8, 7), (6, 8), (4, 6, 5), (1,)])
 def test_random_phases_keep_amplitudes_and_mean(known: None, size: tuple[int, ...]) -> None:
     x = torch.randn(3, 2, *size, dtype=torch.float64)
-    own = attribute("smooth", nn.Flatten(), x, 0)
-    found = attribute("random_phase", nn.Flatten(), x, 0, of="smooth", seed=3)
+    model, layout = nn.Flatten(), "BCXYZ"[: x.dim()]
+    own = attribute("smooth", model, x, 0, layout=layout)
+    found = attribute("random_phase", model, x, 0, of="smooth", seed=3, layout=layout)
     assert found.shape == own.shape
     axes = tuple(range(2, own.dim()))
     a, b = (np.abs(np.fft.fftn(m.numpy(), axes=axes)) for m in (own, found))
@@ -129,9 +132,9 @@ def test_random_phases_keep_amplitudes_and_mean(known: None, size: tuple[int, ..
     torch.testing.assert_close(found.flatten(1).mean(1), own.flatten(1).mean(1))
     if size != (1,):
         assert not torch.allclose(found, own)
-    first = attribute("random_phase", nn.Flatten(), x[:2], 0, of="smooth", seed=3)
+    first = attribute("random_phase", model, x[:2], 0, of="smooth", seed=3, layout=layout)
     torch.testing.assert_close(found[:2], first)
-    other = attribute("random_phase", nn.Flatten(), x, 0, of="smooth", seed=4)
+    other = attribute("random_phase", model, x, 0, of="smooth", seed=4, layout=layout)
     assert torch.equal(found, other) == (size == (1,))
     assert not torch.allclose(found[0], found[1])
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import fullgrad
 from fullgrad import methods
 from fullgrad.errors import InputError, LayoutError, MethodError
-from fullgrad.interop import quantus
+from fullgrad.interop import captum, grad_cam, quantus
 
 CONTROLS = ("random", "random_blobs", "random_phase", "sobel", "center", "contrast")
 GRADIENTS = ("input_gradient", "input_x_gradient", "integrated_gradients", "smoothgrad")
@@ -109,6 +109,51 @@ def test_series_have_one_number_for_each_step(name: str) -> None:
     assert found.shape == (2, 1, 6) == fullgrad.saliency(Series(), x, 1, layout="BTC").shape
     got = quantus.explain(Series(), x.numpy(), [1, 1], method=name, layout="BTC")
     torch.testing.assert_close(torch.from_numpy(got), found)
+
+
+def convolutions(transposed: bool) -> nn.Module:
+    net = network(1)
+    return Moved(net, (0, 2, 1)) if transposed else net
+
+
+@pytest.mark.parametrize("name", [n for n in methods.names() if "attention" not in n])
+def test_time_is_not_taken_for_channels(name: str) -> None:
+    """The way out that the message names works; where a convolution tells, none is needed."""
+    options: dict[str, Any] = {"samples": 2} if name in ("smoothgrad", "smooth_fullgrad") else {}
+    own = {"blocks": "net.2"} if name == "fullgrad_plus" else {}
+    x = torch.rand(2, 12, 5, dtype=torch.float64)
+    with pytest.raises(LayoutError, match="layout='BTC' if it is the last one") as refused:
+        methods.attribute(name, convolutions(True), x, 1, **options, **own)
+    assert "which axis of the input of shape (2, 12, 5) holds channels" in str(refused.value)
+    found = methods.attribute(name, convolutions(True), x, 1, layout="BTC", **options, **own)
+    assert found.shape == (2, 1, 12)
+    first, own = x.mT.contiguous(), {"blocks": "2"} if own else {}
+    told = methods.attribute(name, convolutions(False), first, 1, **options, **own)
+    stated = methods.attribute(name, convolutions(False), first, 1, layout="BCT", **options, **own)
+    assert torch.equal(told, stated)
+
+
+def test_time_is_not_taken_for_channels_in_other_call_styles() -> None:
+    model, x = Series(), torch.randn(2, 6, 5)
+    for style, shape in (
+        (lambda **o: captum.FullGrad(model).attribute(x, 1, shape="map", **o), (2, 1, 6)),
+        (lambda **o: captum.FullGrad(model).attribute(x, 1, **o), (2, 6, 5)),
+        (
+            lambda **o: quantus.explain(model, x.numpy(), [1, 1], method="smoothgrad", **o),
+            (2, 1, 6),
+        ),
+        (lambda **o: grad_cam.FullGrad(model, **o)(x), (2, 6)),
+        (lambda **o: fullgrad.complete_map(model, x, 1, **o).map, (2, 1, 6)),
+    ):
+        with pytest.raises(LayoutError, match="layout='BTC' if it is the last one"):
+            style()
+        assert tuple(style(layout="BTC").shape) == shape
+
+
+def test_an_image_without_a_batch_axis_is_named_so() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(0), nn.Linear(6, 3))
+    with pytest.raises(InputError, match=r"No batch axis\? Pass x\.unsqueeze\(0\)"):
+        methods.attribute("input_gradient", net, torch.rand(3, 12, 12), 1)
 
 
 def test_a_users_function_may_return_any_of_the_shapes() -> None:

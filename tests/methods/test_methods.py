@@ -250,7 +250,7 @@ def test_options_are_checked() -> None:
         ("contrast", {"cell": 0}, "cell must be a positive integer, not 0"),
         ("random_phase", {"seed": 0.5}, "seed must be an integer, not 0.5"),
         ("random_phase", {"of": 3}, "of must be METHOD or METHOD:OPTION=VALUE;OPTION=VALUE, not 3"),
-        ("random_phase", {"of": "random"}, "a method that is no noise itself, not 'random'"),
+        ("random_phase", {"of": "random"}, "a method that is not noise itself, not 'random'"),
         ("random_phase", {"of": "magic"}, "unknown method 'magic'"),
         ("random_phase", {"of": "sobel:x=1"}, "'sobel' has no option 'x'"),
         ("random_phase", {"of": "sobel;x=1"}, "unknown method 'sobel,x=1'"),

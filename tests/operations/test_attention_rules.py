@@ -48,7 +48,10 @@ def test_attention(depend: tuple[int, ...], mask: str) -> None:
         *[lambda g: values[0]] * 3,
     )
     plain = Case(lambda q, k, v: plain_attention(q, k, v, added, causal, 0.6))
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+    kernels = [torch.nn.attention.SDPBackend.FLASH_ATTENTION]
+    if mask == "grouped":  # torch 2.8 has no such kernel for it on the CPU
+        kernels.append(torch.nn.attention.SDPBackend.MATH)
+    with torch.nn.attention.sdpa_kernel(kernels):
         (got,) = recorded_biases(fused, values, depend)
     (expected,) = defined_biases(plain, values, depend)
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)

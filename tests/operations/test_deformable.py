@@ -75,8 +75,8 @@ def arguments(how: str, groups: str) -> list[Tensor]:
     count, parts = GROUPS[groups]
     high, wide = size(how)
     shapes = [
-        (1, 4, 4, 3),
-        (2, 4 // count, 3, 2),
+        (1, 2, 4, 3),
+        (2, 2 // count, 3, 2),
         (1, 12 * parts, high, wide),
         (2,),
         (1, 6 * parts, high, wide),

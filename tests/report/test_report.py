@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import fullgrad
 from fullgrad.cli.main import main
 from fullgrad.report import report
 from fullgrad.report.layout import DARK, LIGHT
 from fullgrad.vision.images import preprocess, read_image
-from fullgrad.vision.layers import layers_of, packed
+from fullgrad.vision.layers import Layer, layers_of, packed
 from fullgrad.vision.models import load_model
 from fullgrad.viz import picture
 from pages import HOSTILE, SOURCE, changed, made, record_of, squeezed
@@ -29,7 +31,7 @@ def test_signed_maps_are_told_as_such(here: Path, monkeypatch: pytest.MonkeyPatc
         return picture(*args, sign=sign, **options)
 
     monkeypatch.setattr("fullgrad.viz.images.picture", kept)
-    model = ["--model", "own.py:make_model"]
+    model = ["--model", "own.py:make_model", "--method", "fullgrad"]
     assert main(["explain", "a.png", "--out", "signed", *model, "--option", "psi=signed"]) == 0
     assert main(["explain", "a.png", "--out", "plain", *model]) == 0
     assert drawn == [True, False]
@@ -77,8 +79,41 @@ def test_explained_photographs(here: Path, capsys: pytest.CaptureFixture[str]) -
     assert "Not all is here" not in text
     images = page.all("img")
     assert len(images) == 4  # overlay and map of each
-    overlay = Path("maps/a.overlay.png").read_bytes()
-    assert images[0]["src"] == f"data:image/png;base64,{base64.b64encode(overlay).decode()}"
+    kind, _, content = (images[0]["src"] or "").partition(";base64,")
+    assert kind == "data:image/webp"
+    assert {i["loading"] for i in images} == {"lazy"}
+    with Image.open(io.BytesIO(base64.b64decode(content))) as shown:
+        with Image.open("maps/a.overlay.png") as overlay:
+            width = min(1408, overlay.width)
+            size = width, shown.height
+            assert abs(shown.height - overlay.height * width / overlay.width) <= 1
+            expected = np.asarray(overlay.convert("RGB").resize(size), int)
+        assert shown.width == width
+        gaps = np.abs(np.asarray(shown, int) - expected)
+    assert gaps.mean() < 3
+    assert len(base64.b64decode(content)) < Path("maps/a.overlay.png").stat().st_size
+
+
+def test_many_photographs_are_folded_below_thumbnails(here: Path) -> None:
+    pixels = np.random.default_rng(2).integers(0, 128, (30, 40, 3), dtype=np.uint8)
+    for name in "cd":
+        Image.fromarray(pixels).save(f"{name}.png")
+    files = [f"{name}.png" for name in "abcd"]
+    assert main(["explain", *files, "--out", "four", "--model", "own.py:make_model"]) == 0
+    page = made("four")
+    links = [str(a["href"]) for a in page.all("a") if str(a["href"]).startswith("#photograph-")]
+    inner = [f"#{d['id']}" for d in page.all("div") if str(d.get("id")).startswith("photograph-")]
+    assert links == inner
+    assert len(links) == 4
+    folded = [d for d in page.all("details") if d.get("class") == "photograph"]
+    assert [d.get("open") for d in folded] == [None] * 4
+    assert [text[:5] for level, text in page.headings if level == 3][:4] == files
+    assert len(page.all("img")) == 3 * 4  # thumbnail, overlay, map
+    Path("four/a.overlay.png").unlink()  # its thumbnail is its text alone
+    assert main(["report", "four", "--out", "r.html"]) == 1
+    html = Path("r.html").read_text(encoding="utf-8")
+    assert html.count("<img") == 3 * 4 - 2
+    assert re.search(r'<li><a href="#photograph-\d+"><span>a.png: ', html)
 
 
 def test_the_waterfall_is_to_scale_and_adds_up(here: Path) -> None:
@@ -119,6 +154,17 @@ def test_layers_where_there_are_any(here: Path) -> None:
         strip["alt"]
         == f"A map for each of {len(names)} stages, from early to late: {', '.join(names)}"
     )
+    # Those of another run are refused, and each way out that the message names works.
+    other = packed([Layer("a", 99.0)])
+    for way_out in (
+        lambda: Path("maps/a.layers.npz").unlink(),
+        lambda: main(["explain", "a.png", "--out", "maps", "--model", "own.py:make_model", *again]),
+    ):
+        again = ["--layers", "--replace"]
+        Path("maps/a.layers.npz").write_bytes(other)
+        assert main(["report", "maps", "--out", "r.html"]) == 1
+        way_out()
+        assert main(["report", "maps", "--out", "r.html"]) == 0
 
 
 def test_runs_that_differ_have_sections_of_their_own(here: Path) -> None:
@@ -127,7 +173,7 @@ def test_runs_that_differ_have_sections_of_their_own(here: Path) -> None:
     page = made("maps", "other", "maps/a.json")
     heads = [text for level, text in page.headings if level == 2]
     assert heads == [
-        "2 photographs explained: fullgrad on own.py:make_model",
+        "2 photographs explained: path_fullgrad on own.py:make_model",
         "One photograph explained: sobel on own.py:make_model",
     ]
     assert len(page.all("nav")) == 1

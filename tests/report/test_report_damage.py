@@ -68,6 +68,11 @@ def edit(path: str, change: Any) -> Any:
             ["maps"],
             "maps/a.overlay.png is no PNG file",
         ),
+        (
+            put("maps/a.overlay.png", b"\x89PNG\r\n\x1a\nx"),
+            ["maps"],
+            "No overlay: maps/a.overlay.png is damaged: cannot identify image file",
+        ),
         (lose("maps/a.saliency.npy"), ["maps"], "No map: maps/a.saliency.npy does not exist"),
         (put("maps/a.saliency.npy", b"x"), ["maps"], "maps/a.saliency.npy holds none"),
         (
@@ -76,11 +81,11 @@ def edit(path: str, change: Any) -> Any:
             "maps/a.saliency.npy is not the map that the record of a.png tells of",
         ),
         (lambda: np.save("maps/a.saliency.npy", np.array([{}], object)), ["maps"], "holds none"),
-        (put("maps/a.layers.npz", b"x"), ["maps"], "No layers of a.png: no file of layers"),
+        (put("maps/a.layers.npz", b"x"), ["maps"], "No layers of a.png: not a file of layers"),
         (
             lambda: Path("maps/a.layers.npz").write_bytes(packed([Layer("a", 99.0)])),
             ["maps"],
-            "maps/a.layers.npz holds the layers of something else",
+            "maps/a.layers.npz holds the layers of something else, such as an earlier run: delete it",
         ),
         (
             edit("maps/a.json", lambda v: v["decomposition"]["shares"].pop()),
@@ -156,9 +161,9 @@ def edit(path: str, change: Any) -> Any:
             "sheets/sheet.json: 'rows' is missing",
         ),
         (put("bench/curves.png", b"x"), ["bench"], "bench/curves.png is no PNG file"),
-        (put("bench/ranking.csv", b'a,b\n"c\n'), ["bench"], "bench/ranking.csv is no table"),
+        (put("bench/ranking.csv", b'a,b\n"c\n'), ["bench"], "bench/ranking.csv is not a table"),
         (put("bench/ranking.csv", b"a,b\nc\n"), ["bench"], "its rows differ in length"),
-        (put("bench/ranking.csv", b""), ["bench"], "or there are none"),
+        (put("bench/ranking.csv", b""), ["bench"], "or it has no rows"),
     ],
 )
 def test_what_is_missing_is_said_and_the_rest_is_shown(
@@ -186,7 +191,11 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(
         (None, [], "the following arguments are required: PATH"),
         (None, ["nowhere"], "nowhere does not exist"),
         (None, ["own.py"], "own.py is not JSON"),
-        (None, ["bench/plan.json"], "bench/plan.json is no record of fullgrad explain or compare"),
+        (
+            None,
+            ["bench/plan.json"],
+            "bench/plan.json is not a record of fullgrad explain or compare",
+        ),
         (lambda: Path("empty").mkdir(), ["empty"], "empty holds no results of fullgrad explain"),
         (
             lose("bench/record.json"),

@@ -127,7 +127,7 @@ def test_an_unfinished_store_says_so(here: Path, capsys: pytest.CaptureFixture[s
     ("arguments", "message"),
     [
         (["--where", "size > 3"], "there is no column 'size' to filter or sort by"),
-        (["--where", "big"], "'big' is no condition: write COLUMN OPERATOR VALUE"),
+        (["--where", "big"], "'big' is not a condition: write COLUMN OPERATOR VALUE"),
         (["--largest-first"], "--largest-first needs a column to order by: --sort COLUMN"),
         (["--most", "0"], "'0' is not a whole number of at least 1"),
         (["--data", "nowhere"], "nowhere does not exist"),
@@ -175,7 +175,7 @@ def test_conditions_without_a_store_are_refused(
     model = ["--model", "net.py:make"]
     assert main(["explain", "a.png", "--out", "out", *model]) == 0
     assert main(["report", "out", "--sort", "logit"]) == 2
-    assert "there is none among the paths: leave them out" in capsys.readouterr().err
+    assert "there is no store among the paths: leave them out" in capsys.readouterr().err
     with pytest.raises(UsageError):
         report([Path("out")], look=Look())
     assert main(["report", "out"]) == 0

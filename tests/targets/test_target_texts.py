@@ -1,4 +1,4 @@
-"""Targets written as text: every form, and what is said of those that are none."""
+"""Targets written as text: every form, and what is said of texts that are not targets."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ def test_the_list_of_forms_is_read_as_it_is_printed() -> None:
         ),
         ("sum:3", "unknown kind of target 'sum'; known: log, rest"),
         ("neuron:layer3", "neuron:layer3 has no index: give neuron:layer3.0:5,3,4"),
-        ("neuron:layer3:a", "'a' are no indices: give whole numbers with commas between them"),
-        ("token:x", "'x' are no positions"),
+        ("neuron:layer3:a", "'a' are not indices: give whole numbers with commas between them"),
+        ("token:x", "'x' are not positions"),
         ("value:x", "value:x names no output: give value:0:EUR"),
-        ("box:a", "box:a is no box: give box:3 or box:10,20,60,90"),
+        ("box:a", "box:a is not a box: give box:3 or box:10,20,60,90"),
         ("box:1,2", "box must be .left, top, right, bottom."),
     ],
 )
@@ -95,7 +95,7 @@ def test_without_names_and_files() -> None:
     assert parse("12") == 12
     for text, message in (
         ("-2", "target -2 is out of range: the classes are 0 upwards"),
-        ("tabby", "is no index, and this model's class names are not known: give an index, or"),
+        ("tabby", "is not an index, and this model's class names are not known: give an index, or"),
         ("region:1:m.png", "masks are not read here: leave 'm.png' out, or explain a photograph"),
         ("similar:b.png", "photographs are not read here: 'b.png' cannot be compared with"),
     ):

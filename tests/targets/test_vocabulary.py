@@ -344,7 +344,7 @@ def test_a_layer_that_is_overwritten_or_called_twice() -> None:
         (
             classifier,
             lambda: regression(),
-            "has not one number for each sample where index is None",
+            "does not hold one number for each sample where index is None",
         ),
         (classifier, lambda: regression(index=5), "index 5 is out of range for 5 numbers"),
         (classifier, lambda: regression(scale=0), "scale must be finite and not 0"),
@@ -379,7 +379,7 @@ def test_a_layer_that_is_overwritten_or_called_twice() -> None:
         (
             dense,
             lambda: region(1, fit=True),
-            "fit and each_sample are of a mask, and none is given",
+            "fit and each_sample belong to a mask, and there is no mask",
         ),
         (Sequences, lambda: token(64, 1), "position 64 is out of range for 64 positions"),
         (Sequences, lambda: token(1, 5), "token id 5 is out of range for a vocabulary of 5"),

@@ -259,7 +259,7 @@ def test_a_missing_package_is_told_before_anything_is_measured(
 ) -> None:
     monkeypatch.setitem(sys.modules, "captum", None)
     assert command_line.main(["--quick", "--out", str(tmp_path)]) == 2
-    assert "pip install 'fullgrad[bench]'" in capsys.readouterr().err
+    assert "make install has all" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -273,3 +273,15 @@ def test_an_interrupted_run_says_how_to_go_on(
     monkeypatch.setattr(runner, "measure_all", interrupted)
     assert command_line.main(["--quick", "--out", str(tmp_path)]) == 130
     assert "the same command resumes" in capsys.readouterr().err
+
+
+def test_the_page_of_compiled_explanations_has_the_stored_times() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs/compiled.md").read_text(encoding="utf-8")
+    stored = (root / "docs/data/compiled-cuda.jsonl").read_text(encoding="utf-8").splitlines()
+    for row in map(json.loads, stored[1:]):
+        eager, recorded = row["methods"]["saliency"], row["methods"]["compiled_cudagraphs"]
+        cells = [f"{1000 * row['methods']['gradient']['seconds']['median']:.1f} ms"]
+        for ratio in (eager["ratio"], recorded["ratio"]):
+            cells.append(f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})")
+        assert f"| {row['batch']} | {' | '.join(cells)} | {recorded['making']:.1f} s |" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import sys
 import warnings
@@ -16,7 +17,15 @@ from benchmarks import guard, isolated, memory
 from benchmarks.environment import Environment
 from benchmarks.growth import CONVOLUTIONS
 from benchmarks.measure import measure
-from benchmarks.methods import BASELINE, CORE, METHODS, NotApplicableError, groups, input_gradient
+from benchmarks.methods import (
+    BASELINE,
+    CORE,
+    METHODS,
+    NotApplicableError,
+    groups,
+    input_gradient,
+    of_kind,
+)
 from benchmarks.subjects import SUBJECTS, make_lively, workload
 from benchmarks.tasks import Task
 from benchmarks.timing import Spread, describe, interleave, rotated, rounds_for, spread
@@ -25,7 +34,8 @@ from torch import nn
 HERE = Environment(
     "cpu", "a CPU", "a CPU", 2, "3.11", "2.6", "0.21", "0.8", "1.5", "0.1", "abc", "c0ffee", "today"
 )
-TASK = Task("time", "resnet18", 2, 64, "float32", "cpu", tuple(METHODS))
+TIMED = of_kind("time", tuple(METHODS))
+TASK = Task("time", "resnet18", 2, 64, "float32", "cpu", TIMED)
 
 
 def tiny() -> nn.Module:
@@ -127,9 +137,9 @@ def test_rounds_fill_the_budget_within_bounds() -> None:
 
 
 def test_the_baseline_is_in_every_group() -> None:
-    found = groups(tuple(METHODS))
+    found = groups(TIMED)
     assert all(BASELINE in members for members in found)
-    assert {n for members in found for n in members} == set(METHODS)
+    assert {n for members in found for n in members} == set(TIMED)
     assert found[0][: len(CORE)] == CORE
     assert groups(("captum_ig",)) == [(BASELINE, "captum_ig")]
 
@@ -143,7 +153,7 @@ def test_all_methods_on_a_tiny_model() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other packages' own
         outcomes = dict(measure(replace(TASK, rounds=2), work, at_work.append))
-    assert set(outcomes) == set(METHODS)
+    assert set(outcomes) == set(TIMED)
     for name, outcome in outcomes.items():
         if "failed" in outcome:  # only where a package of the extra is not installed
             assert METHODS[name].package, outcome
@@ -152,8 +162,21 @@ def test_all_methods_on_a_tiny_model() -> None:
             assert len(outcome["seconds_of_rounds"]) == len(outcome["baseline_of_rounds"]) == 2
             assert outcome["seconds"]["low"] > 0
     assert outcomes[BASELINE]["ratio"] == {"low": 1, "median": 1, "high": 1}
-    assert set(at_work) == set(METHODS)
+    assert set(at_work) == set(TIMED)
     assert all(p.requires_grad for p in work.model.parameters())
+
+
+def test_compiled_methods_take_turns_with_the_eager_ones() -> None:
+    modes = of_kind("compiled", ("forward", "compiled_graph", "compiled_cudagraphs"))
+    assert modes == (BASELINE, "saliency", "compiled_graph", "compiled_cudagraphs")
+    task = replace(TASK, kind="compiled", methods=modes, rounds=2)
+    work = workload(tiny(), torch.randn(2, 3, 12, 12))
+    outcomes = dict(measure(task, work, lambda name: None))
+    assert tuple(outcomes) == modes
+    assert outcomes["compiled_graph"]["making"] > 0
+    assert "making" not in outcomes["saliency"]
+    assert len(outcomes["compiled_graph"]["baseline_of_rounds"]) == 2
+    assert outcomes["compiled_cudagraphs"]["failed"].startswith("OptionError: mode='cudagraphs'")
 
 
 def test_an_expensive_method_that_takes_too_long_is_not_run() -> None:
@@ -319,7 +342,7 @@ def fake_worker(folder: Path, kills: str = "", before: str = "") -> tuple[str, s
 
 def test_a_killed_method_is_named_and_the_others_are_measured(tmp_path: Path) -> None:
     outcomes = isolated.run(TASK, fake_worker(tmp_path, kills="captum_gradcam"))
-    assert list(outcomes) == list(METHODS)
+    assert list(outcomes) == list(TIMED)
     killed = outcomes.pop("captum_gradcam")
     assert killed == {"failed": "killed (SIGKILL, perhaps out of memory)"}
     assert len({outcome["by"] for outcome in outcomes.values()}) == 2
@@ -327,7 +350,7 @@ def test_a_killed_method_is_named_and_the_others_are_measured(tmp_path: Path) ->
 
 def test_every_method_has_its_own_process_for_memory(tmp_path: Path) -> None:
     outcomes = isolated.run(replace(TASK, kind="memory"), fake_worker(tmp_path))
-    assert len({outcome["by"] for outcome in outcomes.values()}) == len(METHODS)
+    assert len({outcome["by"] for outcome in outcomes.values()}) == len(TIMED)
 
 
 def test_a_death_before_any_method_is_everyones(tmp_path: Path) -> None:
@@ -402,6 +425,23 @@ def test_experiments_take_turns_and_report_medians() -> None:
     assert set(found) == set("abc")
     assert order == [*"abc", *"bca", *"cab"]
     assert all(0 <= ms < 100 for ms in found.values())
+
+
+def test_a_profile_says_where_the_time_goes(
+    monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import experiments
+
+    monkeypatch.setattr(
+        experiments, "build", lambda *_: workload(tiny(), torch.randn(1, 3, 12, 12))
+    )
+    assert experiments.main(["--profile", "--models", "resnet18", "--rounds", "1"]) == 0
+    said = capsys.readouterr().out
+    head = re.search(r"resnet18, batch 8: map [\d.]+ ms, gradient [\d.]+ ms, (\d+) function", said)
+    assert head is not None and int(head[1]) > 500
+    shares = dict(reversed(line.split(maxsplit=1)) for line in said.splitlines()[2:])
+    assert {"fullgrad.engine", "fullgrad.maps", "back-propagation"} <= {*shares}
+    assert 90 < sum(float(s.rstrip("%")) for s in shares.values()) < 101
 
 
 def test_experiments_refuse_nonsense(capsys: pytest.CaptureFixture[str]) -> None:

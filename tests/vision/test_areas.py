@@ -65,7 +65,7 @@ def test_results_records_and_commands_have_them(
     assert whole == pytest.approx(found.logit, rel=1e-4, abs=1e-4)
     assert found.map.signed
     assert len(np.unique(found.map.shown)) <= 49
-    (plain,) = explain_images(model, [photograph], target=3)
+    (plain,) = explain_images(model, [photograph], target=3, method="fullgrad")
     assert plain.areas is None
     assert plain.areas_text == ""
     assert plain.map.shown is plain.map.values

@@ -57,7 +57,7 @@ def test_damaged_safetensors(tmp_path: Path) -> None:
     safetensors.save_file(small().state_dict(), path)
     for content in (path.read_bytes()[:-50], path.read_bytes()[:5], b"nonsense" * 99):
         path.write_bytes(content)
-        with pytest.raises(ModelLoadError, match="is truncated, damaged or no safetensors file"):
+        with pytest.raises(ModelLoadError, match="is truncated, damaged or not a safetensors file"):
             read_checkpoint(path)
 
 

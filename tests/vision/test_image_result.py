@@ -58,6 +58,7 @@ def test_all_parts_are_those_of_the_library() -> None:
         model,
         images,
         parts=("map", "split", "layers"),
+        method="fullgrad",
         options={"psi": "channel"},
         depth=None,
         top=2,
@@ -91,7 +92,11 @@ def test_complete_methods_have_a_map_a_split_and_layers(method: str) -> None:
     assert result.split is not None
     assert result.layers
     apart = method in ("difference_fullgrad", "path_fullgrad")
-    assert ("balanced" in result.notes.get("split", "")) == apart
+    record = result.record(provenance(loaded()))
+    assert record.decomposition.linearization == result.split.linearization
+    assert result.split.linearization == ("balanced" if "balanced" in method else "jacobian")
+    assert (record.saliency.chosen, record.saliency.reason) == ("given", None)
+    assert result.notes == {}
     assert ("belongs to the baseline or to terms" in result.areas_text) == apart
 
 

@@ -34,7 +34,11 @@ def test_class_by_name_or_index() -> None:
         ("cat", True, r"no class is named 'cat'; did you mean .*'tiger cat'"),
         ("qqqqqq", True, "no class is named 'qqqqqq'$"),
         ("", True, "no class is named ''$"),
-        ("cat", False, "the target 'cat' is no index, and this model's class names are not known"),
+        (
+            "cat",
+            False,
+            "the target 'cat' is not an index, and this model's class names are not known",
+        ),
     ],
 )
 def test_class_that_is_not_there(target: str, known: bool, message: str) -> None:

@@ -235,10 +235,11 @@ def test_unknown_names(spec: str, weights: str | None, message: str) -> None:
         load_model(spec, weights)
 
 
-@pytest.mark.parametrize("device", ["nonsense", "meta", "cuda:99"])
+@pytest.mark.parametrize("device", ["nonsense", "meta", "cuda:99", "mps"])
 def test_device_that_is_not_there(device: str) -> None:
-    with pytest.raises(ModelLoadError, match=f"the device '{device}' cannot be used"):
+    with pytest.raises(ModelLoadError, match=f"the device '{device}' cannot be used") as error:
         load_model(device=device)
+    assert device != "mps" or "it has no float64, in which sums are proved; use cpu" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -100,14 +100,14 @@ GOOD = {
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no file of layers"),
-        (b"x" * 100, "no file of layers"),
-        (file_of(names=np.array(["a"])), "no file of layers: KeyError"),
-        (file_of(**GOOD)[:-40], "no file of layers"),
+        (b"", "not a file of layers"),
+        (b"x" * 100, "not a file of layers"),
+        (file_of(names=np.array(["a"])), "not a file of layers: KeyError"),
+        (file_of(**GOOD)[:-40], "not a file of layers"),
         (file_of(**(GOOD | {"places": np.array([7])})), "maps of no stage"),
         (file_of(**(GOOD | {"sums": np.array([np.nan])})), "names or sums that are not valid"),
         (file_of(**(GOOD | {"maps": np.full((1, 2, 2), np.inf)})), "NaN or infinite"),
-        (file_of(**(GOOD | {"names": np.array([{}], object)})), "no file of layers: ValueError"),
+        (file_of(**(GOOD | {"names": np.array([{}], object)})), "not a file of layers: ValueError"),
     ],
 )
 def test_a_damaged_file_of_layers(content: bytes, message: str) -> None:

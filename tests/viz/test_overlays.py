@@ -15,6 +15,8 @@ from PIL import Image
 from figures import outside
 from fullgrad.errors import InputError, MissingDependencyError
 from fullgrad.viz import Row, blend, colors, normalize, picture, png, sheet
+from fullgrad.viz.overlay import overlaid
+from fullgrad.viz.style import limit_of, signed_colors
 
 LONG = "black-and-tan coonhound, which is a hound whose name goes on for a very long time " * 4
 
@@ -191,6 +193,16 @@ def test_contact_sheet(count: int, length: int) -> None:
     assert len(figure.axes) == 3 * count
     assert "probability 39%\nlogit 9.2" in [t.get_text() for t in figure.texts]
     opened(figure)
+
+
+def test_a_signed_row_of_a_contact_sheet_has_the_signed_colors() -> None:
+    """It had not: the recommended method's numbers were drawn by their percentiles."""
+    values = ramp() - 0.5
+    (figure,) = (sheet([Row(Image.new("RGB", (30, 20)), values, "a", sign=True)], "mine"),)
+    panels = [axes.images[0].get_array() for axes in figure.axes]
+    assert np.array_equal(panels[2], signed_colors(values, limit_of(values)))
+    assert np.array_equal(panels[1], overlaid(Image.new("RGB", (30, 20)), values, sign=True))
+    assert "mine" in [t.get_text() for t in figure.texts]
 
 
 def test_contact_sheet_of_nothing() -> None:

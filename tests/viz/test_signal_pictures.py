@@ -79,7 +79,7 @@ def test_planes_through_the_largest_number() -> None:
         (lambda: series(np.ones((5, 2)), np.ones((5, 2)), ["a"]), "1 names for 2 channels"),
         (lambda: slices(np.ones((2, 2, 2)), np.ones((2, 2, 3))), "a volume of shape"),
         (lambda: slices(np.ones((2, 2)), np.ones((2, 2))), "the volume must have 3 axes"),
-        (lambda: slices(np.ones((2, 2, 2)), np.ones((2, 2, 2)), at=(2, 0, 0)), "is no place"),
+        (lambda: slices(np.ones((2, 2, 2)), np.ones((2, 2, 2)), at=(2, 0, 0)), "is not a place"),
         (
             lambda: slices(np.ones((2, 2, 2)), np.ones((2, 2, 2)), spacing=(1, 0, 1)),
             "spacing must be three positive numbers",
@@ -114,7 +114,7 @@ def test_channels_that_a_model_keeps_apart_have_a_map_each() -> None:
     )
     found = by_channel.map["past_values"][0, 0]
     assert found.shape == (16, 3) and bool((found != 0).all())
-    # A channel's own scale lies at the channel; without channels that are places it lies nowhere.
+    # A channel's own scale lies at the channel; without channels that are places it has no position.
     more = found.sum(1) - together.map["past_values"][0, 0]
     torch.testing.assert_close(more, more.mean().expand(16))
     torch.testing.assert_close(more.sum(), together.elsewhere[0] - by_channel.elsewhere[0])

@@ -18,7 +18,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -178,7 +178,7 @@ def large(folder: Path, samples: int, side: int) -> None:
     store.prepare()
     draw = np.random.default_rng(0)
     names = [f"share.{stage}" for stage in ("input", *plan.stages)]
-    origin = Origin("host", datetime.now(timezone.utc), 1.0)
+    origin = Origin("host", datetime.now(UTC), 1.0)
     for unit in range(plan.units):
         members = plan.members(unit)
         values = draw.normal(size=(len(members), side, side))

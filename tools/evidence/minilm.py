@@ -27,7 +27,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fullgrad.tokens import TextModel
+from fullgrad.maps.tokens import TextModel
 
 HALVES = ("tuning", "held")
 _WORDS = (6, 20)  # of a sentence

@@ -58,7 +58,7 @@ RETRAINED = (
     "grad_cam",
     "fullgrad",
     "random_blobs:grid=4",
-    "random",  # the first to run: its maps cost nothing, and it trains the base networks
+    "random",
 )
 TESTS = {
     "gain": ("relevance-gain", "--cell", "16", "--fills", "mean", "blur"),
@@ -120,10 +120,12 @@ def roar(args: argparse.Namespace) -> Iterable[Command]:
     call = (*call, "--device", args.device, "--precision", "bfloat16", "--map-batch", "500")
     call = (*call, "--store", str(folder / "stages"), "--minutes", str(args.minutes), *args.roar)
     methods = RETRAINED[-2:] if args.tiny else RETRAINED
+    least = ("--methods", "random", "--fractions", "0.1", "--mask-runs", "0")
+    yield Command("roar-base", (*call, "--out", str(folder / "base"), *least))
     names = [f"roar-{method.partition(':')[0]}" for method in methods]
     for name, method in zip(names, methods, strict=True):
         words = (*call, "--out", str(folder / name), "--methods", method)
-        yield Command(name, words, () if name == names[-1] else tuple(names[-1:]))
+        yield Command(name, words, ("roar-base",))
     yield Command(
         "roar", (*call, "--out", str(folder / "all"), "--methods", *methods), tuple(names)
     )

@@ -176,7 +176,7 @@ TASKS = (
         two_stages,
         note="`detached='constant'`: proposals are computed without gradients, and count as "
         "constants; `activation_layouts={'detector.roi_heads': '(B K) C'}`: what is computed box "
-        "by box lies nowhere",
+        "by box has no position",
         refused="leave the autograd graph in 'detector.rpn'",
     ),
     Task("detection, set prediction", "transformers", "DETR", "class of box 2", detr),

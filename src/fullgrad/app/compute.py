@@ -53,7 +53,7 @@ def compute(
             names=served.names,
             target=query.target,
             rather_than=query.rather_than,
-            method=query.method,
+            method=query.method if "method" in query.model_fields_set else None,
             options=query.options,
             parts=PARTS[query.parts],
             depth=depth,

@@ -107,7 +107,7 @@ class Query(BaseModel):
     model: Annotated[int, PlainValidator(_index)] = 0
     target: Annotated[int | None, PlainValidator(_index)] = None
     rather_than: Annotated[int | None, PlainValidator(_other)] = None
-    method: Annotated[Method, PlainValidator(_method)] = Field(methods.get("fullgrad"))
+    method: Annotated[Method, PlainValidator(_method)] = Field(methods.get(methods.RECOMMENDED))
     options: Annotated[dict[str, Any], PlainValidator(_options)] = Field(default_factory=dict)
     parts: Literal["all", "map"] = "all"
     name: Annotated[str, PlainValidator(_name)] = "photograph"

@@ -68,7 +68,7 @@ def _line(text: str) -> str:
 
 
 def refusal_of(error: BaseException) -> Refusal:
-    """Return what a person is told of an error; an unforeseen one is written on the terminal."""
+    """Return what a person reads of an error; an unforeseen one is written on the terminal."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, FullGradError):
@@ -78,7 +78,7 @@ def refusal_of(error: BaseException) -> Refusal:
     text = "".join(traceback.format_exception(error))
     print(f"fullgrad app: unexpected error\n{text}", file=sys.stderr, flush=True)
     return Refusal(
-        "Something went wrong in the viewer. Its terminal tells more; other requests are not "
+        "Something went wrong in the viewer. Its terminal says more; other requests are not "
         "affected.",
         "internal",
         500,

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from starlette.responses import Response
 
+from fullgrad import methods
 from fullgrad.app.models import Served
 from fullgrad.app.options import offered_options
 from fullgrad.app.query import Query
@@ -54,6 +55,8 @@ def result_of(query: Query, served: Served, found: ImageResult) -> dict[str, Any
     return {
         "model": query.model,
         "method": query.method.name,
+        "chosen": "default" if found.by_default else "given",
+        "reason": methods.REASON if query.method.name == methods.RECOMMENDED else None,
         "options": {name: _plain(getattr(settings, name)) for name in names},
         "name": query.name,
         "target": found.target_info(found.name).model_dump(),
@@ -226,7 +229,7 @@ def command_line(query: Query, model: LoadedModel, *, layers: bool) -> list[str]
         words += ["--target", str(query.target)]
     if query.rather_than is not None:
         words += ["--rather-than", str(query.rather_than)]
-    if query.method.name != "fullgrad":
+    if query.method.name != methods.RECOMMENDED:
         words += ["--method", query.method.name]
     for name, value in query.options.items():
         if (name == "terms" or (name == "psi" and value != "signed")) and value is not None:

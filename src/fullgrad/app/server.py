@@ -110,6 +110,7 @@ def about(models: Sequence[Served], limits: Limits) -> dict[str, Any]:
             }
             for m in models
         ],
+        "recommended": methods.RECOMMENDED,
         "methods": [
             {
                 "name": method.name,

@@ -68,7 +68,7 @@ async def drain(
         ClientDisconnect: the client has hung up.
     """
     if "expect" in request.headers:
-        return  # it sends nothing unless it is told to
+        return  # it sends nothing unless the response says so
     left = _DRAINED * limits.bytes
     with move_on_after(_DRAINING):
         async for part in stream or request.stream():

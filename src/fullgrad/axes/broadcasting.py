@@ -20,6 +20,7 @@ from fullgrad.axes.coordinates import (
     Table,
     count,
 )
+from fullgrad.axes.reading import Reading
 
 
 @dataclass(eq=False, slots=True)
@@ -30,10 +31,12 @@ class Bindings:
         found: fresh atoms that turned out to be places, when a sum with places told so.
         reached: single places (each selection's coordinate) in the order in which something was
             first computed there.
+        readings: which axes were read as positions or channels, in order of execution.
     """
 
     found: dict[Atom, tuple[Coordinate | None, ...]] = field(default_factory=dict)
     reached: dict[Coordinate, int] = field(default_factory=dict)
+    readings: list[Reading] = field(default_factory=list)
 
     def visit(self, axes: Axes) -> None:
         """Something was computed element by element at the single places of an activation."""

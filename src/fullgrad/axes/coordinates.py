@@ -58,7 +58,8 @@ class Coordinate:
         pooled: whether places were read together so that no number has its own: by a ``mean``,
             or by a ``window`` that has one place only.
         line: of one atom whose centers are even and whose intervals do not turn back, the first
-            center and the step; None otherwise, or where that is not known.
+            center and the step (then each number reads something); None otherwise, or where that
+            is not known.
     """
 
     input: int
@@ -81,12 +82,12 @@ class Coordinate:
     @property
     def anywhere(self) -> bool:
         """Whether any number reads anything."""
-        return bool((self.table[LOW] == self.table[LOW]).any())
+        return self.line is not None or bool((self.table[LOW] == self.table[LOW]).any())
 
     @property
     def everywhere(self) -> bool:
         """Whether every number reads something."""
-        return bool((self.table[LOW] == self.table[LOW]).all())
+        return self.line is not None or bool((self.table[LOW] == self.table[LOW]).all())
 
     @property
     def whole(self) -> bool:

@@ -24,6 +24,7 @@ InputLayout: TypeAlias = str | Sequence[str | None] | None
 ActivationLayouts: TypeAlias = Mapping[str, str | Sequence[str]]
 
 _DEFAULT = {3: "BCT", 4: "BCHW", 5: "BCDHW"}
+_USUAL_CHANNELS = (1, 3, 4)  # of images
 _NAME = re.compile(r"([A-Za-z])(?:=([1-9][0-9]*))?")
 _AXIS = re.compile(r"\(([^()]*)\)|([^\s()]+)")
 
@@ -37,12 +38,14 @@ class Grid:
         letters: of its axes.
         sizes: of its axes: the map's size.
         start: the first of its coordinates.
+        order: the letters of all axes of the input.
     """
 
     input: int
     letters: tuple[str, ...]
     sizes: tuple[int, ...]
     start: int
+    order: str
 
     @property
     def stop(self) -> int:
@@ -57,12 +60,14 @@ class Layouts:
     Args:
         axes: of each explained input.
         grids: of those inputs that have positions.
-        stated: whether the user said so.
+        known: of each input whether its channels are where they are taken to be: True if that is
+            stated, told by the model or usual for the shape; False if the model reads them
+            elsewhere; None if nothing tells (:mod:`fullgrad.axes.reading`).
     """
 
     axes: tuple[Axes, ...]
     grids: tuple[Grid, ...]
-    stated: bool
+    known: tuple[bool | None, ...]
 
     @property
     def rank(self) -> int:
@@ -141,14 +146,25 @@ def input_layouts(
         if len(along) > 3:
             raise LayoutError(f"the layout {letters!r} has {len(along)} grid axes; 3 are the most")
         if along:
-            grids.append(Grid(i, tuple(c for c, _ in along), tuple(n for _, n in along), start))
+            own, sizes = zip(*along, strict=True)
+            grids.append(Grid(i, own, sizes, start, letters))
             start += len(along)
     by_input = {g.input: g for g in grids}
     axes = tuple(
         _of_input(shape, letters, by_input.get(i), start)
         for i, (shape, letters) in enumerate(zip(shapes, named, strict=True))
     )
-    return Layouts(axes, tuple(grids), any(t is not None for t in each))
+    known = tuple(
+        t is not None or not _in_doubt(shape) or None for t, shape in zip(each, shapes, strict=True)
+    )
+    return Layouts(axes, tuple(grids), known)
+
+
+def _in_doubt(shape: Sequence[int]) -> bool:
+    """Whether an input of a shape may as well have its channels elsewhere."""
+    if len(shape) == 3:
+        return shape[1] > 1
+    return len(shape) in _DEFAULT and shape[1] not in _USUAL_CHANNELS
 
 
 def _of_input(shape: Sequence[int], letters: str, grid: Grid | None, total: int) -> Axes:
@@ -274,7 +290,7 @@ def _refuse_parts(axes: Axes, reach: Reach, layouts: Layouts, module: str, text:
                 f"numbers read {int(ends[0])} to {int(ends[1])} of {letter}=0 to {c.size - 1} "
                 "alone. "
                 "Leave it out: fullgrad.decompose and maps with terms='input' need none, nor do "
-                "maps of one sample at a time if only the places of the samples differ"
+                "maps of one sample at a time (batch_size=1) if only the samples' places differ"
             )
 
 
@@ -341,18 +357,24 @@ def _axes(pattern: Pattern, shape: Sequence[int], layouts: Layouts, module: str,
     return Axes(tuple(groups), tuple(coordinates))
 
 
-def example_layout(shape: Sequence[int], batch: int, grids: Sequence[Grid]) -> str:
+def example_layout(shape: Sequence[int], batch: int, grids: Sequence[Grid]) -> str | None:
     """A layout that an activation of a shape may have, for messages: it can be stated as it is.
 
     Args:
         shape: of the activation.
         batch: number of samples.
         grids: of the inputs.
+
+    Returns:
+        None if no axis holds as many numbers of each sample.
     """
-    letters, sizes = grids[0].letters, grids[0].sizes
-    folded = shape[0] // batch if shape and shape[0] % batch == 0 else 1
-    if len(shape) == len(letters) + 2:
-        return " ".join((f"(B N={folded})" if folded > 1 else "B", "C", *letters))
+    letters, sizes, order = grids[0].letters, grids[0].sizes, grids[0].order
+    if len(shape) == len(order) and shape[order.index("B")] % batch == 0:
+        folded = shape[order.index("B")] // batch
+        return " ".join(f"(B N={folded})" if c == "B" and folded > 1 else c for c in order)
+    if not shape or shape[0] % batch:
+        return None
+    folded = shape[0] // batch
     if len(shape) == 2 and folded > 1:
         return f"(B {' '.join(_places(folded, letters, sizes))}) C"
     if len(shape) < 3:
@@ -364,12 +386,14 @@ def example_layout(shape: Sequence[int], batch: int, grids: Sequence[Grid]) -> s
 
 
 def _places(count: int, letters: Sequence[str], sizes: Sequence[int]) -> list[str]:
-    """So many places on a grid, in its proportions if that can be, with their numbers."""
-    if len(letters) != 2:
-        return [f"{c}={count if i == 0 else 1}" for i, c in enumerate(letters)]
-    height, width = sizes
-    high = math.isqrt(count * height // width)
-    if not high or high * high * width != count * height or count % high:
-        high = next(n for n in range(math.isqrt(count), 0, -1) if count % n == 0)
-        high = count // high if height > width else high
-    return [f"{letters[0]}={high}", f"{letters[1]}={count // high}"]
+    """So many places on a grid, in its proportions, with their numbers.
+
+    Where that cannot be they are no grid (regions of interest, object queries): a letter that is
+    not of the input.
+    """
+    share = (count / math.prod(sizes)) ** (1 / len(sizes))
+    along = [round(n * share) for n in sizes]
+    fits = all(k * sizes[0] == along[0] * n for k, n in zip(along, sizes, strict=True))
+    if len(letters) > 1 and not (fits and math.prod(along) == count):
+        return [next(c for c in "KLM" if c not in letters)]
+    return [f"{c}={n}" for c, n in zip(letters, along, strict=True)]

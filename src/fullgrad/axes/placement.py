@@ -189,7 +189,8 @@ def placements_on(
     Raises:
         ValueError: the samples are not one axis.
     """
-    parts = [replace(axes, coordinates=axes.coordinates[g]) for g in grids]
+    own = [axes.coordinates[g] for g in grids]
+    parts = [axes if c == axes.coordinates else replace(axes, coordinates=c) for c in own]
     found = [placement_of(part, batch, alone=len(grids) == 1, along=along) for part in parts]
     if along is not None and any(p is not None and not p.one_cell for p in found):
         found = [None if p is not None and p.one_cell else p for p in found]
@@ -275,13 +276,11 @@ def _stretched(centers: Table, c: Coordinate) -> bool:
 
 def _read(c: Coordinate) -> NDArray[np.bool_]:
     """Which places of the input's axis are read, shape (size,)."""
-    read = np.zeros(c.size + 1)
-    flat = c.table.reshape(3, -1)
-    low, high = flat[LOW], flat[HIGH]
+    low, high = c.table[LOW].ravel(), c.table[HIGH].ravel()
     there = ~np.isnan(low)
-    np.add.at(read, low[there].astype(np.int64), 1)
-    np.add.at(read, high[there].astype(np.int64) + 1, -1)
-    return np.cumsum(read)[:-1] > 0
+    begin = np.bincount(low[there].astype(np.int64), minlength=c.size + 1)
+    end = np.bincount(high[there].astype(np.int64) + 1, minlength=c.size + 1)
+    return np.cumsum(begin - end)[:-1] > 0
 
 
 def _stretch(cells: int, size: int) -> Table:

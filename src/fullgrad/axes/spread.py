@@ -38,7 +38,7 @@ def check_placement(placement: str) -> None:
 
 
 def cells_along(c: Coordinate, placement: MassPlacement) -> tuple[Cells, Indices]:
-    """The cells along one axis of the input, told apart by what they read and around where.
+    """The cells along one axis of the input, distinguished by what they read and around where.
 
     Args:
         c: the coordinate.

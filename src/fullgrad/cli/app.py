@@ -25,7 +25,7 @@ from fullgrad.app.server import build
 from fullgrad.app.stores import StorePages
 from fullgrad.app.upload import Limits, pillow_limit
 from fullgrad.cli import UsageError
-from fullgrad.cli.arguments import add_stated_arguments, class_names, note_about
+from fullgrad.cli.arguments import add_stated_arguments, class_names, note_about, positive
 from fullgrad.datasets import open as open_store
 from fullgrad.datasets.analysis.pictures import Pictures
 from fullgrad.vision.classification import number_of_classes
@@ -69,25 +69,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", nargs="+", action="extend", metavar="WEIGHTS", help=text)
     text = "class names of each model: file, 'imagenet', or '-' for its own"
     add("--labels", nargs="+", action="extend", metavar="FILE", help=text)
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
     add_stated_arguments(parser)
     text = "address to answer at (default: %(default)s, this machine alone)"
     add("--host", default="127.0.0.1", help=text)
     text = "port, 0 for any that is free (default: %(default)s)"
     add("--port", type=_port, default=7860, help=text)
     text = "requests computed at a time, each with its own copy of the models (default: 2)"
-    add("--workers", type=_positive, default=2, metavar="N", help=text)
+    add("--workers", type=positive, default=2, metavar="N", help=text)
     text = "of an upload (default: %(default)s)"
-    add("--max-bytes", type=_positive, default=limits.bytes, metavar="N", help=text)
+    add("--max-bytes", type=positive, default=limits.bytes, metavar="N", help=text)
     text = "width times height of an upload (default: %(default)s)"
-    add("--max-pixels", type=_positive, default=limits.pixels, metavar="N", help=text)
+    add("--max-pixels", type=positive, default=limits.pixels, metavar="N", help=text)
     add("--open", action="store_true", help="open the browser")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or len(text) > 15 or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def _port(text: str) -> int:
@@ -147,9 +141,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_store(args: argparse.Namespace) -> None:
     if args.data is not None and args.store is None:
-        raise UsageError("--data is of a store: name it with --store, or leave --data out")
+        raise UsageError("--data belongs to a store: name it with --store, or leave --data out")
     if args.store is not None and not args.model and (args.weights or args.labels):
-        raise UsageError("--weights and --labels are of a model: name it with --model as well")
+        raise UsageError("--weights and --labels belong to a model: name it with --model as well")
 
 
 def _store_pages(args: argparse.Namespace) -> StorePages | None:
@@ -184,7 +178,7 @@ def _hidden(args: argparse.Namespace) -> list[Path]:
 
 
 def quiet() -> None:
-    """Keep the libraries' warnings off the terminal: a request is told what is wrong with it."""
+    """Keep the libraries' warnings off the terminal: responses say what is wrong."""
     for module in _LIBRARIES:
         warnings.filterwarnings("ignore", module=module)
 

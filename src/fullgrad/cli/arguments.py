@@ -6,6 +6,7 @@ import argparse
 import ast
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,7 @@ TARGET = (
     "what to explain: a class by index or name (default: the predicted one), 'A - B', log:A, "
     "region:A:mask.png, ...; all forms are below"
 )
+PAPERS = "fullgrad"  # the method of the paper
 LABELS = "class names, one a line, or 'imagenet' for those of ImageNet-1k"
 
 
@@ -88,7 +90,7 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
         "pre-trained weights)"
     )
     add("--weights", "--checkpoint", action=Once, metavar="WEIGHTS", help=text)
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
 
 
 def add_stated_arguments(parser: argparse.ArgumentParser, size: bool = True) -> None:
@@ -116,7 +118,7 @@ def add_stated_arguments(parser: argparse.ArgumentParser, size: bool = True) -> 
 def _side(text: str) -> int | tuple[int, int]:
     parts = text.split("x")
     if not all(p.isascii() and p.isdecimal() and int(p) > 0 for p in parts) or len(parts) > 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: give N or HxW")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: give N or HxW")
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 
 
@@ -129,10 +131,10 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the saliency method and its options."""
     add = parser.add_argument
     text = (
-        "saliency method (default: %(default)s) or own.py:FUNCTION; 'fullgrad methods' lists all; "
-        f"recommended by tests of maps: {methods.RECOMMENDED}"
+        f"saliency method (default: {methods.RECOMMENDED}, recommended by tests of maps) or "
+        "own.py:FUNCTION; 'fullgrad methods' lists all; the paper's: fullgrad"
     )
-    add("--method", default="fullgrad", metavar="METHOD", help=text)
+    add("--method", metavar="METHOD", help=text)
     text = "rescale terms by layer (the authors' code, default) or by channel (the paper's formula)"
     add("--psi", choices=("layer", "channel"), help=text)
     text = (
@@ -144,8 +146,8 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
     add("--option", action="append", default=[], metavar="NAME=VALUE", help=text)
 
 
-def chosen_method(args: argparse.Namespace) -> tuple[Method, dict[str, Any]]:
-    """The saliency method that the arguments name, and its options.
+def chosen_method(args: argparse.Namespace) -> tuple[Method | None, dict[str, Any]]:
+    """The saliency method that the arguments name, None for the recommended one, and its options.
 
     Raises:
         UsageError: an unknown method or option, or a value that cannot be.
@@ -162,10 +164,15 @@ def chosen_method(args: argparse.Namespace) -> tuple[Method, dict[str, Any]]:
         parts = tuple(t.strip() for t in args.terms.split(","))
         options["terms"] = parts[0] if len(parts) == 1 else parts
     try:
-        method = methods.get(args.method)
-        method.settings(options)
+        method = None if args.method is None else methods.get(args.method)
+        (method or methods.get(methods.RECOMMENDED)).settings(options)
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        way_out = ""
+        if args.method is None:
+            with suppress(ValueError):
+                methods.get(PAPERS).settings(options)
+                way_out = f"; {PAPERS} takes this: add --method {PAPERS}"
+        raise UsageError(f"{error}{way_out}") from error
     return method, options
 
 
@@ -177,8 +184,8 @@ def _value(text: str) -> Any:
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
+    """A whole number of at least 1, as an option's type."""
+    if not (text.isascii() and text.isdecimal()) or len(text) > 15 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
@@ -188,10 +195,17 @@ def sample_shape(text: str) -> tuple[int, ...]:
     parts = text.split("," if "," in text else "x")
     if not all(p.isascii() and p.isdecimal() and int(p) > 0 for p in parts):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no size: give HxW, or the shape of one sample as in 40 or 3x224x224"
+            f"{text!r} is not a size: give HxW, or the shape of one sample as in 40 or 3x224x224"
         )
     sizes = tuple(map(int, parts))
     return (3, *sizes) if len(sizes) == 2 and "x" in text else sizes
+
+
+def seed(text: str) -> int:
+    """A seed of random numbers, as an option's type."""
+    if not (text.isascii() and text.isdecimal() and int(text) < 2**63):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
+    return int(text)
 
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:

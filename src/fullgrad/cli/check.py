@@ -13,7 +13,9 @@ from fullgrad.cli.arguments import (
     add_weights_arguments,
     note_about,
     options_of,
+    positive,
     sample_shape,
+    seed,
     target_forms,
 )
 from fullgrad.cli.main import DONE
@@ -60,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: the model's input size)"
     )
     add("--size", type=sample_shape, metavar="SIZE", help=text)
-    add("--batch", type=_count, metavar="N", help="random samples (default: 1)")
-    add("--seed", type=_seed, metavar="N", help="of the random input (default: 0)")
+    add("--batch", type=positive, metavar="N", help="random samples (default: 1)")
+    add("--seed", type=seed, metavar="N", help="of the random input (default: 0)")
     text = "precision of model and input (default: the model's own)"
     add("--dtype", choices=("float32", "float64"), help=text)
     text = "class, or indices C,Y,X of a dense output (default: predicted); all forms are below"
@@ -69,22 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "linear maps that stand for the operations (default: %(default)s)"
     add("--linearization", choices=NAMES, default="jacobian", help=text)
     text = "components of the module path that make a stage (default: %(default)s)"
-    add("--depth", type=_count, default=1, metavar="N", help=text)
+    add("--depth", type=positive, default=1, metavar="N", help=text)
     text = f"every stage, not only the {ROWS} that contribute most"
     add("--all", action="store_true", help=text)
     add("--json", type=Path, metavar="FILE", help="write the numbers there as well")
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) < 2**63):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -128,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     for option in ("size", "batch", "seed"):
         if args.input is not None and getattr(args, option) is not None:
-            raise UsageError(f"--{option} is of random inputs: leave it out, or --input")
+            raise UsageError(f"--{option} belongs to random inputs: leave it out, or --input")
     if args.json is not None:
         if args.json.is_dir() or not args.json.name:
             raise UsageError(f"--json {printable(args.json)} is a folder: name a file")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fullgrad import methods
 from fullgrad._files import printable, write_together
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
@@ -38,11 +39,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FullGradError: nothing was done.
     """
-    require("matplotlib", "cli")
+    require("matplotlib", "demo")
     contents = {f"{name}.png": content for name, content in sample_photographs().items()}
     args.images = [args.out / name for name in contents]
     args.target, args.labels, args.batch_size = None, None, 1
-    args.method, args.psi, args.terms, args.option = "fullgrad", None, None, []
+    args.method, args.psi, args.terms, args.option = None, None, None, []
     args.layers, args.rather_than, args.check, args.cell = False, None, False, CELL
     args.overlay, args.replace, args.quiet, args.json = True, False, False, False
     found = [FoundImage(path, path.stem) for path in args.images]
@@ -54,13 +55,14 @@ def run(args: argparse.Namespace) -> int:
     rows = [
         Row(
             result.view,
-            result.saliency,
+            result.map.shown,
             result.label,
             f"probability {result.probability or 0:.0%}\nlogit {result.logit:.1f}",
+            result.map.signed,
         )
         for result in results
     ]
     if rows:
-        write_together(args.out, {SHEET: png(sheet(rows))})
+        write_together(args.out, {SHEET: png(sheet(rows, f"{methods.RECOMMENDED} (red raises)"))})
         print(f"all together: {printable(args.out / SHEET)}")
     return code()

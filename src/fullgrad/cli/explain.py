@@ -148,7 +148,7 @@ def explain_files(
     asked = asked_of(args, model)
     if args.check and isinstance(asked.target, Described):
         if not isinstance(asked.target, _CHECKED):
-            raise UsageError(f"--check asks for classes' outputs, and explained is {asked.target}")
+            raise UsageError(f"--check asks for classes' outputs, but {asked.target} is explained")
     made = provenance(model, args.command_line, options_of(args))
     suffixes = [MAP_SUFFIX, *[OVERLAY_SUFFIX] * args.overlay, *[LAYERS_SUFFIX] * args.layers]
     there = Earlier({}, (), "")

@@ -21,7 +21,7 @@ class Progress:
         self._live = sys.stderr.isatty()
 
     def __call__(self, done: int, total: int) -> None:
-        """So many of so many are done."""
+        """Show how many of all are done."""
         now = time.monotonic()
         if self._began is None:
             self._began, self._first = now, done

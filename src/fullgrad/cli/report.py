@@ -11,6 +11,7 @@ from pathlib import Path
 from fullgrad._files import check_folder, make_folder, printable, write_together
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
+from fullgrad.cli.arguments import positive
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.datasets.analysis.choice import Choice
 from fullgrad.report import report
@@ -50,15 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sort", metavar="COLUMN", help="of a store, column to order samples by")
     add("--largest-first", action="store_true", help="with --sort, the largest first")
     text = f"of a store, samples on the contact sheet (default: {MOST})"
-    add("--most", type=_positive, metavar="N", help=text)
+    add("--most", type=positive, metavar="N", help=text)
     text = "of a store, where its data lie now, if they were moved"
     add("--data", metavar="DATA", help=text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def _look(args: argparse.Namespace) -> Look | None:

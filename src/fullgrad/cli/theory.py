@@ -9,6 +9,7 @@ from pathlib import Path
 from fullgrad._files import check_folder, make_folder, printable, write_together
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
+from fullgrad.cli.arguments import seed
 from fullgrad.cli.main import DONE
 from fullgrad.evaluation.theory.figure import figure
 from fullgrad.evaluation.theory.properties import theory
@@ -33,13 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "output folder, made if need be (default: %(default)s)"
     parser.add_argument("--out", type=Path, default=Path("theory-output"), metavar="DIR", help=text)
     text = "of the points and of the network's first weights (default: %(default)s)"
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help=text)
-
-
-def _seed(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) < 2**63):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
-    return int(text)
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help=text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ from fullgrad.evaluation.tests.remove_and_retrain.executors import ExecutorError
 EXECUTORS = ("here", "torchrun", "ray")
 _TRIES = 3  # of a unit whose process dies
 _LOOKS = 1.0  # seconds between looks at what other processes have committed
-_REFUSED = 3  # a process's exit code after an error that is told
+_REFUSED = 3  # a process's exit code after an error that is reported
 
 
 class Executor(Protocol):

@@ -40,6 +40,7 @@ class Question:
         target: see :func:`fullgrad.datasets.map`.
         top: how many of the highest classes are explained, instead of ``target``.
         depth: components of a module's path that make a stage.
+        by_default: whether no method was asked for: it is the recommended one.
 
     Raises:
         TargetError: no such target.
@@ -50,6 +51,7 @@ class Question:
     target: TargetSpec = PREDICTED
     top: int | None = None
     depth: int = 1
+    by_default: bool = False
 
     def __post_init__(self) -> None:
         target = self.target
@@ -108,7 +110,7 @@ class Question:
 
 
 def question(
-    method: str | Method | Callable[..., Tensor],
+    method: str | Method | Callable[..., Tensor] | None,
     options: Mapping[str, Any] | None = None,
     target: TargetSpec = PREDICTED,
     top: int | None = None,
@@ -120,7 +122,8 @@ def question(
         ValueError: an unknown method.
         TargetError: no such target.
     """
-    return Question(resolved(method), dict(options or {}), target, top, depth)
+    chosen = resolved(methods.RECOMMENDED if method is None else method)
+    return Question(chosen, dict(options or {}), target, top, depth, method is None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from fullgrad._files import AnyPath, printable
+from fullgrad import _optional
+from fullgrad._files import AnyPath, may_run, printable
 from fullgrad._optional import require
 from fullgrad.errors import MissingDependencyError
 from fullgrad.evaluation.store import StoreError
@@ -117,7 +118,7 @@ class Local:
             host, _, process = path.stem.rpartition("-")[0].rpartition("-")
             with contextlib.suppress(OSError):
                 old = now - path.stat().st_mtime > _ABANDONED
-                if old or (host == here and not _running(int(process))):
+                if old or (host == here and not may_run(int(process))):
                     path.unlink(missing_ok=True)
 
     @contextmanager
@@ -155,16 +156,6 @@ class Local:
             raise StoreError(f"{printable(path)} cannot be read: {error.strerror}") from error
 
 
-def _running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
 class Remote:
     """Files at an fsspec address.
 
@@ -183,7 +174,7 @@ class Remote:
         try:
             self._fs, self._root = core.url_to_fs(address)
         except ImportError as error:
-            extra = " (pip install 'fullgrad[s3]')" if protocol == "s3" else ""
+            extra = f" ({_optional.install_command('s3')})" if protocol == "s3" else ""
             raise MissingDependencyError(f"{printable(address)}: {error}{extra}") from error
         except ValueError as error:
             raise StoreError(f"{printable(address)} cannot be used: {error}") from error

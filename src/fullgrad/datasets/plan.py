@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +18,7 @@ from fullgrad.evaluation.plan import digest_of
 from fullgrad.evaluation.store import StoreError
 
 FORMAT = 1
-_APART = ("environment",)  # differs between machines that work on one store
+_APART = ("environment", "chosen")  # may differ between runs that work on one store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,8 @@ class Plan:
         code: digest of the library's code, and of the method's where it is the user's.
         environment: versions of packages, and the processor, where the plan was made; not part of
             the digest.
+        chosen: ``by`` (``default`` or ``given``) whom the method was chosen, and the ``reason`` of
+            the default; not part of the digest, and empty in older stores.
     """
 
     data: Mapping[str, Any]
@@ -73,6 +75,7 @@ class Plan:
     deterministic: bool
     code: str
     environment: Mapping[str, str]
+    chosen: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
@@ -105,7 +108,7 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits that change with any field but ``environment``."""
+        """Sixteen hexadecimal digits that change with what the maps depend on."""
         return digest_of({k: v for k, v in self.values().items() if k not in _APART})
 
     def values(self) -> dict[str, Any]:
@@ -162,7 +165,8 @@ def unpacked(content: bytes, where: str) -> Plan:
                 f"{printable(where)} holds maps in format {found['format']}, this is {FORMAT}; "
                 "give another folder"
             )
-        own = {f.name: found[f.name] for f in fields(Plan)}
+        own = {f.name: found[f.name] for f in fields(Plan) if f.name != "chosen"}
+        own["chosen"] = found.get("chosen", {})
         for key in ("sizes", "grid", "positions", "dims", "stages", "class_names"):
             own[key] = None if own[key] is None else tuple(own[key])
         plan = Plan(**own)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fullgrad import methods
 from fullgrad._code import code_digest
 from fullgrad._files import printable
 from fullgrad.datasets import encoding
@@ -254,6 +255,7 @@ def planned(
         deterministic=deterministic,
         code=code,
         environment=environment(),
+        chosen={"by": "default", "reason": methods.REASON} if asked.by_default else {"by": "given"},
     )
     if there is not None:  # it has been tried already; what differs is refused by the store
         return replace(

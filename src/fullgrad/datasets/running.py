@@ -88,7 +88,7 @@ def map(
     model: nn.Module | LoadedModel,
     out: AnyPath,
     *,
-    method: str | Method | Callable[..., Tensor] = "fullgrad",
+    method: str | Method | Callable[..., Tensor] | None = None,
     options: Mapping[str, Any] | None = None,
     target: TargetSpec = PREDICTED,
     top: int | None = None,
@@ -123,7 +123,7 @@ def map(
         model: any ``nn.Module``; for images one of :func:`fullgrad.vision.models.load_model`, which
             brings its preprocessing, or ``transform``.
         out: folder or fsspec address (``s3://bucket/maps``) of the store.
-        method: see :func:`fullgrad.methods.attribute`.
+        method: see :func:`fullgrad.methods.attribute`; None for ``fullgrad.methods.RECOMMENDED``.
         options: of the method and of the call.
         target: ``"predicted"``; ``"true"`` for the class that the data give; a class; a list of
             classes, each with its own map; a class for each id; or a function of the model's
@@ -151,7 +151,7 @@ def map(
             :class:`fullgrad.datasets.executors.Executor`.
         part: (i, n) computes every n-th unit from the i-th on, for jobs of an array.
         check: read every shard that is there and compare its digest; otherwise lengths are.
-        progress: True shows a line on standard error; a function is told.
+        progress: True shows a line on standard error; a function is called with it.
 
     Returns:
         What came of it; :func:`fullgrad.datasets.open` reads the store.
@@ -212,7 +212,7 @@ def prepare(
     model: nn.Module | LoadedModel,
     out: AnyPath,
     *,
-    method: str | Method | Callable[..., Tensor] = "fullgrad",
+    method: str | Method | Callable[..., Tensor] | None = None,
     options: Mapping[str, Any] | None = None,
     target: TargetSpec = PREDICTED,
     top: int | None = None,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -90,9 +90,7 @@ class Work:
                         rows.append(row)
                         maps.append(own)
                 seconds = time.monotonic() - began
-                origin = Origin(
-                    socket.gethostname(), datetime.now(timezone.utc), seconds, self.attempt
-                )
+                origin = Origin(socket.gethostname(), datetime.now(UTC), seconds, self.attempt)
                 report(store.commit(unit, np.stack(maps), rows, promise, origin))
                 began = time.monotonic()
 

@@ -129,7 +129,8 @@ def decompose(
         layout: what the input's axes hold, one letter each: ``B`` samples, ``C`` channels,
             others are positions: ``"BTC"``, ``"TBC"`` (time first), ``"BT"``; one for each
             explained input if there are several. None: (B, C, positions...) for inputs of 3 to 5
-            axes. It decides where terms lie (:attr:`BiasTerm.axes`), never what they are.
+            axes; a map is refused where the model reads them otherwise. It decides where terms
+            lie (:attr:`BiasTerm.axes`), never what they are.
         activation_layouts: layouts of activations that axis propagation cannot
             follow, from module path to a layout (or a
             list of them) in the input's letters: ``{"stages.2.attn": "B (H W) C"}``.

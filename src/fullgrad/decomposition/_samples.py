@@ -46,7 +46,7 @@ def of_samples(d: Any, numbers: Tensor) -> Any:
     }
     terms = tuple(_term(t, count, numbers, atoms, d.tolerance) for t in d.bias_terms)
     axes = tuple(_axes(a, count, numbers, atoms) for a in d.layouts.axes)
-    layouts = Layouts(axes, d.layouts.grids, d.layouts.stated)  # type: ignore[arg-type]
+    layouts = Layouts(axes, d.layouts.grids, d.layouts.known)  # type: ignore[arg-type]
     rest = mapped(
         replace(d, inputs=(), input_gradients=(), bias_terms=()),
         lambda t, _: t[numbers.to(t.device)],

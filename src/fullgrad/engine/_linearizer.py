@@ -35,7 +35,7 @@ def check_modules(linearization: Linearization, model: nn.Module) -> None:
     Raises:
         ValueError: naming it.
     """
-    known = {name for name, _ in model.named_modules()}
+    known = {name for name, _ in model.named_modules()} if linearization.modules else ()
     for path in linearization.modules:
         if path not in known:
             raise ValueError(f"linearization: the model has no module {path!r}")

@@ -77,7 +77,7 @@ def noting(open_sink: _Open) -> tuple[_Open, dict[int, Traced]]:
 
 
 def told(kept: Mapping[int, Traced], proved: Sequence[tuple[Any, Any]]) -> list[Any]:
-    """What the sinks make of the terms; it and the sums are told where somebody listens."""
+    """What the sinks make of the terms; it and the sums are reported where somebody listens."""
     made = [sink.result(totals) for sink, totals in proved]
     heard = _listener.get()
     if heard is None:

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from fullgrad._compat import ordinary, outside_modes, recurrent_function, saves_plainly
 from fullgrad.axes.algebra import Axes, as_steps, fresh, with_groups
+from fullgrad.axes.reading import Reading
 from fullgrad.engine.recorder import Recorder
 from fullgrad.engine.tape import Entry, itself
 from fullgrad.operations import Bias
@@ -335,6 +336,8 @@ class Recurrence(TorchFunctionMode):
     def _axes(self, like: Tensor, width: int) -> Axes | None:
         """The axes of a block with that many units, given those of what the steps are given."""
         axes = self._recorder.axes_of(like)
+        if axes is not None:
+            self._recorder.tape.bindings.readings.append(Reading(axes, (0,), (0,)))
         if axes is None or any(a.batch for a in axes.groups[0]):
             return None
         return with_groups(axes, [*axes.groups[:2], fresh(width)])

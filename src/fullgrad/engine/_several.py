@@ -68,7 +68,7 @@ def several(target: Any) -> Any:
 
 
 def holds_integers(array: Any) -> bool:
-    """Whether a tensor or array holds integers; booleans are none."""
+    """Whether a tensor or array holds integers; booleans do not count."""
     if isinstance(array, Tensor):
         return not (array.is_floating_point() or array.is_complex() or array.dtype == torch.bool)
     return getattr(array.dtype, "kind", "") in "iu"

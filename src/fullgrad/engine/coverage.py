@@ -99,7 +99,7 @@ def _view_nodes() -> frozenset[str]:
 def _is_identity(node: Any, name: str) -> bool:
     """Nodes that no operation made and that have no bias.
 
-    Autograd makes a view's node anew when its base has been modified; views are linear. A module's
+    Autograd makes a view's node again when its base has been modified; views are linear. A module's
     full backward hooks pass through a function of PyTorch's that changes nothing.
     """
     if is_python_function(node):

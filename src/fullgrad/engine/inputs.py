@@ -74,6 +74,11 @@ def check(inputs: Any) -> None:
             raise InputError(f"{name} is sparse; pass a dense one (to_dense())")
         if value.device.type == "meta":
             raise InputError(f"{name} is on the meta device and holds no values")
+        if value.device.type == "mps":
+            raise InputError(
+                f"{name} is on the mps device, which has no float64: sums are proved in float64. "
+                "Move the model and its inputs to the CPU (.to('cpu'))"
+            )
         if value.is_floating_point() or value.is_complex():
             if value.numel() == 0:
                 raise InputError(f"{name} is empty: shape {tuple(value.shape)}")
@@ -83,7 +88,7 @@ def check(inputs: Any) -> None:
     if not found:
         raise InputError(
             "no input is a float tensor, so there is no gradient to explain with; for a model of "
-            "integer tokens use fullgrad.tokens.attribute_tokens, or pass the embeddings "
+            "integer tokens use fullgrad.maps.tokens.attribute_tokens, or pass the embeddings "
             "(inputs_embeds, for example)"
         )
 

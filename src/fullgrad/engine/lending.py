@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fullgrad._compat import DispatchMode
+from fullgrad.axes.reading import Reading
+from fullgrad.engine._recurrence import Recurrence
+from fullgrad.engine.inputs import failures_named, prepare
 from fullgrad.engine.model_state import eager, guarded, plain_recurrence
+from fullgrad.engine.module_path import ModulePath
+from fullgrad.engine.recorder import Recorder, recording
+from fullgrad.engine.refusals import refuse_without_batch_axis
+from fullgrad.engine.request import Request
 from fullgrad.engine.wrappers import compiled, recurrent
+from fullgrad.errors import ModelError
 from fullgrad.operations.call import tensors_in
 from fullgrad.operations.registry import overload
 
@@ -55,6 +63,27 @@ def lent(model: nn.Module) -> Iterator[None]:
         stack.enter_context(plain_recurrence.held(on_gpu and recurrent(model)))
         stack.enter_context(_Watching(guard.before_write))
         yield
+
+
+def readings_of(request: Request) -> Sequence[Reading]:
+    """How a model reads its input, up to what cannot be followed.
+
+    Args:
+        request: of the eager model; its target is not read.
+
+    Raises:
+        InputError: an image without a batch axis.
+        ModelError: the model cannot run on the input.
+    """
+    model, prepared = request.model, prepare(request.inputs, request.additional_forward_args)
+    path = ModulePath(model)
+    recorder = Recorder(prepared.roots, path, lambda written: None, allow_detached=True)
+    layers = Recurrence(recorder) if recurrent(model) else nullcontext()
+    with failures_named(request.inputs), lent(model), suppress(ModelError):
+        with recording(recorder), layers:
+            result = model(*prepared.args)
+        refuse_without_batch_axis(recorder.tape, prepared.leaves, result)
+    return recorder.tape.bindings.readings
 
 
 def own(value: Any) -> Any:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fullgrad._compat import fused_kernels, memory_of, set_fused_kernels
+from fullgrad._compat import fused_kernels, memory_of, modules_in, set_fused_kernels, tensors_of
 from fullgrad.errors import ModelError
 
 _changed = threading.Condition()
@@ -32,6 +32,7 @@ _CONTAINERS: dict[type, Callable[[Any], Any]] = {
     list: list,
     set: set,
 }
+_PLAIN = {bool, int, float, str, tuple, type(None)}  # nothing in them can change
 
 
 @dataclass(eq=False)
@@ -54,14 +55,19 @@ class Guard:
         if model is self.model:
             return evaluate != self.evaluate
         held = {id(module) for module, _, _ in self.modules}
-        return any(id(module) in held for module in model.modules())
+        return any(id(module) in held for module in modules_in(model))
 
     def take(self) -> None:
         """Note everything that restoring needs."""
-        for module in self.model.modules():
+        tensors: dict[int, Tensor] = {}
+        for module in modules_in(self.model):
+            own = tensors_of(module)
+            tensors.update(zip(map(id, own), own, strict=True))
             state = dict(module.__dict__)
             inner: list[tuple[Any, Any]] = []
             for value in state.values():
+                if type(value) in _PLAIN:
+                    continue
                 keep = _CONTAINERS.get(type(value))
                 if keep is not None:
                     if value:
@@ -71,7 +77,7 @@ class Guard:
                 elif isinstance(value, Tensor) and (memory := memory_of(value)) is not None:
                     self.storages[memory] = value.detach()
             self.modules.append((module, state, inner))
-        for t in (*self.model.parameters(), *self.model.buffers()):
+        for t in tensors.values():
             alias = t.detach()
             memory = memory_of(t)
             if memory is not None:
@@ -114,9 +120,7 @@ class Guard:
                 t.grad = grad
         for module, state, inner in self.modules:
             now = module.__dict__
-            if len(now) != len(state) or any(
-                now.get(n, _MISSING) is not v for n, v in state.items()
-            ):
+            if not _same(now, state):
                 for name in [n for n in now if n not in state]:
                     del now[name]
                 now.update(state)
@@ -125,9 +129,6 @@ class Guard:
         for container in self.empty:
             if container:
                 container.clear()
-
-
-_MISSING = object()
 
 
 def _whole_storage(t: Tensor) -> Tensor:

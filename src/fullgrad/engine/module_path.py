@@ -92,7 +92,7 @@ def watched(model: nn.Module, target: Any) -> Iterator[None]:
     seen: dict[str, list[Any]] = {name: [] for name in layers}
 
     def begin(module: nn.Module, args: Any) -> None:
-        if _SEEN.get() is seen:  # another thread's calls are none of ours
+        if _SEEN.get() is seen:  # not a call of another thread
             for values in seen.values():
                 values.clear()
 

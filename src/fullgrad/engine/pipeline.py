@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fullgrad._decisions import decided, tracing
 from fullgrad.axes.layouts import StatedLayouts, input_layouts
+from fullgrad.axes.reading import told_by
 from fullgrad.engine import backward, samples, verification
 from fullgrad.engine._baseline import Baseline, in_place_of
 from fullgrad.engine._cuts import Cut, noted
@@ -194,14 +195,13 @@ def _trace(
         if request.per_sample and by_class:
             refuse_without_batch_axis(recorder.tape, prepared.leaves, result)
         chosen = choose(result, request.target, layouts.samples)
-    for selected in chosen:
-        refuse_blocked(recorder, selected.output, allow)
     stated.check_used()
     for selected in chosen:
+        refuse_blocked(recorder, selected.output, allow)
         _check_output(recorder, selected)
-    general = tuple(resolve_general(recorder.tape))
-    named = str(linearization)
+    general, named = tuple(resolve_general(recorder.tape)), str(linearization)
     layers = tuple(cuts) if baseline is None else baseline.beside(cuts)
+    layouts = told_by(layouts, recorder.tape.bindings.readings)
     return [Traced(prepared, layouts, s, recorder, general, named, layers, result) for s in chosen]
 
 
@@ -335,7 +335,7 @@ def explain(request: Request, open_sink: Callable[[Traced], Sink[Result_co]]) ->
     Args:
         request: model, inputs and options.
         open_sink: from a recorded forward to the sink of its terms. It is called again, and the
-            first sink is dropped, if samples have to be told apart in a second pass.
+            first sink is dropped, if samples have to be separated in a second pass.
 
     Returns:
         The sink's result, the sum of its terms proved.
@@ -343,8 +343,7 @@ def explain(request: Request, open_sink: Callable[[Traced], Sink[Result_co]]) ->
     Raises:
         FullGradError: see :func:`fullgrad.decompose`.
     """
-    (found,) = explain_each(request, lambda traced, _: open_sink(traced))
-    return found
+    return explain_each(request, lambda traced, _: open_sink(traced))[0]
 
 
 def explain_each(request: Request, open_sink: OpenSink[Result_co]) -> list[Result_co]:

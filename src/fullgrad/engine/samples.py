@@ -2,7 +2,7 @@
 
 The axes that were followed tell. Where they are not known, most operations keep the batch first,
 or fold it with windows or heads into the first axis, batch slowest; each sample's sum is proved.
-Where that is not so either the samples are told apart by back-propagation itself: weighting sample
+Where that is not so either back-propagation itself separates the samples: weighting sample
 i's scalar by a power of two scales, exactly, the gradients of its own numbers.
 """
 
@@ -88,7 +88,12 @@ def weights(batch: int, digit: int, like: Tensor) -> Tensor:
     """Weight of each sample's scalar in one pass, shape (B,): 2 to its digit."""
     base = base_for(like.dtype)
     digits = torch.arange(batch, device=like.device) // base**digit % base
-    return torch.pow(torch.full((), 2.0, dtype=like.dtype, device=like.device), digits)
+    return _powers_of_two(base, like)[digits]
+
+
+def _powers_of_two(count: int, like: Tensor) -> Tensor:
+    """The first powers, exactly: ``torch.pow`` of a GPU rounds 2 to the 15th in float64."""
+    return torch.tensor([2.0**n for n in range(count)], dtype=like.dtype, device=like.device)
 
 
 def digits_of(plain: Tensor, weighted: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -113,7 +118,7 @@ def digits_of(plain: Tensor, weighted: Tensor, dtype: torch.dtype) -> Tensor | N
         return None
     ratio = torch.where(nonzero, weighted / torch.where(nonzero, plain, 1), 1)
     digit = torch.log2(ratio.abs().clamp(min=0.5)).round()
-    exact = torch.pow(torch.full_like(digit, 2.0), digit) == ratio
+    exact = _powers_of_two(base, ratio)[digit.clamp(0, base - 1).long()] == ratio
     if not bool((exact & (digit >= 0) & (digit < base)).all()):
         return None
     return torch.where(nonzero, digit, -1).to(torch.long)

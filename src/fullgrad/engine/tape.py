@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -39,8 +39,9 @@ class Entry:
 
     def release(self) -> None:
         """Let go of what the bias is computed from, so that it is freed with the graph."""
-        assert isinstance(self.bias, Bias)
-        self.bias = replace(self.bias, compute=itself, held=())
+        bias = self.bias
+        assert isinstance(bias, Bias)
+        self.bias = Bias(bias.kind, itself, (), bias.output, bias.may_be_infinite)
         self.held = ()
 
     def protect(self, storage: int) -> None:

@@ -7,7 +7,7 @@ numbers are used up while the processor's cache still holds them, in memory that
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -46,6 +46,7 @@ class Term:
         gradient: at the operation's output, in the model's dtype.
         batch: number of samples.
         labels: each number's sample, where neither axes nor the first one tell.
+        where: where the samples lie, None if they follow each other along the first axis.
     """
 
     place: int
@@ -53,6 +54,12 @@ class Term:
     gradient: Tensor
     batch: int
     labels: Tensor | None = None
+    where: sample_index.Along | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        found = sample_index.along(self.entry.axes, self.batch)
+        first = found is None or found[:2] == (0, 1)
+        object.__setattr__(self, "where", None if first else found)
 
     @property
     def may_be_infinite(self) -> bool:
@@ -62,11 +69,6 @@ class Term:
     def bias(self) -> Tensor:
         """The whole bias, which broadcasts to the gradient's shape."""
         return bias_of(self.entry)
-
-    def _along(self) -> sample_index.Along | None:
-        """Where the samples lie, None if they follow each other along the first axis."""
-        where = sample_index.along(self.entry.axes, self.batch)
-        return None if where is None or where[:2] == (0, 1) else where
 
     def parts(self, *, bias: Tensor | None = None, whole: bool = False) -> Iterator[Part]:
         """The term in parts of whole samples, in order, half precision widened.
@@ -81,7 +83,7 @@ class Term:
         at_once = AT_ONCE.get(gradient.device.type, _AT_ONCE_ELSEWHERE)
         together = max(1, at_once * batch // max(1, gradient.numel()))
         whole = whole or tracing()  # what a compiler fuses is not written at all
-        if whole or together >= batch or self.labels is not None or self._along() is not None:
+        if whole or together >= batch or self.labels is not None or self.where is not None:
             all_of_it = self.bias() if bias is None else bias
             own = bias is None and _own(all_of_it, self.entry.held)
             yield Part(widen(gradient), all_of_it, batch, own)
@@ -106,16 +108,15 @@ class Term:
         """Per-sample sums of (a part of) the term, shape (samples,), float64."""
         if self.labels is not None:
             return sample_index.sums_labelled(value, self.labels, samples)
-        where = self._along()
-        if where is not None:
-            return sample_index.sums_along(value, where, samples)
+        if self.where is not None:
+            return sample_index.sums_along(value, self.where, samples)
         return sample_index.sums_leading(value, samples)
 
     def batch_axis(self, samples: int) -> int | None:
         """Where the samples lie, None if they are folded with other numbers."""
         if self.labels is not None:
             return sample_index.batch_axis(self.labels, self.batch)
-        where = self._along()
+        where = self.where
         if where is not None:
             return where.dim if where.before == where.after == 1 else None
         shape = self.gradient.shape

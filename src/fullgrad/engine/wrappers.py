@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fullgrad._compat import compiled_from, compiles_itself
+from fullgrad._compat import compiled_from, compiles_itself, modules_in, tensors_of
 from fullgrad.errors import ModelError
 
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -31,21 +31,24 @@ def unwrap(model: Any) -> nn.Module:
             f"the model must be a torch.nn.Module, not {type(model).__name__}; wrap a function in "
             "a module, so that its layers and training mode are known"
         )
-    parameters = dict(model.named_parameters())
-    lazy = [n for n, p in parameters.items() if isinstance(p, nn.UninitializedParameter)]
-    if lazy:
+    modules = modules_in(model)
+    tensors = [t for module in modules for t in tensors_of(module)]
+    if any(isinstance(t, nn.UninitializedParameter) for t in tensors):
+        named = model.named_parameters()
+        lazy = [n for n, p in named if isinstance(p, nn.UninitializedParameter)]
         raise ModelError(
             f"parameters are not initialised yet ({', '.join(lazy)}): run the model once on an "
             "input, then explain it"
         )
-    if any(p.is_inference() for p in parameters.values()):
+    if any(t.is_inference() for t in tensors if isinstance(t, nn.Parameter)):
         raise ModelError(
             "the model was made in inference mode, so autograd cannot work with it. Make it "
             "outside, or explain copy.deepcopy(model) made outside."
         )
-    for name, module in model.named_modules():
+    for module in modules:
         if not isinstance(module, (torch.jit.ScriptModule, *_PARALLEL)):
             continue
+        name = next((n for n, m in model.named_modules() if m is module), "")
         where = f"module {name!r}" if name else "the model"
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(
@@ -61,9 +64,9 @@ def unwrap(model: Any) -> nn.Module:
 
 def compiled(model: nn.Module) -> bool:
     """Whether the model holds compiled parts."""
-    return any(compiled_from(m) is not None or compiles_itself(m) for m in model.modules())
+    return any(compiled_from(m) is not None or compiles_itself(m) for m in modules_in(model))
 
 
 def recurrent(model: nn.Module) -> bool:
     """Whether the model holds recurrent layers, whose fused kernels have no forward mode."""
-    return any(isinstance(m, nn.RNNBase) for m in model.modules())
+    return any(isinstance(m, nn.RNNBase) for m in modules_in(model))

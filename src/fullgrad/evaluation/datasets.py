@@ -282,7 +282,7 @@ def open_digits(spec: str, download: bool = False) -> Labelled:
         found = Labelled(images, torch.cat([half.targets for half in halves]), spec)
     elif not folder.is_dir():
         raise DataError(
-            f"{printable(spec)} is no folder: give MNIST's idx files, an image folder, or "
+            f"{printable(spec)} is not a folder: give MNIST's idx files, an image folder, or "
             "torchvision:ROOT"
         )
     elif any(folder.glob("*images*idx3*")):

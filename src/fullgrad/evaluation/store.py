@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fullgrad._files import printable, write_whole
+from fullgrad._files import may_run, printable, write_whole
 from fullgrad.errors import FullGradError
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -277,18 +277,9 @@ def sweep(folder: Path) -> None:
     """Remove what killed processes left half-written in a folder."""
     for path in folder.glob(".*.tmp"):
         owner = path.name.rsplit(".", 2)[-2]
-        if not (owner.isdecimal() and _running(int(owner))):
+        own = owner == str(os.getpid())
+        if own or not (owner.isdecimal() and may_run(int(owner))):
             path.unlink(missing_ok=True)
-
-
-def _running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return process != os.getpid()
 
 
 def packed(content: Content, digest: str) -> bytes:

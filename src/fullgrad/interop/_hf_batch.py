@@ -104,7 +104,7 @@ def check_apart(values: Mapping[str, Tensor]) -> None:
     first, second = (values.get(n) for n in IDS)
     if first is not None and second is not None and torch.equal(first.flatten(), second.flatten()):
         raise InputError(
-            "decoder_input_ids are the same as input_ids, so their lookups cannot be told apart: "
+            "decoder_input_ids are the same as input_ids, so a lookup may belong to either: "
             "give the decoder others, such as one token more"
         )
 
@@ -132,7 +132,7 @@ def answer_of(answer: Any, values: Mapping[str, Tensor]) -> Tensor:
     """An answer as ids for each sample.
 
     Raises:
-        InputError: it is none, or does not fit the batch.
+        InputError: it is not an attention mask, or does not fit the batch.
     """
     count = len(next(iter(values.values()), torch.zeros(1)))
     if isinstance(answer, Tensor) and answer.dim() == 1:

@@ -30,7 +30,7 @@ class FullGrad:
     Args:
         model: any ``nn.Module``; unlike there, it keeps its training mode.
         target_layers: none or empty: FullGrad reads every layer.
-        reshape_transform: None: where numbers lie is followed, not stated.
+        reshape_transform: None: positions are known from the operations, not stated.
         method: ``"fullgrad"``, or another of :func:`fullgrad.saliency`'s.
         **options: of :func:`fullgrad.saliency`.
 
@@ -69,8 +69,8 @@ class FullGrad:
             )
         if reshape_transform is not None:
             raise ValueError(
-                "reshape_transform must be None: where numbers lie is followed, or stated with "
-                "activation_layouts="
+                "reshape_transform must be None: positions are known from the operations, or "
+                "stated with activation_layouts="
             )
         if method not in METHODS:
             raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")

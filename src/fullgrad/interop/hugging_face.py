@@ -36,8 +36,8 @@ from fullgrad.interop._hf_batch import (
 from fullgrad.interop._hf_result import Explanation, Text, beside, texts_of
 from fullgrad.maps.complete import CompleteMap, complete_map
 from fullgrad.maps.minibatches import BatchSize
+from fullgrad.maps.tokens.embeddings import EmbeddedByName, embed, embedding_of
 from fullgrad.operations.linearization import Linearization, Named
-from fullgrad.tokens.embeddings import EmbeddedByName, embed, embedding_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -268,8 +268,8 @@ def pairs(output: Any) -> Tensor:
         raise TargetError("pairs needs an output with logits_per_image: that of CLIP or SigLIP")
     if logits.shape[0] != logits.shape[1]:
         raise TargetError(
-            f"{logits.shape[0]} images and {logits.shape[1]} texts are no pairs: give as many of "
-            "each, repeating an image or a text"
+            f"{logits.shape[0]} images and {logits.shape[1]} texts do not make pairs: give as many "
+            "of each, repeating an image or a text"
         )
     alike: Tensor = logits.diagonal()
     return alike

@@ -4,5 +4,7 @@ from typing import TYPE_CHECKING
 
 from fullgrad._lazy import submodules
 
-if not TYPE_CHECKING:
+if TYPE_CHECKING:
+    from fullgrad.maps import tokens as tokens
+else:
     __getattr__ = submodules(__name__)

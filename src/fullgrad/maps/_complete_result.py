@@ -11,7 +11,7 @@ from fullgrad._optional import require
 from fullgrad._results import Result, as_numpy, mapped, sample_numbers
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 _OTHERS = ("output", "residual", "elsewhere_by_stage")  # an input of that name is map_output, ...
 _LETTERS = {1: ("t",), 2: ("y", "x"), 3: ("z", "y", "x")}

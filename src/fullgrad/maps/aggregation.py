@@ -174,21 +174,22 @@ def _unknown(
     module: str, op: str, shape: Sequence[int], batch: int, grids: Sequence[Grid], decomposed: bool
 ) -> LayoutError:
     fits = example_layout(shape, batch, grids)
-    example = f"as in activation_layouts={{{module!r}: {fits!r}}}"
+    when = " when you call fullgrad.decompose" if decomposed else ""
+    ways = []
+    if fits is not None:
+        named = {c for g in grids for c in g.letters}
+        covers = "it covers the whole input" if named & set(fits) else "without positions"
+        ways.append(f"state it{when}, as in activation_layouts={{{module!r}: {fits!r}}} ({covers})")
     if batch > 1:
-        apart = "; where only the samples' places differ, explain one sample at a time"
-    else:
-        apart = ""
-    example += f" (it covers the whole input{apart})"
-    advice = (
-        f"State it when you call fullgrad.decompose, {example}, or aggregate its terms yourself."
-        if decomposed
-        else f"State it, {example}, choose terms='input', or aggregate the terms of "
-        "fullgrad.decompose yourself."
-    )
+        alone = "" if decomposed else " (batch_size=1)"
+        ways.append(f"explain one sample at a time{alone} if only the samples' places differ")
+    if not decomposed:
+        ways.append("choose terms='input'")
+    ways.append("aggregate the terms of fullgrad.decompose yourself")
+    advice = ", or ".join(filter(None, (", ".join(ways[:-1]), ways[-1])))
     return LayoutError(
         f"it is not known where the numbers of {op} in {module or 'the model'} (shape "
-        f"{tuple(shape)}) lie in the input. {advice}"
+        f"{tuple(shape)}) lie in the input. {advice[0].upper()}{advice[1:]}."
     )
 
 

@@ -1,4 +1,4 @@
-"""The complete map: signs and sizes kept, every term's sum kept, what has no place told apart.
+"""The complete map: signs and sizes kept, every term's sum kept, what has no place kept apart.
 
 docs/design/complete-map.md says where each number is drawn.
 """
@@ -21,7 +21,6 @@ from fullgrad.engine.inputs import Inputs, check
 from fullgrad.engine.pipeline import explain_each
 from fullgrad.engine.request import Detached, Mode, Request, Traced
 from fullgrad.engine.targets import Several, Target, Top
-from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import InputError, OptionError
 from fullgrad.maps._complete_parts import joined, of_targets
 from fullgrad.maps._complete_result import MapResult
@@ -30,7 +29,7 @@ from fullgrad.maps.minibatches import BatchSize, check_size, in_minibatches
 from fullgrad.maps.path import Baseline, Steps, check_steps, in_steps, references, zero_in_words
 from fullgrad.maps.regions import Boxes, Sums, as_numpy, box_sums, cells_of, label_sums, pooled
 from fullgrad.maps.saliency import asked, packed
-from fullgrad.maps.selection import Terms, selection
+from fullgrad.maps.selection import Terms, paths_in, selection
 from fullgrad.operations.linearization import Linearization, Named, linearization_of
 
 Depth: TypeAlias = Literal["input", "mean", "early"]
@@ -299,7 +298,7 @@ def complete_map(
         (torch.Size([1, 2, 8, 8]), torch.Size([1, 2]), True)
     """
     check_placement(placement)
-    chosen = selection(terms, [name for name, _ in unwrap(model).named_modules()])
+    chosen = selection(terms, paths_in(model))
     check_size(batch_size, memory)
     if batch_size is not None:
         check(inputs)  # before they are cut

@@ -81,7 +81,13 @@ class Complete:
         along = partial(cells_along, placement=placement)
         self._batch = len(traced.output)
         self._locator = Locator(
-            traced.layouts, shapes, self._batch, chosen, along=along, may_be_empty=True
+            traced.layouts,
+            shapes,
+            traced.prepared.names,
+            self._batch,
+            chosen,
+            along=along,
+            may_be_empty=True,
         )
         self._sums = [Aggregate(g.sizes, spread) for g in traced.layouts.grids]
         self._stages: dict[str, Tensor] = {}
@@ -223,11 +229,12 @@ class Complete:
             for (grid, placement), part, box in zip(
                 one.location, one.parts, one.boxes, strict=True
             ):
-                proper = torch.from_numpy(_proper(box, hulls[grid])).to(part.cells.device)
+                known = _proper(box, hulls[grid])
+                proper = torch.from_numpy(known).to(part.cells.device)
                 mask = proper.view(-1, *[1] * (part.cells.dim() - 1))
-                if bool(proper.any()):
+                if known.any():
                     self._draw(grid, part.cells * mask, placement, one.passed)
-                if not bool(proper.all()):
+                if not known.all():
                     sums = part.cells.flatten(1).sum(1) * ~proper
                     self._count(one.stage, sums, one.passed)
 
@@ -276,7 +283,7 @@ class Complete:
             raise CompletenessError(
                 "the terms sum to the output, but not those that lie at each sample's places "
                 f"(relative residual {worst:.1e}): the model reads one sample's numbers as "
-                "another's. Explain one sample at a time."
+                "another's. Explain one sample at a time, with batch_size=1."
             )
         dtype = widen(output).dtype
         return Explained(

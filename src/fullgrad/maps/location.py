@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.layouts import Layouts
 from fullgrad.axes.placement import CellsAlong, Placement
+from fullgrad.axes.reading import doubt
 from fullgrad.engine.targets import SQUEEZED
 from fullgrad.errors import InputError, LayoutError
 from fullgrad.maps.aggregation import placements_for
@@ -16,7 +17,6 @@ from fullgrad.operations import Kind
 
 # On which grids a term lies, and how it is to be read there.
 Location: TypeAlias = Sequence[tuple[int, Placement]]
-_USUAL_CHANNELS = (1, 3, 4)  # of images
 
 
 class Locator:
@@ -25,6 +25,7 @@ class Locator:
     Args:
         layouts: of the explained inputs.
         shapes: of them.
+        names: of them, for messages.
         batch: number of samples.
         chosen: the terms that count.
         decomposed: whether the terms are those of a decomposition, for messages.
@@ -33,12 +34,14 @@ class Locator:
 
     Raises:
         InputError: an input has no positions.
+        LayoutError: it is not known which of its axes are positions.
     """
 
     def __init__(
         self,
         layouts: Layouts,
         shapes: Sequence[Sequence[int]],
+        names: Sequence[str],
         batch: int,
         chosen: Selection,
         *,
@@ -60,11 +63,15 @@ class Locator:
                     "positions...) with 1 to 3 spatial axes is needed. State its axes with "
                     "layout='BT', or pass it through additional_forward_args"
                 )
+        unclear = doubt(layouts, shapes, names, " when you call fullgrad.decompose" * decomposed)
+        if unclear is not None:
+            raise LayoutError(unclear)
         self._layouts, self._shapes, self._batch, self._chosen = layouts, shapes, batch, chosen
         self._decomposed, self._along = decomposed, along
         self._may_be_empty = may_be_empty
-        self._located = 0
-        self._without = 0
+        self._located = False
+        # Many operations share their axes, as an activation and what it is computed from do.
+        self._known: dict[tuple[Any, ...], Location] = {}
         self._unknown: LayoutError | None = None
 
     def of(
@@ -76,26 +83,26 @@ class Locator:
         """
         if not self._chosen.wants(kind, module):
             return []
-        grids = self._layouts.grids
-        try:
-            found = placements_for(
-                axes,
-                module,
-                op,
-                shape,
-                self._batch,
-                grids,
-                decomposed=self._decomposed,
-                along=self._along,
-            )
-        except LayoutError as error:
-            self._unknown = error  # terms come last to first: the first is where it was lost
-            return []
-        location = [(i, p) for i, p in enumerate(found) if p is not None]
-        if location:
-            self._located += 1
-        elif len(shape) > 2:
-            self._without += 1
+        location = self._known.get((axes, tuple(shape)))
+        if location is None:
+            try:
+                found = placements_for(
+                    axes,
+                    module,
+                    op,
+                    shape,
+                    self._batch,
+                    self._layouts.grids,
+                    decomposed=self._decomposed,
+                    along=self._along,
+                )
+            except LayoutError as error:
+                self._unknown = error  # terms come last to first: the first is where it was lost
+                return []
+            location = self._known[axes, tuple(shape)] = [
+                (i, p) for i, p in enumerate(found) if p is not None
+            ]
+        self._located = self._located or bool(location)
         return location
 
     def of_layer(self, axes: Axes, module: str, shape: Sequence[int]) -> Location:
@@ -108,13 +115,6 @@ class Locator:
         except LayoutError:
             return []
         return [(i, p) for i, p in enumerate(found) if p is not None]
-
-    def _in_doubt(self) -> bool:
-        """Whether an input may as well have its channels last."""
-        return any(
-            len(s) == 3 or (s[-1] in _USUAL_CHANNELS and s[1] not in _USUAL_CHANNELS)
-            for s in self._shapes
-        )
 
     def of_input(self, place: int) -> Location:
         """Where the term of an input lies: on its own grid."""
@@ -130,17 +130,10 @@ class Locator:
         """Refuse to make a map of terms that are not on the grid.
 
         Raises:
-            LayoutError: it is not known where a term's numbers lie, no term has positions where a
-                map of nothing is not wanted, or so few that the layout is in doubt.
+            LayoutError: it is not known where a term's numbers lie, or no term has positions where
+                a map of nothing is not wanted.
         """
         if self._unknown is not None:
             raise self._unknown
-        if self._without > self._located and not self._layouts.stated and self._in_doubt():
-            raise LayoutError(
-                f"{self._without} terms with more than two axes have no spatial position, only "
-                f"{self._located} have one: is the input laid out as (batch, channels, "
-                "positions...)? State what its axes hold, as in layout='BTC' (letters: B samples, "
-                "C channels, others are positions)"
-            )
         if not (self._chosen.input or self._located or self._may_be_empty):
             raise LayoutError("no term of this selection has positions, so there is no map")

@@ -20,7 +20,7 @@ class Put(NamedTuple):
     Args:
         cells: what lies on the grid, shape (samples, 1, *extents), float64.
         fused: what lies on other grids as well, shape (samples,).
-        nowhere: what lies nowhere on this grid, shape (samples,); None if there is no such number.
+        nowhere: what has no position on this grid, shape (samples,); None if nothing has none.
     """
 
     cells: Tensor

@@ -19,7 +19,8 @@ from fullgrad.engine.inputs import Inputs, check, explained_names
 from fullgrad.engine.pipeline import forward
 from fullgrad.engine.request import Request
 from fullgrad.engine.targets import Described, Several
-from fullgrad.errors import InputError, TargetError
+from fullgrad.engine.wrappers import unwrap
+from fullgrad.errors import InputError, OptionError, TargetError
 
 BatchSize: TypeAlias = int | Literal["auto"] | None
 
@@ -139,7 +140,7 @@ def bytes_per_sample(request: Request) -> int:
     Measured on the first sample, in one forward pass.
     """
     first = cut(request, slice(0, 1))
-    own = {t.untyped_storage().data_ptr() for t in _own(request.model)}
+    own = {t.untyped_storage().data_ptr() for t in _own(unwrap(request.model))}
     sizes: dict[int, int] = {}
     alive: list[Tensor] = []  # so that no storage is counted under another's address
 
@@ -161,14 +162,24 @@ def _own(model: nn.Module) -> Iterator[Tensor]:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device; on the CPU what the system calls available."""
+    """Memory that is free on a device; on the CPU what the system calls available.
+
+    Raises:
+        OptionError: the system does not tell.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         line = next(x for x in lines if x.startswith("MemAvailable:"))
         return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, ValueError, OSError) as error:  # macOS and Windows
+        raise OptionError(
+            "batch_size='auto' needs to know how much memory is free, and this system does not "
+            "tell: pass memory= in bytes as well, or batch_size= as a number"
+        ) from error
 
 
 def largest_minibatch(request: Request, memory: int | None) -> int:

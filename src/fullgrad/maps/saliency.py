@@ -19,12 +19,11 @@ from fullgrad.engine.inputs import Inputs, check, check_one, explained_names
 from fullgrad.engine.pipeline import explain_each
 from fullgrad.engine.request import Detached, Mode, ModelOptions, Request, Traced
 from fullgrad.engine.targets import Several, Target, Top, several
-from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import InputError, LayoutError, OptionError
 from fullgrad.maps.aggregation import Psi, check_psi, placements_for, reduced, upsample
 from fullgrad.maps.location import Locator
 from fullgrad.maps.minibatches import BatchSize, check_size, in_minibatches, largest_minibatch
-from fullgrad.maps.selection import Terms, selection
+from fullgrad.maps.selection import Terms, paths_in, selection
 from fullgrad.maps.sinks import Draw, MapAccumulator, Maps, beside
 from fullgrad.maps.smoothing import Noise, smoothed
 from fullgrad.operations.linearization import Linearization, Named
@@ -153,7 +152,7 @@ def saliency_from_decomposition(
     d = decomposition
     chosen = selection(terms, _stages(t.module for t in d.bias_terms))
     shapes = [x.shape for x in d.inputs]
-    locator = Locator(d.layouts, shapes, len(d.output), chosen, decomposed=True)
+    locator = Locator(d.layouts, shapes, d.input_names, len(d.output), chosen, decomposed=True)
     accumulator = MapAccumulator(d.layouts.grids, psi)
     for t in reversed(d.bias_terms):
         location = locator.of(t.axes, t.kind, t.module, t.op, t.shape)
@@ -293,7 +292,7 @@ def saliency(
             "lists them"
         )
     check_psi(psi)
-    chosen = selection(terms, [name for name, _ in unwrap(model).named_modules()])
+    chosen = selection(terms, paths_in(model))
     check_size(batch_size, memory, per_sample=per_sample)
     if not isinstance(noise, Noise | None):
         raise OptionError(f"noise must be a fullgrad.Noise, not {noise!r}")

@@ -6,11 +6,12 @@ the map.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from fullgrad.engine.module_path import is_submodule
+from fullgrad.engine.wrappers import unwrap
 from fullgrad.operations import Kind
 
 Named: TypeAlias = Literal["all", "explicit", "implicit", "bias", "input"]
@@ -46,6 +47,11 @@ class Selection:
         if kind not in self.kinds:
             return False
         return self.modules is None or any(is_submodule(module, m) for m in self.modules)
+
+
+def paths_in(model: Any) -> Iterator[str]:
+    """The paths of a model's modules, wrappers around it taken off; found when they are read."""
+    yield from (name for name, _ in unwrap(model).named_modules())
 
 
 def selection(terms: Terms, modules: Iterable[str] = ()) -> Selection:

@@ -76,7 +76,9 @@ class _Located(ABC):
     def __init__(self, traced: Traced, chosen: Selection, times_bias: bool = True) -> None:
         self._traced, self._with_input, self._times_bias = traced, chosen.input, times_bias
         shapes = [x.shape for x in traced.prepared.leaves]
-        self._locator = Locator(traced.layouts, shapes, len(traced.output), chosen)
+        self._locator = Locator(
+            traced.layouts, shapes, traced.prepared.names, len(traced.output), chosen
+        )
 
     @abstractmethod
     def _read(self, value: Tensor, location: Location) -> list[Tensor]:

@@ -101,6 +101,7 @@ def window_map(
         raise InputError(f"region must have shape (K, *{positions}), not {tuple(region.shape)}")
     if not 0 <= overlap < 1:
         raise OptionError(f"overlap must be from 0 to below 1, not {overlap!r}")
+    layout = "BCXYZ"[: inputs.dim()]
     weight = _weights(weights, sizes, inputs)
     cuts = _windows(positions, sizes, overlap)
     total = torch.zeros(positions, dtype=weight.dtype, device=weight.device)
@@ -112,7 +113,9 @@ def window_map(
         classes, window = (_ALL, *cut), (_ALL, _ALL, *cut)
         factor = share[classes] * weight / total[cut]
         if bool((factor != 0).any()):
-            found.add(window, complete_map(model, inputs[window], _Sum(factor), **options))
+            target = _Sum(factor)
+            part = complete_map(model, inputs[window], target, layout=layout, **options)
+            found.add(window, part)
     return found.result()
 
 

@@ -9,9 +9,13 @@ from fullgrad.methods import grad_cam as gradcam
 from fullgrad.methods.attribution import attribute
 from fullgrad.methods.registry import Method, add, get, names, register, unregister
 
-__all__ = ["RECOMMENDED", "Method", "attribute", "get", "names", "register", "unregister"]
+__all__ = ["REASON", "RECOMMENDED", "Method", "attribute", "get", "names", "register", "unregister"]
 
 RECOMMENDED = "path_fullgrad"
+REASON = (
+    "recommended: ahead or tied by symmetric relevance gain on most of 13 networks that it was "
+    "not chosen on (docs/recommendation.md)"
+)
 """The method to begin with, by the tests of maps in docs/recommendation.md."""
 
 if not TYPE_CHECKING:

@@ -7,7 +7,6 @@ to a softmax that multiplies values. Nothing of the model is patched.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -235,7 +234,7 @@ class AttentionRecord(DispatchMode):
         return found
 
     def _in_a_row(self, output: Tensor, layers: list[tuple[str, GradientEdge]]) -> None:
-        """Refuse attention beside attention, and products of activations that are none."""
+        """Refuse attention beside attention, and products of activations outside attention."""
         nodes = {e.node: path for path, e in layers}
         reached = _behind([output.grad_fn], stop=set(nodes))
         for path, out in self._products:
@@ -247,11 +246,8 @@ class AttentionRecord(DispatchMode):
 
     def _refuse_unknown(self, s: _Softmax) -> NoReturn:
         shape, recording = s.value.shape, self._recording
-        sizes, way = recording.grid.sizes, _ELSE
-        rows = math.isqrt(shape[-2] * sizes[0] // sizes[-1])
-        if len(sizes) == 1 or (len(sizes) == 2 and rows**2 * sizes[1] == shape[-2] * sizes[0]):
-            stated = recording.example(s.path, (recording.batch, shape[-2], 2))
-            way = f"state what goes into it, as in {stated}, or {_ELSE}"
+        stated = recording.example(s.path, (recording.batch, shape[-2], 2))
+        way = f"state what goes into it, as in {stated}, or {_ELSE}" if stated else _ELSE
         raise MethodError(
             f"{recording.method}: it is not known which tokens {s.path or 'the model'} attends "
             f"over (weights of shape {tuple(shape)}); {way}"

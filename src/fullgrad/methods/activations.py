@@ -183,16 +183,19 @@ class Recording:
                 return placement_of(axes, self.batch)
         except ValueError:
             pass
+        stated = self.example(path, shape)
+        state = f"State it, as in {stated} (it covers the whole input), or use" if stated else "Use"
         raise MethodError(
             f"{self.method}: it is not known which axes of {path or 'the model'} (shape "
-            f"{tuple(shape)}) are positions of the input. State it, as in "
-            f"{self.example(path, shape)} (it covers the whole input), or use a method that reads "
-            "no layer, as method='input_gradient'"
+            f"{tuple(shape)}) are positions of the input. {state} a method that reads no layer, as "
+            "method='input_gradient'"
         )
 
-    def example(self, path: str, shape: Sequence[int]) -> str:
-        """How a layout may be stated, for messages."""
+    def example(self, path: str, shape: Sequence[int]) -> str | None:
+        """How a layout with positions may be stated, for messages; None if none fits."""
         fits = example_layout(shape, self.batch, [self.grid])
+        if fits is None or not set(fits).intersection(self.grid.letters):
+            return None
         return f"activation_layouts={{{path!r}: {fits!r}}}"
 
     def is_grid(self, activation: Activation, placement: Placement | None) -> bool:

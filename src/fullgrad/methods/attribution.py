@@ -24,7 +24,7 @@ from fullgrad.errors import MethodError, TargetError
 from fullgrad.maps.aggregation import Psi
 from fullgrad.maps.minibatches import BatchSize, in_minibatches
 from fullgrad.maps.selection import Terms
-from fullgrad.methods.positions import channels_first, letters
+from fullgrad.methods.positions import channels_first, letters, require_known_axes
 from fullgrad.methods.registry import Method, resolved
 
 if TYPE_CHECKING:
@@ -145,8 +145,9 @@ def attribute(
             variants also take ``"auto"``, with ``memory``.
         layout: what the inputs' axes hold, one letter for each, as in ``"BTC"``: B samples, C
             channels, other letters positions. Numbers are summed over C alone, and the map's axes
-            are the positions in this order. None reads (B, C, *positions), so a series of shape
-            (B, T, C) needs it: without, its time steps are taken for channels.
+            are the positions in this order. None reads (B, C, *positions) where the shape or the
+            model's first layer (a convolution, a pool, a dense or recurrent one) says so, and is
+            refused elsewhere: a series may as well be (B, T, C).
         **options: of the method; ``fullgrad.methods.get(name).options`` has the defaults. FullGrad
             and its variants also take ``forward_kwargs``, ``mode``, ``per_sample``, ``detached``,
             ``tolerance`` and ``memory``, as :func:`fullgrad.saliency` does.
@@ -196,6 +197,9 @@ def attribute(
             "its variants take them anywhere"
         )
     target = indices(target, inputs, samples)
+    if "memory" not in chosen.call_options:  # FullGrad and its variants see for themselves
+        assert batch_size != "auto"
+        require_known_axes(model, inputs, additional_forward_args, layout, batch_size)
     if chosen.direct:
         if layout is not None and "layout" not in values:
             raise MethodError(

@@ -104,7 +104,7 @@ class PhaseOptions:
                 f"of must be METHOD or METHOD:OPTION=VALUE;OPTION=VALUE, not {self.of!r}"
             )
         if self.choice.name in NOISE:
-            raise ValueError(f"of must be a method that is no noise itself, not {self.of!r}")
+            raise ValueError(f"of must be a method that is not noise itself, not {self.of!r}")
         if type(self.seed) is not int:
             raise ValueError(f"seed must be an integer, not {self.seed!r}")
 

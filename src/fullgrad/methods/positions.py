@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fullgrad.axes.layouts import InputLayout, input_layouts
+from fullgrad.axes.reading import doubt, told_by
 from fullgrad.engine.inputs import check
+from fullgrad.engine.lending import own, readings_of
+from fullgrad.engine.request import Request
+from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import InputError, LayoutError
+from fullgrad.maps.minibatches import cut
 
 
 def letters(inputs: Any, layout: InputLayout) -> str:
@@ -35,6 +40,31 @@ def letters(inputs: Any, layout: InputLayout) -> str:
         raise LayoutError(f"the layout {layout!r} names no axis of positions")
     text = layout if isinstance(layout, str) else layout[0]
     return letters(inputs, None) if text is None else text.replace(" ", "")
+
+
+def require_known_axes(
+    model: nn.Module, inputs: Tensor, extra: Any, layout: InputLayout, batch_size: int | None
+) -> None:
+    """Refuse an input whose axes are not stated, and that the model does not tell.
+
+    Args:
+        model: that the input is given to.
+        inputs: the input; a minibatch of it goes through the model if its shape does not tell.
+        extra: additional arguments of the model.
+        layout: as :func:`fullgrad.saliency` takes it.
+        batch_size: how many samples go through the model together; None for all.
+
+    Raises:
+        LayoutError: naming the layouts that there may be.
+        InputError: an image without a batch axis.
+        ModelError: the model cannot run on the input.
+    """
+    layouts = input_layouts([inputs.shape], ["inputs"], layout)
+    if not all(layouts.known):
+        request = Request(unwrap(model), inputs, None, own(extra))
+        layouts = told_by(layouts, readings_of(cut(request, slice(batch_size))))
+    if (unclear := doubt(layouts, [inputs.shape], ["inputs"], certain=True)) is not None:
+        raise LayoutError(unclear)
 
 
 def positions_of(letters: str) -> list[int]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fullgrad.axes.algebra import Axes, fresh, has_batch, neutral, samples, with_groups
 from fullgrad.axes.coordinates import Group
+from fullgrad.axes.reading import Reading
 from fullgrad.operations._local import Local, LocalRule, of_factors, product
 from fullgrad.operations._origins import OriginOf, multiplied
 from fullgrad.operations.call import NO_BIAS, Bias, BiasRule, Call, Kind, explicit
@@ -80,6 +81,9 @@ def _product_axes(p: Propagation, factors: Sequence[Any]) -> Axes | None:
     """
     left, right = (p.axes_of(f) for f in factors)
     by_rows = left is not None and left.depends(left.groups[-2])
+    for a, other, axis in ((left, factors[1], -1), (right, factors[0], -2)):
+        if a is not None and not p.call.depends(other):  # weights
+            p.bindings.readings.append(Reading(a, together=(axis,)))
     if p.lost(factors[:1] if by_rows else factors):
         return None
     shape = p.shape
@@ -163,7 +167,10 @@ put(
 
 def _linear_layer(p: Propagation) -> Answer:
     axes = p.first()
-    return axes and with_groups(axes, [*axes.groups[:-1], fresh(p.shape[-1])])
+    if axes is None:
+        return None
+    p.bindings.readings.append(Reading(axes, together=(-1,)))
+    return with_groups(axes, [*axes.groups[:-1], fresh(p.shape[-1])])
 
 
 put("linear", axes=_linear_layer, family="affine")  # only some devices have it as one operation

@@ -18,6 +18,7 @@ from fullgrad.axes import algebra, windows
 from fullgrad.axes.algebra import Axes, fresh, has_batch, regrouped, with_groups
 from fullgrad.axes.broadcasting import Bindings, combined
 from fullgrad.axes.coordinates import Taps
+from fullgrad.axes.reading import Reading
 from fullgrad.operations.call import Call
 
 
@@ -272,6 +273,10 @@ def slid(
         return None
     start = len(shape) - spatial
     taps = {start + i: window(i, axes.shape[start + i], shape[start + i]) for i in range(spatial)}
+    still = [d for d, w in taps.items() if w.nothing_moves and axes.shape[d] == shape[d]]
+    together = tuple(d for d in taps if shape[d] == 1 and d not in still)
+    moved = tuple(d for d in taps if d not in still and d not in together)
+    p.bindings.readings.append(Reading(axes, tuple(taps), moved, together))
     found = algebra.windowed(axes, taps)
     if found is None or channels is None:
         return found

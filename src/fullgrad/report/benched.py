@@ -118,7 +118,7 @@ def section(builder: Builder, found: Experiment, problems: list[str]) -> Html:
     if command := record.text("command"):  # a call from Python has none
         more = (
             "In the folder where it was run. With an --out folder of its own it computes "
-            "everything anew; with the same folder it finds the results there."
+            "everything again; with the same folder it finds the results there."
         )
         parts.append(again(command, "h3", more))
     return tag("section", *parts)
@@ -216,10 +216,10 @@ def _read(path: Path) -> tuple[Sequence[str], list[list[str]]]:
     try:
         rows = list(csv.reader(io.StringIO(read_bytes(path).decode("utf-8")), strict=True))
     except (ValueError, csv.Error) as error:
-        raise ReportError(f"{name} is no table: {error}") from error
+        raise ReportError(f"{name} is not a table: {error}") from error
     rows = [r for r in rows if r]
     if not rows or any(len(r) != len(rows[0]) for r in rows):
-        raise ReportError(f"{name} is no table: its rows differ in length, or there are none")
+        raise ReportError(f"{name} is not a table: its rows differ in length, or it has no rows")
     return rows[0], rows[1:]
 
 

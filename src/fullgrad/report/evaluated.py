@@ -174,7 +174,9 @@ def _refused(record: Values) -> Iterator[Html]:
         try:
             lines = [(f"{r['method']} ({r['model']})", r["why"]) for r in refused]
         except (TypeError, KeyError) as error:
-            raise ReportError(f"{record.where}: 'does_not_apply' is no list of methods") from error
+            raise ReportError(
+                f"{record.where}: 'does_not_apply' is not a list of methods"
+            ) from error
         yield tag("h3", "Methods that do not apply")
         yield tag("ul", *(tag("li", tag("strong", m), f": {why}") for m, why in lines))
 

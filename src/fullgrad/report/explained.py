@@ -14,7 +14,7 @@ import numpy as np
 from fullgrad._files import printable
 from fullgrad._html import Html, tag
 from fullgrad.errors import InputError
-from fullgrad.report.markup import Builder, details, facts, kind_of
+from fullgrad.report.markup import Builder, details, facts, kind_of, small
 from fullgrad.report.provenance import again, made, model_facts, version_facts
 from fullgrad.report.values import ReportError, read_bytes, shown
 from fullgrad.vision.images import OVERLAY_SUFFIX
@@ -32,6 +32,8 @@ _OPTIONS = {
     "activation_layouts": "where terms lie, if that was stated; none: it was followed",
 }
 _SAME = 1e-4  # of the layers' sum to the record's, relative to the sizes: computed twice
+_WIDEST, _THUMBNAIL = 1408, 320  # pixels of pictures; 1408: as wide as two-pixel screens show
+_FOLDED = 4  # photographs and more are folded away below their thumbnails
 _CLOSE = 1e-5  # of a map's least and most to the record's, relative
 
 
@@ -96,12 +98,16 @@ def section(builder: Builder, group: Sequence[Explained], problems: list[str]) -
     Raises:
         ReportError: a record is not what ``fullgrad explain`` writes.
     """
-    articles = []
+    articles, cards = [], []
+    folded = len(group) >= _FOLDED
     for e in group:
+        name = builder.name("photograph")
         try:
-            articles.append(_photograph(builder, e, problems))
+            articles.append(_photograph(builder, e, problems, name, folded))
         except ReportError as error:
             problems.append(str(error))
+        else:
+            cards.append(_card(builder, e, name))
     if not articles:
         raise ReportError(problems.pop())
     record = group[0].record
@@ -109,6 +115,7 @@ def section(builder: Builder, group: Sequence[Explained], problems: list[str]) -
     count = f"{len(articles)} photographs" if len(articles) > 1 else "One photograph"
     content = [
         tag("h2", f"{count} explained: {method} on {spec}", id=builder.name("explained")),
+        tag("ul", *cards, class_="cards wider") if folded else "",
         *articles,
     ]
     rows = [
@@ -128,7 +135,27 @@ def section(builder: Builder, group: Sequence[Explained], problems: list[str]) -
     return tag("section", *content)
 
 
-def _photograph(builder: Builder, e: Explained, problems: list[str]) -> Html:
+def _card(builder: Builder, e: Explained, name: str) -> Html:
+    """A thumbnail that leads to the photograph of a name; without an overlay, its text alone."""
+    try:
+        content, kind = small(e.content(OVERLAY_SUFFIX), _THUMBNAIL)
+        picture = tag(
+            "img",
+            src=builder.source(content, kind),
+            alt=f"{e.name} and its map, small",
+            loading="lazy",
+        )
+    except ReportError:  # which the photograph itself says
+        picture = Html("")
+    target = e.record.target
+    likely = f", {target.likely}" if target.likely else ""
+    text = tag("span", f"{e.name}: {target.name or _label(target)}{likely}")
+    return tag("li", tag("a", picture, text, href=f"#{name}"))
+
+
+def _photograph(
+    builder: Builder, e: Explained, problems: list[str], name: str, folded: bool
+) -> Html:
     record, target = e.record, e.record.target
     label = _label(target)
     chosen = (
@@ -149,8 +176,8 @@ def _photograph(builder: Builder, e: Explained, problems: list[str]) -> Html:
             f"difference of the two, {number(other.margin)}, is what maps and parts explain: what "
             "raises it speaks for the first class more than for the second."
         )
+    heading = tag("h3", f"{e.name}: {label}", id=None if folded else name)
     parts = [
-        tag("h3", f"{e.name}: {label}"),
         _overlay(builder, e, label, problems),
         _classes(builder, record.top),
         tag("h4", f"Where the {_number_name(target)} comes from"),
@@ -161,7 +188,10 @@ def _photograph(builder: Builder, e: Explained, problems: list[str]) -> Html:
         *_map(builder, e, problems),
         details("The photograph's file", facts(_file_facts(record.image))),
     ]
-    return tag("article", *parts)
+    if folded:  # a browser opens it where a link leads to the name within
+        inner = tag("div", *parts, id=name)
+        return tag("article", tag("details", tag("summary", heading), inner, class_="photograph"))
+    return tag("article", heading, *parts)
 
 
 def _number_name(target: TargetInfo) -> str:
@@ -191,6 +221,10 @@ def _overlay(builder: Builder, e: Explained, label: str, problems: list[str]) ->
     kind = kind_of(content)
     if kind != "image/png":
         return _warning(f"No overlay: {printable(path)} is no PNG file", problems)
+    try:
+        content, kind = small(content, _WIDEST, printable(path))
+    except ReportError as error:
+        return _warning(f"No overlay: {error}", problems)
     alt = f"Photograph {e.name} as the model sees it, and beside it the {method} map for {label}"
     meaning = (
         "red pixels raise the output, blue ones lower it, the stronger the colour, the more. The "
@@ -232,7 +266,8 @@ def _waterfall(builder: Builder, e: Explained, problems: list[str]) -> list[Html
     name = _number_name(target)
     intro = (
         f"The {name} is the exact sum of what the input contributes (gradient times input) and "
-        "of what each stage's biases contribute (gradient times bias):"
+        "of what each stage's biases contribute (gradient times bias)"
+        f"{'' if d.linearization is None else f', by linearization={d.linearization!r}'}:"
     )
     try:
         parts = tuple(Part(s.of, s.sum) for s in d.shares)
@@ -309,8 +344,12 @@ def _layers(builder: Builder, e: Explained, problems: list[str]) -> list[Html]:
         shares = [s.sum for s in split.shares[1:]]
         gap = math.fsum(s.sum for s in layers) - math.fsum(shares)
         if abs(gap) > _SAME * math.fsum(map(abs, shares)):
-            raise ReportError(f"{printable(path)} holds the layers of something else")
+            raise ReportError(
+                f"{printable(path)} holds the layers of something else, such as an earlier run: "
+                "delete it, or explain the photograph again with --layers --replace"
+            )
         content = saved(layer_strip(layers, e.record.target.explained, sign=_has_sign(e)), "png")
+        content, kind = small(content, _WIDEST)
     except (InputError, ReportError) as error:
         return [_warning(f"No layers of {e.name}: {error}", problems)]
     names = ", ".join(s.name for s in layers[:12])
@@ -320,7 +359,7 @@ def _layers(builder: Builder, e: Explained, problems: list[str]) -> list[Html]:
         f"below each map is the stage's part of the {name}, as in the table above."
     )
     alt = f"A map for each of {len(layers)} stages, from early to late: {names}"
-    return [tag("h4", "Layer by layer"), builder.picture(content, "image/png", alt, caption, True)]
+    return [tag("h4", "Layer by layer"), builder.picture(content, kind, alt, caption, True)]
 
 
 def _map(builder: Builder, e: Explained, problems: list[str]) -> list[Html]:
@@ -337,7 +376,7 @@ def _map(builder: Builder, e: Explained, problems: list[str]) -> list[Html]:
         text = f"{printable(path)} is not the map that the record of {e.name} tells of"
         return [_warning(text, problems)]
     method, sign = saliency.method, _has_sign(e)
-    content = saved(heatmap(values, method=method, sign=sign), "png")
+    content, kind = small(saved(heatmap(values, method=method, sign=sign), "png"), _WIDEST)
     units = (
         "They have a sign: those above 0 raise the output, those below lower it."
         if sign
@@ -348,7 +387,7 @@ def _map(builder: Builder, e: Explained, problems: list[str]) -> list[Html]:
         f"{number(float(values.min()))} to {number(float(values.max()))}. {units}"
     )
     alt = f"Heat map of {method} for {e.name}, without the photograph"
-    return [details("The map alone", builder.picture(content, "image/png", alt, caption))]
+    return [details("The map alone", builder.picture(content, kind, alt, caption))]
 
 
 def _file_facts(image: ImageInfo) -> list[tuple[Any, Any, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from string import Template
 
-# No address is ever fetched, and no script runs: the browser is told so as well.
+# No address is ever fetched, and no script runs: the browser enforces it as well.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"  # noqa: E501
 
 LIGHT = {
@@ -92,6 +92,11 @@ code { font-family: ui-monospace, monospace; font-size: .92em; }
 .cards img, .missing { width: 100%; max-width: 7rem; margin-bottom: .2rem; image-rendering: auto; }
 .missing { display: block; aspect-ratio: 1; background: var(--box); color: var(--faint);
   padding: .5rem; border-radius: 4px; }
+.wider { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
+.wider img { max-width: none; }
+summary h3 { display: inline; margin: 0; }
+details.photograph > div { scroll-margin-top: 4rem; }
+.photograph { border-bottom: 1px solid var(--line); }
 .warn { color: var(--warn); font-weight: bold; }
 summary { cursor: pointer; padding: .3rem 0; color: var(--link); }
 footer { margin-top: 3rem; padding-bottom: 2rem; color: var(--faint); font-size: .92rem; }

@@ -3,19 +3,53 @@
 from __future__ import annotations
 
 import base64
+import io
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fullgrad._html import Html, tag
+from fullgrad._optional import require
+from fullgrad.report.values import ReportError
 
 _KINDS = {b"\x89PNG\r\n\x1a\n": "image/png", b"<?xml": "image/svg+xml", b"<svg": "image/svg+xml"}
+_QUALITY = 85  # of WebP: labels stay sharp
 
 
 def kind_of(content: bytes) -> str | None:
     """The media type of a picture that can be shown, by its first bytes."""
     start = content.lstrip(b"\xef\xbb\xbf \t\r\n")[:8]
     return next((kind for begin, kind in _KINDS.items() if start.startswith(begin)), None)
+
+
+def small(content: bytes, widest: int, name: str = "the picture") -> tuple[bytes, str]:
+    """A picture for the page: no wider than it is shown, and as WebP where that is smaller.
+
+    Args:
+        content: of a PNG file.
+        widest: pixels that it may be wide.
+        name: of the file, for messages.
+
+    Returns:
+        The content, and its media type.
+
+    Raises:
+        ReportError: it cannot be decoded.
+    """
+    pil = require("PIL.Image", "vision")
+    try:
+        with pil.open(io.BytesIO(content), formats=("PNG",)) as image:
+            found = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    except (OSError, ValueError, SyntaxError, pil.DecompressionBombError) as error:
+        raise ReportError(f"{name} is damaged: {error}") from error
+    fits = found.width <= widest
+    if not fits:
+        found.thumbnail((widest, found.height), pil.Resampling.LANCZOS)
+    file = io.BytesIO()
+    found.save(file, "WEBP", quality=_QUALITY)
+    if fits and file.tell() >= len(content):
+        return content, "image/png"
+    return file.getvalue(), "image/webp"
 
 
 class Builder:
@@ -89,7 +123,14 @@ class Builder:
             caption: below it.
             wide: whether it keeps its size on narrow screens, and scrolls.
         """
-        image = tag("img", src=self.source(content, kind), alt=alt, class_="wide" if wide else None)
+        image = tag(
+            "img",
+            src=self.source(content, kind),
+            alt=alt,
+            loading="lazy",
+            decoding="async",
+            class_="wide" if wide else None,
+        )
         if wide:
             image = self.scrolling(f"Picture: {alt}", image)
         return tag("figure", image, tag("figcaption", caption))

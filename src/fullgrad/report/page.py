@@ -69,7 +69,7 @@ def report(
     if look is not None and not any(isinstance(item, Stored) for item in found):
         raise UsageError(
             "--where, --sort, --most and --data choose what is shown of a store of maps, and there "
-            "is none among the paths: leave them out"
+            "is no store among the paths: leave them out"
         )
     return _made(found, problems, title, command)
 
@@ -192,7 +192,7 @@ def _found(path: Path, problems: list[str], look: Look) -> list[Item]:
         return found
     item = _record(path)
     if item is None:
-        raise ReportError(f"{printable(path)} is no record of fullgrad explain or compare")
+        raise ReportError(f"{printable(path)} is not a record of fullgrad explain or compare")
     return [item]
 
 

@@ -60,7 +60,7 @@ def again(command: str, level: str, more: str) -> Html:
     Args:
         command: the command line.
         level: of the heading.
-        more: what has to be at hand.
+        more: what has to be available.
     """
     return joined(
         [tag(level, "Make it again"), tag("pre", tag("code", command), tabindex=0), tag("p", more)]

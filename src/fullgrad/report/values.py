@@ -60,7 +60,7 @@ def read_bytes(path: Path) -> bytes:
     """The content of a regular file of bounded size.
 
     Raises:
-        ReportError: it is none, or cannot be read.
+        ReportError: it is not one, or cannot be read.
     """
     try:
         if not path.is_file():
@@ -76,13 +76,13 @@ def read_json(path: Path) -> Values:
     """The JSON object in a file.
 
     Raises:
-        ReportError: it cannot be read, or is no JSON object.
+        ReportError: it cannot be read, or is not a JSON object.
     """
     name = printable(path)
     try:
         found = json.loads(read_bytes(path).decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ReportError(f"{name} is no JSON: {error}") from error
+        raise ReportError(f"{name} is not JSON: {error}") from error
     return Values(found, name)
 
 

@@ -179,7 +179,7 @@ def instance(
         form: how the output writes boxes: ``"xyxy"``, or ``"cxcywh"`` (middle and size).
 
     Raises:
-        TargetError: neither or both of row and box, or corners that are none.
+        TargetError: neither or both of row and box, or corners that make no box.
 
     Example:
         >>> str(instance(box=(10, 20, 60, 90), c=2))

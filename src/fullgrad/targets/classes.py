@@ -109,9 +109,9 @@ class Regression(Described):
             tensor = tensor[:, self.index]
         elif tensor.dim() != 1 or self.index is not None:
             raise TargetError(
-                f"the output of shape {tuple(tensor.shape)} has not one number for each sample "
-                f"where index is {self.index}: of an output of shape (batch, numbers) give index=, "
-                "of one of shape (batch,) or (batch, 1) leave it out"
+                f"the output of shape {tuple(tensor.shape)} does not hold one number for each "
+                f"sample where index is {self.index}: for an output of shape (batch, numbers) give "
+                "index=, for one of shape (batch,) or (batch, 1) leave it out"
             )
         if self.scale != 1:
             tensor = tensor * self.scale

@@ -41,7 +41,7 @@ def class_index(
         return int(text)
     if names is None:
         raise TargetError(
-            f"the target {text!r} is no index, and this model's class names are not known: "
+            f"the target {text!r} is not an index, and this model's class names are not known: "
             f"{way_out}"
         )
     lower = [name.lower() for name in names]

@@ -216,7 +216,7 @@ def region(
     c = whole(c, "the class of a region")
     if mask is None:
         if fit or each_sample:
-            raise TargetError("fit and each_sample are of a mask, and none is given")
+            raise TargetError("fit and each_sample belong to a mask, and there is no mask")
         return Region(c, None, mean=mean)
     try:
         numbers = torch.as_tensor(mask).detach()

@@ -132,7 +132,7 @@ def _sides(text: str, known: Known) -> Target:
 def _indices(text: str, what: str = "indices") -> Any:
     parts = [p.strip() for p in text.split(",")]
     if not all(p.removeprefix("-").isdecimal() and p.isascii() for p in parts):
-        raise TargetError(f"{text!r} are no {what}: give whole numbers with commas between them")
+        raise TargetError(f"{text!r} are not {what}: give whole numbers with commas between them")
     found = tuple(map(int, parts))
     return found[0] if len(found) == 1 else found
 
@@ -185,7 +185,7 @@ def _box(rest: str, known: Known) -> Target:
     try:
         corners = [float(v) for v in place.split(",")]
     except ValueError as error:
-        raise TargetError(f"box:{rest} is no box: give {_form('box')}") from error
+        raise TargetError(f"box:{rest} is not a box: give {_form('box')}") from error
     return instance(box=corners, c=of)
 
 

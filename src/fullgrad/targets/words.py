@@ -75,7 +75,7 @@ def whole(value: Any, what: str) -> int:
     """A whole number, where an index is meant.
 
     Raises:
-        TargetError: it is none.
+        TargetError: it is not such a text.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TargetError(f"{what} must be a whole number, not {value!r}")

@@ -329,8 +329,8 @@ def _map_text(drawn: MapInfo) -> str:
         return f"none: {' '.join(drawn.error.split())}"
     part = f" ({drawn.in_part} in part)" if drawn.in_part else ""
     return (
-        f"{drawn.terms} bias terms are drawn on the input's grid{part}, {drawn.nowhere} lie "
-        f"nowhere (share of the sum of all terms' |sums|: {drawn.nowhere_share:.1%})"
+        f"{drawn.terms} bias terms are drawn on the input's grid{part}, {drawn.nowhere} have no "
+        f"position (share of the sum of all terms' |sums|: {drawn.nowhere_share:.1%})"
     )
 
 

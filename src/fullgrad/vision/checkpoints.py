@@ -94,7 +94,7 @@ def _read_safetensors(path: Path, name: str) -> Any:
         return require("safetensors.torch", "cli").load_file(path, device="cpu")
     except safetensors.SafetensorError as error:
         raise ModelLoadError(
-            f"the checkpoint {name} is truncated, damaged or no safetensors file: {error}"
+            f"the checkpoint {name} is truncated, damaged or not a safetensors file: {error}"
         ) from error
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 
+from fullgrad import methods
 from fullgrad._files import AnyPath, printable
 from fullgrad.decomposition import decompose
 from fullgrad.engine.targets import Target
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     from fullgrad.vision.schema import ImageInfo, ImageRecord, Provenance, TargetInfo
 
 Part: TypeAlias = Literal["map", "split", "layers"]
-_BALANCED = (
-    "The split of the logit is that of linearization='balanced': the map compares with a baseline, "
-    "and a split has none."
-)
 
 
 class ClassScore(NamedTuple):
@@ -66,6 +63,7 @@ class ImageResult:
         rather_than: the class that the explained one is compared with, if there is one. Maps,
             split and layers are then those of the difference of the two outputs.
         words: what is explained where it is no class's output; else empty.
+        by_default: whether the method was not asked for: it is the recommended one.
     """
 
     photograph: Photograph
@@ -83,6 +81,7 @@ class ImageResult:
     seconds: float
     rather_than: RatherThan | None = None
     words: str = ""
+    by_default: bool = False
 
     @property
     def label(self) -> str:
@@ -214,6 +213,8 @@ class ImageResult:
                 width=found.shape[1],
                 least=float(found.min()),
                 most=float(found.max()),
+                chosen="default" if self.by_default else "given",
+                reason=methods.REASON if self.by_default else None,
                 areas=None if self.areas is None else self.areas.info(),
             ),
             notes=tuple(self.notes.values()),
@@ -228,7 +229,7 @@ def explain_images(
     names: Sequence[str] | None = None,
     target: Target = None,
     rather_than: int | None = None,
-    method: str | Method | Sequence[MethodChoice] = "fullgrad",
+    method: str | Method | Sequence[MethodChoice] | None = None,
     options: Mapping[str, Any] | None = None,
     parts: Collection[Part] = ("map", "split"),
     depth: int | None = 1,
@@ -249,7 +250,8 @@ def explain_images(
         target: class to explain in every image, or any other target (:mod:`fullgrad.targets`);
             None for the predicted class.
         rather_than: a class to compare it with: the difference of their outputs is explained.
-        method: one method, or several with their options.
+        method: one method, or several with their options; None for
+            ``fullgrad.methods.RECOMMENDED``.
         options: of the one method.
         parts: what is computed: ``map``, ``split`` (the decomposition of the logit) and
             ``layers`` (the stages with their maps).
@@ -303,7 +305,7 @@ def explain_images(
         settings = asked[0][0].settings(asked[0][1])
         maps_of: Any = getattr(settings, "linearization", "jacobian")
         if linearization_of(maps_of).needs_baseline:  # which a split does not have
-            maps_of, notes["split"] = "balanced", _BALANCED
+            maps_of = "jacobian"
         try:
             decomposition = decompose(model.module, inputs, explained, linearization=maps_of)
         except FullGradError as error:
@@ -362,6 +364,7 @@ def explain_images(
             seconds=time.perf_counter() - began,
             rather_than=None if rather_than is None else compared(i, rather_than),
             words="" if index is not None else words(target, classes),
+            by_default=method is None,
         )
 
     def compared(i: int, other: int) -> RatherThan:

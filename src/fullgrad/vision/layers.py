@@ -146,7 +146,7 @@ def unpacked(content: bytes) -> tuple[Layer, ...]:
     except InputError:
         raise
     except Exception as error:  # whatever damaged archives raise
-        raise InputError(f"no file of layers: {type(error).__name__}: {error}") from error
+        raise InputError(f"not a file of layers: {type(error).__name__}: {error}") from error
 
 
 def _finite(maps: Array) -> Array:

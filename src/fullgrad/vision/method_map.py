@@ -80,15 +80,15 @@ class MethodMap:
 
 
 def asked_methods(
-    method: str | Method | Sequence[MethodChoice], options: Mapping[str, Any] | None
+    method: str | Method | Sequence[MethodChoice] | None, options: Mapping[str, Any] | None
 ) -> tuple[bool, list[Asked]]:
     """Whether it is one method, and the methods with their options and labels.
 
     Raises:
         ValueError: an unknown method or option, or options of several methods.
     """
-    if isinstance(method, (str, Method)):
-        one, given = resolved(method), dict(options or {})
+    if method is None or isinstance(method, (str, Method)):
+        one, given = resolved(method or methods.RECOMMENDED), dict(options or {})
         one.settings(given)
         return True, [(one, given, one.name)]
     if options is not None:

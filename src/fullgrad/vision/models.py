@@ -88,7 +88,7 @@ def load_model(
             initialisation; for torchvision the name of its weights (``DEFAULT``,
             ``IMAGENET1K_V2``, ...); for timm ``pretrained``. By default the pre-trained weights,
             for a Python file those the function set.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...
+        device: ``cpu``, ``cuda``, ``cuda:1``, ...
         settings: number of classes and preprocessing, where they are not those of the model's
             pre-trained weights.
 
@@ -100,7 +100,7 @@ def load_model(
             a Python file that fails, a device that is not there.
         MissingDependencyError: torchvision, timm, ... is needed and not installed.
     """
-    where = _device(device)
+    where = usable_device(device)
     given = settings or ModelSettings()
     classes = given.num_classes
     kind, _, name = spec.partition(":")
@@ -139,9 +139,20 @@ def load_model(
     )
 
 
-def _device(device: str | torch.device) -> torch.device:
+def usable_device(device: str | torch.device) -> torch.device:
+    """Return a device that is there and has float64, in which sums are proved.
+
+    Raises:
+        ModelLoadError: it is not there, or has none (``mps``).
+
+    Example:
+        >>> usable_device("cpu")
+        device(type='cpu')
+    """
     try:
         where = torch.device(device)
+        if where.type == "mps":
+            raise NotImplementedError("it has no float64, in which sums are proved; use cpu")
         torch.zeros(1, device=where).item()  # fails where there is no device, and for "meta"
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelLoadError(

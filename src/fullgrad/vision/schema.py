@@ -120,12 +120,16 @@ class ShareInfo(Model):
 
 
 class SplitInfo(Model):
-    """The exact decomposition of a logit; the residual is the logit minus all shares."""
+    """The exact decomposition of a logit; the residual is the logit minus all shares.
+
+    ``linearization`` says which linear maps stood for the operations; older records leave it out.
+    """
 
     residual: float
     relative_residual: float
     tolerance: float
     shares: tuple[ShareInfo, ...]
+    linearization: str | None = None
 
 
 class AreasInfo(Model):
@@ -138,7 +142,11 @@ class AreasInfo(Model):
 
 
 class SaliencyInfo(Model):
-    """A map: how it was made, its size and its extreme numbers; of a complete map its areas."""
+    """A map: how it was made, its size and its extreme numbers; of a complete map its areas.
+
+    ``chosen`` says whether the method was asked for, ``reason`` why it is the default; older
+    records leave both out.
+    """
 
     method: str
     options: dict[str, JsonValue]
@@ -147,6 +155,8 @@ class SaliencyInfo(Model):
     least: float
     most: float
     areas: AreasInfo | None = None
+    chosen: Literal["default", "given"] | None = None
+    reason: str | None = None
 
 
 class ImageRecord(Record):

@@ -29,6 +29,8 @@ class Split:
         residual: logit minus all sums.
         relative_residual: compared with the sum of the terms' absolute values.
         tolerance: for the relative residual.
+        linearization: which linear maps stood for the operations. A map that compares with a
+            baseline has other ones than its split, which has the Jacobian.
     """
 
     input: float
@@ -36,6 +38,7 @@ class Split:
     residual: float
     relative_residual: float
     tolerance: float
+    linearization: str = "jacobian"
 
     @property
     def shares(self) -> list[tuple[str, float]]:
@@ -50,6 +53,7 @@ class Split:
             residual=self.residual,
             relative_residual=self.relative_residual,
             tolerance=self.tolerance,
+            linearization=self.linearization,
             shares=tuple(
                 ShareInfo(of=name, sum=value, share=value / total if total else None)
                 for name, value in self.shares
@@ -98,6 +102,7 @@ def splits_of(decomposition: Decomposition, depth: int) -> list[Split]:
             residual=float(d.residual[i]),
             relative_residual=float(d.relative_residual[i]),
             tolerance=d.tolerance,
+            linearization=d.linearization,
         )
         for i in range(len(d.output))
     ]

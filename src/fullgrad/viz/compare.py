@@ -109,8 +109,8 @@ def comparison(
         A matplotlib figure, to be saved with :func:`fullgrad.viz.style.saved`.
 
     Raises:
-        InputError: no rows or methods, another number of maps, maps that are none, an image of
-            another size than its maps, or more rows than :func:`most_rows`.
+        InputError: no rows or methods, another number of maps, values that are not maps, an image
+            of another size than its maps, or more rows than :func:`most_rows`.
         ValueError: an unknown scale.
         MissingDependencyError: matplotlib is not installed.
     """

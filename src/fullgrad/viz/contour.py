@@ -24,7 +24,7 @@ def top_pixels(saliency: Tensor | Array, percent: float) -> Array:
 
     Args:
         saliency: a map; axes of length 1 before the last two are dropped.
-        percent: in (0, 100]: so many of the pixels, rounded down. Where the border lies among
+        percent: in (0, 100]: how many of the pixels, rounded down. Where the border lies among
             pixels of one value, all of these are left out, so that a constant map has none.
 
     Returns:

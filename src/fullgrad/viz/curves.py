@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colors, told apart by color-blind readers; markers and dashes tell them apart
+# Okabe and Ito's colors, which color-blind readers can distinguish; markers and dashes do so
 # again where there are more methods than colors.
 _COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#8C8C00")
 _MARKERS = "osD^vPX*<>"

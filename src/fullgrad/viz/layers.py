@@ -58,7 +58,7 @@ def layer_strip(
         A matplotlib figure.
 
     Raises:
-        InputError: no stages, numbers that are not finite, or maps that are none.
+        InputError: no stages, numbers that are not finite, or values that are not maps.
         ValueError: ``most`` is below 1.
         MissingDependencyError: matplotlib is not installed.
     """
@@ -117,7 +117,7 @@ def _rule(layers: Sequence[Layer], shown: Sequence[Layer], output: float, sign: 
     )
     text = f"Stages from early to late. {rule} Shares are of the output {signed(output)}."
     if any(s.map is None for s in shown):
-        text += f" '{NO_MAP}': terms that lie nowhere in the image, as those of dense layers."
+        text += f" '{NO_MAP}': terms without a position in the image, as those of dense layers."
     if left := len(layers) - len(shown):
         rest = math.fsum(s.sum for s in layers) - math.fsum(s.sum for s in shown)
         text += f" {left} more stages with smaller sums, {signed(rest)} together, are not shown."

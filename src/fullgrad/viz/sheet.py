@@ -10,13 +10,13 @@ import numpy as np
 
 from fullgrad._optional import require
 from fullgrad.errors import InputError
-from fullgrad.viz.overlay import Array, blend, colors, normalize, show, wrapped
+from fullgrad.viz.mixture import drawn
+from fullgrad.viz.overlay import Array, overlaid, show, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-_HEADS = ("photograph", "overlay", "FullGrad saliency")
 _PANEL = 2.1  # inches
 _LABEL = 2.3
 _GAP = 0.12
@@ -33,19 +33,22 @@ class Row:
         saliency: its map, shape (height, width).
         label: the explained class.
         detail: its probability, for example.
+        sign: whether the map's numbers have a sign; zero is then without color.
     """
 
     image: Image.Image
     saliency: Array
     label: str
     detail: str = ""
+    sign: bool = False
 
 
-def sheet(rows: Sequence[Row]) -> Figure:
+def sheet(rows: Sequence[Row], method: str = "FullGrad saliency") -> Figure:
     """Photograph, overlay and map of several photographs, a row for each.
 
     Args:
         rows: at least one.
+        method: that made the maps, in a few words.
 
     Returns:
         A matplotlib figure.
@@ -64,16 +67,15 @@ def sheet(rows: Sequence[Row]) -> Figure:
     height = _HEAD + len(rows) * (_PANEL + _GAP)
     figure = Figure(figsize=(width, height), dpi=110)
     FigureCanvasAgg(figure)
-    for column, head in enumerate(_HEADS):
+    for column, head in enumerate(("photograph", "overlay", method)):
         centre = _LABEL + column * (_PANEL + _GAP) + _PANEL / 2
         figure.text(centre / width, 1 - 0.12 / height, head, ha="center", va="top", size=10)
     for place, row in enumerate(rows):
-        heat = normalize(row.saliency)
         bottom = height - _HEAD - place * (_PANEL + _GAP) - _PANEL
         panels: tuple[Array, ...] = (
             np.asarray(row.image.convert("RGB")),
-            blend(row.image, heat),
-            colors(heat),
+            overlaid(row.image, row.saliency, sign=row.sign),
+            drawn(row.saliency, row.sign),
         )
         for column, panel in enumerate(panels):
             left = _LABEL + column * (_PANEL + _GAP)

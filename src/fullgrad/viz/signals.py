@@ -217,7 +217,7 @@ def slices(
     if at is None:
         at = tuple(int(i) for i in np.unravel_index(np.abs(found).argmax(), found.shape))
     if len(at) != 3 or not all(0 <= i < n for i, n in zip(at, gray.shape, strict=False)):
-        raise InputError(f"at={tuple(at)!r} is no place (z, y, x) of a volume of {gray.shape}")
+        raise InputError(f"at={tuple(at)!r} is not a place (z, y, x) of a volume of {gray.shape}")
     if len(spacing) != 3 or not all(s > 0 for s in spacing):
         raise InputError(f"spacing must be three positive numbers, not {tuple(spacing)!r}")
     low, high = float(gray.min()), float(gray.max())

@@ -157,7 +157,7 @@ def waterfall(shown: Waterfall, title: str = "", *, name: str = "logit") -> Figu
     """One bar for each part, each beginning where the one above it ends.
 
     Args:
-        shown: from :func:`waterfall_of`, or made of numbers at hand.
+        shown: from :func:`waterfall_of`, or made of numbers that are known.
         title: on top; long ones are wrapped.
         name: of the output.
 

@@ -25,7 +25,7 @@ export function recalled(about) {
   const words = new URLSearchParams(location.hash.slice(1));
   const problems = [];
   const choice = {
-    model: 0, target: null, ratherThan: null, method: about.methods[0].name, options: {},
+    model: 0, target: null, ratherThan: null, method: about.recommended, options: {},
     second: null, secondOptions: {},
   };
   const whole = (name, end) => {

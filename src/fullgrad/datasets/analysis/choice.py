@@ -42,7 +42,7 @@ class Condition:
         """
         found = _FORM.fullmatch(text)
         if found is None:
-            raise UsageError(f"{text!r} is no condition: write {_MEANING}")
+            raise UsageError(f"{text!r} is not a condition: write {_MEANING}")
         column, operator, value = found.groups()
         return cls(column, "=" if operator == "==" else operator, value)
 
@@ -69,7 +69,7 @@ class Choice:
         """Read conditions, and a column that ``-`` before its name turns around.
 
         Raises:
-            UsageError: a text that is no condition.
+            UsageError: a text that is not a condition.
 
         Example:
             >>> Choice.parse(["probability > 0.9"], "-logit").descending

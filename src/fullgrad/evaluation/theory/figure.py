@@ -1,7 +1,7 @@
 """The picture of the theory: regions, sums, and what changes on a path.
 
 matplotlib's object-oriented interface with the Agg canvas, as in ``overlay``. Colors are safe for
-color-blind readers (Okabe and Ito's, and cividis), and nothing is told by color alone.
+color-blind readers (Okabe and Ito's, and cividis), and color alone says nothing.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fullgrad._optional import require
 from fullgrad.errors import FullGradError, ModelLoadError
-from fullgrad.vision.models import load_model
+from fullgrad.vision.models import load_model, usable_device
 
 VGG9, SMALL, AUTO = "vgg9", "small", "auto"
 _STAGES = {VGG9: ((1, 1), (2, 2), (4, 4), (8, 8)), SMALL: ((1,), (2, 2))}
@@ -67,7 +67,7 @@ class NetworkChoice:
         """A fresh network with the weights of a seed, on the CPU, in training mode.
 
         Raises:
-            ModelLoadError: an unknown name, a network that cannot be drawn anew, or a Python file
+            ModelLoadError: an unknown name, weights that cannot be drawn again, or a Python file
                 that is not the one whose digest was taken.
         """
         with torch.random.fork_rng(devices=[]):
@@ -133,7 +133,7 @@ def _plain(
 
 
 def _redraw(module: nn.Module, spec: str) -> None:
-    """Draw all weights anew: a user's function has set them to the same ones each time."""
+    """Draw all weights again: a user's function has set them to the same ones each time."""
     for name, part in module.named_modules():
         own = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
         reset = getattr(part, "reset_parameters", None)
@@ -142,21 +142,17 @@ def _redraw(module: nn.Module, spec: str) -> None:
         elif any(isinstance(p, nn.Parameter) for p in own):
             raise ModelLoadError(
                 f"{spec}: the module {name or '(the model itself)'} ({type(part).__name__}) has "
-                "weights and no reset_parameters(), so it cannot be drawn anew for each run"
+                "weights and no reset_parameters(), so they cannot be drawn again for each run"
             )
 
 
 def usable(device: str) -> str:
-    """The device, if there is one of that name.
+    """The device, if it can be used.
 
     Raises:
-        ModelLoadError: there is none.
+        ModelLoadError: it is not there, or has no float64.
     """
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        text = str(error).strip().split("\n", maxsplit=1)[0]
-        raise ModelLoadError(f"the device {device!r} cannot be used: {text}") from error
+    usable_device(device)
     return device
 
 

@@ -1,6 +1,7 @@
 """Explanations as graphs: traced once, then run without fullgrad's Python around each operation.
 
-``trace`` makes the graph, which :func:`fullgrad.compile` compiles.
+``trace`` makes the graph; ``compiled`` keeps it, or makes another where needed; ``backends``
+runs it. :func:`fullgrad.compile` is the way in.
 """
 
 from typing import TYPE_CHECKING
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING
 from fullgrad._lazy import submodules
 
 if TYPE_CHECKING:
+    from fullgrad.interop.compiling import backends as backends
+    from fullgrad.interop.compiling import compiled as compiled
     from fullgrad.interop.compiling import trace as trace
 
 if not TYPE_CHECKING:

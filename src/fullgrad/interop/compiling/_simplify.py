@@ -7,9 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._ops import OpOverload
 
-from fullgrad._compat import aliases_of, returns_tensors
+from fullgrad._compat import (
+    OpOverload,
+    aliases_of,
+    asks_for_shapes,
+    names_of_arguments,
+    returns_tensors,
+)
 from fullgrad.errors import GraphError
 
 _ALIASES = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)
@@ -41,7 +46,7 @@ def refuse_unholdable(module: fx.GraphModule, names: Sequence[str]) -> None:
         dynamic = torch.Tag.dynamic_output_shape in operation.tags
         if by_mask or (dynamic and operation is not torch.ops.aten.index.Tensor):
             raise GraphError(f"the shape of what {name} returns depends on numbers.")
-        if not returns_tensors(operation):
+        if not returns_tensors(operation) and not asks_for_shapes(operation):
             raise GraphError(
                 f"{name} reads numbers of a tensor into Python, and what the model makes of them "
                 "would stay the same in every call of the graph."
@@ -55,9 +60,9 @@ def refuse_unholdable(module: fx.GraphModule, names: Sequence[str]) -> None:
 def _draws(node: fx.Node) -> bool:
     """Whether an operation that can draw random numbers does; not attention without dropout."""
     operation: Any = node.target
-    for place, argument in enumerate(operation._schema.arguments):
-        if argument.name == "dropout_p":
-            given = node.kwargs.get("dropout_p", argument.default_value)
+    for place, (name, default) in enumerate(names_of_arguments(operation)):
+        if name == "dropout_p":
+            given = node.kwargs.get("dropout_p", default)
             return bool(node.args[place] if place < len(node.args) else given)
     return True
 
@@ -87,7 +92,7 @@ def simplified(module: fx.GraphModule) -> fx.GraphModule:
         if node.target in _ALIASES:
             node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
             graph.erase_node(node)
-    _fold(module)
+    fold(module)
     graph.eliminate_dead_code()
     module.recompile()
     for name in _unused(module):
@@ -95,13 +100,21 @@ def simplified(module: fx.GraphModule) -> fx.GraphModule:
     return module
 
 
-def _fold(module: fx.GraphModule) -> None:
-    """Compute what is made of constants alone, unless it is written into."""
+def fold(module: fx.GraphModule, most: int = 0) -> None:
+    """Compute what is made of constants alone, unless it is written into.
+
+    Args:
+        module: is changed.
+        most: what is made of nothing (``arange``, ``full``) counts as a constant up to so many
+            numbers.
+    """
     written = {_root(n.args[p]) for n in _operations(module.graph) for p in aliases_of(n.target)[0]}
     constants = {n: getattr(module, n.target) for n in module.graph.nodes if n.op == "get_attr"}
     for node in _operations(module.graph):
         needed = node.all_input_nodes
-        if not needed or not all(n in constants for n in needed) or _root(node) in written:
+        if not (needed or _made_small(node, most)) or _root(node) in written:
+            continue
+        if not all(n in constants for n in needed):
             continue
         known: dict[Any, Any] = constants
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
@@ -111,11 +124,18 @@ def _fold(module: fx.GraphModule) -> None:
         name = f"_folded_{node.name}"
         module.register_buffer(name, value.detach(), persistent=False)
         with module.graph.inserting_before(node):
-            folded = module.graph.get_attr(name)
-        folded.meta.update(node.meta)
-        node.replace_all_uses_with(folded)
-        constants[folded] = value
+            constant = module.graph.get_attr(name)
+        constant.meta.update(node.meta)
+        node.replace_all_uses_with(constant)
+        constants[constant] = value
         module.graph.erase_node(node)
+
+
+def _made_small(node: fx.Node, most: int) -> bool:
+    """Whether a node makes at most so many known numbers of nothing."""
+    value = node.meta.get("val")
+    known = "empty" not in str(node.target)  # whose numbers are arbitrary
+    return known and isinstance(value, Tensor) and value.numel() <= most
 
 
 def _unused(module: fx.GraphModule) -> list[str]:

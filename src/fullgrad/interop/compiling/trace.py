@@ -24,6 +24,7 @@ from fullgrad.engine.targets import main_tensor
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import GraphError
 from fullgrad.interop.compiling._call import Arguments, Explaining, Found, rows_for
+from fullgrad.interop.compiling._model import state_of as state_of  # noqa: PLC0414
 from fullgrad.interop.compiling._simplify import refuse_unholdable, simplified
 
 # While it traces, PyTorch replaces how modules are called in the whole process.
@@ -57,26 +58,6 @@ class Trace:
     answers: tuple[bool, ...]
     proofs: tuple[bool, ...]
     rest: tuple[int, ...]
-
-
-def state_of(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors that a model holds, each once: parameters, buffers and plain attributes.
-
-    Args:
-        model: the eager module.
-
-    Returns:
-        From the first name of each.
-    """
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for path, module in model.named_modules():
-        own = (module._parameters, module._buffers, module.__dict__)
-        for name, value in ((n, v) for part in own for n, v in part.items()):
-            if isinstance(value, Tensor) and id(value) not in seen:
-                seen.add(id(value))
-                found[f"{path}.{name}" if path else name] = value
-    return found
 
 
 def trace(

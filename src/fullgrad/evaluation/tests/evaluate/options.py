@@ -32,7 +32,7 @@ def declared() -> list[Option]:
             (DEFAULT_MODEL,),
         ),
         Option("--weights", "as for fullgrad explain, one for each model; else the usual", ()),
-        Option("--device", "cpu, cuda, cuda:1, mps, ...", "cpu"),
+        Option("--device", "cpu, cuda, cuda:1, ...", "cpu"),
         Option(
             "--images",
             "folder, CSV with a column 'file', torchvision:NAME:ROOT[:SPLIT], generated:KIND",

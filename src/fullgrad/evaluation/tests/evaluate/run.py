@@ -123,16 +123,9 @@ examples:
             loaded = load(spec, weights[i] if weights else None, device, settings)
             number_of_classes(loaded)
             subjects.append(Subject(spec, loaded, source))
-        named = [
-            Model(
-                s.model.spec,
-                s.model.weights,
-                s.model.sha256,
-                content_of(s.model.spec),
-                settings.text(),
-            )
-            for s in subjects
-        ]
+        named = []
+        for m in (s.model for s in subjects):
+            named.append(Model(m.spec, m.weights, m.sha256, content_of(m.spec), settings.text()))
         plan = EvaluatePlan(
             models=tuple(named),
             images=images,

@@ -94,10 +94,10 @@ examples:
         return [
             Option(
                 "--model",
-                "file.py:FUNCTION that returns a fullgrad.tokens.TextModel",
+                "file.py:FUNCTION that returns a fullgrad.maps.tokens.TextModel",
                 required=True,
             ),
-            Option("--device", "cpu, cuda, cuda:1, mps, ...", "cpu"),
+            Option("--device", "cpu, cuda, cuda:1, ...", "cpu"),
             Option(
                 "--texts",
                 "CSV with a column 'text', and 'other' for pairs, or a file of one text a line",

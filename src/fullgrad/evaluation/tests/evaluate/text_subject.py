@@ -16,7 +16,7 @@ from fullgrad._files import printable
 from fullgrad.engine.model_state import guarded
 from fullgrad.errors import ModelLoadError
 from fullgrad.evaluation.sources import DataError
-from fullgrad.tokens.text_model import TextModel
+from fullgrad.maps.tokens.text_model import TextModel
 from fullgrad.vision.models import LoadedModel
 
 _FORWARD = 256  # texts that go through the model together
@@ -98,7 +98,7 @@ class TextSubject:
 
     Args:
         name: of the model, in tables.
-        model: loaded; its module is a :class:`fullgrad.tokens.TextModel`.
+        model: loaded; its module is a :class:`fullgrad.maps.tokens.TextModel`.
         source: the texts.
 
     Raises:
@@ -115,7 +115,7 @@ class TextSubject:
         if not isinstance(self.model.module, TextModel):
             raise ModelLoadError(
                 f"{self.name} gives {type(self.model.module).__name__}, not a "
-                "fullgrad.tokens.TextModel, which holds the model and its tokenizer"
+                "fullgrad.maps.tokens.TextModel, which holds the model and its tokenizer"
             )
         most = getattr(self.text_model.tokenizer, "model_max_length", None)
         for item, ids in zip(self.source.items, self.ids, strict=True):

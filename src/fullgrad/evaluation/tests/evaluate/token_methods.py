@@ -15,8 +15,8 @@ from fullgrad import methods
 from fullgrad.errors import MethodError
 from fullgrad.evaluation.plan import MethodChoice
 from fullgrad.evaluation.tests.evaluate.text_subject import TextSubject
+from fullgrad.maps.tokens.embeddings import embed
 from fullgrad.methods.controls import NOISE
-from fullgrad.tokens.embeddings import embed
 
 REPLACEMENTS = ("removed", "mask")
 _APART = 1_000_003  # between the seeds of two random orders

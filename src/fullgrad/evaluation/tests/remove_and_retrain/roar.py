@@ -117,7 +117,7 @@ examples:
         Option("--shift", "of training images: pixels, else an eighth of a side", kind=int),
         Option("--mirror", "half of the training images, else where they have colors", kind=bool),
         Option("--precision", "mixed: bfloat16", _DEFAULT.precision, choices=PRECISIONS),
-        Option("--device", "cpu, cuda, cuda:1, mps", "cpu"),
+        Option("--device", "cpu, cuda, cuda:1", "cpu"),
         Option(
             "--map-batch",
             "images explained at a time; maps change by rounding only, but for random's numbers",

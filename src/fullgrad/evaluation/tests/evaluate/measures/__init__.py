@@ -62,7 +62,7 @@ def _from_file(spec: str, explains: str) -> Measure:
     _, kind = loaded(spec, UsageError)
     if not (isinstance(kind, type) and issubclass(kind, Measure)) or kind.explains != explains:
         raise UsageError(
-            f"{spec} is no test of {explains}: give a subclass of "
+            f"{spec} is not a test of {explains}: give a subclass of "
             "fullgrad.evaluation.tests.evaluate.measure.Measure"
         )
     return kind()
@@ -100,7 +100,9 @@ def check_used(tests: Sequence[str], explains: str, given: Mapping[str, Any]) ->
             value = given.get(option.name, default)
             value = tuple(value) if isinstance(default, tuple) else value
             if option.name not in used and value != default:
-                raise ValueError(f"{option.flag} is of the test {name}, which is not in --tests")
+                raise ValueError(
+                    f"{option.flag} belongs to the test {name}, which is not in --tests"
+                )
 
 
 for _kind in (

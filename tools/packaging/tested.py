@@ -1,0 +1,94 @@
+"""Run the core's tests on some versions, and write those that pass into docs/versions.md.
+
+python tools/packaging/tested.py oldest    # the lowest version of each package that pyproject.toml allows
+python tools/packaging/tested.py here      # what is installed here
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from packaging_parts import BIN, Environment, environment_of, put, table
+
+ROOT = Path(__file__).parents[2]
+KEPT = ROOT / "docs/data/versions.json"
+CORE = ("engine", "operations", "axes", "maps", "decomposition", "methods", "targets")
+PACKAGES = ("torch", "numpy", "torchvision", "timm", "transformers", "captum")
+# Packages that ours ask for, whose newest version does not go with the lowest of what uses them.
+BESIDE = ("torchaudio==2.8.*", "pyparsing<3.3")
+
+
+def tests(environment: Environment) -> str:
+    """Run the tests there; the line in which pytest counts them.
+
+    Raises:
+        SystemExit: one fails.
+    """
+    command = [str(environment.folder / BIN / "python"), "-m", "pytest", "-n", "2", "-q"]
+    command += ["--dist", "worksteal", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
+    done = subprocess.run(
+        [*command, *(f"tests/{name}" for name in CORE)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    print(done.stdout[-6000:], flush=True)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    return str(re.findall(r"^(\d+ passed.*?) in ", done.stdout, re.M)[-1])
+
+
+def row(environment: Environment) -> dict[str, str]:
+    """What is installed, and what the tests said."""
+    found = {"Python": environment.python()}
+    found |= {package: environment.version(package) for package in PACKAGES}
+    system = f"{platform.system()} {platform.machine()}"
+    return {
+        **found,
+        "on": system,
+        "tests": tests(environment),
+        "run on": str(datetime.date.today()),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """See above."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("which", choices=("oldest", "here"))
+    which = parser.parse_args(argv).which
+    if which == "here":
+        found = row(Environment(Path(sys.prefix)))
+    else:
+        with tempfile.TemporaryDirectory() as home:
+            file = Path(home) / "beside.txt"
+            file.write_text("\n".join(BESIDE))
+            options = ["--resolution", "lowest-direct", "--constraint", str(file)]
+            lowest = re.search(
+                r'requires-python = ">=([\d.]+)"', (ROOT / "pyproject.toml").read_text()
+            )
+            assert lowest is not None
+            wanted = f"fullgrad[dev] @ {ROOT.as_uri()}"
+            with environment_of(Path(home) / "env", lowest[1], [wanted], *options) as environment:
+                found = row(environment)
+    rows = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    rows = dict(sorted({**rows, which: found}.items(), reverse=True))
+    KEPT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    put("versions", table(found, [list(r.values()) for r in rows.values()]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
