@@ -92,7 +92,7 @@ compile-sweep: install  ## compiled explanations of eight models equal the eager
 	$(BIN)/python tools/compile_sweep.py
 
 export-sweep: install  ## docs/exporting.md: artifacts of eight models, run without fullgrad (resumes; hours)
-	$(BIN)/python tools/export_sweep.py
+	$(BIN)/python tools/architectures/export_sweep.py
 
 architecture: install  ## docs/design/architecture.md's picture, from the imports of the code
 	$(BIN)/python tools/architecture.py

@@ -59,11 +59,6 @@ def test_convolutions(data: st.DataObject) -> None:
     rewritten(forward, torch.randn(2, ends, *size))
 
 
-def _written(x: Tensor) -> Tensor:
-    x[:, 1].tanh_()
-    return x * x
-
-
 CASES: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "avg": (lambda x: F.avg_pool2d(x, (3, 2), (2, 1), (1, 0)), (2, 3, 7, 5)),
     "avg_1d": (lambda x: F.avg_pool1d(x, 3, 2, 1), (2, 3, 8)),
@@ -89,7 +84,6 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "replicate_3d": (lambda x: F.pad(x, (1, 2, 0, 3, 2, 1), mode="replicate"), (2, 3, 5, 4, 3)),
     "hardshrink": (lambda x: F.hardshrink(x, 0.3), (2, 9)),
     "softshrink": (lambda x: F.softshrink(x, 0.3), (2, 9)),
-    "in_place_on_a_view": (lambda x: _written(x * 2), (2, 3, 4)),
     "take": (lambda x: x.take(torch.tensor([[3, 3], [-1, 0]])), (2, 9)),
 }
 
@@ -147,3 +141,15 @@ def test_the_gradient_at_a_weight_is_refused() -> None:
             lambda w: torch.autograd.grad(F.conv2d(x, w.requires_grad_()).sum(), w),
             decomposition_table=TABLE,
         )(torch.randn(3, 2, 3, 3))
+
+
+def test_reading_and_writing_memory_in_strides() -> None:
+    aten = torch.ops.aten
+    read, write = TABLE[aten.as_strided.default], TABLE[aten.as_strided_scatter.default]
+    x = torch.randn(3, 4, 5).permute(2, 0, 1)
+    where = (2, 3), (11, 4), 5
+    assert torch.equal(read(x, *where), x.as_strided(*where))
+    source = torch.randn(2, 3)
+    assert torch.equal(write(x, source, *where), torch.as_strided_scatter(x, source, *where))
+    with pytest.raises(GraphError, match=r"as_strided, of a tensor with gaps .* format='torch'"):
+        read(torch.randn(4, 6)[:, ::2], (2,), (1,))

@@ -15,8 +15,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import fullgrad
 from fullgrad.errors import GraphError, InputError, OptionError, OutputError, TargetError
 from fullgrad.interop.compiling import compiled as module
-from fullgrad.interop.compiling._call import METHODS
 from fullgrad.interop.compiling._on_gpu import settled_on
+from fullgrad.interop.compiling.call import METHODS
 from fullgrad.interop.compiling.compiled import Compiled, CompiledMap
 
 

@@ -12,7 +12,6 @@ import torch
 from fullgrad._files import printable
 from fullgrad.cli import UsageError
 from fullgrad.cli.arguments import (
-    add_method_arguments,
     add_stated_arguments,
     add_weights_arguments,
     chosen_method,
@@ -21,6 +20,7 @@ from fullgrad.cli.arguments import (
     sample_shape,
 )
 from fullgrad.cli.main import DONE
+from fullgrad.interop.compiling.call import METHODS
 from fullgrad.interop.exporting.artifact import Artifact, Format, Port, export, file_of
 from fullgrad.vision.images import input_of, read_photograph
 from fullgrad.vision.models import DEFAULT_MODEL, LoadedModel, from_options, load_model
@@ -56,8 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", default=DEFAULT_MODEL, metavar="MODEL", help=text)
     add_weights_arguments(parser)
     add_stated_arguments(parser, size=False)
-    add_method_arguments(parser)
-    parser.set_defaults(method="fullgrad")
+    text = f"saliency method: {', '.join(METHODS)} (default: %(default)s)"
+    add("--method", default=METHODS[0], metavar="METHOD", help=text)
+    text = "an option of the method, as in --option psi=channel; may be repeated"
+    add("--option", action="append", default=[], metavar="NAME=VALUE", help=text)
+    parser.set_defaults(psi=None, terms=None)
     text = "torch (.pt2), aot_inductor (.pt2, compiled), onnx (default: onnx for .onnx, else torch)"
     add("--format", choices=get_args(Format), help=text)
     text = (
@@ -83,10 +86,15 @@ def run(args: argparse.Namespace) -> int:
     if args.input is not None:
         for option in ("size", "batch_size"):
             if getattr(args, option) is not None:
-                name = option.replace("_", "-")
-                raise UsageError(f"--{name} is of random inputs: leave it out, or --input")
+                flag = option.replace("_", "-")
+                raise UsageError(f"--{flag} is of random inputs: leave it out, or --input")
     out, kind = file_of(args.out, args.format)
     method, options = chosen_method(args)
+    if method is None or method.name not in METHODS:
+        raise UsageError(
+            f"--method {args.method} cannot be exported: choose {', '.join(METHODS)}. "
+            "'fullgrad explain' and 'fullgrad map' take any method"
+        )
     model = load_model(args.model, args.weights, args.device, from_options(vars(args)))
     own = (p.dtype for p in model.module.parameters() if p.is_floating_point())
     if args.input is not None:
@@ -108,7 +116,8 @@ def _text(made: Artifact, model: LoadedModel, inputs: str) -> str:
     rows = {
         "inputs": _ports(made.inputs),
         "outputs": _ports(made.outputs),
-        "prepared": f"by the caller: colors 0 to 1, minus {prepared.mean}, divided by {prepared.std}",
+        "prepared": f"by the caller: colors 0 to 1, minus {prepared.mean}, divided by "
+        f"{prepared.std}",
         "compared": f"with fullgrad, {found.samples} samples ({inputs} and mirror images): "
         f"{found.equal} equal to {found.difference:.1e} of a map's largest number",
     }

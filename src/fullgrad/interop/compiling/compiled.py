@@ -19,11 +19,11 @@ from fullgrad.engine.inputs import Inputs
 from fullgrad.engine.request import Detached
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import GraphError
-from fullgrad.interop.compiling._call import Arguments, Explaining, Found, rows_for
-from fullgrad.interop.compiling._comparing import accepted, apart, unexplained
 from fullgrad.interop.compiling._model import Watched, described
 from fullgrad.interop.compiling._settings import settings
 from fullgrad.interop.compiling.backends import Mode, Run, check_mode, plain, runner
+from fullgrad.interop.compiling.call import Arguments, Explaining, Found, rows_for
+from fullgrad.interop.compiling.comparing import accepted, apart, unexplained
 from fullgrad.interop.compiling.trace import Trace, traced
 from fullgrad.maps.aggregation import Psi
 from fullgrad.maps.saliency import packed

@@ -23,9 +23,9 @@ from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.targets import main_tensor
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import GraphError
-from fullgrad.interop.compiling._call import Arguments, Explaining, Found, rows_for
 from fullgrad.interop.compiling._model import state_of as state_of  # noqa: PLC0414
 from fullgrad.interop.compiling._simplify import refuse_unholdable, simplified
+from fullgrad.interop.compiling.call import Arguments, Explaining, Found, rows_for
 
 # While it traces, PyTorch replaces how modules are called in the whole process.
 _one_at_a_time = threading.Lock()

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fullgrad.interop.compiling._call import Slot
+from fullgrad.interop.compiling.call import Slot
 from fullgrad.interop.compiling.trace import Trace
 from fullgrad.interop.exporting.backward import table
 
@@ -97,7 +97,7 @@ def _laid_out(t: Tensor, like: Tensor) -> Tensor:
     """The same numbers with the axes in another one's order in memory."""
     if t.stride() == like.stride():
         return t
-    order = sorted(range(t.dim()), key=lambda axis: (-like.stride(axis), axis))
+    order = sorted(range(t.dim()), key=lambda axis: (-like.stride()[axis], axis))
     return t.permute(order).contiguous().permute([order.index(axis) for axis in range(t.dim())])
 
 
@@ -134,6 +134,8 @@ class _Alone(nn.Module):
             traced.rest,
             batch,
         )
+        self.explanation: fx.GraphModule
+        self.sizes: Tensor
         self._state = [f"state_{i}" for i in range(len(state))]
         for name, t in zip(self._state, state, strict=True):
             self.register_buffer(name, t.detach())

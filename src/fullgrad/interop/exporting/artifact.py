@@ -14,10 +14,9 @@ from fullgrad._files import AnyPath, printable
 from fullgrad._version import __version__
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import OptionError, StoredError
-from fullgrad.interop.compiling._call import Arguments, Explaining, Found, rows_for
+from fullgrad.interop.compiling.call import Arguments, Explaining, Found, rows_for
 from fullgrad.interop.compiling.trace import state_of, traced
-from fullgrad.interop.exporting._checking import Compared as Compared
-from fullgrad.interop.exporting._checking import compared
+from fullgrad.interop.exporting._checking import Compared, compared
 from fullgrad.interop.exporting._files import FORMATS
 from fullgrad.interop.exporting._program import program
 

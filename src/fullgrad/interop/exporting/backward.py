@@ -264,7 +264,7 @@ def _put(x: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> 
 
 def _in_memory(x: Tensor) -> tuple[Tensor, list[int]]:
     """A tensor's numbers in the order in which they lie in memory, and how to go back."""
-    order = sorted(range(x.dim()), key=lambda axis: (-x.stride(axis), axis))
+    order = sorted(range(x.dim()), key=lambda axis: (-x.stride()[axis], axis))
     laid = x.permute(order)
     if x.storage_offset() or not laid.is_contiguous():
         raise GraphError(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fullgrad.engine import verification
-from fullgrad.interop.compiling._call import Found
+from fullgrad.interop.compiling.call import Found
 
 _LOOSER = 10  # than the sum's tolerance, a map's
 _LAST_BITS, _DRAWS = 4, 5

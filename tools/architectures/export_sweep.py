@@ -1,12 +1,15 @@
 """Artifacts of the benchmark's models: run without fullgrad, compared, measured.
 
-    python tools/export_sweep.py            # resumes docs/data/exporting.jsonl, rewrites the table
-    python tools/export_sweep.py resnet18   # these models only
-    python tools/export_sweep.py --compiled resnet18
+    python tools/architectures/export_sweep.py             # resumes docs/data/exporting.jsonl
+    python tools/architectures/export_sweep.py resnet18    # these models only
+    python tools/architectures/export_sweep.py --compiled resnet18
+
+It rewrites the table in docs/exporting.md.
 
 A process of its own exports a model with a method, as torch.export program and as ONNX file, at batch
 1 and the benchmark's size, and measures. Another process, in which importing fullgrad fails, runs the
-files on another input than the one that they were exported with. Its numbers are compared with fullgrad's.
+files on other inputs than the one that they were exported with. Its numbers are compared with
+fullgrad's.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS, PAGE = ROOT / "docs/data/exporting.jsonl", ROOT / "docs/exporting.md"
 START, END = "<!-- sweep: start -->", "<!-- sweep: end -->"
 METHODS = "fullgrad", "complete_fullgrad", "balanced_fullgrad"
@@ -62,7 +65,7 @@ def exported(model_name: str, method: str, formats: list[str], folder: Path) -> 
     from benchmarks.subjects import SIZE, build
 
     import fullgrad
-    from fullgrad.interop.compiling._call import Arguments, Explaining
+    from fullgrad.interop.compiling.call import Arguments, Explaining
 
     torch.set_num_threads(1)
     work = build(model_name, 1, SIZE, torch.float32, "cpu")
@@ -192,7 +195,7 @@ def main() -> None:
     formats = ["torch", "onnx", *(["aot_inductor"] if args.compiled else [])]
     if args.one:
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(exported(*args.one, formats, Path(folder))))
+            print(json.dumps(exported(args.one[0], args.one[1], formats, Path(folder))))
         return
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
     rows = {(r["model"], r["method"]): r for r in map(json.loads, lines)}
