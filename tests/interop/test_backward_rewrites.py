@@ -134,6 +134,12 @@ def test_attention(causal: bool, keys: int) -> None:
     rewritten(lambda x: forward(query, other[0], x), other[1])
 
 
+def test_axes_of_one_number_are_taken_away() -> None:
+    rewrite, x = TABLE[torch.ops.aten.squeeze.dims], torch.randn(2, 1, 3, 1)
+    for dims in ([1, -1], [0, 2], [3], []):
+        assert torch.equal(rewrite(x, dims), torch.ops.aten.squeeze.dims(x, dims))
+
+
 def test_the_gradient_at_a_weight_is_refused() -> None:
     x = torch.randn(1, 2, 5, 5)
     with pytest.raises(GraphError, match=r"the gradient at a convolution's weight.*format='torch'"):

@@ -128,13 +128,8 @@ class _Alone(nn.Module):
         self, graph: fx.GraphModule, traced: Trace, state: Sequence[Tensor], batch: int
     ) -> None:
         super().__init__()
-        self.explanation, self._maps, self._rest, self._batch = (
-            graph,
-            traced.maps,
-            traced.rest,
-            batch,
-        )
-        self.explanation: fx.GraphModule
+        self.explanation: fx.GraphModule = graph
+        self._maps, self._rest, self._batch = traced.maps, traced.rest, batch
         self.sizes: Tensor
         self._state = [f"state_{i}" for i in range(len(state))]
         for name, t in zip(self._state, state, strict=True):

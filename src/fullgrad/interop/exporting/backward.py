@@ -305,6 +305,13 @@ def _as_strided_scatter(
     return written.reshape(shape).permute(back)
 
 
+def _squeeze(x: Tensor, dims: Sequence[int]) -> Tensor:
+    """PyTorch's own rule gives an operation without a translation where there is nothing to do."""
+    for axis in sorted((d % x.dim() for d in dims), reverse=True):
+        x = x.select(axis, 0) if x.shape[axis] == 1 else x
+    return x.view(x.shape)  # of nothing to take away too, a view is a tensor of its own
+
+
 def _shrink_backward(grad: Tensor, x: Tensor, lambd: float) -> Tensor:
     return torch.where(x.abs() <= lambd, torch.zeros_like(grad), grad)
 
@@ -357,6 +364,7 @@ def table() -> dict[Any, Rewrite]:
     # The logsumexp that an ONNX translation of the forward returns is empty: written out as well.
     known[aten._scaled_dot_product_flash_attention_for_cpu.default] = _attention
     known[aten.put.default] = _put
+    known[aten.squeeze.dims] = _squeeze
     known[aten.as_strided.default] = _as_strided
     known[aten.as_strided_scatter.default] = _as_strided_scatter
     return known
