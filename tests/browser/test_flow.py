@@ -197,7 +197,9 @@ def test_a_quick_second_choice_aborts_the_first(
           return seen; }"""
     )
     page.locator("#method").select_option("integrated_gradients")
-    expect(page.locator("#stale")).to_contain_text(f"Still the earlier result: fullgrad for {was}")
+    expect(page.locator("#stale")).to_contain_text(
+        f"Still the earlier result: path_fullgrad for {was}"
+    )
     expect(page.locator("#progress")).to_be_visible()
     expect(page.locator("#answer")).to_be_visible()
     page.get_by_text("Options of integrated_gradients").click()
@@ -250,9 +252,9 @@ def test_stop_keeps_the_earlier_result_and_says_so(
     page.get_by_role("combobox", name="Method", exact=True).select_option("integrated_gradients")
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#status")).to_have_text("Stopped. Any choice starts again.")
-    expect(page.locator("#stale")).to_contain_text("Still the earlier result: fullgrad")
-    expect(page.locator("#tag-first")).to_have_text("fullgrad")
-    page.get_by_role("combobox", name="Method", exact=True).select_option("fullgrad")
+    expect(page.locator("#stale")).to_contain_text("Still the earlier result: path_fullgrad")
+    expect(page.locator("#tag-first")).to_have_text("path_fullgrad")
+    page.get_by_role("combobox", name="Method", exact=True).select_option("path_fullgrad")
     done(page)
 
 
