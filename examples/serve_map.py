@@ -34,7 +34,7 @@ logits, heat, residual = session.run(["logits", "map", "residual"], {"input": x,
 if not np.isfinite(heat).all():
     sys.exit("the map does not hold for these numbers")
 explained = logits.max(1)
-if (np.abs(residual) > 1e-4 * np.abs(logits).max(1)).any():
+if (np.abs(residual) > 1e-3 * np.abs(logits).max(1)).any():
     sys.exit("the terms do not sum to the logit")
 np.savez(out, logits=logits, heat=heat, residual=residual)
 """
