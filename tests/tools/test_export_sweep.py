@@ -11,6 +11,7 @@ def test_the_page_shows_the_stored_rows() -> None:
     assert shown.strip() == table(rows)
     for row in rows:
         assert row["torch"]["largest"] == 0  # the same kernels
-        assert row["onnx"]["equal"] > 0
+        jumps = row["largest_with_other_kernels"]
+        assert row["onnx"]["equal"] or row["onnx"]["largest"] <= 3 * jumps
         smooth = row["equal_with_other_kernels"] == row["inputs"]
         assert not smooth or row["onnx"]["largest"] <= 10 * LARGEST

@@ -98,6 +98,7 @@ def exported(model_name: str, method: str, formats: list[str], folder: Path) -> 
             "seconds_to_export": time.perf_counter() - start,
             "bytes": made.size,
             "compared_when_exported": made.compared._asdict(),
+            "graph_in_pytorch": made.in_pytorch._asdict(),
         }
         if name == "onnx":
             options = onnxruntime.SessionOptions()
@@ -151,6 +152,10 @@ def _gradient(model: Any, x: Any) -> Any:
     return torch.autograd.grad(model(x)[:, 7].sum(), x)
 
 
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0e}"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """The page's table."""
     from benchmarks.subjects import SUBJECTS
@@ -168,8 +173,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"`{row['method']}`",
             f"{row['torch']['bytes'] / 1e6:.0f}",
             f"{row['onnx']['bytes'] / 1e6:.0f}",
-            f"{row['onnx']['equal']} of {row['inputs']}, {row['onnx']['difference'] or 0:.0e}, "
-            f"{row['onnx']['largest']:.0e}",
+            f"{row['onnx']['equal']} of {row['inputs']}, {_short(row['onnx']['difference'])}, "
+            f"{_short(row['onnx']['largest'])}",
             f"{row['equal_with_other_kernels']} of {row['inputs']}, "
             f"{row['largest_with_other_kernels']:.0e}",
             f"{row['onnx']['residual']:.0e}",

@@ -119,13 +119,18 @@ def _text(made: Artifact, model: LoadedModel, inputs: str) -> str:
         "prepared": f"by the caller: colors 0 to 1, minus {prepared.mean}, divided by "
         f"{prepared.std}",
         "compared": f"with fullgrad, {found.samples} samples ({inputs} and mirror images): "
-        f"{found.equal} equal to {found.difference:.1e} of a map's largest number",
+        f"{found.equal} equal, with differences up to {found.difference:.1e} of a map's largest",
     }
     if found.samples > found.equal:
         rows["rounding"] = (
             f"{found.samples - found.equal} others differ by up to {found.jumps:.1e}: fullgrad's "
-            "own maps of them jump with rounding too"
+            "own maps of them jump with rounding as far"
         )
+    own = made.in_pytorch
+    rows["graph"] = (
+        f"run by PyTorch: {own.equal} of {own.samples} equal, differences up to "
+        f"{own.difference:.1e}"
+    )
     width = max(map(len, rows))
     first = f"{made.method} of {model.spec}: {made.format}, {made.size / 1e6:.1f} MB"
     lines = [f"{name:<{width}}  {text}" for name, text in rows.items()]

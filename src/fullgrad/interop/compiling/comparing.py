@@ -7,7 +7,7 @@ input changes in the last bits. A sample that differs must be such a one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -63,12 +63,17 @@ def unexplained(
         eager: what it gave.
     """
     differs = ~(gaps <= most)
-    for seed in range(_DRAWS):
+    for near in neighbours(tensors):
         if bool(differs.any()):
-            generator = torch.Generator().manual_seed(seed)
-            near = [_near(t, generator) for t in tensors]
             differs &= ~(apart(explain(near), eager)[0] > most)
     return differs
+
+
+def neighbours(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Inputs with other last bits, a few times."""
+    for seed in range(_DRAWS):
+        generator = torch.Generator().manual_seed(seed)
+        yield [_near(t, generator) for t in tensors]
 
 
 def _near(t: Tensor, generator: torch.Generator) -> Tensor:

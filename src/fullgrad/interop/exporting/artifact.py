@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from fullgrad._files import AnyPath, printable
@@ -50,6 +51,7 @@ class Artifact:
         outputs: ``logits``, ``map`` (or one for each input, ``map_NAME``), ``residual``.
         size: of the file, in bytes.
         compared: how far its maps are from fullgrad's own, on the example and on mirror images.
+        in_pytorch: the same of the graph that was written, run by PyTorch.
     """
 
     path: Path
@@ -59,6 +61,7 @@ class Artifact:
     outputs: tuple[Port, ...]
     size: int
     compared: Compared
+    in_pytorch: Compared
 
 
 def export(
@@ -139,13 +142,15 @@ def export(
         at = None if predicted else [tuple(r) if len(r) > 1 else r[0] for r in own.tolist()]
         return explaining.eager(model, arguments, given, at)
 
+    with torch.no_grad():
+        in_pytorch = compared(made.exported.module(), explain, tensors, rows, same_kernels=True)
     scratch = chosen.with_name(f".{chosen.stem}.{os.getpid()}{chosen.suffix}")
     facts = {"fullgrad_version": __version__, "fullgrad_method": method}
     _, write, load = FORMATS[kind]
     try:
         write(made, scratch, facts)
         run = load(scratch)
-        result = compared(run, explain, tensors, rows)
+        result = compared(run, explain, tensors, rows, same_kernels=kind == "torch")
         outputs = run(*made.example)
         size = scratch.stat().st_size
         scratch.replace(chosen)
@@ -163,6 +168,7 @@ def export(
         outputs=_ports(made.outputs, outputs),
         size=size,
         compared=result,
+        in_pytorch=in_pytorch,
     )
 
 
