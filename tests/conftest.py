@@ -14,7 +14,8 @@ from fullgrad._compat import load_forward_mode
 
 # torch.func.jvp, the tests' oracle, loads the same module, which warns on newer versions.
 load_forward_mode()
-# The tests' own tensors and models are made here: `FULLGRAD_DEVICE=cuda` runs the suite on a GPU.
+# The tests' own tensors and models are made here: `FULLGRAD_DEVICE=cuda` puts them on
+# a GPU, where not all tests are at home (test_cuda.py).
 if "FULLGRAD_DEVICE" in os.environ:
     torch.set_default_device(os.environ["FULLGRAD_DEVICE"])
 torch.set_num_threads(1 if os.environ.get("PYTEST_XDIST_WORKER") else torch.get_num_threads())

@@ -1,6 +1,7 @@
 """What only a GPU shows: its kernels, precisions, memory and random state.
 
-`FULLGRAD_DEVICE=cuda pytest tests/engine tests/maps ...` runs the other tests there as well.
+`FULLGRAD_DEVICE=cuda pytest tests/engine tests/maps ...` puts the other tests' tensors there as well.
+Many of those tests fail then for reasons of their own: generators and lengths of the CPU, NumPy.
 """
 
 from __future__ import annotations

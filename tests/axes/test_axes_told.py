@@ -84,6 +84,24 @@ def test_where_nothing_tells_fullgrad_reads_as_documented_and_others_ask(name: s
     assert found.shape == (2, 1, T)
 
 
+def test_few_terms_with_positions_are_no_answer() -> None:
+    """Where nothing tells, and most terms of three axes have no place, the layout is in doubt."""
+
+    def mixed(m: Program, x: Tensor) -> Tensor:
+        y = nn.functional.linear(x.flatten(1), x.new_ones(32, C * T)).unflatten(1, (8, 4))
+        return y.sigmoid().tanh().sum(2)
+
+    model, x = Program(mixed), torch.rand(2, C, T)
+    with pytest.raises(
+        LayoutError,
+        match=r"2 terms with more than two axes have no spatial position, only 0 have one: it is "
+        r"not known which axis .* layout='BTC' if it is the last one, layout='BCT' if",
+    ):
+        fullgrad.saliency(model, x, 0)
+    for layout, steps in (("BCT", T), ("BTC", C)):  # what the message names works
+        assert fullgrad.saliency(model, x, 0, layout=layout).shape == (2, 1, steps)
+
+
 @pytest.mark.parametrize("channels", [3, 5])
 def test_an_image_with_its_channels_last(channels: int) -> None:
     torch.manual_seed(0)

@@ -14,6 +14,7 @@ from playwright.sync_api import expect
 
 import fullgrad
 from browser_steps import PATIENT, done, fact, give, headline, read, scan, slide, waterfall
+from fullgrad import methods
 from fullgrad.vision.images import preprocess, read_image
 from fullgrad.vision.labels import imagenet_names
 from fullgrad.vision.models import load_model
@@ -55,6 +56,8 @@ def test_the_whole_way(
     assert top == [names[i] for i in order[:10]]
     expect(page.locator("#top button").first).to_have_attribute("aria-pressed", "true")
     adds_up(page)
+    why = page.locator("#reason")
+    expect(why).to_have_text(f"Why {methods.RECOMMENDED}? It is {methods.REASON}.")
     shot(page, "2-result-1440-light")
 
     # Another class, by search.
@@ -73,6 +76,7 @@ def test_the_whole_way(
     # Another method, with an option.
     page.get_by_role("combobox", name="Method", exact=True).select_option("simple_fullgrad")
     done(page)
+    expect(why).to_be_hidden()
     assert page.locator("#heat-first").get_attribute("src") != after
     page.get_by_text("Options of simple_fullgrad").click()
     page.get_by_label("psi").select_option("channel")

@@ -26,7 +26,6 @@ from roar import environment
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ("tests", "evaluate", "roar", "bench")
 LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
-SUITE = ("engine", "operations", "axes", "decomposition", "maps", "methods", "targets")
 # Half of the maps in each process, for most of a call's time is Python.
 METHODS = (
     (
@@ -80,10 +79,8 @@ def python(*words: str) -> tuple[str, ...]:
 
 
 def tests(args: argparse.Namespace) -> Iterable[Command]:
-    """What only a GPU shows, then the core's own tests with their tensors there."""
-    yield Command("tests-cuda", python("-m", "pytest", "-q", "tests/test_cuda.py"))
-    for folder in ("targets",) if args.tiny else SUITE:
-        yield Command(f"tests-{folder}", python("-m", "pytest", "-q", f"tests/{folder}"))
+    """What only a GPU shows."""
+    yield Command("tests", python("-m", "pytest", "-q", "tests/test_cuda.py"))
 
 
 def evaluate(args: argparse.Namespace) -> Iterable[Command]:
@@ -111,7 +108,7 @@ def evaluate(args: argparse.Namespace) -> Iterable[Command]:
 def roar(args: argparse.Namespace) -> Iterable[Command]:
     """The base networks, then each method by itself into the same store, then all from it.
 
-    One network leaves most of a large GPU idle, so methods are retrained side by side.
+    On an H100 eight at once trained 1.3 times as fast as one; most is gained while maps are computed.
     """
     if not args.cifar100:
         raise SystemExit("sitting: roar needs --cifar100 FOLDER, with train/CLASS and test/CLASS")
@@ -132,53 +129,76 @@ def roar(args: argparse.Namespace) -> Iterable[Command]:
 
 
 def bench(args: argparse.Namespace) -> Iterable[Command]:
+    """Times, one process after the other."""
+    before: tuple[str, ...] = ()
     for dtype in ("float32",) if args.tiny else ("float32", "bfloat16"):
-        words = ("--only", "time", "--device", args.device, "--dtype", dtype, *args.bench)
+        words = (
+            "--only",
+            "time",
+            "compiled",
+            "--device",
+            args.device,
+            "--dtype",
+            dtype,
+            *args.bench,
+        )
         words = (*words, "--out", str(args.out / "bench"))
-        yield Command(f"bench-{dtype}", python("-m", "benchmarks", *words))
+        yield Command(f"bench-{dtype}", python("-m", "benchmarks", *words), before)
+        before = (f"bench-{dtype}",)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command at work."""
+
+    command: Command
+    process: subprocess.Popen[bytes]
+    began: float
+
+
+def started(command: Command, out: Path) -> Running:
+    """Start a command; what it prints is added to OUT/NAME.log."""
+    folders = [str(ROOT / "src"), str(ROOT / "tools"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    own = {"PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "2"}
+    with open(out / f"{command.name}.log", "ab") as log:
+        process = subprocess.Popen(
+            command.words, cwd=ROOT, env=os.environ | own, stdout=log, stderr=log
+        )
+    return Running(command, process, time.monotonic())
 
 
 def run(commands: list[Command], out: Path, at_once: int, minutes: float, device: str) -> int:
     """Run them, and return how many are left."""
     end = time.monotonic() + 60 * minutes
-    running: dict[str, tuple[subprocess.Popen[bytes], float, Command]] = {}
-    failed: set[str] = set()
     waiting = [c for c in commands if not (out / f"{c.name}.json").is_file()]
-    folders = [str(ROOT / "src"), str(ROOT / "tools"), str(ROOT)]
-    while (waiting or running) and time.monotonic() < end:
-        for name, (process, began, command) in list(running.items()):
-            if process.poll() is None:
-                continue
-            del running[name]
-            seconds = round(time.monotonic() - began, 1)
-            print(f"{name}: {'done' if process.returncode == 0 else 'FAILED'} in {seconds} s")
-            if process.returncode:
-                failed.add(name)
-                continue
-            found = {"command": command.words, "seconds": seconds, **environment(device)}
-            (out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-        open_names = {c.name for c in waiting} | set(running) | failed
-        for command in [c for c in waiting if not open_names & set(c.after)]:
-            if len(running) >= at_once:
-                break
-            waiting.remove(command)
-            path = os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")])
-            own = {"PYTHONPATH": path, "OMP_NUM_THREADS": "2"}
-            if command.name.startswith("tests-") and command.name != "tests-cuda":
-                own["FULLGRAD_DEVICE"] = device
-            with open(out / f"{command.name}.log", "ab") as log:
-                process = subprocess.Popen(
-                    command.words, cwd=ROOT, env=os.environ | own, stdout=log, stderr=log
-                )
-            running[command.name] = (process, time.monotonic(), command)
-        if not running:
-            break  # what is left waits for what failed
-        time.sleep(0.2)
-    for process, _, _ in running.values():
-        process.terminate()
-    for name, (process, _, _) in running.items():
-        process.wait()
-        print(f"{name}: out of time; run the same command again")
+    running: list[Running] = []
+    failed: list[str] = []
+    try:
+        while (waiting or running) and time.monotonic() < end:
+            for one in [r for r in running if r.process.poll() is not None]:
+                running.remove(one)
+                name, good = one.command.name, one.process.returncode == 0
+                seconds = round(time.monotonic() - one.began, 1)
+                print(f"{name}: {'done' if good else 'FAILED'} in {seconds} s", flush=True)
+                if not good:
+                    failed.append(name)
+                    continue
+                found = {"command": one.command.words, "seconds": seconds, **environment(device)}
+                (out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+            missing = {*(c.name for c in waiting), *(r.command.name for r in running), *failed}
+            ready = [c for c in waiting if not missing & set(c.after)]
+            for command in ready[: at_once - len(running)]:
+                waiting.remove(command)
+                running.append(started(command, out))
+            if not running:
+                break  # what is left waits for what failed
+            time.sleep(0.2)
+    finally:
+        for one in running:
+            one.process.terminate()
+        for one in running:
+            one.process.wait()
+            print(f"{one.command.name}: stopped; run the same command again")
     return len(waiting) + len(running) + len(failed)
 
 
@@ -202,6 +222,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="a trial, on the CPU if you like")
     args = parser.parse_args(argv)
     args.out = args.out.resolve()
+    for name in ("photographs", "cifar100"):  # commands run elsewhere
+        if getattr(args, name):
+            setattr(args, name, str(Path(getattr(args, name)).resolve()))
     args.out.mkdir(parents=True, exist_ok=True)
     makers = {"tests": tests, "evaluate": evaluate, "roar": roar, "bench": bench}
     commands = [command for step in args.steps for command in makers[step](args)]

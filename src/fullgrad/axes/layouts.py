@@ -24,7 +24,7 @@ InputLayout: TypeAlias = str | Sequence[str | None] | None
 ActivationLayouts: TypeAlias = Mapping[str, str | Sequence[str]]
 
 _DEFAULT = {3: "BCT", 4: "BCHW", 5: "BCDHW"}
-_USUAL_CHANNELS = (1, 3, 4)  # of images
+USUAL_CHANNELS = (1, 3, 4)  # of images
 _NAME = re.compile(r"([A-Za-z])(?:=([1-9][0-9]*))?")
 _AXIS = re.compile(r"\(([^()]*)\)|([^\s()]+)")
 
@@ -164,7 +164,7 @@ def _in_doubt(shape: Sequence[int]) -> bool:
     """Whether an input of a shape may as well have its channels elsewhere."""
     if len(shape) == 3:
         return shape[1] > 1
-    return len(shape) in _DEFAULT and shape[1] not in _USUAL_CHANNELS
+    return len(shape) in _DEFAULT and shape[1] not in USUAL_CHANNELS
 
 
 def _of_input(shape: Sequence[int], letters: str, grid: Grid | None, total: int) -> Axes:

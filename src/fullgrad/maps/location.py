@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from fullgrad.axes.algebra import Axes
-from fullgrad.axes.layouts import Layouts
+from fullgrad.axes.layouts import USUAL_CHANNELS, Layouts
 from fullgrad.axes.placement import CellsAlong, Placement
 from fullgrad.axes.reading import doubt
 from fullgrad.engine.targets import SQUEEZED
@@ -63,13 +64,16 @@ class Locator:
                     "positions...) with 1 to 3 spatial axes is needed. State its axes with "
                     "layout='BT', or pass it through additional_forward_args"
                 )
-        unclear = doubt(layouts, shapes, names, " when you call fullgrad.decompose" * decomposed)
-        if unclear is not None:
+        self._doubt = partial(
+            doubt, layouts, shapes, names, " when you call fullgrad.decompose" * decomposed
+        )
+        if (unclear := self._doubt()) is not None:
             raise LayoutError(unclear)
         self._layouts, self._shapes, self._batch, self._chosen = layouts, shapes, batch, chosen
         self._decomposed, self._along = decomposed, along
         self._may_be_empty = may_be_empty
-        self._located = False
+        self._located = 0
+        self._without = 0
         # Many operations share their axes, as an activation and what it is computed from do.
         self._known: dict[tuple[Any, ...], Location] = {}
         self._unknown: LayoutError | None = None
@@ -102,7 +106,10 @@ class Locator:
             location = self._known[axes, tuple(shape)] = [
                 (i, p) for i, p in enumerate(found) if p is not None
             ]
-        self._located = self._located or bool(location)
+        if location:
+            self._located += 1
+        elif len(shape) > 2:
+            self._without += 1
         return location
 
     def of_layer(self, axes: Axes, module: str, shape: Sequence[int]) -> Location:
@@ -126,14 +133,26 @@ class Locator:
         assert placement is not None
         return [(place, placement)]
 
+    def _may_be_last(self) -> bool:
+        """Whether an input may as well have its channels last, by its shape, and nothing tells."""
+        return any(
+            known is None and (len(shape) == 3 or shape[-1] in USUAL_CHANNELS)
+            for known, shape in zip(self._layouts.known, self._shapes, strict=True)
+        )
+
     def check(self) -> None:
         """Refuse to make a map of terms that are not on the grid.
 
         Raises:
-            LayoutError: it is not known where a term's numbers lie, or no term has positions where
-                a map of nothing is not wanted.
+            LayoutError: it is not known where a term's numbers lie, no term has positions where a
+                map of nothing is not wanted, or so few that the layout is in doubt.
         """
         if self._unknown is not None:
             raise self._unknown
+        if self._without > self._located and self._may_be_last():
+            raise LayoutError(
+                f"{self._without} terms with more than two axes have no spatial position, only "
+                f"{self._located} have one: {self._doubt(certain=True)}"
+            )
         if not (self._chosen.input or self._located or self._may_be_empty):
             raise LayoutError("no term of this selection has positions, so there is no map")

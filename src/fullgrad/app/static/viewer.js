@@ -157,6 +157,9 @@ export function viewer(stageShown) {
       byId("says").textContent =
         `The network sees ${next.width} × ${next.height} pixels: the photograph resized and ` +
         "cropped.";
+      show(Boolean(next.reason), byId("reason"));
+      byId("reason").textContent =
+        next.reason ? `Why ${next.method}? It is ${next.reason}.` : "";
       drawSecond();
       drawStage();
     },

@@ -272,9 +272,9 @@ def _ran(graph: _Graph, given: Sequence[Tensor]) -> tuple[Found, tuple[bool, ...
     """What a graph gives, and its checks."""
     with plain():
         *maps, output, residual, index, checks = graph.run(*given)
-    known = bool((index >= 0).all()) if len(graph.trace.rest) == 1 else False
-    found = Found(tuple(maps), output, residual, index if known else None, graph.trace.rest)
-    return found, tuple(checks.tolist())
+    known, *held = torch.cat([(index >= 0).all().reshape(1), checks]).tolist()
+    classes = index if known and len(graph.trace.rest) == 1 else None
+    return Found(tuple(maps), output, residual, classes, graph.trace.rest), tuple(held)
 
 
 @takes_options("compile", GraphOptions)
