@@ -33,7 +33,6 @@ target = np.full(len(x), -1)  # -1: the predicted class
 logits, heat, residual = session.run(["logits", "map", "residual"], {"input": x, "target": target})
 if not np.isfinite(heat).all():
     sys.exit("the map does not hold for these numbers")
-explained = logits.max(1)
 if (np.abs(residual) > 1e-3 * np.abs(logits).max(1)).any():
     sys.exit("the terms do not sum to the logit")
 np.savez(out, logits=logits, heat=heat, residual=residual)

@@ -117,6 +117,24 @@ def test_several_inputs_have_names(tmp_path: Path) -> None:
     assert [p.name for p in made.outputs] == ["logits", "map_input_0", "map_input_1", "residual"]
 
 
+class _Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.rest = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return self.rest((logits + self.words(target)).tanh()).mean(1)
+
+
+def test_names_that_the_file_has_for_other_things(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    call = {"forward_kwargs": {"target": torch.tensor([[1, 2], [3, 8]])}, "layout": "BTC"}
+    given = {"logits": torch.rand(2, 2, 4)}
+    made = fullgrad.export(_Words(), given, tmp_path / "map.pt2", **call)
+    assert [p.name for p in made.inputs] == ["logits_", "target_", "target"]
+    assert made.compared.samples == 4  # words are no images: the same ones, with other classes
+
+
 def test_an_output_without_classes_takes_no_target(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(280, 1), nn.Flatten(0))
@@ -146,10 +164,13 @@ def test_an_operation_without_translation_is_named_and_the_way_out_works(tmp_pat
     fullgrad.export(model, X, tmp_path / "map.pt2", format="torch")
 
 
-def test_double_precision_is_refused_by_the_runtime(tmp_path: Path) -> None:
+def test_other_precisions_are_refused_by_the_runtime(tmp_path: Path) -> None:
     with pytest.raises(GraphError, match=r"ONNX Runtime refuses the file: .*format='torch'"):
         fullgrad.export(_plain().double(), X.double(), tmp_path / "map.onnx")
+    with pytest.raises(GraphError, match=r"ONNX Runtime cannot run the file: .*format='torch'"):
+        fullgrad.export(_plain().half(), X.half(), tmp_path / "map.onnx")
     assert not [*tmp_path.iterdir()]
+    fullgrad.export(_plain().half(), X.half(), tmp_path / "map.pt2", format="torch")
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ class Compared(NamedTuple):
 def compared(
     run: Run, explain: Explain, tensors: Sequence[Tensor], rows: Tensor, *, same_kernels: bool
 ) -> Compared:
-    """Compare an artifact with fullgrad on the example and on mirror images of it.
+    """Compare an artifact with fullgrad: on the example, mirror images of it, other classes.
 
     Args:
         run: the artifact.
@@ -59,11 +59,10 @@ def compared(
     """
     eager = explain(tensors, rows)
     found = [_one(run, explain, tensors, rows, eager)]
-    if all(t.is_floating_point() and t.dim() > 1 for t in tensors):
-        for given, others in _others(tensors, rows, eager):
-            found.append(_one(run, explain, given, others, explain(given, others)))
-            if found[-1].equal or not same_kernels:
-                break
+    for given, others in _others(tensors, rows, eager):
+        found.append(_one(run, explain, given, others, explain(given, others)))
+        if found[-1].equal or not same_kernels:
+            break
     if same_kernels and not found[-1].equal:
         raise GraphError(
             "the map of each sample jumps with rounding, so that none could be compared: an "
@@ -77,11 +76,18 @@ def compared(
 def _others(
     tensors: Sequence[Tensor], rows: Tensor, eager: Found
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Other inputs of the same kind, and other classes where there are classes."""
+    """Other inputs of the same kind, and other classes where there are classes.
+
+    Inputs that are not all numbers of samples (tokens, a mask, a scale) stay as they are.
+    """
+    others = rows
     if len(eager.rest) == 1 and eager.index is not None:
-        rows = ((eager.index + 1) % eager.rest[0])[:, None]
-    for scale in _SCALES:
-        yield [t.detach().flip(-1) * scale for t in tensors], rows
+        others = ((eager.index + 1) % eager.rest[0])[:, None]
+    if all(t.is_floating_point() and t.dim() > 1 for t in tensors):
+        for scale in _SCALES:
+            yield [t.detach().flip(-1) * scale for t in tensors], others
+    elif others is not rows:
+        yield [t.detach() for t in tensors], others
 
 
 def _one(
@@ -89,7 +95,7 @@ def _one(
 ) -> Compared:
     target = [rows[:, 0] if rows.shape[1] == 1 else rows] if rows.shape[1] else []
     given = run(*(t.detach() for t in tensors), *target)
-    logits, *maps, residual = (t.detach() for t in given)
+    logits, *maps, residual = (t.detach().to(eager.output.device) for t in given)
     found = Found(tuple(maps), _explained(logits, rows, eager), residual, eager.index, eager.rest)
     gaps, of_logits = apart(found, eager)
     if not of_logits <= _OF_LOGITS:  # NaN too
@@ -97,7 +103,7 @@ def _one(
             f"the file gives other logits than the model: by {of_logits:.2g} of the largest one, "
             f"more than {_OF_LOGITS:g}. {_WAY_OUT}"
         )
-    gaps = torch.where(torch.isfinite(residual.to(gaps.device)), gaps, torch.nan)
+    gaps = torch.where(torch.isfinite(residual), gaps, torch.nan)
     wrong = ~(gaps <= LARGEST_DIFFERENCE)
     own = torch.zeros_like(gaps)
     for near in neighbours(tensors) if bool(wrong.any()) else ():

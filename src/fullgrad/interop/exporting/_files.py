@@ -93,17 +93,24 @@ def _run_onnx(path: Path) -> Callable[..., Sequence[Tensor]]:
     try:
         session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # of classes that onnxruntime keeps to itself
-        raise GraphError(
-            f"ONNX Runtime refuses the file: {str(error).strip().splitlines()[0]} Export with "
-            "format='torch' or format='aot_inductor'."
-        ) from error
+        raise _refused("refuses the file", error) from error
 
     def run(*given: Tensor) -> list[Tensor]:
         names = [i.name for i in session.get_inputs()]
-        arrays = {n: t.numpy(force=True) for n, t in zip(names, given, strict=True)}
-        return [torch.from_numpy(a) for a in session.run(None, arrays)]
+        try:
+            arrays = {n: t.numpy(force=True) for n, t in zip(names, given, strict=True)}
+            return [torch.from_numpy(a) for a in session.run(None, arrays)]
+        except Exception as error:
+            raise _refused("cannot run the file", error) from error
 
     return run
+
+
+def _refused(what: str, error: Exception) -> GraphError:
+    first = str(error).strip().splitlines()[0]
+    return GraphError(
+        f"ONNX Runtime {what}: {first} Export with format='torch' or format='aot_inductor'."
+    )
 
 
 FORMATS: dict[str, tuple[str, Write, Run]] = {

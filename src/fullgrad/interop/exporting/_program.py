@@ -69,8 +69,9 @@ def program(
         maps = [
             f"map_{n}" for n in (explained if len(explained) == traced.maps else range(traced.maps))
         ]
+    outputs = ("logits", *maps, "residual")
     target = ["target"] if traced.rest else []
-    return Program(exported, example, (*names, *target), ("logits", *maps, "residual"))
+    return Program(exported, example, (*_untaken(names, outputs), *target), outputs)
 
 
 class _Rewriting(fx.Interpreter):
@@ -119,6 +120,17 @@ def _names(value: Any, name: str) -> list[str]:
     elif type(value) in (list, tuple):
         parts = ((f"{name}_{place}", part) for place, part in enumerate(value))
     return [found for own, part in parts for found in _names(part, own)]
+
+
+def _untaken(names: Iterable[str], outputs: Iterable[str]) -> list[str]:
+    """The same names, with an underscore where a file has another thing of that name."""
+    taken, own = {"target", *outputs}, []
+    for name in names:
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        own.append(name)
+    return own
 
 
 class _Alone(nn.Module):

@@ -87,7 +87,8 @@ def export(
     included: another batch size, or trained weights, need another file.
 
     After it is written the file is loaded, run and compared with fullgrad: on ``inputs``, and
-    where all of them are floats on their mirror images as well. A file that differs is not kept.
+    with other classes on their mirror images, or on ``inputs`` again where they are not all
+    floats. A file that differs is not kept.
 
     Args:
         model: as for :func:`fullgrad.saliency`.
