@@ -138,8 +138,8 @@ class Compiled:
             inputs: see :meth:`__call__`.
             target: see :meth:`__call__`.
             tolerance: the largest accepted difference, relative to the largest number of a sample's
-                map; None for ten times that of the sum. A map that jumps as far eagerly, where the
-                input changes in its last bits, is accepted as well (a ReLU at zero).
+                map; None for ten times that of the sum. A map that jumps eagerly too, where only
+                rounding changes, is accepted up to three times as far (a ReLU at zero).
             additional_forward_args: see :func:`fullgrad.decompose`.
             forward_kwargs: see :func:`fullgrad.decompose`.
 
