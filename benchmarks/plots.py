@@ -26,6 +26,7 @@ _STYLES = {
     "captum_ig": ("#CC79A7", "X"),
     "gradcam_fullgrad": ("#000000", "*"),
     "compiled_cudagraphs": ("#0072B2", "D"),
+    "compiled_gradient": ("#000000", "|"),
     "compiled_graph": ("#009E73", "^"),
     "compiled_inductor": ("#CC79A7", "X"),
 }
@@ -63,28 +64,30 @@ def _memory_ratio(record: Record, name: str) -> tuple[float, float, float] | Non
 
 def _panels(panels: Sequence[tuple[str, list[Record]]], path: Path, title: str, value: Any) -> None:
     plt = _pyplot()
-    order = [n for n in SUBJECTS if any(r["model"] == n for _, rs in panels for r in rs)]
     shown = [
         n
         for n in METHODS
         if n != BASELINE and any(value(r, n) for _, records in panels for r in records)
     ]
-    columns = min(len(panels), _MOST_PANELS)
+    orders = [[n for n in SUBJECTS if any(r["model"] == n for r in rs)] for _, rs in panels]
+    alike = all(order == orders[0] for order in orders)
+    columns = min(len(panels), _MOST_PANELS) if alike else 1  # else each as high as its rows
     rows = -(-len(panels) // columns)
-    height = 1.6 + rows * (0.5 + 0.5 * len(order))
+    heights = [0.5 + 0.5 * len(order) for order in (orders if columns == 1 else orders[:rows])]
     with plt.rc_context(_SETTINGS):
         figure, grid = plt.subplots(
             rows,
             columns,
-            figsize=(_WIDTH, height),
+            figsize=(_WIDTH, 1.6 + sum(heights)),
             sharex=True,
-            sharey=True,
+            sharey=alike,
             squeeze=False,
+            height_ratios=heights,
             layout="constrained",
         )
         for axis in grid.flat[len(panels) :]:
             axis.remove()
-        for axis, (name, records) in zip(grid.flat, panels, strict=False):
+        for axis, order, (name, records) in zip(grid.flat, orders, panels, strict=False):
             for row, model in enumerate(order):
                 if row % 2 == 0:
                     axis.axhspan(row - 0.5, row + 0.5, color="#f2f2f2", zorder=0)
@@ -94,12 +97,12 @@ def _panels(panels: Sequence[tuple[str, list[Record]]], path: Path, title: str, 
             axis.set_xscale("log")
             axis.set_title(name)
             axis.tick_params(labelbottom=True)
+            axis.set_yticks(range(len(order)), [SUBJECTS[n].label for n in order])
+            axis.set_ylim(len(order) - 0.5, -0.5)
         low, high = grid[0][0].get_xlim()
         low, high = min(low, 0.45), max(high, 2.2)  # wide enough for several numbers
         grid[0][0].set_xlim(low, high)
         _plain_numbers(grid[0][0].xaxis, _FINE_STEPS if high / low < 12 else _STEPS)
-        grid[0][0].set_yticks(range(len(order)), [SUBJECTS[n].label for n in order])
-        grid[0][0].set_ylim(len(order) - 0.5, -0.5)
         _legend(figure, shown)
         figure.suptitle(title)
         figure.savefig(path, dpi=150)
