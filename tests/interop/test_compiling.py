@@ -160,6 +160,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "forward": _own_forward,
     "parameter's dtype": lambda m: m.double(),
     "no parameter": lambda m: setattr(m.head, "bias", None),
+    "tied parameters": lambda m: setattr(m.norm, "bias", m.norm.weight),
 }
 
 
