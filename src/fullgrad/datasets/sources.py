@@ -41,8 +41,8 @@ def open_samples(
             ``class_index`` or ``label`` and ``id``, of a ``.tar`` file, or of a data set that the
             ``datasets`` library saved; ``webdataset:PATTERN`` for many ``.tar`` files (``*`` and
             ``?``); ``torchvision:NAME:ROOT[:SPLIT]``; or ``FILE.py:FUNCTION``, which returns a
-            map-style data set. In Python also any such data set: its items are inputs, ``(input, label)``,
-            or dicts with an entry ``image``, ``text`` or the like. An input is an image, a text, a
+            map-style data set. In Python also any such data set: its items are inputs,
+            ``(input, label)``, or dicts with an entry ``image``, ``text`` or the like. An input is an image, a text, a
             tensor, or a dict of tensors by the names of the model's arguments; a dict with
             ``input_ids`` is one.
         ids: of a map-style data set, one for each item; its numbers where they are not given.
