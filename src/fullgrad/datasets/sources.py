@@ -42,9 +42,9 @@ def open_samples(
             ``datasets`` library saved; ``webdataset:PATTERN`` for many ``.tar`` files (``*`` and
             ``?``); ``torchvision:NAME:ROOT[:SPLIT]``; or ``FILE.py:FUNCTION``, which returns a
             map-style data set. In Python also any such data set: its items are inputs,
-            ``(input, label)``, or dicts with an entry ``image``, ``text`` or the like. An input is an image, a text, a
-            tensor, or a dict of tensors by the names of the model's arguments; a dict with
-            ``input_ids`` is one.
+            ``(input, label)``, or dicts with an entry ``image``, ``text`` or the like. An input is
+            an image, a text, a tensor, or a dict of tensors by the names of the model's
+            arguments; a dict with ``input_ids`` is one.
         ids: of a map-style data set, one for each item; its numbers where they are not given.
         labels: ``"folder"`` takes an image's class from the name of the folder below ``data``, the
             names numbered in alphabetical order as torchvision's ``ImageFolder`` does; None
