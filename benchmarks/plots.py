@@ -26,6 +26,7 @@ _STYLES = {
     "captum_ig": ("#CC79A7", "X"),
     "gradcam_fullgrad": ("#000000", "*"),
     "compiled_cudagraphs": ("#0072B2", "D"),
+    "compiled_gradient": ("#000000", "|"),
     "compiled_graph": ("#009E73", "^"),
     "compiled_inductor": ("#CC79A7", "X"),
 }

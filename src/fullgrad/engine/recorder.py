@@ -310,7 +310,8 @@ class Recorder(DispatchMode):
             )
             tape.steps.append(Step(module, operation.label, nodes[0], edges, kept))
         if rest is not None and nodes[0] is not None and decided(rest.any()):
-            tape.entries.append(rest_entry(module, operation.label, nodes[0], rest))
+            whole = self._places.whole(nodes[0], rest.shape)
+            tape.entries.append(rest_entry(module, operation.label, nodes[0], rest, whole))
         biases, rule = None, operation.entry.bias
         if pending.shifted is not None:
             tape.shifts.append(shift_of(pending.shifted, call, nodes[0], axes[0]))
