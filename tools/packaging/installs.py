@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "docs/data/installs.json"
 ROW = re.compile(r"^\| (?:`([a-z0-9]+)`)? ?\| [^|]+ \| `([^`]+)` \|$", re.M)
 CORE = "(alone)"
+BESIDE_ALL = ("sound",)  # not in all
 # A call that misses a package, and the extra that its message must name.
 MISSING = [
     ("fullgrad demo", "demo"),
@@ -102,14 +103,21 @@ def doubled(packages: list[str]) -> list[str]:
     return [f"{len(opencv)} packages of OpenCV: {', '.join(opencv)}"] if len(opencv) > 1 else []
 
 
-def install(extra: str, command: str, wheel: Path, python: str, folder: Path) -> dict[str, Any]:
-    """One row: an environment, the wheel with one extra, the command."""
+def install(
+    extra: str, commands: dict[str, str], wheel: Path, python: str, folder: Path
+) -> dict[str, Any]:
+    """One row: an environment, the wheel with one extra, its command; of ``all`` everyone's."""
+    command = commands[extra]
+    others = [c for name, c in commands.items() if name not in (extra, *BESIDE_ALL)]
     began = time.monotonic()
     spec = f"fullgrad{'' if extra == CORE else f'[{extra}]'} @ {wheel.as_uri()}"
     with environment_of(folder / "env", python, [spec]) as place:
         status, said = ran(command, place.folder, folder)
         wrong = [] if status == 0 else [f"exit code {status}: {said}"]
         wrong += check_alone(place.folder, folder) if extra == CORE else []
+        for other in others if extra == "all" else []:
+            status, said = ran(other, place.folder, folder)
+            wrong += [f"{other}: exit code {status}: {said}"] if status else []
         wrong += doubled(place.packages())
         return {
             "extra": extra,
@@ -192,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
             row = (
                 test_sdist(sdist, options.python, folder)
                 if name == "sdist"
-                else install(name, shown[name], wheel, options.python, folder)
+                else install(name, shown, wheel, options.python, folder)
             )
             print(
                 name,
