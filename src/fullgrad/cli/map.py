@@ -177,7 +177,7 @@ def _transform(spec: str | None) -> Any:
     """What the name in a Python file stands for."""
     if spec is None:
         return None
-    _, found = loaded(spec, DataError)
+    _, found = loaded(spec, DataError, again=False)
     if not callable(found):
         raise UsageError(f"--transform {printable(spec)} is a {type(found).__name__}, no function")
     return found
