@@ -207,6 +207,7 @@ def test_mistakes_on_the_command_line(
         (["both.csv"], "has a column 'file' and a column 'text' (it has: text, file); one of"),
         (["hole.parquet"], "row 2 of hole.parquet: text nan is no text"),
         (["texts.csv", "--transform", f"{FILE}:TEXTS"], "is a list, no function"),
+        (["texts.csv", "--transform", "x.py:x", "--mean", "0"], "--mean is about the model's own"),
         (["texts.csv", "--transform", f"{FILE}:nosuch"], "has no function 'nosuch'"),
         ([f"{FILE}:tokenizer"], "failed: TypeError: Letters.__call__() missing"),
     ):

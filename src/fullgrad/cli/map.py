@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
     """
     executor = _executor(args)
     method, options = chosen_method(args)
-    model = model_of(args)
+    model = model_of(args, prepares=args.transform is None)
     names, target = _target(args, model)
     ready = prepare(
         args.data,
