@@ -38,7 +38,7 @@ def check(
     out, err = capsys.readouterr()
     assert err == ""
     assert out.endswith("\n-> check.json\n")
-    assert set(out) <= {"\n", *map(chr, range(32, 127))}  # no colours, nothing that cannot be piped
+    assert set(out) <= {"\n", *map(chr, range(32, 127))}  # no colors, nothing that cannot be piped
     return out, json.loads(Path("check.json").read_text())
 
 

@@ -18,7 +18,7 @@ from fullgrad import methods
 from fullgrad.engine.model_state import guarded
 from fullgrad.errors import FullGradError
 from fullgrad.evaluation import statistics
-from fullgrad.evaluation.datasets import DIGITS, SIDE, Labelled, open_digits
+from fullgrad.evaluation.datasets import DIGITS, SIDE, Labeled, open_digits
 from fullgrad.evaluation.experiment import Test
 from fullgrad.evaluation.options import Meter, Option
 from fullgrad.evaluation.plan import MethodChoice, Plan, check_least, digest_of
@@ -197,8 +197,8 @@ record.json. An interrupted run resumes; a finished one is not repeated.
     counted = "pairs of digits"
 
     plan: FlippingPlan
-    learn: Labelled
-    test: Labelled
+    learn: Labeled
+    test: Labeled
     module: nn.Module | None = None
     _loaded: dict[str, Any] = field(default_factory=dict)
 
