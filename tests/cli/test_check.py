@@ -301,7 +301,7 @@ def test_random_weights_are_said_out_loud(here: Path, capsys: pytest.CaptureFixt
     assert err == (
         f"fullgrad: note: {model} has random weights: its classes and maps mean nothing\n"
     )
-    assert out.startswith(f"model      {model} (none: random initialisation, seed 0)\n")
+    assert out.startswith(f"model      {model} (none: random initialization, seed 0)\n")
 
 
 def test_repeats(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -189,9 +189,11 @@ record.json. An interrupted run resumes; a finished one is not repeated.
         ),
         Option("--pixels", "how many are erased at most; 157 are a fifth", PIXELS, int),
         Option("--count", "digits of each pair", 50, int),
-        Option("--test-share", "of the digits, that the network does not learn from", 0.2, float),
-        Option("--epochs", "of the network's training", 5, int),
-        Option("--seed", "of everything random", 0, int),
+        Option(
+            "--test-share", "share of the digits that the network does not learn from", 0.2, float
+        ),
+        Option("--epochs", "epochs of the network's training", 5, int),
+        Option("--seed", "seed of everything that is random", 0, int),
     )
     columns = frozenset({"pair", "digit", "method", "pixels", "change"})
     counted = "pairs of digits"
