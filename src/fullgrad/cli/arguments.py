@@ -198,6 +198,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def sample_shape(text: str) -> tuple[int, ...]:
+    """The shape of one sample: HxW of an image with 3 channels, or any other."""
+    parts = text.split("," if "," in text else "x")
+    if not all(p.isascii() and p.isdecimal() and int(p) > 0 for p in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size: give HxW, or the shape of one sample as in 40 or 3x224x224"
+        )
+    sizes = tuple(map(int, parts))
+    return (3, *sizes) if len(sizes) == 2 and "x" in text else sizes
+
+
 def seed(text: str) -> int:
     """A seed of random numbers, as an option's type."""
     if not (text.isascii() and text.isdecimal() and int(text) < 2**63):

@@ -13,6 +13,7 @@ from torch import Tensor
 from fullgrad._files import check_folder, make_folder, printable, unique_names
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
+from fullgrad.cli._earlier import Earlier, earlier
 from fullgrad.cli.arguments import (
     LABELS,
     RATHER_THAN,
@@ -29,7 +30,6 @@ from fullgrad.cli.arguments import (
     positive,
     target_forms,
 )
-from fullgrad.cli.earlier import Earlier, earlier
 from fullgrad.cli.explaining import Explaining
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.engine.targets import Described

@@ -47,6 +47,9 @@ COMMANDS = (
     Command("methods", "fullgrad.cli.listing", "list the methods, their options and papers"),
     Command("demo", "fullgrad.cli.demo", "explain a few photographs that need no download"),
     Command("check", "fullgrad.cli.check", "show what a model's output is made of"),
+    Command(
+        "export", "fullgrad.cli.export", "write a file that makes maps without fullgrad: ONNX, .pt2"
+    ),
     Command("theory", "fullgrad.cli.theory", "show the paper's two properties on a small network"),
 )
 
