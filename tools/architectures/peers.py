@@ -317,7 +317,7 @@ def cells(name: str, row: dict[str, Any]) -> list[str]:
 
 QUESTIONS = (
     "networks with a map",
-    "sum is off by at most",
+    "sum off by at most (relative)",
     "on the half that is read",
     "other inputs",
     "cost in gradients",

@@ -1,4 +1,4 @@
-"""Install the built wheel with each extra into a fresh environment, and run what the page shows.
+"""Install the built wheel with each extra into a fresh environment, and run what page and README show.
 
     python tools/packaging/installs.py                  # every extra of docs/versions.md
     python tools/packaging/installs.py cli text sdist   # some of them; sdist: the sdist's own tests
@@ -96,6 +96,20 @@ def check_alone(place: Path, folder: Path) -> list[str]:
     return wrong
 
 
+def check_readme(place: Path, folder: Path) -> list[str]:
+    """What the README shows and does not work: its Python, and its commands, on a made photograph."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    (folder / "shown.py").write_text(code, encoding="utf-8")
+    photo = "from PIL import Image; Image.effect_mandelbrot((300, 260), (-2, -1, 1, 1), 99).save('photo.jpg')"
+    lines = re.findall(r"^    (fullgrad [^#\n]+)", readme, re.M)
+    done = [
+        (line, ran(line, place, folder))
+        for line in (f'python -c "{photo}"', "python shown.py", *lines)
+    ]
+    return [f"README: {line}: {said}" for line, (status, said) in done if status]
+
+
 def doubled(packages: list[str]) -> list[str]:
     """A complaint where several packages of OpenCV write over each other."""
     opencv = sorted(p for p in packages if p.startswith("opencv"))
@@ -110,6 +124,7 @@ def install(extra: str, command: str, wheel: Path, python: str, folder: Path) ->
         status, said = ran(command, place.folder, folder)
         wrong = [] if status == 0 else [f"exit code {status}: {said}"]
         wrong += check_alone(place.folder, folder) if extra == CORE else []
+        wrong += check_readme(place.folder, folder) if extra == "cli" else []
         wrong += doubled(place.packages())
         return {
             "extra": extra,
