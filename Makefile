@@ -42,8 +42,9 @@ release: install  ## checks, builds and says what is left to do; VERSION=0.2.0, 
 test-browser: install  ## the viewer end to end in Chromium; screenshots in browser-artefacts/
 	FULLGRAD_BROWSER=1 $(BIN)/python -m pytest tests/browser
 
-docs: install  ## the documentation site, in build/site; a warning is an error
+docs: install  ## the documentation site, in build/site; warnings and dead links are errors
 	$(BIN)/sphinx-build -q -W --keep-going -d build/doctrees docs build/site
+	$(BIN)/python tools/website/links.py build/site
 
 notebooks: install  ## run the tutorials; they fail if a stored result no longer holds
 	$(BIN)/python tools/notebooks.py
@@ -67,7 +68,7 @@ $(INSTALLED): pyproject.toml
 sweep: install  ## every architecture; regenerates docs/architectures.md (resumes; about 30 minutes)
 	$(BIN)/python tools/architectures/sweep.py
 
-exactness: install  ## the README's table
+exactness: install  ## docs/exactness.md's table
 	$(BIN)/python tools/architectures/exactness.py
 
 gallery: install  ## docs/gallery.md's pictures; trains small networks (an hour, once; needs CIFAR-100)

@@ -160,7 +160,7 @@ def prepared(pixels: Tensor, size: int) -> Tensor:
 
 
 def reduced(image: Image.Image) -> Tensor:
-    """The centre square at CIFAR's resolution, each pixel the mean of those it covers.
+    """The center square at CIFAR's resolution, each pixel the mean of those it covers.
 
     Returns:
         uint8 of shape (1, 3, 32, 32).

@@ -1,4 +1,4 @@
-"""Exact full-gradients of any PyTorch model, and the FullGrad saliency map.
+"""Which parts of an input a PyTorch model's output comes from, as numbers that add up to it.
 
 The names below are loaded with the package. Subpackages are loaded when they are first used:
 ``fullgrad.maps.tokens.attribute_tokens`` works after ``import fullgrad`` alone.

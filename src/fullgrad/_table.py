@@ -17,7 +17,7 @@ from torch import Tensor
 from fullgrad._html import Html, joined, tag
 
 SAMPLES = 3  # of a batch that are shown
-ROWS = 20  # stages or tokens; of more, small neighbours are put together
+ROWS = 20  # stages or tokens; of more, small neighbors are put together
 _RAISES, _LOWERS, _TRACK = "#d6604d", "#4393c3", "rgba(128,128,128,0.18)"
 _RULE = "1px solid rgba(128,128,128,0.55)"
 CELL = "padding:0.1em 0.6em;text-align:{};vertical-align:middle;white-space:nowrap;"
@@ -74,7 +74,7 @@ def gathered(rows: Sequence[Row], what: str) -> list[Row]:
 
 
 def _one(run: Sequence[Row], what: str) -> list[Row]:
-    """Neighbours as one row."""
+    """Neighbors as one row."""
     if len(run) < 2:
         return list(run)
     counts = [int(r.remark) for r in run if r.remark]

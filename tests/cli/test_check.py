@@ -38,7 +38,7 @@ def check(
     out, err = capsys.readouterr()
     assert err == ""
     assert out.endswith("\n-> check.json\n")
-    assert set(out) <= {"\n", *map(chr, range(32, 127))}  # no colours, nothing that cannot be piped
+    assert set(out) <= {"\n", *map(chr, range(32, 127))}  # no colors, nothing that cannot be piped
     return out, json.loads(Path("check.json").read_text())
 
 
@@ -301,7 +301,7 @@ def test_random_weights_are_said_out_loud(here: Path, capsys: pytest.CaptureFixt
     assert err == (
         f"fullgrad: note: {model} has random weights: its classes and maps mean nothing\n"
     )
-    assert out.startswith(f"model      {model} (none: random initialisation, seed 0)\n")
+    assert out.startswith(f"model      {model} (none: random initialization, seed 0)\n")
 
 
 def test_repeats(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,10 +128,10 @@ def test_bars_are_as_long_as_their_numbers_and_point_the_right_way() -> None:
     values = [page.numbers(r[0])[0] for r in page.rows[1:-2]]
     longest = max(map(abs, values))
     assert len(page.bars) == len(values)
-    for (left, width, colour), v in zip(page.bars, values, strict=True):
+    for (left, width, color), v in zip(page.bars, values, strict=True):
         assert width == pytest.approx(50 * abs(v) / longest, abs=0.11)
         assert (left if v > 0 else left + width) == pytest.approx(50, abs=0.11)
-        assert colour == ("#d6604d" if v > 0 else "#4393c3")
+        assert color == ("#d6604d" if v > 0 else "#4393c3")
 
 
 def test_of_a_batch_the_first_samples_are_shown_and_the_others_counted() -> None:

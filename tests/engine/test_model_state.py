@@ -179,7 +179,7 @@ def test_failures_outside_forward_restore_too(where: str) -> None:
 
 def test_uninitialised_modules_are_refused() -> None:
     model = nn.Sequential(nn.LazyLinear(3)).train()
-    with pytest.raises(ModelError, match=r"not initialised yet.*run the model once"):
+    with pytest.raises(ModelError, match=r"not initialized yet.*run the model once"):
         fullgrad.decompose(model, X.float(), 1)
     assert model.training
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fullgrad.cli.main import main
 from fullgrad.evaluation.agreement import agreement
-from fullgrad.evaluation.datasets import DataError, Labelled, open_digits
+from fullgrad.evaluation.datasets import DataError, Labeled, open_digits
 from fullgrad.evaluation.store import StoreError
 from fullgrad.evaluation.tests import digit_flipping
 from fullgrad.evaluation.tests.digit_flipping import (
@@ -43,10 +43,8 @@ def shapes(count: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return pixels, labels.astype(np.uint8)
 
 
-def labelled(pixels: np.ndarray, labels: np.ndarray) -> Labelled:
-    return Labelled(
-        torch.from_numpy(pixels)[:, None], torch.from_numpy(labels.astype(np.int64)), ""
-    )
+def labeled(pixels: np.ndarray, labels: np.ndarray) -> Labeled:
+    return Labeled(torch.from_numpy(pixels)[:, None], torch.from_numpy(labels.astype(np.int64)), "")
 
 
 def idx(values: np.ndarray) -> bytes:
@@ -138,7 +136,7 @@ def test_on_a_linear_network_in_closed_form() -> None:
     """Signed maps rank pixels by what they are worth, and the log-odds fall by just that."""
     weights = torch.randn(10, 784, generator=torch.Generator().manual_seed(0))
     pixels, labels = shapes()
-    test = labelled(pixels, labels)
+    test = labeled(pixels, labels)
     own = test.rows((test.labels == 8).nonzero()[:, 0])
     weights[8] += 0.5 * own.inputs().mean(0).flatten()
     plan = FlippingPlan(
@@ -171,7 +169,7 @@ def test_only_positive_pixels_are_erased() -> None:
 
 def test_training_is_the_same_again_and_keeps_the_random_state() -> None:
     pixels, labels = shapes(60)
-    data = labelled(pixels, labels)
+    data = labeled(pixels, labels)
     state = torch.get_rng_state()
     one, two = (trained(data, data, 1, 3).state for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)

@@ -253,7 +253,7 @@ def test_models_and_methods_that_do_not_fit() -> None:
         _ = test.explained(0, 0, (0,)).maps
     with pytest.raises(ValueError, match="leave_one_out has no options, but 'leave_one_out:a=1'"):
         choice_of("leave_one_out:a=1")
-    with pytest.raises(ValueError, match=r"known: .*; of texts also: leave_one_out, mask_one_out"):
+    with pytest.raises(ValueError, match=r"known: .*; for texts also: leave_one_out, mask_one_out"):
         choice_of("leave_two_out")
     with pytest.raises(ValueError, match="psi"):
         choice_of("fullgrad:psi=7")

@@ -109,8 +109,8 @@ def test_tests_and_options_that_are_not_there(here: Path) -> None:
         bench.register(Concentration)
     with pytest.raises(ValueError, match="unknown test 'magic'; known: pixel-perturbation"):
         bench.bench("magic", "out")
-    with pytest.raises(TypeError, match="colour"):
-        bench.bench("concentration", "out", images="photos", model="net.py:make_model", colour=1)
+    with pytest.raises(TypeError, match="color"):
+        bench.bench("concentration", "out", images="photos", model="net.py:make_model", color=1)
     with pytest.raises(ValueError, match="concentration has no dry run"):
         bench.outlook("concentration", "out", images="photos", model="net.py:make_model")
     assert not Path("out").exists()

@@ -107,11 +107,11 @@ def test_regions_are_those_of_brute_force(seed: int, result: Theory) -> None:
 def test_slopes_and_offsets_are_the_networks(seed: int, result: Theory) -> None:
     model = result.trained.model if seed == 0 else deep(seed)
     for region in linear_regions(model):
-        x = torch.from_numpy(region.centre[None]).requires_grad_()
+        x = torch.from_numpy(region.center[None]).requires_grad_()
         output = model(x)
         (gradient,) = torch.autograd.grad(output.sum(), x)
         np.testing.assert_allclose(region.slope, gradient[0].numpy(), rtol=0, atol=1e-12)
-        assert float(region.output(region.centre[None])[0]) == pytest.approx(
+        assert float(region.output(region.center[None])[0]) == pytest.approx(
             float(output.detach()), rel=1e-10, abs=1e-12
         )
         assert affine(model, region.pattern)[1] == region.offset

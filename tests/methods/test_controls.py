@@ -64,7 +64,7 @@ def test_blobs_are_noise_on_a_coarse_grid(size: tuple[int, ...]) -> None:
     small = torch.zeros(2, 3, *[2] * len(size)).double()
     coarse = attribute("random", nn.Identity(), small, seed=3, layout=layout)
     zoomed = coarse.numpy()
-    for axis, n in enumerate(size, 2):  # between the centres of two cells linear, beyond constant
+    for axis, n in enumerate(size, 2):  # between the centers of two cells linear, beyond constant
         share = np.clip((np.arange(n) + 0.5) / n * 2 - 0.5, 0, 1)
         share = share.reshape([-1 if k == axis else 1 for k in range(zoomed.ndim)])
         zoomed = zoomed.take([0], axis) * (1 - share) + zoomed.take([1], axis) * share

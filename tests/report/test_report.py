@@ -289,10 +289,10 @@ def test_a_map_without_a_split_says_so(here: Path, capsys: pytest.CaptureFixture
 # How it looks
 
 
-@pytest.mark.parametrize("colours", [LIGHT, DARK])
-def test_contrast(colours: dict[str, str]) -> None:
+@pytest.mark.parametrize("colors", [LIGHT, DARK])
+def test_contrast(colors: dict[str, str]) -> None:
     def luminance(name: str) -> float:
-        parts = [int(colours[name][i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        parts = [int(colors[name][i : i + 2], 16) / 255 for i in (1, 3, 5)]
         linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
         return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 

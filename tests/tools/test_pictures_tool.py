@@ -1,4 +1,4 @@
-"""docs/pictures.md's images: each is made by the tool, and stored small without other colours."""
+"""docs/pictures.md's images: each is made by the tool, and stored small without other colors."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_a_photograph_is_recorded(tmp_path: Path) -> None:
 
 
 def test_grey_becomes_equal_channels(tmp_path: Path) -> None:
-    path = tmp_path / "grey.png"
+    path = tmp_path / "gray.png"
     noise(9, 9).convert("L").save(path)
     pixels = np.asarray(read_image(path))
     assert np.array_equal(pixels, np.repeat(np.asarray(Image.open(path))[..., None], 3, 2))
@@ -101,7 +101,7 @@ def test_float_brightness_is_scaled_from_0_to_1(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32)).save(path)
     assert np.asarray(read_image(path))[0, :, 1].tolist() == [0, 128, 255]
     Image.fromarray(np.array([[0.0, 300.0]], np.float32)).save(path)
-    with pytest.raises(ImageError, match="colour mode F: brightness outside 0 to 1 cannot"):
+    with pytest.raises(ImageError, match="color mode F: brightness outside 0 to 1 cannot"):
         read_image(path)
 
 
@@ -131,7 +131,7 @@ def test_damaged_exif_does_no_harm(tmp_path: Path) -> None:
 
 def test_of_an_animation_the_first_frame_is_used(tmp_path: Path) -> None:
     path = tmp_path / "moving.gif"
-    frames = [Image.new("RGB", (5, 5), colour) for colour in ("red", "blue", "green")]
+    frames = [Image.new("RGB", (5, 5), color) for color in ("red", "blue", "green")]
     frames[0].save(path, save_all=True, append_images=frames[1:])
     photograph = read_photograph(path)
     assert photograph.frames == 3

@@ -127,7 +127,7 @@ def test_default_model_without_training() -> None:
     assert not model.trained
     assert model.class_names is None
     assert model.sha256 is None
-    assert model.weights == "none: random initialisation, seed 0"
+    assert model.weights == "none: random initialization, seed 0"
 
 
 # torchvision and timm

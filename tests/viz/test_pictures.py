@@ -50,7 +50,7 @@ def test_a_picture_that_cannot_be_drawn_is_refused() -> None:
         page(1, 1000)
 
 
-# Colours
+# Colors
 
 
 def test_signed_colors_are_symmetric_about_zero_and_tell_the_signs_apart() -> None:
@@ -59,7 +59,7 @@ def test_signed_colors_are_symmetric_about_zero_and_tell_the_signs_apart() -> No
     red, blue = rgb[:, 0], rgb[:, 2]
     assert (red[:100] < blue[:100]).all()
     assert (red[157:] > blue[157:]).all()
-    assert np.ptp(rgb[128]) < 5  # zero has no colour
+    assert np.ptp(rgb[128]) < 5  # zero has no color
     light = rgb @ np.array([0.2126, 0.7152, 0.0722])
     assert (np.diff(light[:129]) >= 0).all()  # paler towards zero from both sides
     assert (np.diff(light[128:]) <= 0).all()

@@ -1,6 +1,6 @@
-"""The README's table: eight architectures, residual in float64 and in float32.
+"""The table of docs/exactness.md: eight architectures, residual in float64 and in float32.
 
-python tools/architectures/exactness.py     # rewrites the table between the README's markers
+python tools/architectures/exactness.py     # rewrites the table between the page's markers
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 import torchvision
 
 import fullgrad
-from swept_models import ROOT, calibrate, noise, randomise
+from swept_models import ROOT, calibrate, noise, randomize
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "exactness.md"
 START, END = "<!-- exactness: start -->", "<!-- exactness: end -->"
 NAMES = (
     "resnet18",
@@ -31,7 +31,7 @@ NAMES = (
 def row(name: str) -> str:
     torch.manual_seed(0)
     build = partial(torchvision.models.get_model, name, weights=None)
-    model = randomise(build().eval())
+    model = randomize(build().eval())
     x = noise(2, 3, 224, 224)
     calibrate(model, x)
     exact = fullgrad.decompose(model, x)
@@ -53,11 +53,11 @@ def main() -> int:
     for name in NAMES:
         lines.append(row(name))
         print(lines[-1], flush=True)
-    text = README.read_text()
+    text = PAGE.read_text()
     before, rest = text.split(START)
     after = rest.split(END)[1]
     stated = f"torch {torch.__version__.split('+')[0]}, torchvision {torchvision.__version__}, CPU"
-    README.write_text(
+    PAGE.write_text(
         before
         + START
         + "\n"

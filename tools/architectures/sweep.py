@@ -29,7 +29,7 @@ from swept_models import (
     ROOT,
     Case,
     calibrate,
-    randomise,
+    randomize,
     sequence_cases,
     timm_cases,
     torchvision_cases,
@@ -89,7 +89,7 @@ def measure(case: Case) -> Result:
     """Decompose one model; a refusal by fullgrad is a result, any other error is not caught."""
     torch.manual_seed(0)
     started = time.perf_counter()
-    model = randomise(case.build().eval())
+    model = randomize(case.build().eval())
     inputs = case.inputs(model)
     try:
         calibrate(model, inputs)

@@ -26,8 +26,8 @@ class Case:
     target: Any = None
 
 
-def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random biases, scales and zero-initialised weights, in float64."""
+def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random biases, scales and zero-initialized weights, in float64."""
     generator = torch.Generator().manual_seed(seed)
     model = model.double()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A sheet of labelled lines of pictures with its color scales, for docs/gallery.md.
+"""A sheet of labeled lines of pictures with its color scales, for docs/gallery.md.
 
 It is as wide as a page's column and its letters are large, so that it can be read on a phone too.
 """
@@ -229,10 +229,10 @@ def paletted(content: bytes) -> bytes:
     approximated.
     """
     image = Image.open(io.BytesIO(content)).convert("RGB")
-    grey = round(float(BLANK) * 255)
+    gray = round(float(BLANK) * 255)
     both = np.arange(-_SIGNED_STEPS, _SIGNED_STEPS + 1) / _SIGNED_STEPS
     maps = [colors(np.linspace(0, 1, _STEPS)), signed_colors(both, 1.0)]
-    kept = np.unique(np.concatenate([*maps, [[255] * 3, [grey] * 3]]), axis=0).astype(np.int64)
+    kept = np.unique(np.concatenate([*maps, [[255] * 3, [gray] * 3]]), axis=0).astype(np.int64)
     weights = np.array((65536, 256, 1))
     codes = np.asarray(image).astype(np.int64) @ weights
     room = 256 - len(kept)

@@ -28,7 +28,7 @@ COMPLETE: dict[str, dict[str, Any]] = {
     "balanced_fullgrad": {"linearization": "balanced"},
     "balanced_input": {"linearization": "balanced", "terms": "input"},
 }
-# Where the object stands in the centre square of the photograph, in 1/32 of its side: from this
+# Where the object stands in the center square of the photograph, in 1/32 of its side: from this
 # row down, between these columns.
 OBJECTS = {"rocket": (9, 14, 21)}
 
@@ -101,7 +101,7 @@ def erased(pixels: Tensor, top: int, left: int, right: int) -> Tensor:
 
 
 def erased_photograph(image: Image.Image, top: int, left: int, right: int) -> Image.Image:
-    """A photograph with an object painted over, its place in 1/32 of the centre square."""
+    """A photograph with an object painted over, its place in 1/32 of the center square."""
     side = min(image.size)
     x, y = ((n - side) / 2 for n in image.size)
     unit = side / STORED
@@ -117,7 +117,7 @@ def area_of(place: tuple[int, int, int], zoom: float = 1.0) -> Area:
 
     Args:
         place: as in :data:`OBJECTS`.
-        zoom: the side of the centre square divided by that of what is cut out of its centre.
+        zoom: the side of the center square divided by that of what is cut out of its center.
     """
     top, left, right = place
     shares = (((n / STORED - 0.5) * zoom + 0.5) for n in (left, top, right, STORED))

@@ -63,9 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", nargs="+", action="extend", metavar="MODEL", help=text)
     text = "show a store of maps ('fullgrad map'), without a model unless --model is given"
     add("--store", metavar="STORE", help=text)
-    text = "of the store: where its data lie now, if they were moved"
+    text = "for --store: where its data are now, if they were moved"
     add("--data", metavar="DATA", help=text)
-    text = "of each model: checkpoint, 'none', a name, or '-' for its own"
+    text = "for each model: checkpoint, 'none', a name, or '-' for its own"
     add("--weights", nargs="+", action="extend", metavar="WEIGHTS", help=text)
     text = "class names of each model: file, 'imagenet', or '-' for its own"
     add("--labels", nargs="+", action="extend", metavar="FILE", help=text)
@@ -79,9 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--port", type=_port, default=7860, help=text)
     text = "requests computed at a time, each with its own copy of the models (default: 2)"
     add("--workers", type=positive, default=2, metavar="N", help=text)
-    text = "of an upload (default: %(default)s)"
+    text = "largest upload in bytes (default: %(default)s)"
     add("--max-bytes", type=positive, default=limits.bytes, metavar="N", help=text)
-    text = "width times height of an upload (default: %(default)s)"
+    text = "largest width times height of an upload (default: %(default)s)"
     add("--max-pixels", type=positive, default=limits.pixels, metavar="N", help=text)
     add("--open", action="store_true", help="open the browser")
 

@@ -103,9 +103,17 @@ def add_stated_arguments(parser: argparse.ArgumentParser, size: bool = True) -> 
     add = parser.add_argument
     text = "classes of the last layer, where the checkpoint has others than the model's own weights"
     add("--num-classes", type=positive, metavar="N", help=text)
-    text = "of each channel of values from 0 to 1: subtracted (1 number: brightness, 3: colors)"
+    text = (
+        "mean of each channel, for values from 0 to 1; subtracted (1 number: brightness, 3: colors)"
+    )
     add("--mean", type=float, nargs="+", metavar="X", help=text)
-    add("--std", type=float, nargs="+", metavar="X", help="of each channel: then divided by")
+    add(
+        "--std",
+        type=float,
+        nargs="+",
+        metavar="X",
+        help="standard deviation of each channel; divided by",
+    )
     names = ("--resize", "--size") if size else ("--resize",)
     text = "the photograph's shorter side becomes N pixels; HxW stretches it"
     add(*names, dest="resize", action=Once, type=_side, metavar="N", help=text)
@@ -331,7 +339,7 @@ def asked_of(args: argparse.Namespace, model: LoadedModel) -> Asked:
         refuse_no_classes(model, classes)
     if other is not None and not (isinstance(other, int) and isinstance(target, int | None)):
         raise UsageError(
-            "--rather-than compares one class with another: of anything else write the target as "
+            "--rather-than compares one class with another: for anything else write the target as "
             "--target 'A - B'"
         )
     if isinstance(target, Margin):

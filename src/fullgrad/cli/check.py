@@ -57,13 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "photograph, prepared as the model wants it (default: random numbers)"
     add("--input", type=Path, metavar="PHOTO", help=text)
     text = (
-        "of the random input: HxW of an image with 3 channels, CxHxW, or any shape of one sample "
+        "size of the random input: HxW of an image with 3 channels, CxHxW, or any shape of one "
+        "sample "
         "(40, 3x16x112x112; with commas two numbers are two axes: 10,16) "
         "(default: the model's input size)"
     )
     add("--size", type=sample_shape, metavar="SIZE", help=text)
     add("--batch", type=positive, metavar="N", help="random samples (default: 1)")
-    add("--seed", type=seed, metavar="N", help="of the random input (default: 0)")
+    add("--seed", type=seed, metavar="N", help="seed of the random input (default: 0)")
     text = "precision of model and input (default: the model's own)"
     add("--dtype", choices=("float32", "float64"), help=text)
     text = "class, or indices C,Y,X of a dense output (default: predicted); all forms are below"

@@ -78,8 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rather-than", metavar="CLASS", help=RATHER_THAN)
     add("--labels", metavar="FILE", help=LABELS)
     text = (
-        "what the colours of two maps have in common: 'map' nothing, each map by itself; 'rank' "
-        "how many pixels have a colour; 'method' the numbers of a method (default: %(default)s)"
+        "what the colors of two maps have in common: 'map' nothing, each map by itself; 'rank' "
+        "how many pixels have a color; 'method' the numbers of a method (default: %(default)s)"
     )
     add("--scale", choices=tuple(RULES), default="map", help=text)
     add("--title", metavar="TEXT", help="on top (default: the model)")

@@ -11,7 +11,7 @@ from fullgrad.methods.listing import listing
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``fullgrad methods``."""
     parser.description = "Lists the saliency methods: name, what it computes, options, source."
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -37,20 +37,20 @@ class Command:
 
 
 COMMANDS = (
-    Command("explain", "fullgrad.cli.explain", "heat maps and records of photographs"),
-    Command("compare", "fullgrad.cli.compare", "a sheet of photographs and saliency methods"),
-    Command("map", "fullgrad.cli.map", "maps of a whole data set, stored and resumed"),
-    Command("report", "fullgrad.cli.report", "one HTML file to share, from what was written"),
-    Command("app", "fullgrad.cli.app", "a viewer in the browser, on this machine"),
-    Command("evaluate", "fullgrad.cli.evaluate", "which map to trust on your model: a page"),
-    Command("bench", "fullgrad.cli.bench", "the paper's experiments"),
-    Command("methods", "fullgrad.cli.listing", "the saliency methods, their options and sources"),
+    Command("explain", "fullgrad.cli.explain", "draw and store maps of photographs"),
+    Command("compare", "fullgrad.cli.compare", "draw several methods on one sheet"),
+    Command("map", "fullgrad.cli.map", "store maps of a whole data set"),
+    Command("report", "fullgrad.cli.report", "make one HTML file of results, to share"),
+    Command("app", "fullgrad.cli.app", "open a viewer in the browser, on this machine"),
+    Command("evaluate", "fullgrad.cli.evaluate", "test which map to trust on your model"),
+    Command("bench", "fullgrad.cli.bench", "run single tests of maps, the paper's among them"),
+    Command("methods", "fullgrad.cli.listing", "list the methods, their options and papers"),
     Command("demo", "fullgrad.cli.demo", "explain a few photographs that need no download"),
-    Command("check", "fullgrad.cli.check", "where a model's output comes from, and what is exact"),
+    Command("check", "fullgrad.cli.check", "show what a model's output is made of"),
     Command(
-        "export", "fullgrad.cli.export", "maps in a file that runs without fullgrad: ONNX, .pt2"
+        "export", "fullgrad.cli.export", "write a file that makes maps without fullgrad: ONNX, .pt2"
     ),
-    Command("theory", "fullgrad.cli.theory", "completeness and weak dependence on a small network"),
+    Command("theory", "fullgrad.cli.theory", "show the paper's two properties on a small network"),
 )
 
 
@@ -94,8 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(given: list[str]) -> int:
     parser = _Parser(
         prog="fullgrad",
-        description="Exact full-gradients of any PyTorch model, and the FullGrad saliency map.",
-        epilog="fullgrad COMMAND --help tells more about a command.",
+        description="Shows which parts of an input a PyTorch model's output comes from, as numbers "
+        "that add up to that output.",
+        epilog="fullgrad COMMAND --help shows a command's options and examples.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"fullgrad {__version__}")

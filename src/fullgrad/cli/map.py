@@ -33,8 +33,8 @@ from fullgrad.vision.labels import class_index
 from fullgrad.vision.models import LoadedModel
 
 _DESCRIPTION = """\
-Computes and stores the maps of a whole data set. Stop it when you like: the same command goes on
-where it was, and leaves alone what is done. Several runs can work on one store.
+Computes and stores the maps of a whole data set. Stop it when you like: the same command
+resumes. Several runs can work on one store.
 
 DATA is one of
   a folder of images, searched recursively
@@ -100,7 +100,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--processes", type=positive, default=1, metavar="N", help=text)
     text = "who computes (default: %(default)s)"
     add("--executor", choices=EXECUTORS, default="here", help=text)
-    add("--ray", metavar="ADDRESS", help="of a Ray cluster (default: one on this machine)")
+    add(
+        "--ray",
+        metavar="ADDRESS",
+        help="address of a Ray cluster (default: start one on this machine)",
+    )
     text = "every N-th unit from the I-th on, I from 0, for jobs of an array"
     add("--part", type=_part, metavar="I/N", help=text)
     text = "read every shard that is there, and do damaged ones again"

@@ -25,7 +25,7 @@ were made and how to make them again. It holds its pictures, needs no network, a
 
 PATH is a folder that 'fullgrad explain', 'compare', 'map', 'evaluate' or 'bench' wrote into, or a
 single record (NAME.json) of the first two. Pictures of stages are shown where NAME.layers.npz is
-beside a record. Of a store of maps it shows mean maps, clusters, and some of the samples.
+beside a record. For a store of maps it shows mean maps, clusters, and some of the samples.
 """
 _EPILOG = """\
 examples:
@@ -45,14 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("paths", nargs="+", type=Path, metavar="PATH", help="folder or record of results")
     text = "the page (default: %(default)s)"
     add("--out", type=Path, default=Path("report.html"), metavar="FILE", help=text)
-    add("--title", default="", metavar="TEXT", help="of the page (default: what it holds)")
-    text = "of a store, samples such as 'prediction != label'; given again, both must hold"
+    add("--title", default="", metavar="TEXT", help="title of the page (default: what it holds)")
+    text = "for a store: which samples, such as 'prediction != label'; given again, both must hold"
     add("--where", action="append", metavar="CONDITION", help=text)
-    add("--sort", metavar="COLUMN", help="of a store, column to order samples by")
+    add("--sort", metavar="COLUMN", help="for a store: the column to order samples by")
     add("--largest-first", action="store_true", help="with --sort, the largest first")
-    text = f"of a store, samples on the contact sheet (default: {MOST})"
+    text = f"for a store: how many samples the contact sheet shows (default: {MOST})"
     add("--most", type=positive, metavar="N", help=text)
-    text = "of a store, where its data lie now, if they were moved"
+    text = "for a store: where its data are now, if they were moved"
     add("--data", metavar="DATA", help=text)
 
 

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     text = "output folder, made if need be (default: %(default)s)"
     parser.add_argument("--out", type=Path, default=Path("theory-output"), metavar="DIR", help=text)
-    text = "of the points and of the network's first weights (default: %(default)s)"
+    text = "seed of the points and of the network's first weights (default: %(default)s)"
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help=text)
 
 

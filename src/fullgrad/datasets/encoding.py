@@ -104,7 +104,7 @@ def restored(stored: Array, scale: Array, zero: Array) -> Array:
 
 
 def step(scale: float, dtype: Dtype) -> float:
-    """How far apart neighbouring stored numbers can be, at the most."""
+    """How far apart neighboring stored numbers can be, at the most."""
     return scale * {"float16": 2.0**-11, "uint8": 1.0, "float32": 2.0**-24}[dtype]
 
 

@@ -37,7 +37,7 @@ def unwrap(model: Any) -> nn.Module:
         named = model.named_parameters()
         lazy = [n for n, p in named if isinstance(p, nn.UninitializedParameter)]
         raise ModelError(
-            f"parameters are not initialised yet ({', '.join(lazy)}): run the model once on an "
+            f"parameters are not initialized yet ({', '.join(lazy)}): run the model once on an "
             "input, then explain it"
         )
     if any(t.is_inference() for t in tensors if isinstance(t, nn.Parameter)):

@@ -29,7 +29,7 @@ FORMS = (
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Labelled:
+class Labeled:
     """Holds images in memory with their classes.
 
     Args:
@@ -53,11 +53,11 @@ class Labelled:
         """Return a digest of all pixels and labels, in 16 hexadecimal digits."""
         return _digest_of([self.images, self.labels])[:16]
 
-    def rows(self, index: Tensor) -> Labelled:
+    def rows(self, index: Tensor) -> Labeled:
         """Return some of them."""
-        return Labelled(self.images[index], self.labels[index], self.spec)
+        return Labeled(self.images[index], self.labels[index], self.spec)
 
-    def split(self, test_share: float, seed: int) -> tuple[Labelled, Labelled]:
+    def split(self, test_share: float, seed: int) -> tuple[Labeled, Labeled]:
         """Return training and test images, every class in the same proportion.
 
         Args:
@@ -260,7 +260,7 @@ def _split(spec: str, pixels: Tensor, labels: Tensor) -> Dataset:
     return Dataset(spec, pixels[~test], labels[~test], pixels[test], labels[test], names)
 
 
-def open_digits(spec: str, download: bool = False) -> Labelled:
+def open_digits(spec: str, download: bool = False) -> Labeled:
     """Read handwritten digits of 28 x 28 pixels.
 
     Args:
@@ -279,7 +279,7 @@ def open_digits(spec: str, download: bool = False) -> Labelled:
         with readable("MNIST", root):
             halves = [kind(root, train=t, download=download) for t in (True, False)]
         images = torch.cat([half.data for half in halves])[:, None]
-        found = Labelled(images, torch.cat([half.targets for half in halves]), spec)
+        found = Labeled(images, torch.cat([half.targets for half in halves]), spec)
     elif not folder.is_dir():
         raise DataError(
             f"{printable(spec)} is not a folder: give MNIST's idx files, an image folder, or "
@@ -306,7 +306,7 @@ def open_digits(spec: str, download: bool = False) -> Labelled:
     return found
 
 
-def _idx(folder: Path) -> Labelled:
+def _idx(folder: Path) -> Labeled:
     pixels, labels = [], []
     for path in sorted(folder.glob("*images*idx3*")):
         partner = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
@@ -319,7 +319,7 @@ def _idx(folder: Path) -> Labelled:
                 f"{printable(path)}: {len(pixels[-1])} images, {len(labels[-1])} labels"
             )
     images = torch.from_numpy(np.concatenate(pixels))[:, None]
-    return Labelled(images, torch.from_numpy(np.concatenate(labels).astype(np.int64)), str(folder))
+    return Labeled(images, torch.from_numpy(np.concatenate(labels).astype(np.int64)), str(folder))
 
 
 def _read_idx(path: Path, magic: int, rank: int) -> Any:
@@ -386,7 +386,7 @@ def image_folder(
 
 def _read_classes(
     folder: Path, classes: Sequence[str], mode: str = "", each: int | None = None
-) -> Labelled:
+) -> Labeled:
     """Read the images of a folder for each class, the first ones of each."""
     images, labels = [], []
     for number, label in enumerate(classes):
@@ -394,7 +394,7 @@ def _read_classes(
             image = read_photograph(file).image
             images.append(image.convert(mode) if mode else image)
             labels.append(number)
-    return Labelled(_stacked(images, str(folder)), torch.tensor(labels), str(folder))
+    return Labeled(_stacked(images, str(folder)), torch.tensor(labels), str(folder))
 
 
 def _stacked(images: Sequence[Any], spec: str) -> Tensor:

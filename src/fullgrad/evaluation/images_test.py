@@ -118,7 +118,7 @@ class ImagesTest(Test):
         Option("--limit", "up to N of them, spread evenly; else all", kind=int),
         Option("--methods", "METHOD, METHOD:OPTION=VALUE,... or own.py:FUNCTION", METHODS),
         Option("--random-orders", "how many maps of noise ('random', ...) are tried", 5, int),
-        Option("--seed", "of ties, noise and random orders", 0, int),
+        Option("--seed", "seed of ties, noise and random orders", 0, int),
         Option("--batch-size", "images at a time; numbers change by rounding only", 10, int),
     )
 

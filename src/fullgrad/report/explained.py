@@ -222,14 +222,14 @@ def _overlay(builder: Builder, e: Explained, label: str, problems: list[str]) ->
         return _warning(f"No overlay: {error}", problems)
     alt = f"Photograph {e.name} as the model sees it, and beside it the {method} map for {label}"
     meaning = (
-        "red pixels raise the output, blue ones lower it, the stronger the colour, the more. The "
-        "scale is made for each picture, so colours cannot be compared between pictures."
+        "red pixels raise the output, blue ones lower it, the stronger the color, the more. The "
+        "scale is made for each picture, so colors cannot be compared between pictures."
         if _has_sign(e)
         else "the brighter, the larger the map's number. Brightness is stretched for each picture, "
         "so it cannot be compared between pictures."
     )
     caption = (
-        f"Left what the model sees, right the same in grey with the {method} map over it: {meaning}"
+        f"Left what the model sees, right the same in gray with the {method} map over it: {meaning}"
     )
     return builder.picture(content, kind, alt, caption)
 
@@ -282,7 +282,7 @@ def _waterfall(builder: Builder, e: Explained, problems: list[str]) -> list[Html
 
 
 def waterfall_table(builder: Builder, found: Waterfall, name: str) -> Html:
-    """A waterfall as a table with bars, which fits any width and both colour schemes.
+    """A waterfall as a table with bars, which fits any width and both color schemes.
 
     Args:
         builder: of the page.
@@ -324,7 +324,7 @@ def waterfall_table(builder: Builder, found: Waterfall, name: str) -> Html:
         f"{name}, blue and − lower it. Shares are of the {name}, so they can exceed 100 %."
     )
     if len(parts) < len(found.parts):
-        caption += " 'n stages': neighbours with small sums, put together."
+        caption += " 'n stages': neighbors with small sums, put together."
     heads = ("part", "running sum", "sum", "share")
     return builder.table(caption, heads, rows, numeric=(2, 3), class_="waterfall")
 

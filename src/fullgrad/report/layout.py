@@ -1,4 +1,4 @@
-"""The page around the content: light and dark colours, one column on a telephone."""
+"""The page around the content: light and dark colors, one column on a telephone."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ DARK = {
 }
 
 
-def _variables(colours: dict[str, str]) -> str:
-    return " ".join(f"--{name}: {value};" for name, value in colours.items())
+def _variables(colors: dict[str, str]) -> str:
+    return " ".join(f"--{name}: {value};" for name, value in colors.items())
 
 
 STYLE = (

@@ -130,8 +130,8 @@ def _detections(output: Any) -> list[_Boxes]:
                 return [_Boxes(b, s, None) for b, s in zip(boxes, logits, strict=True)]
     raise TargetError(
         f"instance finds no boxes in the model's output ({type(output).__name__}): it knows lists "
-        "with boxes, scores and labels of each sample, and logits with pred_boxes; of others use a "
-        "callable target"
+        "with boxes, scores and labels of each sample, and logits with pred_boxes; for others "
+        "use a callable target"
     )
 
 

@@ -19,7 +19,7 @@ from fullgrad.vision.images import Preprocessing
 
 NO_WEIGHTS = "none"
 SEED = 0
-RANDOM = f"none: random initialisation, seed {SEED}"
+RANDOM = f"none: random initialization, seed {SEED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def local_or_random(
 
 
 def fresh(make: Callable[[], Any]) -> Any:
-    """Make a model with the same random initialisation each time, and without warnings."""
+    """Make a model with the same random initialization each time, and without warnings."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(SEED)

@@ -34,11 +34,11 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """From a photograph to a model's input: resize, crop the centre, normalise.
+    """From a photograph to a model's input: resize, crop the center, normalize.
 
     Args:
         resize: length of the shorter side, aspect ratio kept; or (height, width), stretched.
-        crop: (height, width) cut out of the centre: the model's input size.
+        crop: (height, width) cut out of the center: the model's input size.
         interpolation: ``nearest``, ``bilinear``, ``bicubic``, ``lanczos``, ``box`` or ``hamming``.
         mean: subtracted from each channel of values in [0, 1]; as many numbers as the model's
             input has channels: 3 of color, 1 of brightness, 4 as the file has them.
@@ -87,7 +87,7 @@ class Photograph:
         path: as it was given.
         sha256: of the file.
         size: (width, height) as stored, before it is turned upright.
-        mode: Pillow's colour mode as stored.
+        mode: Pillow's color mode as stored.
         frames: how many the file holds; the first is used.
         planes: of a file with other channels than color: all of them, float32 of shape (channels,
             height, width), in [0, 1] where the file has whole numbers.
@@ -111,7 +111,7 @@ def read_photograph(path: AnyPath) -> Photograph:
     """Read an image file into 8-bit RGB, upright.
 
     Transparent pixels are composited on white. 16-bit brightness is scaled to 8 bits (65535
-    becomes 255), not clipped. EXIF orientation is applied. CMYK is converted without a colour
+    becomes 255), not clipped. EXIF orientation is applied. CMYK is converted without a color
     profile. Of a file with several frames the first is used. A ``.npy`` file holds an array of
     shape (channels, height, width): whole numbers of 8 or 16 bits, or floats as they are.
 
@@ -123,7 +123,7 @@ def read_photograph(path: AnyPath) -> Photograph:
 
     Raises:
         ImageError: it does not exist, is a folder, empty, no image, truncated, damaged, of more
-            than ``MAX_PIXELS`` pixels or of a colour mode without a conversion.
+            than ``MAX_PIXELS`` pixels or of a color mode without a conversion.
         MissingDependencyError: Pillow is not installed.
     """
     pil = require("PIL.Image", "vision")
@@ -225,7 +225,7 @@ def _decode(pil: Any, file: Any, name: str) -> _Decoded:
                 planes = np.asarray(turned).transpose(2, 0, 1).astype(np.float32) / 255
             return to_rgb(turned), size, mode, frames, planes
         except ValueError as error:
-            raise ImageError(f"{name} has colour mode {mode}: {error}") from error
+            raise ImageError(f"{name} has color mode {mode}: {error}") from error
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -251,10 +251,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bit(grey: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _to_8_bit(gray: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Brightness in [0, 65535] (integers) or [0, 1] (floats) as 8 bits."""
-    top = 1.0 if grey.dtype.kind == "f" else 65535.0
-    values = grey.astype(np.float64)
+    top = 1.0 if gray.dtype.kind == "f" else 65535.0
+    values = gray.astype(np.float64)
     if not bool(((values >= 0) & (values <= top)).all()):
         raise ValueError(f"brightness outside 0 to {top:g} cannot be scaled to 8 bits")
     return np.rint(values * (255.0 / top)).astype(np.uint8)

@@ -85,7 +85,7 @@ def load_model(
             of names).
         weights: a local checkpoint, with ``#NAME`` where it holds several (see
             :func:`~fullgrad.vision.checkpoints.open_checkpoint`); ``none`` for random
-            initialisation; for torchvision the name of its weights (``DEFAULT``,
+            initialization; for torchvision the name of its weights (``DEFAULT``,
             ``IMAGENET1K_V2``, ...); for timm ``pretrained``. By default the pre-trained weights,
             for a Python file those the function set.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...

@@ -1,4 +1,4 @@
-"""Maps of several methods side by side, with the rule of their colours stated in the picture."""
+"""Maps of several methods side by side, with the rule of their colors stated in the picture."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 Scale: TypeAlias = Literal["map", "rank", "method"]
 NOT_APPLICABLE = "does not apply"
 RULES: dict[str, str] = {
-    "map": f"Colour, for each map on its own: {RULE}. Brightness cannot be compared between maps.",
-    "rank": "Colour: the share of the map's own pixels that count less. Equal areas of equal "
-    "colour in all maps, whatever the methods' units; how much more a pixel counts is not shown.",
-    "method": f"Colour, for each method over all its maps: {RULE.replace('its', 'their')}. "
+    "map": f"Color, for each map on its own: {RULE}. Brightness cannot be compared between maps.",
+    "rank": "Color: the share of the map's own pixels that count less. Equal areas of equal "
+    "color in all maps, whatever the methods' units; how much more a pixel counts is not shown.",
+    "method": f"Color, for each method over all its maps: {RULE.replace('its', 'their')}. "
     "Brightness can be compared down a column, not between columns.",
 }
 _DPI = 150
@@ -98,10 +98,10 @@ def comparison(
         rows: at least one, each with as many maps as there are methods.
         methods: names, above the columns.
         scale: what is alike in all maps: ``map``, nothing, each map is stretched by itself;
-            ``rank``, how many pixels have a colour; ``method``, the numbers, down a column.
+            ``rank``, how many pixels have a color; ``method``, the numbers, down a column.
         title: on top.
         notes: below, one line each: why a method does not apply.
-        rule: more about the maps, behind the rule of the colours.
+        rule: more about the maps, behind the rule of the colors.
         signed: whether the numbers of each method have a sign: they are drawn in blue and red,
             zero without color, whatever the scale, which is then alike for ``method`` alone.
 
@@ -176,7 +176,7 @@ def _check(rows: Sequence[Compared], methods: Sequence[str]) -> None:
 def _heats(
     rows: Sequence[Compared], signs: Sequence[bool], scale: Scale
 ) -> list[list[Array | str]]:
-    """Coloured maps, or the words instead of them."""
+    """Colored maps, or the words instead of them."""
     columns: list[list[Array | str]] = []
     for k, sign in enumerate(signs):
         found: list[Array | str] = [

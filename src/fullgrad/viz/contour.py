@@ -73,9 +73,9 @@ def contour(image: Image.Image, saliency: Tensor | Array, percent: float = 10) -
     times = max(1, -(-_LEAST_SIDE // max(chosen.shape)))
     pixels: Array = np.asarray(image.convert("RGB")).repeat(times, 0).repeat(times, 1).copy()
     inside = chosen.repeat(times, 0).repeat(times, 1)
-    for grey in (0, 255, 255, 0):
+    for gray in (0, 255, 255, 0):
         smaller = _shrunk(inside)
-        pixels[inside & ~smaller] = grey
+        pixels[inside & ~smaller] = gray
         inside = smaller
     return pixels
 

@@ -109,9 +109,9 @@ def layer_strip(
 
 def _rule(layers: Sequence[Layer], shown: Sequence[Layer], output: float, sign: bool) -> str:
     rule = (
-        "Colour: signed numbers on one scale for all stages; blue lowers the output, red raises it."
+        "Color: signed numbers on one scale for all stages; blue lowers the output, red raises it."
         if sign
-        else f"Colour, for each stage on its own: {RULE}. Brightness cannot be compared between "
+        else f"Color, for each stage on its own: {RULE}. Brightness cannot be compared between "
         "stages; the bars can: below each map, the size of the stage's sum, red where it raises "
         "the output, blue where it lowers it."
     )

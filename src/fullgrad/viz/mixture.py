@@ -1,4 +1,4 @@
-"""A map in its colours laid over the whole photograph, as densely as is asked for."""
+"""A map in its colors laid over the whole photograph, as densely as is asked for."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ _PER_LINE = 88  # characters of a title
 
 
 def blend(image: Image.Image, heat: Array) -> Array:
-    """Heat over the photograph in grey; the hotter, the less of the photograph shows through.
+    """Heat over the photograph in gray; the hotter, the less of the photograph shows through.
 
     Args:
         image: of the map's size.
@@ -79,16 +79,16 @@ def blend(image: Image.Image, heat: Array) -> Array:
 
 
 def _mixed(image: Image.Image, heat: Array, drawn: Array) -> Array:
-    """Colours over the photograph, the more of them the more heat there is."""
+    """Colors over the photograph, the more of them the more heat there is."""
     if (image.height, image.width) != heat.shape:
         raise InputError(
             f"the image is {image.width} x {image.height}, the map {heat.shape[1]} x "
             f"{heat.shape[0]}: they must be of one size"
         )
-    grey = np.asarray(image.convert("L"), np.float32)[..., None]
-    # Grey and dimmed, so that all colour and all brightness in the picture are heat.
+    gray = np.asarray(image.convert("L"), np.float32)[..., None]
+    # Gray and dimmed, so that all color and all brightness in the picture are heat.
     opacity = _OPACITY * (0.25 + 0.75 * heat[..., None])
-    mixed = (1 - opacity) * grey + opacity * drawn.astype(np.float32)
+    mixed = (1 - opacity) * gray + opacity * drawn.astype(np.float32)
     return np.rint(mixed).astype(np.uint8)
 
 
@@ -137,7 +137,7 @@ def picture(
         saliency: its map.
         title: on top; long ones are wrapped.
         caption: smaller, below it; the file's name, for example.
-        method: that made the map, for the colour bar.
+        method: that made the map, for the color bar.
         sign: whether the numbers have a sign.
         limit: end of the signed scale, so that several maps share it (those of several classes
             of one image: :func:`fullgrad.viz.style.shared_limit`); None for the map's own.

@@ -68,8 +68,8 @@ def sheet(rows: Sequence[Row], method: str = "FullGrad saliency") -> Figure:
     figure = Figure(figsize=(width, height), dpi=110)
     FigureCanvasAgg(figure)
     for column, head in enumerate(("photograph", "overlay", method)):
-        centre = _LABEL + column * (_PANEL + _GAP) + _PANEL / 2
-        figure.text(centre / width, 1 - 0.12 / height, head, ha="center", va="top", size=10)
+        center = _LABEL + column * (_PANEL + _GAP) + _PANEL / 2
+        figure.text(center / width, 1 - 0.12 / height, head, ha="center", va="top", size=10)
     for place, row in enumerate(rows):
         bottom = height - _HEAD - place * (_PANEL + _GAP) - _PANEL
         panels: tuple[Array, ...] = (

@@ -1,9 +1,9 @@
-"""What the project's pictures have in common: colours, pages, scales, and files.
+"""What the project's pictures have in common: colors, pages, scales, and files.
 
 Only matplotlib's object-oriented interface with the Agg canvas is used: no display, and nothing is
 ever shown. Maps without sign are drawn in ``inferno``; signed numbers in a diverging map that is
-symmetric about zero, blue below and red above. Both are safe for colour-blind readers, and what a
-colour says is also said by a number or a sign.
+symmetric about zero, blue below and red above. Both are safe for color-blind readers, and what a
+color says is also said by a number or a sign.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def normalize(saliency: Tensor | Array, low: float = LOW, high: float = HIGH) ->
 
 
 def colors(heat: Array) -> Array:
-    """Colours of a map in [0, 1].
+    """Colors of a map in [0, 1].
 
     Args:
         heat: shape (height, width), from :func:`normalize`.
@@ -288,7 +288,7 @@ def checked_limit(limit: float | None, sign: bool) -> None:
 
 
 def signed_colors(values: Array, limit: float) -> Array:
-    """Colours of a signed map: blue at ``-limit``, pale at 0, red at ``limit``.
+    """Colors of a signed map: blue at ``-limit``, pale at 0, red at ``limit``.
 
     Args:
         values: shape (height, width).
@@ -313,7 +313,7 @@ def _rgb(name: str, scaled: Array) -> Array:
 
 
 def scale_bar(axes: Axes, ends: tuple[float, float], ticks: dict[float, str], name: str) -> None:
-    """A horizontal colour scale with words at some of its values."""
+    """A horizontal color scale with words at some of its values."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 

@@ -1,8 +1,8 @@
-"""A text's tokens as coloured boxes.
+"""A text's tokens as colored boxes.
 
 Only matplotlib's object-oriented interface with the Agg canvas is used, as in
 :mod:`fullgrad.viz.overlay`. Blue is negative, red positive; the scale is symmetric around zero
-and one for the whole picture, so that colours can be compared between texts.
+and one for the whole picture, so that colors can be compared between texts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CHARACTER = 0.602 * _SIZE / 72  # inches, of the monospaced font
 _PAD, _GAP = 0.07, 0.05
 _BOX = 0.46  # height of a box: the token and its score
 _HEAD = 0.18  # of a line of a title
-_FOOT = 0.75  # the colour bar with its label
+_FOOT = 0.75  # the color bar with its label
 _SPACES = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 
 
@@ -70,14 +70,14 @@ def token_strip(
     *,
     label: str = LABEL,
 ) -> Figure:
-    """The tokens of one text, each in a box of its score's colour, with the score below it.
+    """The tokens of one text, each in a box of its score's color, with the score below it.
 
     Args:
         tokens: as they are to be shown. White space is made visible, other control characters are
             replaced; tokens of more than ``LONGEST`` characters lose their middle.
         scores: one for each, shape (T,).
         title: on top; long ones are wrapped.
-        label: of the colour bar.
+        label: of the color bar.
 
     Returns:
         A matplotlib figure, to be saved with :func:`fullgrad.viz.png`.
@@ -90,12 +90,12 @@ def token_strip(
 
 
 def token_strips(strips: Sequence[Strip], title: str = "", *, label: str = LABEL) -> Figure:
-    """Several texts below each other, on one colour scale.
+    """Several texts below each other, on one color scale.
 
     Args:
         strips: at least one.
         title: on top of all; long ones are wrapped.
-        label: of the colour bar.
+        label: of the color bar.
 
     Returns:
         A matplotlib figure.

@@ -177,7 +177,7 @@ def waterfall(shown: Waterfall, title: str = "", *, name: str = "logit") -> Figu
         f"{shown.residual:.1e}, or {_relative(shown):.0e} of the parts' sizes."
     )
     if together:
-        note += " 'n stages': small neighbours, put together."
+        note += " 'n stages': small neighbors, put together."
     note = wrap(note, _WIDTH - 0.3, 8)
     rows = len(parts) + 2
     head = 0.15 + 0.22 * lines(title) + 0.08

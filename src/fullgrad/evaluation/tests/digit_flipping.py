@@ -18,7 +18,7 @@ from fullgrad import methods
 from fullgrad.engine.model_state import guarded
 from fullgrad.errors import FullGradError
 from fullgrad.evaluation import statistics
-from fullgrad.evaluation.datasets import DIGITS, SIDE, Labelled, open_digits
+from fullgrad.evaluation.datasets import DIGITS, SIDE, Labeled, open_digits
 from fullgrad.evaluation.experiment import Test
 from fullgrad.evaluation.options import Meter, Option
 from fullgrad.evaluation.plan import MethodChoice, Plan, check_least, digest_of
@@ -189,16 +189,18 @@ record.json. An interrupted run resumes; a finished one is not repeated.
         ),
         Option("--pixels", "how many are erased at most; 157 are a fifth", PIXELS, int),
         Option("--count", "digits of each pair", 50, int),
-        Option("--test-share", "of the digits, that the network does not learn from", 0.2, float),
-        Option("--epochs", "of the network's training", 5, int),
-        Option("--seed", "of everything random", 0, int),
+        Option(
+            "--test-share", "share of the digits that the network does not learn from", 0.2, float
+        ),
+        Option("--epochs", "epochs of the network's training", 5, int),
+        Option("--seed", "seed of everything that is random", 0, int),
     )
     columns = frozenset({"pair", "digit", "method", "pixels", "change"})
     counted = "pairs of digits"
 
     plan: FlippingPlan
-    learn: Labelled
-    test: Labelled
+    learn: Labeled
+    test: Labeled
     module: nn.Module | None = None
     _loaded: dict[str, Any] = field(default_factory=dict)
 

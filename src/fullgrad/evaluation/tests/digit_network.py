@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from fullgrad.evaluation.datasets import DIGITS, Colors, Labelled
+from fullgrad.evaluation.datasets import DIGITS, Colors, Labeled
 from fullgrad.evaluation.training.loop import Settings, Task, Trained, train
 from fullgrad.evaluation.training.state import Checkpoint
 
@@ -35,8 +35,8 @@ def network(seed: int = 0) -> nn.Sequential:
 
 
 def trained(
-    learn: Labelled,
-    test: Labelled,
+    learn: Labeled,
+    test: Labeled,
     epochs: int,
     seed: int,
     tick: Callable[[], None] = lambda: None,

@@ -83,7 +83,7 @@ examples:
 """
     options = (
         *ImagesTest.options,
-        Option("--fractions", "of the pixels that are removed, in (0, 1]", FRACTIONS, float),
+        Option("--fractions", "shares of the pixels that are removed, in (0, 1]", FRACTIONS, float),
         Option(
             "--order",
             "least salient pixels first, as in the paper, most salient first, or both",

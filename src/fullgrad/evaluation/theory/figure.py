@@ -114,7 +114,7 @@ def _map(page: Figure, theory: Theory) -> None:
     _data(axes, theory)
     for number, region in enumerate(theory.regions):
         if region.area > _SMALL and number not in theory.homes:
-            _arrow(axes, region.centre, region.slope, 0.5)
+            _arrow(axes, region.center, region.slope, 0.5)
     lines = [line for line in map(zero_line, theory.regions) if line is not None]
     axes.add_collection(LineCollection(lines, colors=_BLACK, linewidths=2.6, capstyle="round"))
     path = theory.walk.seen.points

@@ -38,10 +38,10 @@ class Region:
         return 0.5 * abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1)))
 
     @property
-    def centre(self) -> Array:
+    def center(self) -> Array:
         """The mean of the vertices, which lies inside; shape (2,)."""
-        centre: Array = self.vertices.mean(0)
-        return centre
+        center: Array = self.vertices.mean(0)
+        return center
 
     def output(self, points: Array) -> Array:
         """The affine function at points of shape (N, 2): shape (N,)."""
@@ -97,10 +97,10 @@ def linear_regions(
                 ]
             cut += pieces
         polygons = cut
-    centres = patterns(model, np.array([p.mean(0) for p in polygons]))
+    centers = patterns(model, np.array([p.mean(0) for p in polygons]))
     return tuple(
         Region(polygon, pattern, *affine(model, pattern))
-        for polygon, pattern in zip(polygons, centres, strict=True)
+        for polygon, pattern in zip(polygons, centers, strict=True)
     )
 
 

@@ -272,8 +272,8 @@ def represent(model: nn.Sequential, points: Array) -> Represented:
 def marked_points(regions: Sequence[Region]) -> tuple[Array, tuple[int, ...]]:
     """A and B in one region and C in another, on one line.
 
-    C is the centre of the largest region where f is positive. A and B lie on the line from it to
-    the centre of a region where f is negative, inside that region: the one in which they lie
+    C is the center of the largest region where f is positive. A and B lie on the line from it to
+    the center of a region where f is negative, inside that region: the one in which they lie
     furthest apart. Regions that the decision boundary crosses, or with a slope of zero, are left
     out where there are others.
 
@@ -281,9 +281,9 @@ def marked_points(regions: Sequence[Region]) -> tuple[Array, tuple[int, ...]]:
         Points (3, 2), and the number of the region of each.
     """
     plain = [zero_line(r) is None and bool(r.slope.any()) for r in regions]
-    positive = [bool(r.output(r.centre[None])[0] > 0) for r in regions]
+    positive = [bool(r.output(r.center[None])[0] > 0) for r in regions]
     other = max(range(len(regions)), key=lambda i: (positive[i], plain[i], regions[i].area))
-    c = regions[other].centre
+    c = regions[other].center
     pairs = [_pair(r, c) for r in regions]
     home = max(
         (i for i in range(len(regions)) if i != other),
@@ -293,12 +293,12 @@ def marked_points(regions: Sequence[Region]) -> tuple[Array, tuple[int, ...]]:
 
 
 def _pair(region: Region, towards: Array) -> Array:
-    """Two points in a region, on the line from its centre to a point outside, shape (2, 2)."""
-    along = towards - region.centre
+    """Two points in a region, on the line from its center to a point outside, shape (2, 2)."""
+    along = towards - region.center
     if not along.any():
-        return np.array([region.centre, region.centre])
-    back, ahead = (_reach(region, region.centre, d) for d in (-along, along))
-    ends: Array = region.centre + np.array([[-0.7 * back], [0.6 * ahead]]) * along
+        return np.array([region.center, region.center])
+    back, ahead = (_reach(region, region.center, d) for d in (-along, along))
+    ends: Array = region.center + np.array([[-0.7 * back], [0.6 * ahead]]) * along
     return ends
 
 

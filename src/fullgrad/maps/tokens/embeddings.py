@@ -83,7 +83,7 @@ def _checked(embedding: nn.Embedding, path: str) -> nn.Embedding:
     if embedding.max_norm is not None:
         raise ModelError(
             f"the embedding {path!r} has max_norm, which rewrites its weight at every lookup; "
-            "set max_norm=None after renormalising the weight once"
+            "set max_norm=None after renormalizing the weight once"
         )
     if parametrize.is_parametrized(embedding):
         raise ModelError(

@@ -107,7 +107,7 @@ examples:
             Option("--methods", "METHOD, METHOD:OPTION=VALUE,... or own.py:FUNCTION", METHODS),
             Option("--tests", "which tests", ("token-gain",), choices=tuple(known)),
             Option("--random-orders", "draws of noise", 1, int),
-            Option("--seed", "of ties, noise and everything else that is drawn", 0, int),
+            Option("--seed", "seed of ties, noise and all else that is drawn", 0, int),
             Option("--batch-size", "texts of equal length at a time", 20, int),
             *own,
         ]

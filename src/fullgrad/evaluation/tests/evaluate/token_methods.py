@@ -225,4 +225,4 @@ def choice_of(text: str) -> MethodChoice | TokenMethod:
     except ValueError as error:
         if "unknown method" not in str(error):
             raise
-        raise ValueError(f"{error}; of texts also: {', '.join(TOKEN_METHODS)}") from error
+        raise ValueError(f"{error}; for texts also: {', '.join(TOKEN_METHODS)}") from error

@@ -92,7 +92,7 @@ examples:
         Option("--train-limit", "up to N training images in all, equally many a class", kind=int),
         Option("--test-limit", "up to N test images in all, equally many a class", kind=int),
         Option("--methods", "METHOD or METHOD:OPTION=VALUE,...", METHODS),
-        Option("--fractions", "of the pixels that are removed, in (0, 1]", FRACTIONS, float),
+        Option("--fractions", "shares of the pixels that are removed, in (0, 1]", FRACTIONS, float),
         Option("--runs", "networks for each method and fraction", 3, int),
         Option("--mask-runs", "networks on the masks alone, for each method and fraction", 1, int),
         Option("--order", "which pixels go first; the paper: most", "most", choices=ORDERS),
@@ -103,7 +103,7 @@ examples:
             "mean",
             choices=IMAGE_FILLS,
         ),
-        Option("--seed", "of everything random", 0, int),
+        Option("--seed", "seed of everything that is random", 0, int),
         Option(
             "--model",
             "vgg9 (the paper's nine layers), small, torchvision:NAME, timm:NAME or "
@@ -114,7 +114,11 @@ examples:
         Option("--epochs", "passes over the training images", _DEFAULT.epochs, int),
         Option("--batch", "images a step", _DEFAULT.batch, int),
         Option("--rate", "highest learning rate", _DEFAULT.rate, float),
-        Option("--shift", "of training images: pixels, else an eighth of a side", kind=int),
+        Option(
+            "--shift",
+            "pixels that training images are shifted by at most; else an eighth of a side",
+            kind=int,
+        ),
         Option("--mirror", "half of the training images, else where they have colors", kind=bool),
         Option("--precision", "mixed: bfloat16", _DEFAULT.precision, choices=PRECISIONS),
         Option("--device", "cpu, cuda, cuda:1", "cpu"),
@@ -133,7 +137,7 @@ examples:
         ),
         Option("--minutes", "time budget: no further stage is begun after it", kind=float),
         Option("--executor", "in this process or on Ray's workers", "here", choices=EXECUTORS),
-        Option("--ray-address", "of a cluster; else one is started on this machine"),
+        Option("--ray-address", "address of a cluster; else one is started on this machine"),
         Option("--workers", "Ray's tasks at a time", 2, int),
     )
     replaces = True

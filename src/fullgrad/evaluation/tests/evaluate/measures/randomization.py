@@ -45,8 +45,8 @@ class Randomization(Measure):
     name = "randomization"
     title = "rise of the map's entropy when the model's weights become random (eMPRT)"
     options: ClassVar[Sequence[Option]] = (
-        Option("--bins", "of a map's histogram", BINS, int),
-        Option("--copies", "of each image with noise, for sMPRT; 0 leaves it out", 0, int),
+        Option("--bins", "bins of a map's histogram", BINS, int),
+        Option("--copies", "noisy copies of each image, for sMPRT; 0 leaves it out", 0, int),
     )
 
     def __post_init__(self) -> None:

@@ -52,7 +52,7 @@ class RelevanceGain(Measure):
     options: ClassVar[Sequence[Option]] = (
         Option("--cell", "pixels along a removed cell's side", CELL, int),
         Option("--fills", "what removed cells become", ("mean",), choices=tuple(FILLS)),
-        Option("--fractions", "of the cells that are removed, in (0, 1)", FRACTIONS, float),
+        Option("--fractions", "shares of the cells that are removed, in (0, 1)", FRACTIONS, float),
     )
 
     def __post_init__(self) -> None:

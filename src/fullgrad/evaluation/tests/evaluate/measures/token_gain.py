@@ -44,7 +44,9 @@ class TokenGain(Measure):
     explains = "texts"
     options: ClassVar[Sequence[Option]] = (
         Option("--replacements", "what becomes of tokens", REPLACEMENTS, choices=REPLACEMENTS),
-        Option("--fractions", "of the tokens that are replaced, in (0, 1)", FRACTIONS, float),
+        Option(
+            "--fractions", "shares of the tokens that are replaced, in (0, 1)", FRACTIONS, float
+        ),
     )
 
     def __post_init__(self) -> None:
