@@ -58,16 +58,7 @@ def _plain(app: Any, what: str, name: str, thing: Any, options: Any, lines: list
     lines[:] = [reference.escaped(line) for line in lines]
 
 
-def _present(app: Any, page: str, source: list[str]) -> None:
-    """Leave optional pages that do not exist out of the navigation."""
-    if page == "how-to/index":
-        for name in ("compiled", "exporting"):
-            if name not in app.env.found_docs:
-                source[0] = source[0].replace(f"../{name}\n", "")
-
-
 def setup(app: Any) -> None:
     """Write the reference's pages before Sphinx looks for sources."""
     app.connect("autodoc-process-docstring", _plain, priority=900)  # behind napoleon
-    app.connect("source-read", _present)
     app.connect("config-inited", lambda *_: reference.write(Path(app.srcdir) / "reference"))

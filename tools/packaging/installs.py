@@ -1,4 +1,4 @@
-"""Install the built wheel with each extra into a fresh environment, and run what page and README show.
+"""Install the built wheel with each extra into a fresh environment, and run what the page shows.
 
     python tools/packaging/installs.py                  # every extra of docs/versions.md
     python tools/packaging/installs.py cli text sdist   # some of them; sdist: the sdist's own tests
