@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
-.PHONY: help demo docs app test test-oldest test-core test-install workflows release test-browser notebooks install lint \
+.PHONY: help demo docs app test test-oldest test-newest test-core test-install workflows release test-browser notebooks install lint \
 	types sweep placement fuzz exactness gallery selections checkerboard sentences tasks pictures architecture load \
 	bench profile guard compile-sweep export-sweep cookbook killed-maps clean
 
@@ -22,6 +22,9 @@ test: install lint types  ## linters, strict types, and the whole fast suite
 
 test-oldest: install  ## the core's tests on the lowest version of every package; writes docs/versions.md
 	$(BIN)/python tools/packaging/tested.py oldest
+
+test-newest: install  ## the same with the newest version of every package and of Python
+	$(BIN)/python tools/packaging/tested.py newest
 
 test-core: install  ## the same tests with what is installed here; writes docs/versions.md
 	$(BIN)/python tools/packaging/tested.py here

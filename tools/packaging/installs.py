@@ -96,22 +96,26 @@ def check_alone(place: Path, folder: Path) -> list[str]:
     return wrong
 
 
+def doubled(packages: list[str]) -> list[str]:
+    """A complaint where several packages of OpenCV write over each other."""
+    opencv = sorted(p for p in packages if p.startswith("opencv"))
+    return [f"{len(opencv)} packages of OpenCV: {', '.join(opencv)}"] if len(opencv) > 1 else []
+
+
 def install(extra: str, command: str, wheel: Path, python: str, folder: Path) -> dict[str, Any]:
     """One row: an environment, the wheel with one extra, the command."""
     began = time.monotonic()
     spec = f"fullgrad{'' if extra == CORE else f'[{extra}]'} @ {wheel.as_uri()}"
     with environment_of(folder / "env", python, [spec]) as place:
-        names = {n.partition("==")[0] for n in place.packages()}
         status, said = ran(command, place.folder, folder)
         wrong = [] if status == 0 else [f"exit code {status}: {said}"]
         wrong += check_alone(place.folder, folder) if extra == CORE else []
-        opencv = sorted(n for n in names if n.startswith("opencv"))
-        wrong += [f"{len(opencv)} packages of OpenCV"] if len(opencv) > 1 else []
+        wrong += doubled(place.packages())
         return {
             "extra": extra,
             "command": command,
             "wrong": wrong,
-            "packages": len(names),
+            "packages": len(place.packages()),
             "seconds": round(time.monotonic() - began),
             "python": place.python(),
             "torch": place.version("torch"),
@@ -131,7 +135,7 @@ def test_sdist(sdist: Path, python: str, folder: Path) -> dict[str, Any]:
         return {
             "extra": "sdist",
             "command": command,
-            "wrong": [] if status == 0 else [said],
+            "wrong": [*([] if status == 0 else [said]), *doubled(place.packages())],
             "packages": len(place.packages()),
             "seconds": round(time.monotonic() - began),
             "python": place.python(),
