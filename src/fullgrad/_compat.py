@@ -257,10 +257,18 @@ def global_hooks() -> tuple[int, ...]:
 
 
 def inductor_compiled(graph: Any, tensors: Any) -> Callable[..., Any]:
-    """A graph compiled by Inductor for inputs like these."""
-    import torch._inductor
+    """A graph compiled by Inductor for inputs like these.
 
-    return torch._inductor.compile(graph, tensors)  # type: ignore[no-any-return]
+    Inductor keeps on disk only what it compiles within a context that has shapes.
+    """
+    import torch._inductor
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    fake = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True, allow_non_fake_inputs=True)
+    with tracing(TracingContext(fake)):
+        return torch._inductor.compile(graph, tensors)  # type: ignore[no-any-return]
 
 
 def modules_in(model: nn.Module) -> list[nn.Module]:

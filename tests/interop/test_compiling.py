@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._guards import TracingContext
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import fullgrad
@@ -310,6 +311,23 @@ def test_targets_of_other_kinds_run_eagerly(compiled: Compiled, net: nn.Module) 
 def test_unknown_options_are_refused(options: Any, said: str, net: nn.Module) -> None:
     with pytest.raises(OptionError, match=said):
         fullgrad.compile(net, images(), **options)
+
+
+def test_inductor_may_keep_on_disk_what_it_compiles(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = []
+
+    def compiles(graph: Any, tensors: Any) -> Any:
+        shapes.append(TracingContext.get().fake_mode.shape_env)  # without, nothing is kept
+        return graph
+
+    monkeypatch.setattr("torch._inductor.compile", compiles)
+    same(
+        fullgrad.compile(net, images(), 1, mode="inductor")(images(), 1).map,
+        eager("fullgrad", net, images(), 1),
+    )
+    assert len(shapes) == 1 and shapes[0] is not None
 
 
 @pytest.mark.skipif("torch.get_default_device().type == 'cuda'")

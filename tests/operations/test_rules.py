@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fullgrad.operations.registry import register, registered
-from rule_cases import Case, defined_biases, recorded_biases, subsets
+from rule_cases import Case, defined_biases, outputs_of, recorded_biases, subsets
 from rule_table import ALL
 
 # Cannot run on a CPU; the formulas are shared with operations that are tested.
@@ -48,6 +48,31 @@ def test_rule_is_the_forward_mode_definition(case: Case, depend: tuple[int, ...]
         # A masked position (-inf) has an undefined derivative and no gradient.
         finite = torch.isfinite(e.abs())
         torch.testing.assert_close(g[finite], e[finite], rtol=1e-9, atol=1e-9)
+
+
+def test_rules_run_on_another_device() -> None:
+    """Tensors without numbers stand for a GPU: a constant of another device would be refused."""
+    ran, read = 0, 0
+    for case in ALL:
+        if "MASK" in getattr(getattr(case.op, "__code__", None), "co_names", ()):
+            continue  # it lies on the CPU
+        generator = torch.Generator(torch.get_default_device()).manual_seed(3)
+        given = [make(generator).to("meta") for make in case.args]
+        with torch.device("meta"):
+            try:
+                result = case.op(*[v.clone() for v in given])
+            except (NotImplementedError, RuntimeError):
+                continue  # no such kernel, or another constant of the case
+            try:
+                got = recorded_biases(case, given, case.vary)
+            except RuntimeError as error:
+                assert "cannot be called on meta tensors" in str(error)
+                read += 1
+                continue
+        outputs = outputs_of(result)
+        assert [(g.shape, g.device.type) for g in got] == [(o.shape, "meta") for o in outputs]
+        ran += 1
+    assert ran > 200 and read < 30  # rules that read numbers
 
 
 def test_every_rule_is_in_the_table() -> None:

@@ -166,14 +166,21 @@ def test_all_methods_on_a_tiny_model() -> None:
     assert all(p.requires_grad for p in work.model.parameters())
 
 
-def test_compiled_methods_take_turns_with_the_eager_ones() -> None:
-    modes = of_kind("compiled", ("forward", "compiled_graph", "compiled_cudagraphs"))
-    assert modes == (BASELINE, "saliency", "compiled_graph", "compiled_cudagraphs")
-    task = replace(TASK, kind="compiled", methods=modes, rounds=2)
+def test_compiled_methods_take_turns_with_the_eager_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph, fullgraph: graph)
+    modes = of_kind(
+        "compiled", ("forward", "compiled_gradient", "compiled_graph", "compiled_cudagraphs")
+    )
+    assert modes == (
+        *(BASELINE, "saliency"),
+        *("compiled_gradient", "compiled_graph", "compiled_cudagraphs"),
+    )
+    task = replace(TASK, kind="compiled", methods=modes, rounds=2, clock="processor")
     work = workload(tiny(), torch.randn(2, 3, 12, 12))
     outcomes = dict(measure(task, work, lambda name: None))
     assert tuple(outcomes) == modes
-    assert outcomes["compiled_graph"]["making"] > 0
+    for name in ("compiled_gradient", "compiled_graph"):
+        assert outcomes[name]["making"] > 0 and outcomes[name]["making_processor"] >= 0
     assert "making" not in outcomes["saliency"]
     assert len(outcomes["compiled_graph"]["baseline_of_rounds"]) == 2
     assert outcomes["compiled_cudagraphs"]["failed"].startswith("OptionError: mode='cudagraphs'")
