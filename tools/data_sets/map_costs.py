@@ -65,10 +65,13 @@ def spent() -> float:
 
 
 def loop(files: list[Path], model: LoadedModel, batch: int, workers: int, method: str) -> Cost:
-    """What a loop over saliency takes."""
+    """What a loop over saliency takes, or over attribute for methods that it does not know."""
     began, before = time.monotonic(), spent()
     for inputs in DataLoader(Photographs(files, model), batch_size=batch, num_workers=workers):
-        fullgrad.saliency(model.module, inputs, method=method)
+        if method in ("fullgrad", "simple_fullgrad"):
+            fullgrad.saliency(model.module, inputs, method=method)
+        else:
+            fullgrad.methods.attribute(method, model.module, inputs)
     return Cost(time.monotonic() - began, spent() - before)
 
 
