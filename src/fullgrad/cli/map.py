@@ -33,8 +33,8 @@ from fullgrad.vision.labels import class_index
 from fullgrad.vision.models import LoadedModel
 
 _DESCRIPTION = """\
-Computes and stores the maps of a whole data set. Stop it when you like: the same command goes on
-where it was, and leaves alone what is done. Several runs can work on one store.
+Computes and stores the maps of a whole data set. Stop it when you like: the same command
+resumes, and leaves alone what is done. Several runs can work on one store.
 
 DATA is one of
   a folder of images, searched recursively
