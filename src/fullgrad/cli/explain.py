@@ -94,6 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_method_arguments(parser)
     text = "also keep the map of each stage (NAME.layers.npz), which 'fullgrad report' draws"
     add("--layers", action="store_true", help=text)
+    text = "components of a module path that make a stage (default: as many as give a few stages)"
+    add("--depth", type=positive, metavar="N", help=text)
     add("--check", action="store_true", help=_CHECK)
     text = "pixels along a cell's side, in which complete maps are drawn (default: %(default)s)"
     add("--cell", type=positive, default=CELL, metavar="PIXELS", help=text)
@@ -170,6 +172,7 @@ def explain_files(
         method=method,
         options=options,
         parts=("map", "split", "layers") if args.layers else ("map", "split"),
+        depth=args.depth,
         cell=args.cell,
     )
     check = partial(_checked, model, asked, args.cell) if args.check else None
