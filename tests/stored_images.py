@@ -33,6 +33,7 @@ def write(folder: Path, count: int = 25) -> Path:
         "digest": samples.digest,
         "transform": TRANSFORM,
     }
-    own = stored_maps.replace(stored_maps.PLAN, data=data)
+    model = {"name": f"{folder}/net.py:net", "weights": f"checkpoint {folder}/w.pt", "digest": "1"}
+    own = stored_maps.replace(stored_maps.PLAN, data=data, model=model)
     stored_maps.write(folder / "maps", own)
     return folder / "maps"

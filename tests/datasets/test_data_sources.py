@@ -154,6 +154,19 @@ def test_items_of_a_map_style_data_set() -> None:
         found.read(6)
 
 
+def test_items_of_token_ids_keep_what_belongs_to_them(tmp_path: Path) -> None:
+    columns = {"input_ids": [[1, 2], [3]], "attention_mask": [[1, 1], [1]], "label": [1, 0]}
+    texts = {"idx": [7, 8], "sentence": ["a b", "c"], "tokens": [["a", "b"], ["c"]]}
+    library.Dataset.from_dict({**columns, **texts}).save_to_disk(str(tmp_path))
+    value, label = open_samples(tmp_path).read(0)
+    assert {n: v.tolist() for n, v in value.items()} == {
+        "input_ids": [1, 2],
+        "attention_mask": [1, 1],
+    }
+    assert label == 1 and isinstance(value["input_ids"], torch.Tensor)
+    assert open_samples([{"sentence": "c"}]).read(0) == ("c", None)
+
+
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "list.csv").write_text("name\nx\n")

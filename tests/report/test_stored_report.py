@@ -46,6 +46,7 @@ def test_a_page_of_a_store(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     html = Path("page.html").read_text()
     assert "<h1>complete_fullgrad maps of data</h1>" in html
     assert str(here) not in html.partition("fullgrad report")[0]
+    assert "weights checkpoint w.pt" in html and f"{here}/net.py" not in html
     assert "54.2% of 24" in html  # are right
     assert "photos/003.png is empty (0 bytes)" in html
     assert "25 of 25 samples (all), ordered by their place in the data" in html

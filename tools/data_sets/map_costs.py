@@ -65,10 +65,13 @@ def spent() -> float:
 
 
 def loop(files: list[Path], model: LoadedModel, batch: int, workers: int, method: str) -> Cost:
-    """What a loop over saliency takes."""
+    """What a loop over saliency takes, or over attribute for methods that it does not know."""
     began, before = time.monotonic(), spent()
     for inputs in DataLoader(Photographs(files, model), batch_size=batch, num_workers=workers):
-        fullgrad.saliency(model.module, inputs, method=method)
+        if method in ("fullgrad", "simple_fullgrad"):
+            fullgrad.saliency(model.module, inputs, method=method)
+        else:
+            fullgrad.methods.attribute(method, model.module, inputs)
     return Cost(time.monotonic() - began, spent() - before)
 
 
@@ -134,6 +137,7 @@ def throughput(args: argparse.Namespace) -> None:
                 flush=True,
             )
         clock = sum(b.clock for b in bare) / sum(s.clock for s in stored)
+        turns = [b.clock / s.clock for b, s in zip(bare, stored, strict=True)]
         processor = sum(b.processor for b in bare) / sum(s.processor for s in stored)
         size = sum(p.stat().st_size for p in Path(place, "maps").rglob("*") if p.is_file())
         print(
@@ -142,7 +146,8 @@ def throughput(args: argparse.Namespace) -> None:
             f"on {os.cpu_count()} processors\n"
             f"loop {len(files) / sum(b.clock for b in bare):.2f} a second, stored "
             f"{len(files) / sum(s.clock for s in stored):.2f} a second: {clock:.2f} of the loop's "
-            f"throughput by the clock, {processor:.2f} by processor time\n"
+            f"throughput by the clock, {processor:.2f} by processor time; median of {len(turns)} "
+            f"turns {statistics.median(turns):.2f} by the clock\n"
             f"memory {used[0]:.0f} MB after the first turn, {used[-1]:.0f} MB after the last, "
             f"{max(used):.0f} MB at most; store {size / 1e6:.1f} MB"
         )

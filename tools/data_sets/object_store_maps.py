@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import socket
 import subprocess
@@ -111,6 +112,8 @@ def counted(name: str) -> int:
 
 
 def main() -> None:
+    if importlib.util.find_spec("moto") is None:
+        raise SystemExit("moto is not installed: pip install 'moto[server]'")
     server_port, relay_port = free_port(), free_port()
     os.environ |= {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{relay_port}",

@@ -13,6 +13,7 @@ from fullgrad._files import printable
 from fullgrad._optional import require
 from fullgrad._user_code import loaded, names_file, running
 from fullgrad.datasets import _archives as archives
+from fullgrad.datasets._inputs import value_of
 from fullgrad.datasets.files import EXTRA
 from fullgrad.datasets.samples import Sample, Samples
 from fullgrad.evaluation.sources import DataError, image_files, torchvision_data
@@ -279,7 +280,7 @@ def sample_of(item: Any) -> Sample:
     """
     label: Any = None
     if isinstance(item, Mapping) and any(name in item for name in _IDS):
-        value = {n: v for n, v in item.items() if n not in _LABELS and not isinstance(v, str)}
+        value = value_of({n: v for n, v in item.items() if n not in _LABELS and _numeric(v)})
         label = next((item[name] for name in _LABELS if name in item), None)
     elif isinstance(item, Mapping):
         names = [name for name in _INPUTS if name in item]
@@ -299,6 +300,13 @@ def sample_of(item: Any) -> Sample:
         label = label.item() if _single(label) else None
     whole = isinstance(label, int) and not isinstance(label, bool) and label >= 0
     return value, label if whole else None
+
+
+def _numeric(value: Any) -> bool:
+    """Whether an entry of an item is an array or a list of numbers: no text, no number of a row."""
+    if isinstance(value, list):
+        return bool(value) and not isinstance(value[0], str)
+    return hasattr(value, "__array__")
 
 
 def _single(label: Any) -> bool:

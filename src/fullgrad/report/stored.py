@@ -96,7 +96,7 @@ def section(builder: Builder, found: Stored, problems: list[str]) -> Html:
             f"{printable(found.folder)} is not complete: {len(store.done)} of {store.units} units "
             "are there"
         )
-    method, model = store.plan.method, store.plan.model["name"]
+    method, model = store.plan.method, short_name(store.plan.model["name"])
     heading = f"{len(store.index):,} maps of a data set: {method} on {model}"
     return tag(
         "section",
@@ -133,7 +133,7 @@ def _facts(store: Opened) -> list[tuple[Any, Any, Any]]:
 
 
 def short_name(spec: str) -> str:
-    """Return what data are called; where they lie is nobody's business."""
+    """Return what data or a model are called; where they lie is nobody's business."""
     return spec.replace("\\", "/").rstrip("/").rpartition("/")[2] or spec
 
 
@@ -282,11 +282,16 @@ def _card(picture: tuple[bytes, str] | None, alt: str, words: Sequence[Any]) -> 
 
 
 def _made(store: Opened) -> list[Html]:
-    plan = asdict(store.plan)
+    plan, model = asdict(store.plan), store.plan.model
+    kind, _, rest = str(model["weights"]).partition(" ")  # as in: checkpoint FILE
     rows: list[tuple[Any, Any, Any]] = [
-        ("model", store.plan.model["name"], f"weights {store.plan.model['weights']}"),
+        ("model", short_name(model["name"]), f"weights {kind} {short_name(rest)}".rstrip()),
         *((f"method: {k}", shown(v), "") for k, v in store.plan.options.items()),
-        *((k, shown(v), "") for k, v in plan.items() if k not in _APART and v is not None),
+        *(
+            (k, shown(v), "")
+            for k, v in plan.items()
+            if k not in _APART and v not in (None, (), {})
+        ),
         ("columns", ", ".join(c for c in store.index.columns if not c.startswith(SHARE)), ""),
         *version_facts(json.loads(json.dumps(store.plan.environment))),
     ]
