@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,8 +18,11 @@ from torch import nn
 import fullgrad
 import read_texts
 from fullgrad import datasets
+from fullgrad._user_code import loaded
 from fullgrad.cli.main import main
 from fullgrad.datasets.explaining import plain
+from fullgrad.datasets.samples import Reader as Reads
+from fullgrad.datasets.sources import open_samples
 from fullgrad.errors import UsageError
 from fullgrad.evaluation.sources import DataError
 from fullgrad.evaluation.store import StoreError
@@ -138,6 +143,22 @@ def test_a_transforms_settings_are_part_of_the_plan() -> None:
         assert plain(one) == plain(same) != plain(other)
 
 
+def test_a_file_is_run_again_where_its_objects_are_taken_to(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_bytes(Path(FILE).read_bytes())
+    made, model = loaded(f"{file}:make_model", DataError)
+    _, tokenizer = loaded(f"{file}:tokenizer", DataError, again=False)
+    assert type(tokenizer) is made.Letters and type(model()) is made.Reader
+    reader = Reads(open_samples(TEXTS), tokenizer)
+    content = pickle.dumps(reader)
+    del sys.modules[made.__name__]  # as in a process that was spawned
+    found = pickle.loads(content)[1]
+    assert found.value["input_ids"].tolist() == [3, 14, 6]
+    file.write_text(file.read_text().replace("else ord(letter) - 97", "else 0"))
+    _, other = loaded(f"{file}:tokenizer", DataError, again=False)
+    assert other("dog")["input_ids"] == [0, 0, 0], "edited"
+
+
 @pytest.mark.parametrize(
     ("data", "options", "shape"),
     [
@@ -186,6 +207,7 @@ def test_mistakes_on_the_command_line(
         (["both.csv"], "has a column 'file' and a column 'text' (it has: text, file); one of"),
         (["hole.parquet"], "row 2 of hole.parquet: text nan is no text"),
         (["texts.csv", "--transform", f"{FILE}:TEXTS"], "is a list, no function"),
+        (["texts.csv", "--transform", "x.py:x", "--mean", "0"], "--mean is about the model's own"),
         (["texts.csv", "--transform", f"{FILE}:nosuch"], "has no function 'nosuch'"),
         ([f"{FILE}:tokenizer"], "failed: TypeError: Letters.__call__() missing"),
     ):
@@ -193,4 +215,4 @@ def test_mistakes_on_the_command_line(
         assert text in capsys.readouterr().err
     assert not (tmp_path / "maps").exists()
     with pytest.raises(DataError, match="returned Reader, no map-style data set"):
-        fullgrad.datasets.sources.open_samples(f"{FILE}:make_model")
+        open_samples(f"{FILE}:make_model")

@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 from packaging_parts import BIN, Environment, environment_of, put, table
@@ -24,8 +25,9 @@ ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "docs/data/versions.json"
 CORE = ("engine", "operations", "axes", "maps", "decomposition", "methods", "targets")
 PACKAGES = ("torch", "numpy", "torchvision", "timm", "transformers", "captum")
-# Packages that ours ask for, whose newest version does not go with the lowest of what uses them.
-BESIDE = ("torchaudio==2.8.*", "pyparsing<3.3")
+TOOLS = ("hypothesis", "pytest", "pytest-xdist")
+# A package that ours ask for, whose newest version does not go with the lowest of what uses it.
+BESIDE = "pyparsing<3.3"
 
 
 def tests(environment: Environment) -> str:
@@ -65,17 +67,18 @@ def row(environment: Environment) -> dict[str, str]:
 
 def fresh(which: str) -> dict[str, str]:
     """The row of a fresh environment, of the oldest or the newest versions."""
-    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    pythons = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', project)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pythons = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    tools = [p for p in project["optional-dependencies"]["dev"] if p.partition(">")[0] in TOOLS]
+    wanted = [f"fullgrad[all] @ {ROOT.as_uri()}", *tools]
     options: list[str] = []
     with tempfile.TemporaryDirectory() as home:
         if which == "oldest":
             beside = Path(home) / "beside.txt"
-            beside.write_text("\n".join(BESIDE), encoding="utf-8")
+            beside.write_text(BESIDE, encoding="utf-8")
             options = ["--resolution", "lowest-direct", "--constraint", str(beside)]
         python = pythons[0 if which == "oldest" else -1]
-        wanted = f"fullgrad[dev] @ {ROOT.as_uri()}"
-        with environment_of(Path(home) / "env", python, [wanted], *options) as environment:
+        with environment_of(Path(home) / "env", python, wanted, *options) as environment:
             return row(environment)
 
 

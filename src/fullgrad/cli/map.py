@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
     """
     executor = _executor(args)
     method, options = chosen_method(args)
-    model = model_of(args)
+    model = model_of(args, prepares=args.transform is None)
     names, target = _target(args, model)
     ready = prepare(
         args.data,
@@ -177,7 +177,7 @@ def _transform(spec: str | None) -> Any:
     """What the name in a Python file stands for."""
     if spec is None:
         return None
-    _, found = loaded(spec, DataError)
+    _, found = loaded(spec, DataError, again=False)
     if not callable(found):
         raise UsageError(f"--transform {printable(spec)} is a {type(found).__name__}, no function")
     return found

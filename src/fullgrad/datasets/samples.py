@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fullgrad._files import printable
+from fullgrad._user_code import pickled, unpickled
 from fullgrad.datasets._inputs import Value, value_of
 from fullgrad.errors import FullGradError
 from fullgrad.evaluation.sources import DataError
@@ -111,6 +112,10 @@ class Reader(Dataset[Prepared]):
     def __init__(self, samples: Samples, transform: Callable[[Any], Any] | None) -> None:
         self._samples, self._transform = samples, transform
 
+    def __reduce__(self) -> Any:
+        """Take the Python files along that data and transform come from, by path."""
+        return _reader, pickled((self._samples, self._transform))
+
     def __len__(self) -> int:
         return len(self._samples)
 
@@ -122,6 +127,10 @@ class Reader(Dataset[Prepared]):
             return Prepared(number, value_of(value), label)
         except Exception as error:  # of the user's data set, or of a decoder
             return Prepared(number, None, None, one_line(error))
+
+
+def _reader(files: dict[str, str], content: bytes) -> Reader:
+    return Reader(*unpickled(files, content, DataError))
 
 
 def _ready(value: Any) -> bool:

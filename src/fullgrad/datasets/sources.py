@@ -200,7 +200,7 @@ def made(spec: str) -> Samples:
     Raises:
         DataError: no such function, it fails, or what it returns is no map-style data set.
     """
-    _, make = loaded(spec, DataError)
+    _, make = loaded(spec, DataError, again=False)
     path = Path(spec.rpartition(":")[0])
     with running(path, DataError):
         found = make() if callable(make) else make

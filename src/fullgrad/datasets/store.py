@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from fullgrad.datasets.plan import MAP, Plan, unpacked
 from fullgrad.evaluation.store import StoreError
 
 PLAN, GROUP = "plan.json", "maps.zarr"
+_AT_ONCE = 16  # index files read together
 _PART = re.compile(r"index/(\d{6,})\.parquet")
 
 
@@ -175,12 +177,20 @@ class Store:
             The units that are whole, with what their index files say.
         """
         sizes = None if check else self.files.sizes()
-        whole = {}
-        for unit in units:
+
+        def look(unit: int) -> Commit | StoreError:
             try:
-                whole[unit] = whole_commit(self.plan, self.files, unit, sizes)
+                return whole_commit(self.plan, self.files, unit, sizes)
             except StoreError as error:
-                say(f"damaged, to be done again: unit {unit} ({error})")
+                return error
+
+        whole = {}
+        with ThreadPoolExecutor(1 if check else _AT_ONCE) as pool:  # shards are large
+            for unit, found in zip(units, pool.map(look, units), strict=True):
+                if isinstance(found, Commit):
+                    whole[unit] = found
+                    continue
+                say(f"damaged, to be done again: unit {unit} ({found})")
                 self.files.remove(part_name(unit))
         return whole
 

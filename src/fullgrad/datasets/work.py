@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import pickle
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import nn
 
-from fullgrad._user_code import FILE_MODULE, execute
+from fullgrad._user_code import pickled, unpickled
 from fullgrad.datasets._inputs import kind_of, stacked
 from fullgrad.datasets.encoding import Array, empty, pooled, quantized
 from fullgrad.datasets.explaining import Found, Question, explained
@@ -60,13 +57,7 @@ class Work:
 
     def __reduce__(self) -> Any:
         """Take the Python files along that model, data and transform come from, by path."""
-        content = pickle.dumps(tuple(getattr(self, f.name) for f in fields(self)))
-        files = {
-            name: str(module.__file__)
-            for name, module in sys.modules.items()
-            if name.startswith(FILE_MODULE) and name.encode() in content
-        }
-        return _unpickled, (files, content)
+        return _work, pickled(tuple(getattr(self, f.name) for f in fields(self)))
 
     def run(self, units: Sequence[int], report: Report) -> None:
         """Compute units and commit each; one that somebody else commits meanwhile is left out.
@@ -191,11 +182,8 @@ class Work:
         return row, {name: stored for name, (stored, _, _) in coded.items()}
 
 
-def _unpickled(files: Mapping[str, str], content: bytes) -> Work:
-    for name, path in files.items():
-        if name not in sys.modules:
-            execute(Path(path), ModelLoadError)
-    return Work(*pickle.loads(content))
+def _work(files: dict[str, str], content: bytes) -> Work:
+    return Work(*unpickled(files, content, ModelLoadError))
 
 
 def fitted(values: Array, positions: tuple[int, ...], dims: tuple[str, ...], plan: Plan) -> Array:
