@@ -97,7 +97,7 @@ code { font-family: ui-monospace, monospace; font-size: .92em; }
 .cards { reading-flow: grid-order; }
 .order { border: 0; padding: 0; margin: .8rem 0 0; display: flex; flex-wrap: wrap;
   gap: .2rem 1rem; }
-.order legend { float: left; font-weight: bold; margin-right: 1rem; }
+.order legend { float: left; font-weight: bold; padding: .3rem 0; margin-right: 1rem; }
 .order label { padding: .3rem 0; cursor: pointer; }
 .order:has(.by-class:checked) + .cards li { order: var(--by-class); }
 .order:has(.by-probability:checked) + .cards li { order: var(--by-probability); }
