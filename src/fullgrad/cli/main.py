@@ -47,6 +47,9 @@ COMMANDS = (
     Command("methods", "fullgrad.cli.listing", "the saliency methods, their options and sources"),
     Command("demo", "fullgrad.cli.demo", "explain a few photographs that need no download"),
     Command("check", "fullgrad.cli.check", "where a model's output comes from, and what is exact"),
+    Command(
+        "export", "fullgrad.cli.export", "maps in a file that runs without fullgrad: ONNX, .pt2"
+    ),
     Command("theory", "fullgrad.cli.theory", "completeness and weak dependence on a small network"),
 )
 
