@@ -133,8 +133,8 @@ def test_other_formats_into_a_folder_that_is_made(here: Path, kind: str, start: 
 def test_the_default_methods(here: Path) -> None:
     pytest.importorskip("captum")
     assert compare("a.png", quick=False) == 0
-    labels = [m["label"] for m in record()["methods"]]
-    assert labels == [
+    found = record()
+    assert [m["label"] for m in found["methods"]] == [
         "input_gradient",
         "integrated_gradients",
         "smoothgrad",
@@ -142,6 +142,8 @@ def test_the_default_methods(here: Path) -> None:
         "fullgrad",
         methods.RECOMMENDED,
     ]
+    assert found["chosen"] == "default"
+    assert [m["reason"] for m in found["methods"]] == [None] * 5 + [methods.REASON]
 
 
 def test_options_of_methods_a_target_a_scale_and_a_title(here: Path) -> None:
@@ -155,6 +157,7 @@ def test_options_of_methods_a_target_a_scale_and_a_title(here: Path) -> None:
         {"terms": "input"},
         {"seed": "3"},
     ]
+    assert (found["chosen"], {m["reason"] for m in found["methods"]}) == ("given", {None})
     assert found["scale"] == "rank"
     assert found["rule"].startswith(RULES["rank"])
     assert "which was asked for" in found["rule"]

@@ -22,6 +22,8 @@ from fullgrad.evaluation import bench
 from fullgrad.evaluation.plan import MethodChoice
 from fullgrad.evaluation.tests.evaluate import measures
 from fullgrad.evaluation.tests.evaluate.measures import relevance_gain
+from fullgrad.evaluation.tests.evaluate.options import METHODS as BY_DEFAULT
+from fullgrad.evaluation.tests.evaluate.options import chosen_by
 
 METHODS = ("input_gradient", "random", "center")
 TESTS = ("relevance-gain", "class-sensitivity")
@@ -75,6 +77,10 @@ def test_rows_tables_and_record(here: Path) -> None:
     assert record["plan"]["tests"][0]["cell"] == 4
     assert record["models"]["net.py:make_model"]["classes"] == 6
     assert record["does_not_apply"] == []
+    assert record["chosen"] == {"by": "given"}
+    labels = [MethodChoice.parse(text).label for text in BY_DEFAULT]
+    assert chosen_by(labels) == {"by": "default", "reason": methods.REASON}
+    assert chosen_by(labels[:2]) == {"by": "given"}
     assert "input_gradient" in str(found)
     assert run(random_orders=3).known
 

@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "METHOD, METHOD:OPTION=VALUE,... or own.py:FUNCTION ('fullgrad methods' lists them; "
         f"default: {' '.join(METHODS)})"
     )
-    add("--methods", nargs="+", default=list(METHODS), metavar="METHOD", help=text)
+    add("--methods", nargs="+", metavar="METHOD", help=text)
     text = f"the sheet, in the format of its name: {', '.join(FORMATS)} (default: %(default)s)"
     add("--out", type=Path, default=Path("comparison.png"), metavar="FILE", help=text)
     add("--target", metavar="TARGET", help=TARGET)
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     """
     require("matplotlib", "cli")
     try:
-        choices = parse_choices(args.methods)
+        choices = parse_choices(args.methods or METHODS)
     except ValueError as error:
         raise UsageError(str(error)) from error
     paths = [image.path for image in images_of(args, "compare")]
@@ -167,7 +167,7 @@ def _write(args: argparse.Namespace, model: LoadedModel, found: Comparison) -> N
     out: Path = args.out
     sheet = saved(found.figure(args.title), out.suffix.lower().removeprefix("."))
     made = provenance(model, args.command_line, options_of(args))
-    text = found.record(made, out.name, sheet).text()
+    text = found.record(made, out.name, sheet, by_default=args.methods is None).text()
     try:
         files = write_together(out.parent, {out.name: sheet, f"{out.stem}.json": text.encode()})
     except OSError as error:

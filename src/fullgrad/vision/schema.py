@@ -211,13 +211,14 @@ class FailureInfo(Model):
 
 
 class MethodInfo(Model):
-    """A method of a comparison."""
+    """A method of a comparison; ``reason`` says why it is the recommended one among the default."""
 
     label: str
     name: str
     options: dict[str, str]
     about: str
     reference: str
+    reason: str | None = None
 
 
 class SheetInfo(Model):
@@ -228,7 +229,10 @@ class SheetInfo(Model):
 
 
 class ComparisonRecord(Record):
-    """Several methods on several images, as ``fullgrad compare`` writes it."""
+    """Several methods on several images, as ``fullgrad compare`` writes it.
+
+    ``chosen`` says whether the methods were asked for; older records leave it out.
+    """
 
     kind: Literal["fullgrad comparison"] = "fullgrad comparison"
     rows: tuple[RowInfo, ...]
@@ -237,6 +241,7 @@ class ComparisonRecord(Record):
     scale: str
     rule: str
     sheet: SheetInfo
+    chosen: Literal["default", "given"] | None = None
 
 
 AnyRecord: TypeAlias = ImageRecord | ComparisonRecord | CheckRecord

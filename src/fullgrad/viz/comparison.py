@@ -120,13 +120,16 @@ class Comparison:
     def _signed(self, column: int) -> bool:
         return any(row.maps[column].signed for row in self.rows)
 
-    def record(self, provenance: Provenance, name: str, sheet: bytes) -> ComparisonRecord:
+    def record(
+        self, provenance: Provenance, name: str, sheet: bytes, *, by_default: bool = False
+    ) -> ComparisonRecord:
         """Return all that is needed to trust and to repeat the sheet.
 
         Args:
             provenance: of :func:`fullgrad.vision.provenance.provenance`.
             name: of the sheet's file.
             sheet: content of that file.
+            by_default: whether the methods were not asked for.
         """
         from fullgrad.vision import schema
 
@@ -142,10 +145,11 @@ class Comparison:
             failed=tuple(
                 schema.FailureInfo(image=printable(path), reason=text) for path, text in self.failed
             ),
-            methods=tuple(map(_method, self.choices)),
+            methods=tuple(_method(choice, by_default) for choice in self.choices),
             scale=self.scale,
             rule=f"{RULES[self.scale]} {self.rule}",
             sheet=schema.SheetInfo(file=printable(name), sha256=hashlib.sha256(sheet).hexdigest()),
+            chosen="default" if by_default else "given",
             **dict(provenance),
         )
 
@@ -172,7 +176,7 @@ def _cell(cell: MethodMap) -> CellInfo:
     )
 
 
-def _method(choice: MethodChoice) -> MethodInfo:
+def _method(choice: MethodChoice, by_default: bool) -> MethodInfo:
     from fullgrad.vision.schema import MethodInfo
 
     method = methods.get(choice.name)
@@ -182,6 +186,7 @@ def _method(choice: MethodChoice) -> MethodInfo:
         options={k: str(v) for k, v in choice.options.items()},
         about=method.about,
         reference=method.reference,
+        reason=methods.REASON if by_default and choice.label == methods.RECOMMENDED else None,
     )
 
 

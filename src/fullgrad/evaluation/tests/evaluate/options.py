@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fullgrad.evaluation.options import Option
 from fullgrad.evaluation.tests.evaluate.measures import measures
 from fullgrad.evaluation.tests.evaluate.subject import NUMBERS
 from fullgrad.evaluation.tests.remove_and_retrain.executors import EXECUTORS
-from fullgrad.methods import RECOMMENDED
+from fullgrad.methods import REASON, RECOMMENDED
 from fullgrad.vision.models import DEFAULT_MODEL
 
 METHODS = (
@@ -50,3 +52,14 @@ def declared() -> list[Option]:
         Option("--ray-address", "address of a cluster; else one is started here"),
         *own,
     ]
+
+
+def chosen_by(labels: Sequence[str]) -> dict[str, str]:
+    """Return whether methods are those by default, and why the recommended one is among them.
+
+    Args:
+        labels: of the methods, in their order.
+    """
+    if tuple(labels) == METHODS:
+        return {"by": "default", "reason": REASON}
+    return {"by": "given"}

@@ -21,7 +21,7 @@ from fullgrad.evaluation.store import Content, Store
 from fullgrad.evaluation.tests.evaluate import pictures, verdicts, words
 from fullgrad.evaluation.tests.evaluate.generated_model import load
 from fullgrad.evaluation.tests.evaluate.measures import chosen_tests
-from fullgrad.evaluation.tests.evaluate.options import declared
+from fullgrad.evaluation.tests.evaluate.options import chosen_by, declared
 from fullgrad.evaluation.tests.evaluate.plan import EvaluatePlan, Model, Unit, content_of
 from fullgrad.evaluation.tests.evaluate.subject import Explained, Subject
 from fullgrad.evaluation.tests.remove_and_retrain.executors import OnRay
@@ -397,6 +397,7 @@ examples:
                 {"model": self.subjects[m].name, "method": self.plan.choices[c].label, "why": why}
                 for (m, c), why in self.refused.items()
             ],
+            "chosen": chosen_by([c.label for c in self.plan.choices]),
             "models": self.base(),
             "device": str(self.subjects[0].model.device),
         }
