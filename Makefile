@@ -4,9 +4,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
-.PHONY: help demo docs app test test-oldest test-core test-install workflows release test-browser notebooks install lint \
+.PHONY: help demo docs app test test-oldest test-newest test-core test-install workflows release test-browser notebooks install lint \
 	types sweep placement fuzz exactness gallery selections checkerboard sentences tasks task-cost pictures architecture load \
-	bench profile guard compile-sweep cookbook killed-maps clean
+	bench profile guard compile-sweep export-sweep cookbook killed-maps clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | sort | awk -F'\t' '{printf "%-14s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ test: install lint types  ## linters, strict types, and the whole fast suite
 
 test-oldest: install  ## the core's tests on the lowest version of every package; writes docs/versions.md
 	$(BIN)/python tools/packaging/tested.py oldest
+
+test-newest: install  ## the same with the newest version of every package and of Python
+	$(BIN)/python tools/packaging/tested.py newest
 
 test-core: install  ## the same tests with what is installed here; writes docs/versions.md
 	$(BIN)/python tools/packaging/tested.py here
@@ -93,6 +96,9 @@ cookbook: install  ## runs every command of docs/cookbook and docs/own-models.md
 
 compile-sweep: install  ## compiled explanations of eight models equal the eager ones (resumes; half an hour)
 	$(BIN)/python tools/compile_sweep.py
+
+export-sweep: install  ## docs/exporting.md: artifacts of eight models, run without fullgrad (resumes; hours)
+	$(BIN)/python tools/architectures/export_sweep.py
 
 architecture: install  ## docs/design/architecture.md's picture, from the imports of the code
 	$(BIN)/python tools/architecture.py

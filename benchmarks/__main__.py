@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=tuple(METHODS),
         metavar="NAME",
-        help=f"of {', '.join(METHODS)} (all but compiled_inductor, and of the other compiled ones "
+        help=f"of {', '.join(METHODS)} (all but what takes minutes to make; of the compiled ones "
         f"cudagraphs on a GPU, graph elsewhere); {BASELINE} is always measured",
     )
     parser.add_argument("--size", type=_positive, metavar="PIXELS", help=f"({SIZE})")
@@ -62,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
         default=300.0,
         metavar="SECONDS",
         help="skip an expensive method where one call would take longer (%(default)g)",
+    )
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="the time that the process itself gets, on a machine that does other work; set "
+        "OMP_NUM_THREADS=1",
     )
     parser.add_argument(
         "--memory-limit",
@@ -169,6 +175,7 @@ def _measure(options: argparse.Namespace) -> None:
         quick=options.quick,
         rounds=options.rounds,
         longest=options.longest,
+        clock="processor" if options.processor_time else "wall",
         memory_limit=options.memory_limit,
     )
     runner.measure_all(tasks, store, here)

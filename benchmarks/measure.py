@@ -19,6 +19,7 @@ from benchmarks.timing import Times, describe, interleave, rounds_for, spread
 FEWEST, MOST, BUDGET = 9, 31, 4.0  # rounds of the cheap methods; seconds
 HEAVY_MOST, HEAVY_BUDGET = 3, 60.0
 _WARM_CALLS, _WARM_SECONDS = 2, 20.0
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 Outcome = dict[str, Any]
 Announce = Callable[[str], Any]
@@ -104,7 +105,8 @@ def _group(
         rounds = _rounds(task.rounds, sum(estimates[name] for name in calls), group)
         runs = {name: call.run for name, call in calls.items()}
         process.free()
-        times = interleave(runs, rounds, before=process.before, finish=process.finish)
+        clock = CLOCKS[task.clock]
+        times = interleave(runs, rounds, clock=clock, before=process.before, finish=process.finish)
     times.failures |= failures
     if BASELINE in times.failures:
         lost = f"the baseline failed: {times.failures[BASELINE]}"
@@ -150,7 +152,9 @@ def _outcome(name: str, times: Times, calls: Mapping[str, Call]) -> Outcome:
         return {"failed": times.failures[name]}
     seconds, ratios = times.seconds[name], times.ratios(name, BASELINE)
     making = calls[name].making
-    made = {} if making is None else {"making": round(making, 2)}
+    made = {}
+    if making is not None:
+        made = {"making": round(making[0], 2), "making_processor": round(making[1], 2)}
     return made | {
         "seconds": {k: float(f"{v:.6g}") for k, v in asdict(spread(seconds)).items()},
         "ratio": {k: float(f"{v:.6g}") for k, v in asdict(spread(ratios)).items()},

@@ -12,7 +12,8 @@ from benchmarks.methods import IG_STEPS, METHODS, SMOOTHGRAD_SAMPLES
 from benchmarks.results import Record, ResultsError, read
 from benchmarks.subjects import COMPARED, SIZE, SUBJECTS
 
-PATTERN = "benchmarks-*.jsonl"
+STEM = "benchmarks-"
+PATTERN = f"{STEM}*.jsonl"
 
 _INTRODUCTION = f"""# What an explanation costs
 
@@ -57,7 +58,7 @@ def render(out: Path) -> list[Path]:
     written: list[Path] = []
     for file in files:
         environment, records = read(file)
-        lines += _device(environment, records, out, notes, written)
+        lines += _device(environment, records, out, file.stem.removeprefix(STEM), notes, written)
     lines += notes.lines()
     page = out / "benchmarks.md"
     page.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
@@ -68,13 +69,21 @@ def _device(
     environment: dict[str, Any],
     records: Sequence[Record],
     out: Path,
+    name: str,
     notes: tables.Footnotes,
     written: list[Path],
 ) -> list[str]:
     kind = "GPU" if environment["device"] == "cuda" else "CPU"
-    lines = [f"## {kind}: {environment['device_name']}", "", _environment(environment), ""]
+    title = f"## {kind}: {environment['device_name']}, {environment['date']}"
+    lines = [title, "", _environment(environment), ""]
+    if any(r.get("clock") == "processor" for r in records):
+        lines += [
+            "The machine did other work meanwhile, so the time is the one that the process itself "
+            "got from the processor. What shares the cache still counts.",
+            "",
+        ]
     for dtype in sorted({r["dtype"] for r in records}, reverse=True):
-        stem = f"{environment['device']}-{dtype}"
+        stem = f"{name}-{dtype}"
         for kind, section in _SECTIONS.items():
             chosen = [r for r in records if r["dtype"] == dtype and r["kind"] == kind]
             if chosen:
@@ -169,6 +178,8 @@ def _compiled(
         "",
         _made_by(records),
         "",
+        *tables.against(records, "compiled_inductor", "compiled_gradient"),
+        "",
         _image(image, "compiled"),
         "",
         "Before that, once, to explain eagerly, trace, compile and compare:",
@@ -230,6 +241,8 @@ def command(records: Sequence[Record]) -> str:
             words += ["--size", str(first["size"])]
     elif max(r["size"] for r in records) < SIZE:
         words.append("--quick")
+    if any(r.get("clock") == "processor" for r in records):
+        words.append("--processor-time")
     if first["rounds"] is not None:
         words += ["--rounds", str(first["rounds"])]
     return shlex.join(words)

@@ -1,4 +1,4 @@
-"""Plots from stored results: colours that colour-blind readers tell apart, and markers besides."""
+"""Plots from stored results: colors that color-blind readers can distinguish, and markers."""
 
 from __future__ import annotations
 
@@ -26,28 +26,24 @@ _STYLES = {
     "captum_ig": ("#CC79A7", "X"),
     "gradcam_fullgrad": ("#000000", "*"),
     "compiled_cudagraphs": ("#0072B2", "D"),
+    "compiled_gradient": ("#000000", "|"),
     "compiled_graph": ("#009E73", "^"),
     "compiled_inductor": ("#CC79A7", "X"),
 }
 _STEPS = (1.0, 2.0, 5.0)
 _FINE_STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
-_WIDTH, _MOST_PANELS = 10.5, 3  # inches; side by side
-_LEGEND_COLUMNS = 4
+_WIDTH, _NARROW, _DPI = 10.5, 7.8, 110  # inches; narrow: legible on a phone
 _SETTINGS = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def ratios(records: Sequence[Record], path: Path, title: str) -> None:
-    """Time of each method as a multiple of the baseline: a panel per batch, a row per model."""
-    batches = sorted({r["batch"] for r in records})
-    panels = [(f"batch {b}", [r for r in records if r["batch"] == b]) for b in batches]
-    _panels(panels, path, title, _time_ratio)
+    """Time of each method as a multiple of the baseline: a row for each model and batch."""
+    _rows(records, path, title, _time_ratio)
 
 
 def memory(records: Sequence[Record], path: Path, title: str) -> None:
     """Peak memory of each method's tensors as a multiple of the baseline's."""
-    batches = sorted({r["batch"] for r in records})
-    panels = [(f"batch {b}", [r for r in records if r["batch"] == b]) for b in batches]
-    _panels(panels, path, title, _memory_ratio)
+    _rows(records, path, title, _memory_ratio)
 
 
 def _time_ratio(record: Record, name: str) -> tuple[float, float, float] | None:
@@ -61,48 +57,35 @@ def _memory_ratio(record: Record, name: str) -> tuple[float, float, float] | Non
     return (size / base,) * 3 if size and base else None
 
 
-def _panels(panels: Sequence[tuple[str, list[Record]]], path: Path, title: str, value: Any) -> None:
+def _rows(records: Sequence[Record], path: Path, title: str, value: Any) -> None:
     plt = _pyplot()
-    order = [n for n in SUBJECTS if any(r["model"] == n for _, rs in panels for r in rs)]
-    shown = [
-        n
-        for n in METHODS
-        if n != BASELINE and any(value(r, n) for _, records in panels for r in records)
-    ]
-    columns = min(len(panels), _MOST_PANELS)
-    rows = -(-len(panels) // columns)
-    height = 1.6 + rows * (0.5 + 0.5 * len(order))
+    order = sorted(records, key=lambda r: (list(SUBJECTS).index(r["model"]), r["batch"]))
+    shown = [n for n in METHODS if n != BASELINE and any(value(r, n) for r in order)]
+    height = max(0.36, 0.1 * len(shown))  # of a row, in inches
     with plt.rc_context(_SETTINGS):
-        figure, grid = plt.subplots(
-            rows,
-            columns,
-            figsize=(_WIDTH, height),
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
+        figure, axis = plt.subplots(
+            figsize=(_NARROW, 2.2 + height * len(order)), dpi=_DPI, layout="constrained"
         )
-        for axis in grid.flat[len(panels) :]:
-            axis.remove()
-        for axis, (name, records) in zip(grid.flat, panels, strict=False):
-            for row, model in enumerate(order):
-                if row % 2 == 0:
-                    axis.axhspan(row - 0.5, row + 0.5, color="#f2f2f2", zorder=0)
-                for record in (r for r in records if r["model"] == model):
-                    _dots(axis, record, row, shown, value)
-            axis.axvline(1, color="black", linewidth=1, zorder=1)
-            axis.set_xscale("log")
-            axis.set_title(name)
-            axis.tick_params(labelbottom=True)
-        low, high = grid[0][0].get_xlim()
+        for row, record in enumerate(order):
+            if row % 2 == 0:
+                axis.axhspan(row - 0.5, row + 0.5, color="#f2f2f2", zorder=0)
+            _dots(axis, record, row, shown, value)
+        axis.axvline(1, color="black", linewidth=1, zorder=1)
+        axis.set_xscale("log")
+        low, high = axis.get_xlim()
         low, high = min(low, 0.45), max(high, 2.2)  # wide enough for several numbers
-        grid[0][0].set_xlim(low, high)
-        _plain_numbers(grid[0][0].xaxis, _FINE_STEPS if high / low < 12 else _STEPS)
-        grid[0][0].set_yticks(range(len(order)), [SUBJECTS[n].label for n in order])
-        grid[0][0].set_ylim(len(order) - 0.5, -0.5)
-        _legend(figure, shown)
-        figure.suptitle(title)
-        figure.savefig(path, dpi=150)
+        axis.set_xlim(low, high)
+        _plain_numbers(axis.xaxis, _FINE_STEPS if high / low < 12 else _STEPS)
+        axis.grid(axis="x", color="#d0d0d0", linewidth=0.6, zorder=0)
+        axis.set_yticks(
+            range(len(order)), [f"{SUBJECTS[r['model']].label}, batch {r['batch']}" for r in order]
+        )
+        axis.tick_params(left=False, labeltop=True)
+        axis.spines["left"].set_visible(False)
+        axis.set_ylim(len(order) - 0.5, -0.5)
+        _legend(figure, shown, columns=2)
+        figure.suptitle(title, fontsize=12)
+        figure.savefig(path)
         plt.close(figure)
 
 
@@ -111,10 +94,10 @@ def _dots(axis: Any, record: Record, row: int, shown: Sequence[str], value: Any)
         found = value(record, name)
         if found:
             low, median, high = found
-            colour, marker = _STYLES[name]
-            y = row + 0.7 * ((place + 0.5) / len(shown) - 0.5)
-            axis.plot([low, high], [y, y], color=colour, linewidth=1.5, zorder=2)
-            axis.plot(median, y, marker, color=colour, markersize=6, zorder=3, markeredgewidth=0)
+            color, marker = _STYLES[name]
+            y = row + 0.84 * ((place + 0.5) / len(shown) - 0.5)
+            axis.plot([low, high], [y, y], color=color, linewidth=1.5, zorder=2)
+            axis.plot(median, y, marker, color=color, markersize=6, zorder=3, markeredgewidth=0)
 
 
 def growth(records: Sequence[Record], path: Path, where: str) -> None:
@@ -165,14 +148,14 @@ def _line(axis: Any, cells: Sequence[Record], name: str, quantity: str, unit: fl
     ]
     if not points:
         return
-    colour, marker = _STYLES[name]
+    color, marker = _STYLES[name]
     places = [p for p, _ in points]
     low, median, high = ([s[k] * unit for _, s in points] for k in ("low", "median", "high"))
-    axis.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
-    axis.plot(places, median, color=colour, marker=marker, markersize=5, linewidth=1.5)
+    axis.fill_between(places, low, high, color=color, alpha=0.2, linewidth=0)
+    axis.plot(places, median, color=color, marker=marker, markersize=5, linewidth=1.5)
 
 
-def _legend(figure: Any, names: Sequence[str], line: Any = "none") -> None:
+def _legend(figure: Any, names: Sequence[str], line: Any = "none", columns: int = 4) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
@@ -187,7 +170,7 @@ def _legend(figure: Any, names: Sequence[str], line: Any = "none") -> None:
         )
         for n in names
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=_LEGEND_COLUMNS, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _plain_numbers(axis: Any, steps: Sequence[float]) -> None:

@@ -61,6 +61,7 @@ class Store:
         """
         record: Record = {name: getattr(task, name) for name in KEY}
         record |= {"rounds": task.rounds, "longest": task.longest, "took": round(seconds, 1)}
+        record["clock"] = task.clock
         record["methods"] = outcomes
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self._records:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from benchmarks.growth import AXES, place
 from benchmarks.methods import BASELINE, METHODS
 from benchmarks.results import Record
 from benchmarks.subjects import SUBJECTS
+from benchmarks.timing import spread
 
 _FEWEST_FOR_RANGE = 3
 MIB = 2**20
@@ -38,7 +40,7 @@ class Footnotes:
 def ratios(records: Sequence[Record], notes: Footnotes) -> list[str]:
     """Time as a multiple of forward + input-gradient; that itself in milliseconds."""
 
-    def cell(name: str, outcome: dict[str, Any]) -> str:
+    def cell(name: str, outcome: dict[str, Any], _: Record) -> str:
         if name == BASELINE:
             return f"{milliseconds(outcome['seconds']['median'])} ms"
         return _with_range(outcome["ratio"], len(outcome["seconds_of_rounds"]))
@@ -48,7 +50,7 @@ def ratios(records: Sequence[Record], notes: Footnotes) -> list[str]:
 
 def times(records: Sequence[Record], notes: Footnotes) -> list[str]:
     """Median milliseconds of one call."""
-    return _table(records, notes, lambda _, o: milliseconds(o["seconds"]["median"]))
+    return _table(records, notes, lambda _, o, __: milliseconds(o["seconds"]["median"]))
 
 
 def memory(records: Sequence[Record], notes: Footnotes, quantity: str) -> list[str]:
@@ -67,25 +69,47 @@ def memory(records: Sequence[Record], notes: Footnotes, quantity: str) -> list[s
         size = outcome[quantity]
         if size is None:
             return notes.dash("this system does not tell")
-        if name == BASELINE:
-            return f"{three_digits(size / MIB)} MiB"
         base = record["methods"][BASELINE].get(quantity)
-        if not base:
+        if name == BASELINE or not base:
             return f"{three_digits(size / MIB)} MiB"
         return f"{size / base:.2f}"
 
-    lines: list[str] = []
-    for record in in_order(records):
-        bound = lambda name, outcome, r=record: cell(name, outcome, r)  # noqa: E731
-        table = _table([record], notes, bound, first=BASELINE)
-        lines += table[2:] if lines else table
-    return lines
+    return _table(records, notes, cell, first=BASELINE)
 
 
 def making(records: Sequence[Record], notes: Footnotes) -> list[str]:
-    """Seconds to trace and compile, of the methods that are compiled."""
+    """Seconds to trace and compile, of the methods that are compiled; by the records' clock."""
+
+    def cell(_: str, outcome: dict[str, Any], record: Record) -> str:
+        own = "making_processor" if record.get("clock") == "processor" else "making"
+        return f"{three_digits(outcome[own])} s"
+
     only = [{**r, "methods": _compiled(r)} for r in records]
-    return _table(only, notes, lambda _, o: f"{three_digits(o['making'])} s")
+    return _table(only, notes, cell)
+
+
+def against(records: Sequence[Record], name: str, other: str) -> list[str]:
+    """One method's time as a multiple of another's, from the same rounds; empty without any.
+
+    Args:
+        records: cells of one kind.
+        name: of a method.
+        other: of the method that it is divided by.
+
+    Returns:
+        Lines of Markdown.
+    """
+    lines = [_row(["model", "batch", f"{METHODS[name].label} ÷ {METHODS[other].label}"])]
+    lines.append("|---|---:|---:|")
+    for record in in_order(records):
+        own, base = (
+            record["methods"].get(n, {}).get("seconds_of_rounds", []) for n in (name, other)
+        )
+        values = [a / b for a, b in zip(own, base, strict=False)]
+        if values:
+            found = _with_range(asdict(spread(values)), len(values))
+            lines.append(_row([SUBJECTS[record["model"]].label, str(record["batch"]), found]))
+    return lines if len(lines) > 2 else []
 
 
 def _compiled(record: Record) -> dict[str, Any]:
@@ -152,7 +176,7 @@ def _methods(records: Sequence[Record], first: str = "") -> list[str]:
 def _table(
     records: Sequence[Record],
     notes: Footnotes,
-    cell: Callable[[str, dict[str, Any]], str],
+    cell: Callable[[str, dict[str, Any], Record], str],
     first: str = "",
 ) -> list[str]:
     names = _methods(records, first)
@@ -161,10 +185,9 @@ def _table(
     for record in in_order(records):
         cells = []
         for name in names:
-            outcome = record["methods"].get(name, {"failed": "not asked for"})
-            cells.append(
-                notes.dash(outcome["failed"]) if "failed" in outcome else cell(name, outcome)
-            )
+            outcome = record["methods"].get(name, {"failed": "not asked for in this measurement"})
+            failed = "failed" in outcome
+            cells.append(notes.dash(outcome["failed"]) if failed else cell(name, outcome, record))
         lines.append(_row([SUBJECTS[record["model"]].label, str(record["batch"]), *cells]))
     return lines
 

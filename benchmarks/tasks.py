@@ -32,6 +32,8 @@ class Task:
         axis: of ``growth``: ``batch``, ``resolution`` or ``depth``.
         rounds: exactly so many; None for as many as fit into the time set aside.
         longest: seconds that a single call may take; a method that needs more is not run.
+        clock: ``wall``, or ``processor`` for the time that the process itself gets, which other
+            work on the machine makes no longer; for one thread.
         memory_limit: GiB that the child may use on the CPU beyond its libraries; None for most of
             what is free.
     """
@@ -46,6 +48,7 @@ class Task:
     axis: str = ""
     rounds: int | None = None
     longest: float = 300.0
+    clock: str = "wall"
     memory_limit: float | None = None
 
     @property

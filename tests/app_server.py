@@ -143,12 +143,13 @@ def running(
     limits: Limits | None = None,
     loopback: bool = True,
     uploads: int = 64,
+    depth: int | None = None,
 ) -> Iterator[Running]:
     path = source_of(folder)
     loaded = [load_model(f"{path}:{make}") for make in makes or ("make_net",)]
     models = [serve(m, m.class_names) for m in loaded]
     pool = Pool([WorkerModels(own) for own in copies(models, workers)], most)
-    app = build(models, pool, limits or Limits(), loopback=loopback, uploads=uploads)
+    app = build(models, pool, limits or Limits(), loopback=loopback, uploads=uploads, depth=depth)
     try:
         yield Running(app, pool, loaded)
     finally:
@@ -304,6 +305,12 @@ def error(server: Running, content: bytes, **query: Any) -> tuple[int, str, str]
     assert "Traceback" not in last["error"]
     assert "/" not in last["error"].replace("n/a", "")
     return call.status, last["kind"], last["error"]
+
+
+def numbers_of(told: Any) -> np.ndarray[Any, Any]:
+    """The numbers of a map in a result."""
+    values = np.frombuffer(base64.b64decode(told["values"]), "<f4")
+    return values.reshape(told["rows"], told["columns"])
 
 
 def image_of(url: str) -> np.ndarray[Any, Any]:

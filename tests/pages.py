@@ -26,7 +26,7 @@ def make_model():
         nn.Linear(4, 3))
 """
 HOSTILE = "<script>alert(1)</script>&'\"\u202e $x ${title}.png"
-VOID = {"img", "meta", "br"}
+VOID = {"img", "input", "meta", "br"}
 
 
 class Page(HTMLParser):

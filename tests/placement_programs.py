@@ -389,12 +389,14 @@ class Explained(nn.Module):
 
 
 def axes_of(found: Program, modules: Any = Explained) -> Any:
-    """The axes of the program's result, None where they are lost."""
+    """The axes of the program's result, None where they or those of a term before it are lost."""
     generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     inputs = tuple(
         torch.rand(s, dtype=torch.float64, generator=generator) + 0.5 for s in found.shapes
     )
     d = fullgrad.decompose(modules(found.run), inputs, lambda y: y, per_sample=False)
+    if any(t.axes is None for t in d.bias_terms):
+        return None
     return [t for t in d.bias_terms if t.op == "add" and t.kind == "explicit"][-1].axes
 
 

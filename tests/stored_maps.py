@@ -80,5 +80,5 @@ def write(folder: Path, own: Plan = PLAN, units: range | None = None) -> Store:
             about |= {"label": number % 2, "target": number % 3 % 2, "prediction": number % 3 % 2}
             maps.append(stored)
             rows.append(Row(**about, numbers=numbers, scale=scale, zero=zero, shape=found.shape))
-        store.commit(unit, np.stack(maps), rows, "bytes", ORIGIN)
+        store.commit(unit, {"map": np.stack(maps)}, rows, "bytes", ORIGIN)
     return store

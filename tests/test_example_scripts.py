@@ -71,3 +71,10 @@ def test_each_script_of_the_list_is_there() -> None:
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     names = {part for part in listed.split("`") if part.endswith(".py") and "/" not in part}
     assert names and all((EXAMPLES / name).is_file() for name in names)
+
+
+def test_serve_map(tmp_path: Path) -> None:
+    served = script("serve_map").main(tmp_path)
+    assert served["right"] == 1
+    assert served["difference"] < 1e-4
+    assert (tmp_path / "served.png").stat().st_size > 10_000

@@ -119,6 +119,33 @@ def test_tools_and_benchmarks_use_public_names_alone() -> None:
     assert {name: names for name, names in read.items() if names} == {}
 
 
+DEVICES = {"cpu", "cuda", "mps", "xpu", "hpu"}
+CORE = ("axes", "engine", "maps", "operations", "decomposition.py", "targets.py")
+
+
+def devices_named(code: str) -> set[str]:
+    """The devices that code names where it makes or moves tensors."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            given = [k.value for k in node.keywords if k.arg == "device"]
+            given += node.args if name in ("to", "device", "Generator") else []
+            texts = {str(a.value).split(":")[0] for a in given if isinstance(a, ast.Constant)}
+            found |= texts & DEVICES | {name} & (DEVICES - {"cpu"})
+    return found
+
+
+def test_code_names_no_device() -> None:
+    named = {short(path): devices_named(path.read_text("utf-8")) for path in sources("src")}
+    core = tuple(f"src/fullgrad/{name}" for name in CORE)
+    assert {path: names for path, names in named.items() if names and path.startswith(core)} == {}
+    # Elsewhere random numbers are drawn on the CPU, the same on every device.
+    assert {path: names for path, names in named.items() if names - {"cpu"}} == {}
+    for code in ("x.cuda()", "x.to('cuda:0')", "torch.ones(3, device='mps')"):
+        assert devices_named(code)
+
+
 def test_imports_run_along_the_datas_path() -> None:
     assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
 

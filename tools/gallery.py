@@ -16,9 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +28,9 @@ import torch
 import torchvision
 from matplotlib.figure import Figure
 
-from fullgrad.errors import FullGradError
-from fullgrad.maps.regions import pooled
 from fullgrad.vision import models
-from fullgrad.vision.images import display_image, preprocess
 from fullgrad.viz import colors, normalize, picture, png
-from fullgrad.viz.overlay import HIGH, LOW, Array
-from sheets.contact_sheet import (
-    LARGE,
-    NOT_APPLICABLE,
-    SMALL,
-    Line,
-    grid,
-    paletted,
-    photo,
-    small,
-    squares,
-)
+from sheets.contact_sheet import LARGE, Line, grid, paletted, photo, small, squares
 from sheets.explained import (
     CELLS_OF_64,
     CELLS_OF_224,
@@ -55,7 +40,18 @@ from sheets.explained import (
     explained_pretrained,
     explained_small,
     photograph,
-    predicted,
+)
+from sheets.methods_grid import (
+    FEW,
+    FOUR,
+    NETWORKS,
+    RULE,
+    SIGNED_RULE,
+    THREE,
+    all_methods,
+    methods_sheet,
+    networks_sheet,
+    ordered,
 )
 from small_models import FAMILIES, add_arguments, trained
 from training import ROOT, STORED, MissingDataError, image_folder, load
@@ -67,19 +63,6 @@ PAGE = ROOT / "docs" / "gallery.md"
 # that each shows.
 PHOTOGRAPHS = {"coffee": "cup", "rocket": "rocket", "stereo_motorcycle": "motorcycle"}
 SIX = ("chelsea", "coffee", "rocket", "camera", "stereo_motorcycle", "astronaut")
-CONTROLS = ("random", "random_blobs", "sobel")
-# The rows of the README's picture.
-FEW = (
-    *("fullgrad", "smooth_fullgrad", "complete_fullgrad", "balanced_fullgrad", "balanced_input"),
-    *("integrated_gradients", "grad_cam", "layer_cam"),
-)
-RULE = (
-    f"Maps of sizes: of each map its {LOW:g} % percentile and all below is “least”, its {HIGH:g} % "
-    "percentile and all above is “most”."
-)
-SIGNED_RULE = (
-    f"“for” and “against” are the {HIGH:g} % percentile of its cells' sizes, zero has no color."
-)
 START, END = "<!-- gallery: start -->", "<!-- gallery: end -->"
 _PRETRAINED = "EfficientNet-Lite0"
 
@@ -123,100 +106,6 @@ def note_of(split: Split) -> str:
         f"{number(split.positive)}  {number(split.negative)}\nelsewhere {number(split.elsewhere)}"
     )
     return note if split.inside is None else f"{note}\noutlined {number(split.inside)}"
-
-
-def ordered(names: Iterable[str]) -> list[str]:
-    """FullGrad and its variants first, the controls that know nothing of the model last."""
-
-    def rank(name: str) -> int:
-        if name in CONTROLS:
-            return 3
-        return 1 if name in COMPLETE else 0 if "fullgrad" in name else 2
-
-    return sorted(names, key=rank)
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """Every method on every photograph.
-
-    Args:
-        heads: what the model says of each photograph.
-        photographs: as the model sees them.
-        maps: by method, a picture for each photograph, or words where it refused.
-        record: predictions, seconds, and the reasons of methods that refused.
-    """
-
-    heads: list[str]
-    photographs: list[Array]
-    maps: dict[str, list[Array | str]]
-    record: dict[str, Any]
-
-
-def all_methods(
-    loaded: models.LoadedModel, photographs: Iterable[str], names: Sequence[str]
-) -> Drawn:
-    """Every method on every photograph, for the class that the model predicts.
-
-    Args:
-        loaded: the model.
-        photographs: names of functions of ``skimage.data``.
-        names: of methods.
-    """
-    from fullgrad import methods
-
-    assert loaded.class_names is not None
-    heads: list[str] = []
-    views: list[Array] = []
-    maps: dict[str, list[Array | str]] = {name: [] for name in names}
-    rows: dict[str, Any] = {}
-    reasons: dict[str, str] = {}
-    seconds = dict.fromkeys(names, 0.0)
-    for name in photographs:
-        image = photograph(name)
-        x = preprocess(image, loaded.preprocessing)[None]
-        logits, best = predicted(loaded.module, x)
-        views.append(photo(display_image(image, loaded.preprocessing), SMALL))
-        for method in names:
-            start = time.monotonic()
-            signed = method in COMPLETE
-            try:
-                found = methods.attribute(method, loaded.module, x, best, signed=signed)
-                if signed:
-                    cells = pooled(found, [side // CELLS_OF_224 for side in x.shape[-2:]])
-                    maps[method].append(squares(cells[0, 0].double().numpy(), SMALL))
-                else:
-                    maps[method].append(colors(small(normalize(found), SMALL)))
-            except FullGradError as error:
-                maps[method].append(NOT_APPLICABLE)
-                reasons.setdefault(method, str(error))
-            seconds[method] += time.monotonic() - start
-        label, share = loaded.class_names[best], float(logits.softmax(0)[best])
-        rows[name] = {"prediction": label, "probability": share}
-        heads.append(f"{label}, {share:.0%}")
-        print(f"{name}: {label}, {share:.0%}", flush=True)
-    mean = {method: round(total / len(views), 3) for method, total in seconds.items()}
-    record = {"photographs": rows, "seconds": mean, "does_not_apply": reasons}
-    return Drawn(heads, views, maps, record)
-
-
-def methods_sheet(drawn: Drawn, names: Sequence[str], title: str, repeat: int = 7) -> Figure:
-    """A row for each method that applies to some photograph, the photographs above them."""
-    lines = [Line("photograph", "", tuple(drawn.photographs))]
-    refused = []
-    for name in names:
-        cells = drawn.maps[name]
-        if all(isinstance(cell, str) for cell in cells):
-            refused.append(name)
-        else:
-            lines.append(Line(name, "signed" if name in COMPLETE else "", tuple(cells)))
-    rule = (
-        f"{RULE} Signed maps: {SIGNED_RULE} Cells have {CELLS_OF_224} pixels of 224. Every map "
-        "explains the class above it, which the model predicts."
-    )
-    if refused:
-        rule += f" {len(refused)} methods do not apply to this model: {', '.join(refused)}."
-    return grid(drawn.heads, lines, rule, title=title, cell=SMALL, beside=True, repeat=repeat)
 
 
 def tables(record: dict[str, Any]) -> str:
@@ -268,12 +157,13 @@ def tables(record: dict[str, Any]) -> str:
         found = record["methods"]
         lines += [
             "",
-            "| method | seconds a photograph | does not apply, because |",
+            "| method | time, in those of fullgrad | does not apply, because |",
             "|---|---:|---|",
         ]
+        unit = found["seconds"]["fullgrad"]
         for name, seconds in found["seconds"].items():
             reason = found["does_not_apply"].get(name, "").replace("|", "\\|").replace("\n", " ")
-            lines.append(f"| {name} | {seconds:.2f} | {reason} |")
+            lines.append(f"| {name} | {float(f'{seconds / unit:.2g}'):g} | {reason} |")
     return "\n".join(lines)
 
 
@@ -306,7 +196,12 @@ def families_sheet(results: Sequence[Explained]) -> Figure:
         )
     heads = ("what the model sees", "FullGrad, the paper's map", *map(_head, COMPLETE))
     lines = [line_of(result) for result in results]
-    return grid(heads, lines, rule, title="One photograph, many architectures")
+    return grid(
+        heads,
+        lines,
+        rule,
+        title="One photograph, many architectures; all but the first see 32 x 32 pixels",
+    )
 
 
 def _head(method: str) -> str:
@@ -319,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--photograph", choices=PHOTOGRAPHS, default="rocket")
     parser.add_argument("--only", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
     parser.add_argument("--pretrained-only", action="store_true", help="no small networks")
-    parser.add_argument("--no-methods", action="store_true", help="leave the methods' grid out")
+    parser.add_argument("--no-methods", action="store_true", help="leave the methods' grids out")
     parser.add_argument("--docs", action="store_true", help="write docs/images and docs/gallery.md")
     add_arguments(parser)
     args = parser.parse_args(argv)
@@ -348,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         caption = f"{result.traits}; skimage.data.{args.photograph}"
         path = args.out / f"gallery-{result.name}.png"
         path.write_bytes(png(picture(result.view, result.saliency, title, caption)))
-    pictures = {"gallery.png": png(families_sheet(results))}
+    pictures = {"gallery-families.png": png(families_sheet(results))}
     record_of_run: dict[str, Any] = {
         "photograph": args.photograph,
         "versions": {
@@ -379,6 +274,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = ordered(methods.names())
         drawn = all_methods(loaded, SIX, names)
         record_of_run["methods"] = drawn.record
+        shown = [
+            (title, all_methods(models.load_model(spec), FOUR, THREE, LARGE))
+            for spec, title in NETWORKS.items()
+        ]
+        pictures["gallery.png"] = paletted(png(networks_sheet(shown, THREE)))
+        record_of_run["networks"] = {title: drawn.record for title, drawn in shown}
         for file, chosen, title, repeat in (
             ("methods-grid.png", names, f"All methods on {_PRETRAINED}", 7),
             ("methods-few.png", FEW, f"Some methods on {_PRETRAINED}", len(FEW) + 1),

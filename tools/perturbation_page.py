@@ -1,17 +1,19 @@
 """Puts the tables and figures of finished pixel-perturbation runs into docs/pixel-perturbation.md.
 
 python tools/perturbation_page.py imagenet=runs/imagenet relu-cnn=runs/relu-cnn
+python tools/perturbation_page.py imagenet=docs/data/perturbation-imagenet   # from what is kept
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 
 import pandas as pd
+
+from fullgrad.viz.curves import perturbation_curves
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "pixel-perturbation.md"
@@ -105,7 +107,10 @@ def main() -> int:
             if start in text:
                 before, rest = text.split(start)
                 text = f"{before}{start}\n{content}\n{end}{rest.split(end)[1]}"
-        shutil.copy(folder / "curves.png", ROOT / "docs" / "images" / f"perturbation-{name}.png")
+        record = json.loads((folder / "record.json").read_text())
+        note = f"{record['plan']['count']} images, {record['plan']['model']}."
+        figure = perturbation_curves(pd.read_csv(folder / "summary.csv"), note)
+        figure.savefig(ROOT / "docs" / "images" / f"perturbation-{name}.png")
     PAGE.write_text(text, encoding="utf-8")
     return 0
 

@@ -48,16 +48,16 @@ PHOTOGRAPHS = {
     "astronaut": "astronaut",
 }
 COMPARED = ("cat", "coffee", "rocket")
-COMPARED_METHODS = ("input_gradient", "smoothgrad", "guided_backprop", "grad_cam", "fullgrad")
+COMPARED_METHODS = ("input_gradient", "smoothgrad", "grad_cam", "fullgrad", "path_fullgrad")
 SHEET_METHODS = (
     "fullgrad",
-    "simple_fullgrad",
     "smooth_fullgrad",
+    "path_fullgrad",
     "input_gradient",
     "integrated_gradients",
     "smoothgrad",
     "grad_cam",
-    "random",
+    "sobel",
 )
 WHY = "cat"  # the paper's map, the one to begin with, and the usual one
 WHY_METHODS = ("fullgrad", "path_fullgrad", "grad_cam")

@@ -16,6 +16,7 @@ from fullgrad.decomposition import BiasTerm, Decomposition, decompose
 from fullgrad.errors import FullGradError
 from fullgrad.interop.captum import FullGrad
 from fullgrad.interop.compiling.compiled import compile
+from fullgrad.interop.exporting.artifact import export
 from fullgrad.maps.complete import CompleteMap, complete_map
 from fullgrad.maps.saliency import layer_maps, saliency
 from fullgrad.maps.smoothing import Noise
@@ -52,6 +53,7 @@ __all__ = [
     "compile",
     "complete_map",
     "decompose",
+    "export",
     "layer_maps",
     "methods",
     "saliency",

@@ -282,3 +282,19 @@ def tensors_of(module: nn.Module) -> list[Tensor]:
     """The parameters and buffers of a module, without those of the modules that it holds."""
     owned = (module._parameters, module._buffers)
     return [t for own in owned if own for t in own.values() if t is not None]
+
+
+def compiled_package(program: Any, path: Any, facts: dict[str, str]) -> None:
+    """Compile a torch.export program with Inductor, ahead of time, into one file."""
+    from torch import _inductor
+
+    _inductor.aoti_compile_and_package(
+        program, package_path=str(path), inductor_configs={"aot_inductor.metadata": facts}
+    )
+
+
+def load_package(path: Any) -> Callable[..., Any]:
+    """What :func:`compiled_package` wrote, as a function."""
+    from torch import _inductor
+
+    return _inductor.aoti_load_package(str(path))

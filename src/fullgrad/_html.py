@@ -8,7 +8,7 @@ from typing import Any
 
 from fullgrad._files import printable
 
-_VOID = frozenset({"img", "meta", "br"})
+_VOID = frozenset({"img", "input", "meta", "br"})
 
 
 class Html(str):

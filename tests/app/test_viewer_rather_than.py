@@ -13,7 +13,17 @@ import torch
 import fullgrad
 
 pytest.importorskip("starlette")
-from app_server import CAPTUM, PHOTOGRAPH, Running, ask, error, expected, image_of, result
+from app_server import (
+    CAPTUM,
+    PHOTOGRAPH,
+    Running,
+    ask,
+    error,
+    expected,
+    image_of,
+    numbers_of,
+    result,
+)
 from fullgrad.targets import margin
 from fullgrad.viz.overlay import colors, normalize
 from fullgrad.viz.style import limit_of, signed_colors
@@ -56,7 +66,12 @@ def test_every_method_explains_it(small: Running, tmp_path: Path, method: str) -
 
 
 def test_words_name_both_classes(small: Running) -> None:
-    says = result(small, method="complete_fullgrad", target=2, rather_than=4)["map"]["says"]
+    told = result(small, method="complete_fullgrad", target=2, rather_than=4)["map"]
+    # The numbers are those that the colors stand for: the cells' sums, not the pixels'.
+    assert (told["cell"], numbers_of(told).shape) == (16, (2, 2))
+    assert (told["least"], told["most"]) == (numbers_of(told).min(), numbers_of(told).max())
+    assert max(-told["least"], told["most"]) == pytest.approx(told["limit"], rel=0.01)
+    says = told["says"]
     assert "Red areas speak for bird, blue ones for house; the colors end at" in says
     assert "of the margin " in says
     html = ask(

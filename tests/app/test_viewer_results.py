@@ -15,6 +15,7 @@ from PIL import Image
 
 import fullgrad
 from fullgrad import methods
+from fullgrad.app.names import method_title
 from fullgrad.errors import LayoutError
 from fullgrad.vision.image_result import explain_images
 from fullgrad.vision.images import display_image
@@ -23,7 +24,18 @@ from fullgrad.viz.overlay import colors, normalize
 from fullgrad.viz.style import limit_of, signed_colors
 
 pytest.importorskip("starlette")
-from app_server import CAPTUM, PHOTOGRAPH, Running, ask, expected, image_of, lines, result, strict
+from app_server import (
+    CAPTUM,
+    PHOTOGRAPH,
+    Running,
+    ask,
+    expected,
+    image_of,
+    lines,
+    numbers_of,
+    result,
+    strict,
+)
 from fullgrad.report import report, report_of
 
 pytestmark = CAPTUM
@@ -56,8 +68,17 @@ def test_a_result_is_what_the_library_says(small: Running, tmp_path: Path) -> No
     np.testing.assert_array_equal(image_of(found["photograph"]), np.asarray(view))
     heat = fullgrad.saliency(model.module, x, target)[0, 0]
     np.testing.assert_array_equal(image_of(found["map"]["png"]), colors(normalize(heat)))
+    np.testing.assert_array_equal(numbers_of(found["map"]), heat.numpy())
     assert found["map"]["least"] == float(heat.min())
     assert found["map"]["most"] == float(heat.max())
+    assert found["map"]["cell"] is None
+    # In shares of the photograph's sides: the crop of 32 pixels out of the resized one.
+    left, top, wide, high = found["frame"]
+    assert wide * image.width == pytest.approx(high * image.height, rel=0.03)
+    assert (left, top) == (
+        pytest.approx((1 - wide) / 2, abs=0.02),
+        pytest.approx((1 - high) / 2, abs=0.02),
+    )
     assert found["map"]["signed"] is False
     assert (found["width"], found["height"]) == (32, 32)
     assert found["seconds"] > 0
@@ -157,7 +178,7 @@ def test_progress_counts_the_passes(small: Running, monkeypatch: pytest.MonkeyPa
     counted = [(p["done"], p["of"]) for p in told if "of" in p]
     assert counted == [(i, 6) for i in (0, *range(6))]
     assert [p["stage"] for p in told][-1] == "drawing"
-    assert any("integrated_gradients" in p["text"] for p in told)
+    assert any("Integrated gradients" in p["text"] for p in told)
 
 
 def test_about_tells_models_methods_and_limits(small: Running) -> None:
@@ -173,6 +194,7 @@ def test_about_tells_models_methods_and_limits(small: Running) -> None:
     assert (found["models"][0]["outputs"], found["models"][0]["height"]) == (5, 32)
     by_name = {m["name"]: m for m in found["methods"]}
     assert list(by_name) == methods.names()
+    assert [m["name"] for m in found["methods"] if m["title"] == m["name"]] == []
     assert by_name["guided_backprop"]["applies"][0] is True
     assert "does not apply" in by_name["guided_backprop"]["applies"][1]
     assert "autograd" in by_name["fullgrad"]["applies"][4]
@@ -233,7 +255,9 @@ def test_downloads(small: Running, tmp_path: Path) -> None:
 def test_words_of_controls_do_not_call_them_explanations(small: Running) -> None:
     for name in ("random", "random_blobs", "sobel", "grad_cam"):
         found = result(small, method=name, parts="map")["map"]["says"]
-        assert found.startswith(f"{name}: {methods.get(name).about} The numbers are in the method")
+        assert found.startswith(
+            f"{method_title(name)}: {methods.get(name).about} The numbers are in the method"
+        )
         assert "counts" not in found
 
 
@@ -295,10 +319,14 @@ def test_a_report_made_in_memory_is_that_of_files(
         (tmp_path / f"a{suffix}").write_bytes(content)
     assert report([tmp_path / "a.json"]).html == found
     (tmp_path / "a.png").write_bytes(PHOTOGRAPH)
-    (own,) = explain_images(small.models[0], [tmp_path / "a.png"])  # as on the command line
+    # As on the command line, and with the viewer's stages.
+    (own,) = explain_images(small.models[0], [tmp_path / "a.png"], depth=None)
     wanted = own.record(provenance(small.models[0]))
     for part in ("target", "top", "decomposition", "saliency"):
         assert getattr(record, part) == getattr(wanted, part)
+    assert [s.of for s in record.decomposition.shares[1:]] == [
+        s["name"] for s in result(small)["waterfall"]["stages"]
+    ]
     made = report_of("a", record, {})
     assert "No overlay: a.overlay.png does not exist" in made.html
     assert "Layer by layer" not in made.html

@@ -237,3 +237,45 @@ def test_a_residual_sum_lies_where_its_shortcut_does(
     found = fullgrad.saliency(Read(read, net), x, 1, psi="signed", terms=["net.2"])[0, 0]
     assert found.abs().argmax() == place[0] * 32 + place[1]
     assert (found.abs() > 1e-6 * found.abs().max()).sum() == 1
+
+
+def test_what_stays_of_a_constant_that_is_written_into_has_no_place() -> None:
+    """As padding has none: the same model with the constant added has the same map."""
+    row = torch.linspace(1, 2, 12, dtype=DOUBLE).expand(2, 4, 10, 12)
+
+    def written(net: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
+        z = row.clone()
+        z[:, :, 1:-1, 2:-2] = net(x)
+        return head(mean(z.tanh()))
+
+    def added(net: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
+        border = row.clone()
+        border[:, :, 1:-1, 2:-2] = 0
+        return head(mean((nn.functional.pad(net(x), (2, 2, 1, 1)) + border).tanh()))
+
+    x = torch.rand(2, 3, 8, 8, dtype=DOUBLE)
+    found, wanted = (fullgrad.complete_map(Read(run), x, 1) for run in (written, added))
+    torch.testing.assert_close(found.map, wanted.map)
+    torch.testing.assert_close(found.elsewhere, wanted.elsewhere)
+    assert float(found.elsewhere_by_stage[""].abs().min()) > 0
+
+
+@pytest.mark.parametrize("filled", [False, True], ids=["as it was", "with NaN"])
+def test_circular_convolutions_have_places(filled: bool, request: pytest.FixtureRequest) -> None:
+    """PyTorch pads into memory that it fills with NaN if it is to be deterministic."""
+    request.addfinalizer(lambda: torch.use_deterministic_algorithms(False))
+    torch.use_deterministic_algorithms(filled)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), nn.ReLU()).double()
+    model = Read(lambda net, head, x: head(mean(net(x))), net)
+
+    def joined(net: Any, head: nn.Module, x: Tensor) -> Tensor:
+        x = torch.cat([x[..., -1:], x, x[..., :1]], 3)
+        x = torch.cat([x[:, :, -1:], x, x[:, :, :1]], 2)
+        return head(mean(nn.functional.conv2d(x, net[0].weight, net[0].bias).relu()))
+
+    x = torch.rand(2, 3, 8, 9, dtype=DOUBLE)
+    found = fullgrad.complete_map(model, x, 1)
+    model.run = joined
+    wanted = fullgrad.complete_map(model, x, 1)
+    torch.testing.assert_close(found.map, wanted.map)
+    torch.testing.assert_close(found.elsewhere, wanted.elsewhere)

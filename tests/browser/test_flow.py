@@ -15,6 +15,7 @@ from playwright.sync_api import expect
 import fullgrad
 from browser_steps import PATIENT, done, fact, give, headline, read, scan, slide, waterfall
 from fullgrad import methods
+from fullgrad.app.names import method_title
 from fullgrad.vision.images import preprocess, read_image
 from fullgrad.vision.labels import imagenet_names
 from fullgrad.vision.models import load_model
@@ -57,7 +58,7 @@ def test_the_whole_way(
     expect(page.locator("#top button").first).to_have_attribute("aria-pressed", "true")
     adds_up(page)
     why = page.locator("#reason")
-    expect(why).to_have_text(f"Why {methods.RECOMMENDED}? It is {methods.REASON}.")
+    expect(why).to_have_text(f"Why {method_title(methods.RECOMMENDED)}? It is {methods.REASON}.")
     shot(page, "2-result-1440-light")
 
     # Another class, by search.
@@ -78,7 +79,7 @@ def test_the_whole_way(
     done(page)
     expect(why).to_be_hidden()
     assert page.locator("#heat-first").get_attribute("src") != after
-    page.get_by_text("Options of simple_fullgrad").click()
+    page.get_by_text("Options of Simple FullGrad").click()
     page.get_by_label("psi").select_option("channel")
     done(page)
     assert '{"psi":"channel"}' in page.evaluate("decodeURIComponent(location.hash)")
@@ -96,7 +97,7 @@ def test_the_whole_way(
     assert f": {name};" in said
     assert read(said.split("sum ")[1]) == rows[name]
     assert page.locator("#heat-first").get_attribute("src") != whole
-    expect(page.locator("#tag-first")).to_have_text(f"fullgrad, stage {name}")
+    expect(page.locator("#tag-first")).to_have_text(f"FullGrad, stage {name}")
     expect(page.locator("tr.current th")).to_have_text(name)
     page.get_by_role("button", name="Next stage").click()
     expect(page.locator("tr.current th")).to_have_text(list(rows)[5])
@@ -119,8 +120,8 @@ def test_the_whole_way(
     page.get_by_role("combobox", name="Compare with").select_option("grad_cam")
     done(page)
     assert len(asked) == 1
-    expect(page.locator("#tag-first")).to_have_text("fullgrad")
-    expect(page.locator("#tag-second")).to_have_text("grad_cam")
+    expect(page.locator("#tag-first")).to_have_text("FullGrad")
+    expect(page.locator("#tag-second")).to_have_text("Grad-CAM")
     expect(page.locator("#swipe-note")).to_contain_text("equal colors do not mean equal numbers")
     expect(page.locator("#sheet-second")).to_have_css("clip-path", "inset(0px 0px 0px 50%)")
     slide(page, "#swipe", 20)
@@ -159,13 +160,16 @@ def test_the_whole_way(
     shot(report, "5-report-1440-light")
     report.context.close()
 
-    # Another photograph: the earlier result is gone at once, and its class is not asked for.
+    # Another photograph: the earlier result says whose it is, and its class is not asked for.
     page.set_input_files("#file", photographs["coffee"])
-    expect(page.locator("#answer")).to_be_hidden()
+    expect(page.locator("#stale")).to_have_text(
+        "Still the earlier result: FullGrad for Egyptian cat in chelsea.jpg."
+    )
+    expect(page.locator("#top button")).to_have_count(0)
     done(page)
     assert "Egyptian" not in headline(page)
     assert "target=" not in page.url
-    expect(page.locator("#tag-second")).to_have_text("grad_cam")
+    expect(page.locator("#tag-second")).to_have_text("Grad-CAM")
 
 
 def adds_up(page: Any) -> None:
@@ -202,25 +206,25 @@ def test_a_quick_second_choice_aborts_the_first(
     )
     page.locator("#method").select_option("integrated_gradients")
     expect(page.locator("#stale")).to_contain_text(
-        f"Still the earlier result: path_fullgrad for {was}"
+        f"Still the earlier result: Path FullGrad for {was}"
     )
     expect(page.locator("#progress")).to_be_visible()
     expect(page.locator("#answer")).to_be_visible()
-    page.get_by_text("Options of integrated_gradients").click()
+    page.get_by_text("Options of Integrated gradients").click()
     steps = page.locator("#method-n_steps")
     steps.fill("300")
     with page.expect_request(lambda r: "300" in r.url) as slow:
         steps.press("Enter")
-    expect(page.locator("#status")).to_have_text("Computing the integrated_gradients map")
+    expect(page.locator("#status")).to_have_text("Computing the Integrated gradients map")
     assert scan(page) == []
     shot(page, "6-computing-1440-light")
     with page.expect_event("requestfailed", lambda r: r == slow.value, timeout=2000) as aborted:
         page.locator("#method").select_option("input_gradient")
     assert aborted.value.failure == "net::ERR_ABORTED"
     done(page)
-    expect(page.locator("#tag-first")).to_have_text("input_gradient")
+    expect(page.locator("#tag-first")).to_have_text("Input gradient")
     page.wait_for_timeout(2000)
-    assert answers.json_value() == ["input_gradient"]
+    assert answers.json_value() == ["Input gradient"]
 
 
 def test_an_answer_that_comes_too_late_is_never_shown(
@@ -243,7 +247,7 @@ def test_an_answer_that_comes_too_late_is_never_shown(
         page.wait_for_timeout(200)
     assert slow.value in over
     page.wait_for_timeout(500)
-    expect(page.locator("#tag-first")).to_have_text("input_gradient")
+    expect(page.locator("#tag-first")).to_have_text("Input gradient")
     expect(page.locator("#method")).to_have_value("input_gradient")
     done(page)
 
@@ -256,8 +260,8 @@ def test_stop_keeps_the_earlier_result_and_says_so(
     page.get_by_role("combobox", name="Method", exact=True).select_option("integrated_gradients")
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#status")).to_have_text("Stopped. Any choice starts again.")
-    expect(page.locator("#stale")).to_contain_text("Still the earlier result: path_fullgrad")
-    expect(page.locator("#tag-first")).to_have_text("path_fullgrad")
+    expect(page.locator("#stale")).to_contain_text("Still the earlier result: Path FullGrad")
+    expect(page.locator("#tag-first")).to_have_text("Path FullGrad")
     page.get_by_role("combobox", name="Method", exact=True).select_option("path_fullgrad")
     done(page)
 
@@ -267,7 +271,7 @@ def test_the_address_keeps_the_choice(open_page: Any, photographs: dict[str, Pat
     give(page, photographs["chelsea"])
     assert headline(page) == "tiger cat"
     expect(page.get_by_label("psi").first).to_be_visible()
-    expect(page.locator("#tag-second")).to_have_text("sobel")
+    expect(page.locator("#tag-second")).to_have_text("Sobel edges")
     expect(page.locator(".ramp.diverging")).to_have_count(1)
     page.get_by_role("button", name="Back to the most probable").click()
     done(page)
@@ -320,17 +324,17 @@ def test_another_first_method_leaves_the_second_map(
     # Another first method: the second map, and the swipe, stay.
     page.locator("#method").select_option("input_gradient")
     now(["input_gradient"])
-    expect(page.locator("#tag-first")).to_have_text("input_gradient")
-    expect(page.locator("#tag-second")).to_have_text("random_blobs")
+    expect(page.locator("#tag-first")).to_have_text("Input gradient")
+    expect(page.locator("#tag-second")).to_have_text("Random blobs")
     expect(page.locator("#swipe")).to_have_value("30")
     expect(page.locator("#scales .scale-name")).to_have_text(
-        ["Left: input_gradient", "Right: random_blobs"]
+        ["Left: Input gradient", "Right: Random blobs"]
     )
     assert page.locator("#heat-second").get_attribute("src") == second
     assert True not in gone.json_value()
 
     # Options of the second, another class, another model: it is computed again.
-    page.get_by_text("Options of random_blobs").click()
+    page.get_by_text("Options of Random blobs").click()
     page.locator("#second-seed").fill("1")
     page.locator("#second-seed").press("Enter")
     now(["random_blobs"])
@@ -358,10 +362,10 @@ def test_controls_are_not_described_as_explanations(
         "The network sees 224 × 224 pixels: the photograph resized and cropped."
     )
     expect(page.locator("#method-about")).to_contain_text("the floor for methods that mark areas")
-    expect(page.locator("#scales")).to_contain_text("random_blobs: Noise as coarse as the maps")
+    expect(page.locator("#scales")).to_contain_text("Random blobs: Noise as coarse as the maps")
     expect(page.locator("#scales")).to_contain_text("which look plausible and explain nothing")
     expect(page.locator("#answer")).not_to_contain_text("each pixel counts")
-    page.get_by_text("Options of random_blobs").click()
+    page.get_by_text("Options of Random blobs").click()
     expect(page.locator("#method-grid-hint")).to_have_text(
         "Random numbers along each side of the map; more make smaller blobs. Default: 7."
     )

@@ -133,7 +133,7 @@ def test_all_of_it_with_the_keyboard(open_page: Any, photographs: dict[str, Path
     keys = page.keyboard
 
     def tab_to(selector: str) -> None:
-        for _ in range(80):
+        for _ in range(120):
             keys.press("Tab")
             if page.evaluate("s => document.activeElement.matches(s)", selector):
                 return
@@ -168,10 +168,10 @@ def test_all_of_it_with_the_keyboard(open_page: Any, photographs: dict[str, Path
     assert headline(page) == "Siamese cat" != second
 
     tab_to("#method")
-    keys.type("grad_cam")
+    keys.type("Grad-CAM")
     done(page)
     tab_to("#second")
-    keys.type("fullgrad")
+    keys.type("FullGrad")
     done(page)
     tab_to("#swipe")
     keys.press("Home")

@@ -38,6 +38,25 @@ def test_a_thumbnail_opens_its_photograph(
     assert overflow(page) == []
     assert page.evaluate("document.documentElement.scrollHeight") < 4000
     shot(page, f"report-{width}")
+
+    def shown() -> list[str]:
+        """The thumbnails' texts as they are seen: by rows, then from left to right."""
+        cards = [
+            (c.bounding_box(), c.inner_text().strip()) for c in page.locator(".cards li").all()
+        ]
+        return [text for _, text in sorted(cards, key=lambda c: (round(c[0]["y"]), c[0]["x"]))]
+
+    given = shown()
+    page.get_by_label("least probable first").check()
+    percent = [float(text.split(", ")[-1].rstrip(" %")) for text in shown()]
+    assert percent == sorted(percent)
+    assert shown() != given
+    page.get_by_label("by class").check()
+    names = [text.partition(": ")[2] for text in shown()]
+    assert names == sorted(names)
+    page.keyboard.press("ArrowLeft")  # the choice before, by keyboard
+    expect(page.get_by_label("as given")).to_be_checked()
+    assert shown() == given
     link = page.locator(".cards a").nth(4)
     link.focus()
     page.keyboard.press("Enter")

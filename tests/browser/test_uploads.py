@@ -56,9 +56,16 @@ def test_a_file_that_is_no_photograph(
     alert = page.get_by_role("alert")
     expect(alert).to_be_visible()
     expect(alert).to_contain_text("The file is not an image of a known format")
-    expect(page.locator("#answer")).to_be_hidden()
-    expect(page.locator("#status")).to_have_text("")
-    expect(page.locator("#preview")).to_be_hidden()
+    expect(alert).to_contain_text("letter.jpg: ")
+    expect(page.locator("#file-name")).to_contain_text("coffee.jpg")  # what there was is back
+    expect(page.locator("#status")).to_have_text("Still shown: coffee.jpg.")
+    expect(page.locator("#stale")).to_be_hidden()
+    assert headline(page) == "espresso"
+    expect(page.locator("#top button")).to_have_count(10)
+    expect(page.locator("#strip button")).to_have_count(4)  # with three samples
+    with page.expect_download() as waiting:
+        page.locator("[data-download=array]").click()
+    assert waiting.value.suggested_filename == "coffee.saliency.npy"
     shot(page, "7-error-1440-light")
     page.set_input_files("#file", photographs["rocket"])
     done(page)
@@ -69,7 +76,7 @@ def test_a_photograph_beyond_the_limits_is_not_sent(
     open_page: Any, photographs: dict[str, Path], tmp_path: Path
 ) -> None:
     page = open_page()
-    expect(page.locator("#limits")).to_have_text("Up to 10 MB and 25 megapixels.")
+    expect(page.locator("#limits")).to_have_text("Up to 10 MB and 25 megapixels each.")
     give(page, photographs["coffee"])
     asked: list[str] = []
     page.on("request", lambda r: r.method == "POST" and asked.append(r.url))
@@ -103,7 +110,7 @@ def test_a_server_that_is_gone(open_page: Any, photographs: dict[str, Path], wat
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("The server does not answer. Is `fullgrad app` still running?")
     expect(page.locator("#stale")).to_contain_text(
-        "Still the earlier result: path_fullgrad for espresso."
+        "Still the earlier result: Path FullGrad for espresso."
     )
     page.unroute("**/api/explain*")
     page.get_by_role("button", name="Try again").click()

@@ -146,9 +146,11 @@ def test_a_folder_of_the_datasets_library(tmp_path: Path) -> None:
 def test_items_of_a_map_style_data_set() -> None:
     x = torch.zeros(3, 4, 4)
     items = [x, (x, 1), (x, torch.tensor(2)), {"pixel_values": x, "labels": np.int64(1)}]
-    found = open_samples([*items, (x, -1), (x, torch.zeros(3)), {"text": "no"}])
+    found = open_samples([*items, (x, -1), (x, torch.zeros(3)), {"speech": "no"}])
     assert [found.read(i)[1] for i in range(6)] == [None, 1, 2, 1, None, None]
-    with pytest.raises(DataError, match=r"an item has none of image, .* \(it has: text\)"):
+    with pytest.raises(
+        DataError, match=r"an item has none of image, .* \(it has: speech\); for a model"
+    ):
         found.read(6)
 
 
@@ -160,7 +162,7 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
         (tmp_path, r"the folder .* holds no image files \(avif, bmp, "),
         (tmp_path / "notes.txt", "is not a data set: give an image folder"),
         (tmp_path / "nosuch", "does not exist: give an image folder"),
-        (tmp_path / "list.csv", r"has no column 'file' \(it has: name\)"),
+        (tmp_path / "list.csv", r"has no column 'file' or 'text' \(it has: name\)"),
         (tmp_path / "empty.csv", "cannot be read"),
         (f"torchvision:nosuch:{tmp_path}", "NAME one of torchvision.datasets' classes"),
         (f"webdataset:{tmp_path}/*.tar", "cannot be read"),

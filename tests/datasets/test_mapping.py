@@ -77,22 +77,25 @@ def test_what_cannot_be_read_or_explained_is_a_row_with_its_error(tmp_path: Path
                 return torch.full((3, 8, 8), 99.0), 0
             if number == 6:
                 return torch.zeros(3, 9, 9), 0
+            if number == 7:
+                return torch.full((3, 8, 8), -99.0), 0
             return super().__getitem__(number)
 
     done = datasets.map(Odd(broken=(2,)), Net(), tmp_path, batch_size=4, unit=8, workers=1)
-    assert done.errors == 3 and done.complete
+    assert done.errors == 4 and done.complete
     store = datasets.open(tmp_path)
     again = datasets.map(Odd(broken=(2,)), Net(), tmp_path, batch_size=4, unit=8)
-    assert (again.units_written, again.errors, again.errors_there) == (0, 0, 3)
+    assert (again.units_written, again.errors, again.errors_there) == (0, 0, 4)
     errors = store.index["error"].dropna().to_dict()
     assert errors == {
         2: "OSError: sample 2 is gone",
         5: "the model cannot run on input of shape (1, 3, 8, 8) (float32): brighter than this model can "
         "bear",
         6: "its map is 9 x 9, those of this store 8 x 8: maps of unequal sizes need grid=",
+        7: "KeyError: 'dark'",
     }
-    assert np.isnan(store.maps.sel(row=[2, 5, 6])).all()
-    assert store.index.loc[[2, 5, 6], "logit"].isna().all()
+    assert np.isnan(store.maps.sel(row=[2, 5, 6, 7])).all()
+    assert store.index.loc[[2, 5, 6, 7], "logit"].isna().all()
     good = store.index[store.index["error"].isna()]
     datasets.map(Data(), Net(), tmp_path / "all", batch_size=4, unit=8)
     whole = datasets.open(tmp_path / "all")

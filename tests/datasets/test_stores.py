@@ -121,6 +121,6 @@ def test_a_shard_without_its_index_file_is_written_over(tmp_path: Path) -> None:
 def test_a_unit_is_stored_once(tmp_path: Path) -> None:
     store = write(tmp_path, units=range(1))
     before = (tmp_path / part_name(0)).stat().st_mtime_ns
-    maps = np.zeros((10, 6, 4), "float16")
+    maps = {"map": np.zeros((10, 6, 4), "float16")}
     assert not store.commit(0, maps, [], "bytes", ORIGIN).first
     assert (tmp_path / part_name(0)).stat().st_mtime_ns == before

@@ -15,8 +15,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import fullgrad
 from fullgrad.errors import GraphError, InputError, OptionError, OutputError, TargetError
 from fullgrad.interop.compiling import compiled as module
-from fullgrad.interop.compiling._call import METHODS
 from fullgrad.interop.compiling._on_gpu import settled_on
+from fullgrad.interop.compiling.call import METHODS
 from fullgrad.interop.compiling.compiled import Compiled, CompiledMap
 
 
@@ -90,10 +90,10 @@ def test_maps_are_the_eager_ones(method: str, net: nn.Module) -> None:
 
 
 def test_other_batches_have_a_graph_of_their_own(compiled: Compiled, net: nn.Module) -> None:
-    for batch in (1, 4, 1):  # 4: as many samples as classes
-        x = images(batch, seed=batch)
-        same(compiled(x, 1).map, fullgrad.saliency(net, x, 1))
-    assert len(compiled.seconds) == 3
+    for batch in (1, 3, 8, 4, 1):  # 4: as many samples as classes; 3: as many as channels
+        x, target = images(batch, seed=batch), [i % 4 for i in range(batch)]
+        same(compiled(x, target).map, fullgrad.saliency(net, x, target))
+    assert len(compiled.seconds) == 5
 
 
 def test_several_inputs_and_a_dense_output() -> None:
@@ -160,6 +160,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "forward": _own_forward,
     "parameter's dtype": lambda m: m.double(),
     "no parameter": lambda m: setattr(m.head, "bias", None),
+    "tied parameters": lambda m: setattr(m.norm, "bias", m.norm.weight),
 }
 
 
@@ -360,22 +361,24 @@ class AtZero(nn.Module):
         return torch.relu(F.conv1d(x, weight, bias)).flatten(1) + x.sum(2) * 0.1
 
 
-@pytest.mark.parametrize("sample", [0, 1])
+@pytest.mark.parametrize(
+    ("sample", "by"), [(0, 0.1), (0, 100.0), (1, 0.1)], ids=["as far", "further", "another"]
+)
 def test_only_a_map_that_jumps_with_rounding_may_differ(
-    sample: int, monkeypatch: pytest.MonkeyPatch
+    sample: int, by: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = torch.tensor([[[1.5, 2.0]], [[4.0, 1.0]]])  # (B, C, T)
 
     def other_kernels(graph: Any, *args: Any) -> Any:
         def run(*tensors: Tensor) -> Any:
             found, *rest = graph(*tensors)
-            return [found + 0.1 * (torch.arange(2) == sample)[:, None, None], *rest]
+            return [found + by * (torch.arange(2) == sample)[:, None, None], *rest]
 
         return run
 
     monkeypatch.setattr(module, "runner", other_kernels)
     options: Any = {"method": "complete_fullgrad", "layout": "B C X"}
-    if sample == 0:
+    if (sample, by) == (0, 0.1):
         assert fullgrad.compile(AtZero(), x, 0, **options).verify(x, 0) > 0.01
         return
     with pytest.raises(GraphError, match=r"does not repeat the eager call.* Explain it eagerly"):

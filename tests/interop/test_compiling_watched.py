@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import UserDict, deque, namedtuple
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fullgrad
+from fullgrad.interop.compiling._settings import settings
 
 Held = namedtuple("Held", "values")
 
@@ -125,3 +127,50 @@ def _inside(model: Any) -> None:
 )
 def test_layers_that_are_not_registered(change: Callable[[Any], None], graphs: int) -> None:
     assert followed(Unregistered(), change) == graphs
+
+
+def _flipped(owner: Any, name: str) -> Callable[[], Any]:
+    def change() -> Callable[[], Any]:
+        before = getattr(owner, name)
+        setattr(owner, name, not before)
+        return lambda: setattr(owner, name, before)
+
+    return change
+
+
+def _set(change: Callable[[Any], Any], value: Any, before: Any) -> Callable[[], Any]:
+    return lambda: (change(value), lambda: change(before))[1]
+
+
+BACKENDS: Any = torch.backends
+SETTINGS = {
+    "default dtype": _set(torch.set_default_dtype, torch.float64, torch.float32),
+    "default device": _set(torch.set_default_device, "meta", None),
+    "deterministic": _set(torch.use_deterministic_algorithms, True, False),
+    "fast path": _set(BACKENDS.mha.set_fastpath_enabled, False, True),
+    "mkldnn": _flipped(BACKENDS.mkldnn, "enabled"),
+    **{n: _flipped(BACKENDS.cudnn, n) for n in ("enabled", "deterministic", "benchmark")},
+    **{
+        f"allow_{n}": _flipped(BACKENDS.cuda.matmul, f"allow_{n}")
+        for n in ("fp16_reduced_precision_reduction", "bf16_reduced_precision_reduction")
+    },
+    "TensorFloat-32": _set(
+        partial(setattr, BACKENDS.cuda.matmul, "fp32_precision"), "ieee", "none"
+    ),
+    **{
+        f"{n} attention": _set(getattr(BACKENDS.cuda, f"enable_{n}_sdp"), False, True)
+        for n in ("flash", "mem_efficient", "math", "cudnn")
+    },
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.filterwarnings("ignore:.*TF32")
+def test_settings_of_the_process(name: str) -> None:
+    before = settings([X])
+    undo = SETTINGS[name]()
+    try:
+        assert settings([X]) != before
+    finally:
+        undo()
+    assert settings([X]) == before

@@ -81,6 +81,32 @@ def test_an_operator_is_refused_by_name_then_exact_then_drawn() -> None:
     torch.testing.assert_close(fullgrad.saliency(model, x, 1), fullgrad.saliency(plain, x, 1))
 
 
+@pytest.mark.parametrize("method", ["balanced_fullgrad", "difference_fullgrad", "path_fullgrad"])
+def test_an_operator_has_a_map_by_every_linearization(method: str) -> None:
+    """Its autograd function runs before it is known to have one."""
+    operations.register("fullgradtests::cube", _bias, axes=propagation.elementwise)
+    model = Snippet(lambda m, x: m.fc(cube(x).mean((2, 3))), width=3)
+    plain = Snippet(lambda m, x: m.fc((x**3).mean((2, 3))), width=3)
+    drawn = fullgrad.methods.attribute(method, model, batch(2, 3, 5, 4), 1)
+    if method == "path_fullgrad":  # the others take a third of the gradient of PyTorch's own power
+        wanted = fullgrad.methods.attribute(method, plain, batch(2, 3, 5, 4), 1)
+        torch.testing.assert_close(drawn, wanted)
+
+
+def test_a_rule_of_the_users_stands_for_an_operator() -> None:
+    operations.register("fullgradtests::cube", _bias)
+    rule = fullgrad.Rule(
+        apply=lambda call: call.args[0] ** 3 / 3,
+        transpose=lambda call, g: [g * call.args[0] ** 2 / 3],
+    )
+    chosen = fullgrad.Linearization("jacobian", operations={"fullgradtests::cube": rule})
+    model, x = Snippet(lambda m, x: m.fc(cube(x))), batch(2, 4)
+    found = fullgrad.decompose(model, x, 1, linearization=chosen)
+    assert float(found.relative_residual.max()) < 1e-12
+    usual = fullgrad.decompose(model, x, 1)
+    torch.testing.assert_close(found.input_gradients[0] * 9, usual.input_gradients[0])
+
+
 def test_an_operator_under_no_grad_leaves_the_graph() -> None:
     operations.register("fullgradtests::cube", _bias, axes=propagation.elementwise)
 

@@ -113,7 +113,10 @@ def test_many_photographs_are_folded_below_thumbnails(here: Path) -> None:
     assert main(["report", "four", "--out", "r.html"]) == 1
     html = Path("r.html").read_text(encoding="utf-8")
     assert html.count("<img") == 3 * 4 - 2
-    assert re.search(r'<li><a href="#photograph-\d+"><span>a.png: ', html)
+    assert re.search(r'<li style="[^"]*"><a href="#photograph-\d+"><span>a.png: ', html)
+    likely = {d: record_of(f"four/{d}.json")["target"]["probability"] for d in "abcd"}
+    places = [int(p) for p in re.findall(r"--by-probability:(\d)", html.split("<ul")[-1])]
+    assert sorted("abcd", key=lambda d: places["abcd".index(d)]) == sorted("abcd", key=likely.get)
 
 
 def test_the_waterfall_is_to_scale_and_adds_up(here: Path) -> None:

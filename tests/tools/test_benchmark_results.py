@@ -191,6 +191,20 @@ def test_memory_is_told_as_a_multiple() -> None:
     assert row == "| ResNet-18 | 2 | 10.0 MiB | 1.50 | –[^1] |"
     row = tables.memory([record(task, outcomes)], notes, "resident")[2]
     assert row == "| ResNet-18 | 2 | 20.0 MiB | –[^2] | –[^1] |"
+    fewer = record(replace(task, batch=8), {n: outcomes[n] for n in (BASELINE, "captum_ig")})
+    row = tables.memory([record(task, outcomes), fewer], notes, "tensors")[3]
+    assert row == "| ResNet-18 | 8 | 10.0 MiB | –[^3] | –[^1] |"  # under their own heads
+
+
+def test_compiled_methods_are_compared_with_each_other_in_the_same_rounds() -> None:
+    outcomes: dict[str, Any] = {
+        "compiled_inductor": {"seconds_of_rounds": [0.2, 0.3, 0.6]},
+        "compiled_gradient": {"seconds_of_rounds": [0.1, 0.1, 0.2]},
+    }
+    found = [record(TASK, outcomes), record(replace(TASK, batch=8), {})]
+    *_, row = tables.against(found, "compiled_inductor", "compiled_gradient")
+    assert row == "| ResNet-18 | 2 | 3.00 (2.50–3.00) |"
+    assert tables.against(found[1:], "compiled_inductor", "compiled_gradient") == []
 
 
 def test_the_page_has_every_table_plot_and_command(tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ def test_the_pretrained_model_alone_needs_no_data(
     finally:
         torch.set_num_threads(threads)
     names = sorted(p.name for p in out.iterdir())
-    assert names == ["gallery-efficientnet_lite0.png", "gallery.json", "gallery.png"]
+    assert names == ["gallery-efficientnet_lite0.png", "gallery-families.png", "gallery.json"]
     record = json.loads((out / "gallery.json").read_text())
     assert record["models"][0]["prediction"] == "missile"
     assert record["versions"]["torch"] == torch.__version__

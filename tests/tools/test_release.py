@@ -11,7 +11,7 @@ import pytest
 import release
 from release import ReleaseError, changed, cited
 
-CHANGES = "# Changes\n\n## Unreleased\n\n- news\n\n## 0.1.0 - 2026-01-01\n\n- old\n"
+CHANGES = "# Changes\n\n## [Unreleased]\n\n- news\n\n## [0.1.0] - 2026-01-01\n\n- old\n"
 
 
 @pytest.fixture
@@ -57,7 +57,8 @@ def test_a_release(tree: Path) -> None:
     said = (tree.parent / "said").read_text().split("\n")
     assert said == [*(f"make {name}" for name in release.CHECKS), "build", "twine", ""]
     assert git(tree, "tag") == "v0.2.0\n" and git(tree, "status", "--porcelain") == ""
-    assert "## Unreleased\n\n## 0.2.0 - 2026-12-01\n\n- news" in (tree / "CHANGELOG.md").read_text()
+    news = "## [Unreleased]\n\n## [0.2.0] - 2026-12-01\n\n### Added\n\n- news\n\n## [0.1.0] - "
+    assert news in (tree / "CHANGELOG.md").read_text()
     assert (tree / "CITATION.cff").read_text() == "version: 0.2.0\ndate-released: 2026-12-01\n"
     with pytest.raises(ReleaseError, match=r"the tag v0\.2\.0 is there already"):
         release.release("0.2.0", tree)
@@ -72,11 +73,25 @@ def test_what_is_not_ready_is_refused(tree: Path) -> None:
     ):
         release.release("0.2.0", tree)
     assert not (tree.parent / "said").exists()
-    with pytest.raises(ReleaseError, match="nothing under Unreleased"):
-        changed("## Unreleased\n\n## 0.1.0\n- old\n", "0.2.0", "")
+    with pytest.raises(ReleaseError, match=r"nothing under \[Unreleased\]"):
+        changed("## [Unreleased]\n\n### Added\n\n## [0.1.0]\n- old\n", "0.2.0", "")
     with pytest.raises(ReleaseError, match=r"a version 0\.1\.0 already"):
         changed(CHANGES, "0.1.0", "")
     assert cited("version: 1\n", "0.2.0", "d") == "version: 0.2.0\ndate-released: d\n"
+
+
+def test_news_are_under_their_headings() -> None:
+    news = "\n- Fixed: two\n  lines\n- new\n\n### Removed\n\n- gone\n- Changed: other\n"
+    found = "### Added\n\n- new\n\n### Changed\n\n- Other\n\n### Removed\n\n- gone\n\n"
+    found += "### Fixed\n\n- Two\n  lines\n"
+    assert release.grouped(news) == found == release.grouped(found)
+    with pytest.raises(ReleaseError, match="'Broken' is not one of Added, Changed, Deprecated,"):
+        release.grouped("### Broken\n\n- x\n")
+
+
+def test_the_changelog_can_be_released() -> None:
+    text = (Path(__file__).parents[2] / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert "\n## [0.2.0] - 2026-12-01\n\n### Added\n\n- " in changed(text, "0.2.0", "2026-12-01")
 
 
 def test_a_step_that_fails_leaves_nothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

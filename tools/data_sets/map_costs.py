@@ -205,7 +205,7 @@ def large(folder: Path, samples: int, side: int) -> None:
                     **about,
                 )
             )
-        store.commit(unit, np.stack(maps), rows, "bytes", origin)
+        store.commit(unit, {"map": np.stack(maps)}, rows, "bytes", origin)
 
 
 def opened(args: argparse.Namespace) -> None:

@@ -23,12 +23,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from packaging_parts import BIN, environment_of, put, table
+from packaging_parts import BIN, Environment, environment_of, put, table
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "docs/data/installs.json"
 ROW = re.compile(r"^\| (?:`([a-z0-9]+)`)? ?\| [^|]+ \| `([^`]+)` \|$", re.M)
 CORE = "(alone)"
+BESIDE_ALL = ("sound",)  # not in all
 # A call that misses a package, and the extra that its message must name.
 MISSING = [
     ("fullgrad demo", "demo"),
@@ -96,27 +97,49 @@ def check_alone(place: Path, folder: Path) -> list[str]:
     return wrong
 
 
-def install(extra: str, command: str, wheel: Path, python: str, folder: Path) -> dict[str, Any]:
-    """One row: an environment, the wheel with one extra, the command."""
+def doubled(packages: list[str]) -> list[str]:
+    """A complaint where several packages of OpenCV write over each other."""
+    opencv = sorted(p for p in packages if p.startswith("opencv"))
+    return [f"{len(opencv)} packages of OpenCV: {', '.join(opencv)}"] if len(opencv) > 1 else []
+
+
+def install(
+    extra: str, commands: dict[str, str], wheel: Path, python: str, folder: Path
+) -> dict[str, Any]:
+    """One row: an environment, the wheel with one extra, its command; in ``all`` all rows' Python."""
+    command = commands[extra]
+    others = [c for name, c in commands.items() if name not in (extra, *BESIDE_ALL)]
     began = time.monotonic()
     spec = f"fullgrad{'' if extra == CORE else f'[{extra}]'} @ {wheel.as_uri()}"
     with environment_of(folder / "env", python, [spec]) as place:
-        names = {n.partition("==")[0] for n in place.packages()}
         status, said = ran(command, place.folder, folder)
         wrong = [] if status == 0 else [f"exit code {status}: {said}"]
         wrong += check_alone(place.folder, folder) if extra == CORE else []
-        opencv = sorted(n for n in names if n.startswith("opencv"))
-        wrong += [f"{len(opencv)} packages of OpenCV"] if len(opencv) > 1 else []
-        return {
-            "extra": extra,
-            "command": command,
-            "wrong": wrong,
-            "packages": len(names),
-            "seconds": round(time.monotonic() - began),
-            "python": place.python(),
-            "torch": place.version("torch"),
-            "on": datetime.date.today().isoformat(),
-        }
+        if extra == "all":
+            codes = [m[1] for c in others if (m := re.fullmatch(r'python -c "(.*)"', c))]
+            (folder / "others.py").write_text("\n".join(codes), encoding="utf-8")
+            status, said = ran("python others.py", place.folder, folder)
+            wrong += [f"Python of the other rows: {said}"] if status else []
+        return found(extra, command, wrong, place, began)
+
+
+def try_readme(wheel: Path, python: str, folder: Path) -> dict[str, Any]:
+    """One row: what README shows between its install and what it proves, with the extra it names."""
+    began = time.monotonic()
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    part = page[page.index("\n## Install\n") : page.index("\n## What it proves")]
+    extra = re.findall(r"pip install '\.(\[\w+\])'", part)[0]
+    lines = "\n".join(re.findall(r"```python\n(.*?)```", part, re.S))
+    (folder / "lines.py").write_text(lines, encoding="utf-8")
+    photo = "Image.effect_noise((320, 240), 80).convert('RGB').save('photo.jpg')"
+    shown = re.findall(r"^    (fullgrad [^\n#]+)", part, re.M)
+    commands = [f'python -c "from PIL import Image; {photo}"', "python lines.py", *shown]
+    spec = f"fullgrad{extra} @ {wheel.as_uri()}"
+    with environment_of(folder / "env", python, [spec]) as place:
+        done = {c: ran(c, place.folder, folder) for c in commands if lines and shown}
+        wrong = [f"{c}: {said}" for c, (status, said) in done.items() if status]
+        wrong += [] if done else ["README shows nothing to run"]
+        return found("README", "; ".join(commands[1:]), wrong, place, began)
 
 
 def test_sdist(sdist: Path, python: str, folder: Path) -> dict[str, Any]:
@@ -128,16 +151,24 @@ def test_sdist(sdist: Path, python: str, folder: Path) -> dict[str, Any]:
     command = f"python -m pytest -q -p no:cacheprovider {' '.join(SDIST_TESTS)}"
     with environment_of(folder / "env", python, [f"fullgrad[dev] @ {source.as_uri()}"]) as place:
         status, said = ran(f"cd {shlex.quote(str(source))} && {command}", place.folder, folder)
-        return {
-            "extra": "sdist",
-            "command": command,
-            "wrong": [] if status == 0 else [said],
-            "packages": len(place.packages()),
-            "seconds": round(time.monotonic() - began),
-            "python": place.python(),
-            "torch": place.version("torch"),
-            "on": datetime.date.today().isoformat(),
-        }
+        return found("sdist", command, [said] if status else [], place, began)
+
+
+def found(
+    extra: str, command: str, wrong: list[str], place: Environment, began: float
+) -> dict[str, Any]:
+    """A row, with what is installed."""
+    packages = place.packages()
+    return {
+        "extra": extra,
+        "command": command,
+        "wrong": [*wrong, *doubled(packages)],
+        "packages": len(packages),
+        "seconds": round(time.monotonic() - began),
+        "python": place.python(),
+        "torch": place.version("torch"),
+        "on": datetime.date.today().isoformat(),
+    }
 
 
 def write(rows: dict[str, dict[str, Any]], order: list[str]) -> None:
@@ -170,12 +201,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("extras", nargs="*", help="of docs/versions.md, or sdist; all if left out")
+    parser.add_argument(
+        "extras", nargs="*", help="of docs/versions.md, README or sdist; all if left out"
+    )
     parser.add_argument("--python", default=sys.executable, help="of the environments")
     options = parser.parse_args(argv)
     page = (ROOT / "docs/versions.md").read_text(encoding="utf-8")
     shown = {name or CORE: command for name, command in ROW.findall(page)}
-    order = [*shown, "sdist"]
+    order = [*shown, "README", "sdist"]
     if unknown := set(options.extras) - {*order}:
         parser.error(f"not in docs/versions.md: {', '.join(sorted(unknown))}")
     rows = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
@@ -188,7 +221,9 @@ def main(argv: list[str] | None = None) -> int:
             row = (
                 test_sdist(sdist, options.python, folder)
                 if name == "sdist"
-                else install(name, shown[name], wheel, options.python, folder)
+                else try_readme(wheel, options.python, folder)
+                if name == "README"
+                else install(name, shown, wheel, options.python, folder)
             )
             print(
                 name,

@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CHECKS = ("test", "guard", "test-oldest", "test-browser")
 WRITTEN = ("CHANGELOG.md", "CITATION.cff")
+HEADS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")  # Keep a Changelog's
 
 
 class ReleaseError(Exception):
@@ -38,19 +39,40 @@ def call(*command: str, root: Path = ROOT) -> str:
     return str(done.stdout)
 
 
+def grouped(news: str) -> str:
+    """News under the headings of Keep a Changelog, in their order, each line as it is.
+
+    A line goes by its first word ("Fixed: ..."), which the heading then says for it; without such a
+    word it stays under its heading, or is something added.
+    """
+    found: dict[str, list[str]] = {head: [] for head in HEADS}
+    under = HEADS[0]
+    for part in re.split(r"^(?=- |### )", news, flags=re.M):
+        if head := re.match(r"### (\w+)", part):
+            under = head[1]
+            if under not in found:
+                raise ReleaseError(f"CHANGELOG.md: {under!r} is not one of {', '.join(HEADS)}")
+        elif part.strip():
+            word = re.match(rf"- ({'|'.join(HEADS)}): +", part)
+            line = f"- {part[word.end() :][0].upper()}{part[word.end() + 1 :]}" if word else part
+            found[word[1] if word else under].append(f"{line.rstrip()}\n")
+    return "\n".join(f"### {head}\n\n{''.join(lines)}" for head, lines in found.items() if lines)
+
+
 def changed(text: str, version: str, day: str) -> str:
     """The list of changes with the news under the version.
 
     Raises:
         ReleaseError: there are no news, or the version is there already.
     """
-    news = re.search(r"^## Unreleased\n(.*?)(?=^## |\Z)", text, re.M | re.S)
-    if news is None or not news[1].strip():
-        raise ReleaseError("CHANGELOG.md has nothing under Unreleased")
-    if re.search(rf"^## {re.escape(version)}\b", text, re.M):
+    news = re.search(r"^## \[Unreleased\]\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    if news is None or not re.search(r"^- ", news[1], re.M):
+        raise ReleaseError("CHANGELOG.md has nothing under [Unreleased]")
+    if re.search(rf"^## \[{re.escape(version)}\]", text, re.M):
         raise ReleaseError(f"CHANGELOG.md has a version {version} already")
-    head = f"## Unreleased\n\n## {version} - {day}\n"
-    return text.replace("## Unreleased\n", head, 1)
+    head = f"## [Unreleased]\n\n## [{version}] - {day}\n\n"
+    after = text[news.end() :]
+    return text[: news.start()] + head + grouped(news[1]) + ("\n" + after if after else "")
 
 
 def cited(text: str, version: str, day: str) -> str:

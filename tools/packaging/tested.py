@@ -1,6 +1,7 @@
 """Run the core's tests on some versions, and write those that pass into docs/versions.md.
 
 python tools/packaging/tested.py oldest    # the lowest version of each package that pyproject.toml allows
+python tools/packaging/tested.py newest    # the newest version of each, and of Python
 python tools/packaging/tested.py here      # what is installed here
 """
 
@@ -15,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 from packaging_parts import BIN, Environment, environment_of, put, table
@@ -23,8 +25,9 @@ ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "docs/data/versions.json"
 CORE = ("engine", "operations", "axes", "maps", "decomposition", "methods", "targets")
 PACKAGES = ("torch", "numpy", "torchvision", "timm", "transformers", "captum")
-# Packages that ours ask for, whose newest version does not go with the lowest of what uses them.
-BESIDE = ("torchaudio==2.8.*", "pyparsing<3.3")
+TOOLS = ("hypothesis", "pytest", "pytest-xdist")
+# A package that ours ask for, whose newest version does not go with the lowest of what uses it.
+BESIDE = "pyparsing<3.3"
 
 
 def tests(environment: Environment) -> str:
@@ -46,7 +49,7 @@ def tests(environment: Environment) -> str:
     print(done.stdout[-6000:], flush=True)
     if done.returncode:
         raise SystemExit(done.returncode)
-    return str(re.findall(r"^(\d+ passed.*?) in ", done.stdout, re.M)[-1])
+    return str(re.findall(r"^(\d+ passed(?:, \d+ skipped)?)", done.stdout, re.M)[-1])
 
 
 def row(environment: Environment) -> dict[str, str]:
@@ -62,27 +65,31 @@ def row(environment: Environment) -> dict[str, str]:
     }
 
 
+def fresh(which: str) -> dict[str, str]:
+    """The row of a fresh environment, of the oldest or the newest versions."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pythons = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    tools = [p for p in project["optional-dependencies"]["dev"] if p.partition(">")[0] in TOOLS]
+    wanted = [f"fullgrad[all] @ {ROOT.as_uri()}", *tools]
+    options: list[str] = []
+    with tempfile.TemporaryDirectory() as home:
+        if which == "oldest":
+            beside = Path(home) / "beside.txt"
+            beside.write_text(BESIDE, encoding="utf-8")
+            options = ["--resolution", "lowest-direct", "--constraint", str(beside)]
+        python = pythons[0 if which == "oldest" else -1]
+        with environment_of(Path(home) / "env", python, wanted, *options) as environment:
+            return row(environment)
+
+
 def main(argv: list[str] | None = None) -> int:
     """See above."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("which", choices=("oldest", "here"))
+    parser.add_argument("which", choices=("oldest", "newest", "here"))
     which = parser.parse_args(argv).which
-    if which == "here":
-        found = row(Environment(Path(sys.prefix)))
-    else:
-        with tempfile.TemporaryDirectory() as home:
-            file = Path(home) / "beside.txt"
-            file.write_text("\n".join(BESIDE))
-            options = ["--resolution", "lowest-direct", "--constraint", str(file)]
-            lowest = re.search(
-                r'requires-python = ">=([\d.]+)"', (ROOT / "pyproject.toml").read_text()
-            )
-            assert lowest is not None
-            wanted = f"fullgrad[dev] @ {ROOT.as_uri()}"
-            with environment_of(Path(home) / "env", lowest[1], [wanted], *options) as environment:
-                found = row(environment)
+    found = row(Environment(Path(sys.prefix))) if which == "here" else fresh(which)
     rows = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
     rows = dict(sorted({**rows, which: found}.items(), reverse=True))
     KEPT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fullgrad.app.models import Served
+from fullgrad.app.names import method_title
 from fullgrad.app.pool import Steps, WorkerModels
 from fullgrad.app.query import Query
 from fullgrad.app.refusal import Refusal
@@ -86,6 +87,9 @@ def _reporter(query: Query, steps: Steps) -> Callable[[Stage, str], None]:
         passes = None
         if stage == "map" and option is not None:
             passes = getattr(query.method.settings(query.options), option)
-        steps.stage("explaining", text, passes)
+        title = method_title(query.method.name)
+        steps.stage(
+            "explaining", text.replace(f"the {query.method.name} map", f"the {title} map"), passes
+        )
 
     return report

@@ -17,12 +17,14 @@ from starlette.responses import Response
 
 from fullgrad import methods
 from fullgrad.app.models import Served
+from fullgrad.app.names import method_title
 from fullgrad.app.options import offered_options
 from fullgrad.app.query import Query
 from fullgrad.app.refusal import public
 from fullgrad.report import report_of
+from fullgrad.vision.areas import in_cells
 from fullgrad.vision.image_result import ImageResult
-from fullgrad.vision.images import OVERLAY_SUFFIX
+from fullgrad.vision.images import OVERLAY_SUFFIX, frame_seen
 from fullgrad.vision.layers import Layer
 from fullgrad.vision.models import LoadedModel
 from fullgrad.vision.provenance import provenance
@@ -64,12 +66,12 @@ def result_of(query: Query, served: Served, found: ImageResult) -> dict[str, Any
             {"index": s.index, "name": s.name, "probability": s.probability} for s in found.top
         ],
         "photograph": picture_url(np.asarray(found.view.convert("RGB"))),
+        "frame": frame_seen(found.photograph.size, served.model.preprocessing),
         "width": width,
         "height": height,
         "map": {
             "png": picture_url(drawn(found.map.shown, signed, _limit(query, found))),
-            "least": float(found.saliency.min()),
-            "most": float(found.saliency.max()),
+            **_numbers(found),
             "signed": signed,
             "limit": _limit(query, found),
             "says": _caption(query, found),
@@ -78,6 +80,20 @@ def result_of(query: Query, served: Served, found: ImageResult) -> dict[str, Any
         "waterfall": None if found.split is None else _waterfall(found.split, found.explained),
         "notes": [*notes, *map(public, found.notes.values())],
         "seconds": round(found.seconds, 4),
+    }
+
+
+def _numbers(found: ImageResult) -> dict[str, Any]:
+    """What the colors stand for: the sums of a complete map's cells, else the pixels' numbers."""
+    cell = found.map.cell if found.map.method.complete else None
+    values = found.saliency if cell is None else in_cells(found.saliency, cell)
+    return {
+        "least": float(values.min()),
+        "most": float(values.max()),
+        "cell": cell,
+        "rows": values.shape[0],
+        "columns": values.shape[1],
+        "values": base64.b64encode(values.astype("<f4").tobytes()).decode("ascii"),
     }
 
 
@@ -92,7 +108,7 @@ def _limit(query: Query, found: ImageResult) -> float | None:
 
 
 def _caption(query: Query, found: ImageResult) -> str:
-    name = query.method.name
+    name = method_title(query.method.name)
     limit = _limit(query, found)
     if limit is not None:
         end = number(limit)
@@ -180,12 +196,12 @@ def attachment(name: str, suffix: str, content: bytes, media_type: str) -> Respo
     return Response(content, 200, {"content-disposition": header}, media_type)
 
 
-def array(query: Query, model: LoadedModel, found: ImageResult) -> Response:
+def array(query: Query, model: LoadedModel, found: ImageResult, depth: int | None) -> Response:
     """Return the map's numbers: NumPy's format, float32, shape (height, width)."""
     return attachment(query.name, MAP_SUFFIX, npy(found.saliency), "application/octet-stream")
 
 
-def picture(query: Query, model: LoadedModel, found: ImageResult) -> Response:
+def picture(query: Query, model: LoadedModel, found: ImageResult, depth: int | None) -> Response:
     """Return the map over the photograph at the asked opacity, with its words and its scale."""
     text = f"{query.name}. {_caption(query, found)} Opacity {query.opacity:.0%}."
     view = np.asarray(found.view.convert("RGB"))
@@ -202,9 +218,9 @@ def picture(query: Query, model: LoadedModel, found: ImageResult) -> Response:
         return attachment(query.name, OVERLAY_SUFFIX, png(figure), "image/png")
 
 
-def report(query: Query, model: LoadedModel, found: ImageResult) -> Response:
+def report(query: Query, model: LoadedModel, found: ImageResult, depth: int | None) -> Response:
     """Return one HTML file, as ``fullgrad explain --layers`` and ``fullgrad report`` make it."""
-    command = command_line(query, model, layers=found.layers is not None)
+    command = command_line(query, model, layers=found.layers is not None, depth=depth)
     made_by = provenance(model, command, {"made_by": "fullgrad app"})
     with _DRAWING:
         made = report_of(query.name, found.record(made_by), pictures_of(found))
@@ -214,13 +230,16 @@ def report(query: Query, model: LoadedModel, found: ImageResult) -> Response:
 DOWNLOADS = {"picture": picture, "array": array, "report": report}
 
 
-def command_line(query: Query, model: LoadedModel, *, layers: bool) -> list[str]:
+def command_line(
+    query: Query, model: LoadedModel, *, layers: bool, depth: int | None = None
+) -> list[str]:
     """Return the words of the command that makes the same map of the same photograph.
 
     Args:
         query: what was asked for.
         model: the model that computed it.
         layers: whether the maps of single stages are kept.
+        depth: the components of a module path that make a stage, if that was stated.
     """
     words = ["fullgrad", "explain", query.name, "--model", model.spec]
     if model.checkpoint is not None and model.weights.startswith("checkpoint "):
@@ -236,4 +255,6 @@ def command_line(query: Query, model: LoadedModel, *, layers: bool) -> list[str]
             words += [f"--{name}", ",".join(value) if isinstance(value, tuple) else str(value)]
         else:
             words += ["--option", f"{name}={value}"]
+    if depth is not None:
+        words += ["--depth", str(depth)]
     return [*words, "--layers"] if layers else words

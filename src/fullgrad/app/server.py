@@ -17,9 +17,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fullgrad import methods
 from fullgrad._version import __version__
-from fullgrad.app.compute import compute
+from fullgrad.app.compute import TOP, compute
 from fullgrad.app.guard import Guard
 from fullgrad.app.models import Served
+from fullgrad.app.names import method_title
 from fullgrad.app.options import offered_options
 from fullgrad.app.pool import Done, Event, Failed, Job, Pool, Progress, Steps, WorkerModels
 from fullgrad.app.query import Query, parse_query
@@ -34,6 +35,7 @@ _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
+    ".jpg": "image/jpeg",
 }
 
 
@@ -44,6 +46,7 @@ def build(
     *,
     loopback: bool,
     uploads: int = 64,
+    depth: int | None = None,
     store: StorePages | None = None,
 ) -> ASGIApp:
     """Build the application, which keeps nothing of a request.
@@ -55,6 +58,7 @@ def build(
         loopback: whether it is reached from this machine alone; see
             :class:`fullgrad.app.guard.Guard`.
         uploads: the most requests at a time, those that are still being sent included.
+        depth: the components of a module path that make a stage; None for a few stages.
         store: the pages of a store of maps, if there is one.
 
     Returns:
@@ -63,10 +67,10 @@ def build(
     endpoints: dict[str, ASGIApp] = {path: _Fixed(*file) for path, file in pages().items()}
     if models:
         endpoints["/api/about"] = _Fixed(strict_json(about(models, limits)), "application/json")
-        limiter = CapacityLimiter(uploads)
-        endpoints["/api/explain"] = _Explain(models, pool, limits, limiter)
+        how = (models, pool, limits, CapacityLimiter(uploads), depth)
+        endpoints["/api/explain"] = _Explain(*how)
         for what in DOWNLOADS:
-            endpoints[f"/api/download/{what}"] = _Download(models, pool, limits, limiter, what)
+            endpoints[f"/api/download/{what}"] = _Download(*how, what)
     if store is not None:
         endpoints["/store"] = endpoints["/static/store.html"]
         endpoints |= store.routes()
@@ -114,6 +118,7 @@ def about(models: Sequence[Served], limits: Limits) -> dict[str, Any]:
         "methods": [
             {
                 "name": method.name,
+                "title": method_title(method.name),
                 "about": method.about,
                 "reference": method.reference,
                 "signed": any(o.name == "psi" for o in offered_options(method)),
@@ -151,10 +156,15 @@ class _Upload:
     """An address to which a photograph is sent: a worker computes, and the response is sent."""
 
     def __init__(
-        self, models: Sequence[Served], pool: Pool, limits: Limits, limiter: CapacityLimiter
+        self,
+        models: Sequence[Served],
+        pool: Pool,
+        limits: Limits,
+        limiter: CapacityLimiter,
+        depth: int | None,
     ) -> None:
         self._models, self._pool, self._limits = models, pool, limits
-        self._limiter = limiter
+        self._limiter, self._depth = limiter, depth
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         _check_method(scope, "POST")
@@ -231,10 +241,10 @@ class _Explain(_Upload):
     """Sends progress, then the result, as lines of JSON."""
 
     def work(self, query: Query, content: bytes) -> Callable[[WorkerModels, Steps], Any]:
-        served, limits = self._models[query.model], self._limits
+        served, limits, depth = self._models[query.model], self._limits, self._depth
 
         def run(worker: WorkerModels, steps: Steps) -> bytes:
-            found = compute(content, query, served, limits, worker, steps)
+            found = compute(content, query, served, limits, worker, steps, depth)
             steps.stage("drawing", "drawing the maps")
             return strict_json({"result": result_of(query, served, found)})
 
@@ -273,23 +283,24 @@ class _Download(_Upload):
         pool: Pool,
         limits: Limits,
         limiter: CapacityLimiter,
+        depth: int | None,
         what: str,
     ) -> None:
-        super().__init__(models, pool, limits, limiter)
+        super().__init__(models, pool, limits, limiter, depth)
         self._what = what
 
     def work(self, query: Query, content: bytes) -> Callable[[WorkerModels, Steps], Any]:
         served, limits, what = self._models[query.model], self._limits, self._what
+        depth, top = self._depth, 5 if self._what == "report" else TOP  # 5: as the command writes
         parts = "map"  # where no split of the logit is shown
         if what == "report" or (what == "picture" and query.method.name == "fullgrad"):
             parts = "all"
         needed = query.model_copy(update={"parts": parts})
-        how = {"depth": 1, "top": 5} if what == "report" else {}  # as on the command line
 
         def run(worker: WorkerModels, steps: Steps) -> Response:
-            found = compute(content, needed, served, limits, worker, steps, **how)
+            found = compute(content, needed, served, limits, worker, steps, depth, top)
             steps.stage("drawing", f"drawing the {what}")
-            return DOWNLOADS[what](query, worker.models[query.model], found)
+            return DOWNLOADS[what](query, worker.models[query.model], found, depth)
 
         return run
 

@@ -71,6 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--labels", nargs="+", action="extend", metavar="FILE", help=text)
     add("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
     add_stated_arguments(parser)
+    text = "components of a module path that make a stage (default: as many as give a few stages)"
+    add("--depth", type=positive, metavar="N", help=text)
     text = "address to answer at (default: %(default)s, this machine alone)"
     add("--host", default="127.0.0.1", help=text)
     text = "port, 0 for any that is free (default: %(default)s)"
@@ -117,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
             limits,
             loopback=is_loopback(args.host),
             uploads=args.workers * _UPLOADS,
+            depth=args.depth,
             store=store,
         )
         if not is_loopback(args.host):

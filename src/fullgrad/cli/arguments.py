@@ -7,7 +7,7 @@ import ast
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -190,6 +190,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def sample_shape(text: str) -> tuple[int, ...]:
+    """The shape of one sample: HxW of an image with 3 channels, or any other."""
+    parts = text.split("," if "," in text else "x")
+    if not all(p.isascii() and p.isdecimal() and int(p) > 0 for p in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size: give HxW, or the shape of one sample as in 40 or 3x224x224"
+        )
+    sizes = tuple(map(int, parts))
+    return (3, *sizes) if len(sizes) == 2 and "x" in text else sizes
+
+
 def seed(text: str) -> int:
     """A seed of random numbers, as an option's type."""
     if not (text.isascii() and text.isdecimal() and int(text) < 2**63):
@@ -202,19 +213,29 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
     return {k: v for k, v in vars(args).items() if k not in {"command", "command_line"}}
 
 
-def model_of(args: argparse.Namespace, spec: str | None = None) -> LoadedModel:
+def model_of(
+    args: argparse.Namespace, spec: str | None = None, *, prepares: bool = True
+) -> LoadedModel:
     """Load the model that the arguments name, and say what was assumed of it.
 
     Args:
         args: of a command with :func:`add_model_arguments`.
         spec: of the model; None for ``--model``.
+        prepares: whether its own preprocessing is used.
 
     Raises:
+        UsageError: preprocessing is stated that is not used.
         FullGradError: it cannot be loaded.
     """
     settings = from_options(vars(args))
+    stated = [name for name in settings.values() if name != "num_classes"]
+    if stated and not prepares:
+        raise UsageError(
+            f"--{stated[0]} is about the model's own preprocessing, which --transform replaces: "
+            "leave one of the two out"
+        )
     model = load_model(spec or args.model, args.weights, args.device, settings)
-    note_about(model)
+    note_about(model if prepares else replace(model, assumed=()))
     return model
 
 

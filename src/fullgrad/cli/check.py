@@ -14,6 +14,7 @@ from fullgrad.cli.arguments import (
     note_about,
     options_of,
     positive,
+    sample_shape,
     seed,
     target_forms,
 )
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(40, 3x16x112x112; with commas two numbers are two axes: 10,16) "
         "(default: the model's input size)"
     )
-    add("--size", type=_size, metavar="SIZE", help=text)
+    add("--size", type=sample_shape, metavar="SIZE", help=text)
     add("--batch", type=positive, metavar="N", help="random samples (default: 1)")
     add("--seed", type=seed, metavar="N", help="of the random input (default: 0)")
     text = "precision of model and input (default: the model's own)"
@@ -74,16 +75,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = f"every stage, not only the {ROWS} that contribute most"
     add("--all", action="store_true", help=text)
     add("--json", type=Path, metavar="FILE", help="write the numbers there as well")
-
-
-def _size(text: str) -> tuple[int, ...]:
-    parts = text.split("," if "," in text else "x")
-    if not all(p.isascii() and p.isdecimal() and int(p) > 0 for p in parts):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a size: give HxW, or the shape of one sample as in 40 or 3x224x224"
-        )
-    sizes = tuple(map(int, parts))
-    return (3, *sizes) if len(sizes) == 2 and "x" in text else sizes
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from fullgrad._files import check_folder, make_folder, printable, unique_names
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
+from fullgrad.cli._earlier import Earlier, earlier
 from fullgrad.cli.arguments import (
     LABELS,
     RATHER_THAN,
@@ -29,7 +30,6 @@ from fullgrad.cli.arguments import (
     positive,
     target_forms,
 )
-from fullgrad.cli.earlier import Earlier, earlier
 from fullgrad.cli.explaining import Explaining
 from fullgrad.cli.main import DONE, SOME_FAILED
 from fullgrad.engine.targets import Described
@@ -94,6 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_method_arguments(parser)
     text = "also keep the map of each stage (NAME.layers.npz), which 'fullgrad report' draws"
     add("--layers", action="store_true", help=text)
+    text = "components of a module path that make a stage (default: as many as give a few stages)"
+    add("--depth", type=positive, metavar="N", help=text)
     add("--check", action="store_true", help=_CHECK)
     text = "pixels along a cell's side, in which complete maps are drawn (default: %(default)s)"
     add("--cell", type=positive, default=CELL, metavar="PIXELS", help=text)
@@ -170,6 +172,7 @@ def explain_files(
         method=method,
         options=options,
         parts=("map", "split", "layers") if args.layers else ("map", "split"),
+        depth=args.depth,
         cell=args.cell,
     )
     check = partial(_checked, model, asked, args.cell) if args.check else None

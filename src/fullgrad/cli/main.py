@@ -7,8 +7,10 @@ imported only when it is named on the command line.
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +49,9 @@ COMMANDS = (
     Command("methods", "fullgrad.cli.listing", "the saliency methods, their options and sources"),
     Command("demo", "fullgrad.cli.demo", "explain a few photographs that need no download"),
     Command("check", "fullgrad.cli.check", "where a model's output comes from, and what is exact"),
+    Command(
+        "export", "fullgrad.cli.export", "maps in a file that runs without fullgrad: ONNX, .pt2"
+    ),
     Command("theory", "fullgrad.cli.theory", "completeness and weak dependence on a small network"),
 )
 
@@ -56,6 +61,11 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(REFUSED, f"fullgrad: error: {message} (see {self.prog} --help)\n")
+
+
+def _close(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word.partition("=")[0], known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,7 +119,12 @@ def _run(given: list[str]) -> int:
         if command.name == named:
             chosen = importlib.import_module(command.module)
             chosen.add_arguments(subparser)
-    args = parser.parse_args(given)
+    if named is not None and named not in commands.choices:
+        parser.error(f"unknown command {named!r}{_close(named, [c.name for c in COMMANDS])}")
+    args, unknown = parser.parse_known_args(given)
+    if unknown:
+        options = re.findall(r"--[\w-]+", commands.choices[named or ""].format_usage())
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_close(unknown[0], options)}")
     args.command_line = ["fullgrad", *given]
     code: int = chosen.run(args)
     sys.stdout.flush()

@@ -7,6 +7,8 @@ import os
 import re
 from typing import Any
 
+from fullgrad._files import printable
+from fullgrad._user_code import loaded
 from fullgrad.cli import UsageError
 from fullgrad.cli.arguments import (
     LABELS,
@@ -25,6 +27,7 @@ from fullgrad.datasets.progress import duration, size
 from fullgrad.datasets.running import Prepared, estimated, prepare
 from fullgrad.datasets.running import run as run_prepared
 from fullgrad.errors import ModelLoadError
+from fullgrad.evaluation.sources import DataError
 from fullgrad.vision.classification import number_of_classes
 from fullgrad.vision.labels import class_index
 from fullgrad.vision.models import LoadedModel
@@ -35,16 +38,20 @@ where it was, and leaves alone what is done. Several runs can work on one store.
 
 DATA is one of
   a folder of images, searched recursively
-  a .csv or .parquet file with a column 'file', and perhaps 'class_index' and 'id'
+  a .csv or .parquet file with a column 'file' (of images) or 'text', and perhaps 'class_index'
+    and 'id'
   a .tar file, or webdataset:PATTERN for many (each is a unit)
   a folder that the datasets library saved
   torchvision:NAME:ROOT[:SPLIT]
+  FILE.py:FUNCTION, which returns a map-style data set: of tensors (series, volumes), or of dicts of
+    tensors by the names of the model's arguments (token ids, images with texts)
 """
 _EPILOG = """\
 examples:
   fullgrad map photos/ --out maps
   fullgrad map photos/ --out maps --dry-run
   fullgrad map val.csv --target true --method difference_fullgrad --grid 14 14 --out maps
+  fullgrad map reviews.csv --model net.py:make_model --transform net.py:tokenizer --out maps
   fullgrad map photos/ --out s3://bucket/maps --processes 4 --workers 2
   fullgrad map photos/ --out maps --part $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT
   torchrun --nproc-per-node 4 -m fullgrad map photos/ --out maps --executor torchrun
@@ -63,6 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, metavar="STORE", help=text)
     add_model_arguments(parser)
     add("--labels", metavar="FILE", help=LABELS)
+    text = "from an image or a text to the model's input, in place of the model's preprocessing"
+    add("--transform", metavar="FILE.py:NAME", help=text)
     add_method_arguments(parser)
     text = "predicted (default), true, or classes by number or name; several give several maps each"
     add("--target", nargs="+", default=[PREDICTED], metavar="CLASS", help=text)
@@ -78,6 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=DTYPES, default="float16", help=text)
     text = "pool maps to this many cells along each axis, as in --grid 14 14 (default: no pooling)"
     add("--grid", type=positive, nargs="+", metavar="N", help=text)
+    text = "tokens that are kept of each text; longer ones are rows with an error (default: 512)"
+    add("--tokens", type=positive, metavar="N", help=text)
     text = "components of a module's path that make a stage (default: %(default)s)"
     add("--depth", type=positive, default=1, metavar="N", help=text)
     text = "PyTorch's threads in each process (default: the machine's, divided by --processes)"
@@ -127,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
     """
     executor = _executor(args)
     method, options = chosen_method(args)
-    model = model_of(args)
+    model = model_of(args, prepares=args.transform is None)
     names, target = _target(args, model)
     ready = prepare(
         args.data,
@@ -137,6 +148,7 @@ def run(args: argparse.Namespace) -> int:
         options=options,
         target=target,
         top=args.top,
+        transform=_transform(args.transform),
         labels="folder" if args.folder_classes else None,
         limit=args.limit,
         class_names=names,
@@ -144,6 +156,7 @@ def run(args: argparse.Namespace) -> int:
         unit=args.unit,
         dtype=args.dtype,
         grid=args.grid,
+        tokens=args.tokens,
         depth=args.depth,
         deterministic=args.deterministic,
         threads=args.threads,
@@ -158,6 +171,16 @@ def run(args: argparse.Namespace) -> int:
     summary = run_prepared(ready, executor, check=args.check, progress=first and not args.quiet)
     print(summary)
     return DONE if summary.complete and not summary.errors_there else SOME_FAILED
+
+
+def _transform(spec: str | None) -> Any:
+    """What the name in a Python file stands for."""
+    if spec is None:
+        return None
+    _, found = loaded(spec, DataError, again=False)
+    if not callable(found):
+        raise UsageError(f"--transform {printable(spec)} is a {type(found).__name__}, no function")
+    return found
 
 
 def _executor(args: argparse.Namespace) -> Executor:

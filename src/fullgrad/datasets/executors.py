@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from fullgrad.datasets.index import commit_of
-from fullgrad.datasets.store import ARRAY, Store, Written, part_name
+from fullgrad.datasets.store import Store, Written, part_name
 from fullgrad.datasets.work import Report, Work
 from fullgrad.errors import FullGradError, UsageError
 from fullgrad.evaluation.tests.remove_and_retrain.executors import ExecutorError, OnRay
@@ -216,7 +216,7 @@ class _Watch:
             assert content is not None
             commit = commit_of(content, part_name(unit))
             rows = len(self._store.plan.members(unit)) * self._store.plan.targets
-            length = int(commit.shards[ARRAY]["bytes"])
+            length = sum(int(shard["bytes"]) for shard in commit.shards.values())
             self._report(Written(unit, rows, commit.errors, length, True))
 
     def left(self) -> list[int]:

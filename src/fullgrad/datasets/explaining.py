@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,18 +16,20 @@ from torch import Tensor, nn
 
 from fullgrad import methods
 from fullgrad._files import printable
+from fullgrad.datasets._inputs import ByName, Value, explained_by_name, result_of, sample_at
 from fullgrad.datasets.encoding import Array
 from fullgrad.engine import Heard, listening
 from fullgrad.engine.lending import lent
 from fullgrad.engine.targets import main_tensor
-from fullgrad.errors import FullGradError, OutputError, TargetError
-from fullgrad.maps.complete import complete_map
+from fullgrad.errors import FullGradError, MethodError, OutputError, TargetError
+from fullgrad.maps.complete import CompleteMap, complete_map
 from fullgrad.methods import Method
 from fullgrad.methods.registry import resolved
 from fullgrad.vision.classification import one_line
 
 PREDICTED, TRUE = "predicted", "true"
 _SUMS = ("fullgrad", "simple_fullgrad")  # beside the complete methods
+_PLACE = re.compile(r" at 0x[0-9a-f]+")  # in memory, which a repr tells
 # predicted, true, a class, a class for each id, or a function of the model's output.
 TargetSpec: TypeAlias = "str | int | Sequence[int] | Mapping[str, int] | Callable[[Any], Tensor]"
 
@@ -41,6 +45,7 @@ class Question:
         top: how many of the highest classes are explained, instead of ``target``.
         depth: components of a module's path that make a stage.
         by_default: whether no method was asked for: it is the recommended one.
+        tokenizer: tells what the tokens of texts are called.
 
     Raises:
         TargetError: no such target.
@@ -52,6 +57,7 @@ class Question:
     top: int | None = None
     depth: int = 1
     by_default: bool = False
+    tokenizer: Any = None
 
     def __post_init__(self) -> None:
         target = self.target
@@ -115,6 +121,7 @@ def question(
     target: TargetSpec = PREDICTED,
     top: int | None = None,
     depth: int = 1,
+    tokenizer: Any = None,
 ) -> Question:
     """Return what is asked for.
 
@@ -123,7 +130,7 @@ def question(
         TargetError: no such target.
     """
     chosen = resolved(methods.RECOMMENDED if method is None else method)
-    return Question(chosen, dict(options or {}), target, top, depth, method is None)
+    return Question(chosen, dict(options or {}), target, top, depth, method is None, tokenizer)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,21 +138,27 @@ class Found:
     """One map and its numbers.
 
     Args:
-        map: shape of the positions.
+        map: shape of the positions; of several inputs that of the first.
         target: the explained class, where it is one.
         prediction: the class with the highest output, of a classifier.
         numbers: by the index's column.
+        more: the maps of the other inputs, by name.
+        dims: names of the positions' axes by input, the first one's first; empty for one tensor.
+        tokens: of a text.
     """
 
     map: Array
     target: int | None
     prediction: int | None
     numbers: Mapping[str, float]
+    more: Mapping[str, Array] = field(default_factory=dict)
+    dims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tokens: tuple[str, ...] | None = None
 
 
 def explained(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Value,
     ids: Sequence[str],
     labels: Sequence[int | None],
     asked: Question,
@@ -164,18 +177,18 @@ def explained(
     """
     try:
         return list(_together(model, inputs, ids, labels, asked))
-    except (FullGradError, RuntimeError, ValueError, TypeError, MemoryError) as error:
-        if len(inputs) == 1:
+    except Exception as error:  # a user's model raises what it likes
+        if len(ids) == 1:
             return [one_line(error)]
     found: list[list[Found] | str] = []
-    for i in range(len(inputs)):
-        found += explained(model, inputs[i : i + 1], ids[i : i + 1], labels[i : i + 1], asked)
+    for i in range(len(ids)):
+        found += explained(model, sample_at(inputs, i), ids[i : i + 1], labels[i : i + 1], asked)
     return found
 
 
 def _together(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Value,
     ids: Sequence[str],
     labels: Sequence[int | None],
     asked: Question,
@@ -183,15 +196,22 @@ def _together(
     """A map for each target of each sample.
 
     Raises:
+        MethodError: a method of one tensor for samples that hold several.
         FullGradError: as of :func:`fullgrad.methods.attribute`, for any of the samples.
     """
+    if not isinstance(inputs, Tensor) and not asked.complete_map:
+        raise MethodError(
+            f"{asked.method.name} explains one tensor for each sample, and these hold "
+            f"{', '.join(inputs)}: take complete_fullgrad, or another of the complete methods"
+        )
     logits = None
     if asked.top is not None or not asked.sums:
         with lent(model), torch.no_grad():
-            logits = _logits(model(inputs.clone()))
+            logits = _logits(result_of(model, inputs))
+    device = next(iter(inputs.values())).device if isinstance(inputs, dict) else inputs.device
     columns = [
         _explain(model, inputs, each, logits, asked)
-        for each in _targets(asked, ids, labels, logits, inputs)
+        for each in _targets(asked, ids, labels, logits, device)
     ]
     return [list(row) for row in zip(*columns, strict=True)]
 
@@ -201,7 +221,7 @@ def _targets(
     ids: Sequence[str],
     labels: Sequence[int | None],
     logits: Tensor | None,
-    inputs: Tensor,
+    device: torch.device,
 ) -> list[Any]:
     """The target of each rank, as :func:`fullgrad.methods.attribute` takes it."""
     target = asked.target
@@ -215,33 +235,39 @@ def _targets(
         missing = [i for i, label in zip(ids, labels, strict=True) if label is None]
         if missing:
             raise TargetError(f"target='true', but {printable(missing[0])} has no known class")
-        return [torch.tensor(labels, device=inputs.device)]
+        return [torch.tensor(labels, device=device)]
     if isinstance(target, Mapping):
-        return [torch.tensor([int(target[i]) for i in ids], device=inputs.device)]
+        return [torch.tensor([int(target[i]) for i in ids], device=device)]
     if target == PREDICTED:
         return [None if logits is None else logits.argmax(1)]
     return list(target) if isinstance(target, (list, tuple)) else [target]
 
 
 def _explain(
-    model: nn.Module, inputs: Tensor, target: Any, logits: Tensor | None, asked: Question
+    model: nn.Module, inputs: Value, target: Any, logits: Tensor | None, asked: Question
 ) -> list[Found]:
     """The maps of one target of each sample."""
+    complete: CompleteMap | None = None
+    named: ByName | None = None
     with listening() as heard:
-        if asked.complete_map:
+        if isinstance(inputs, dict):
+            named = explained_by_name(model, inputs, target, asked.settings(), asked.tokenizer)
+            complete = named.found
+        elif asked.complete_map:
             complete = complete_map(model, inputs, target, **asked.settings())
-            maps = complete.map
         else:
-            complete = None
             maps = methods.attribute(asked.method, model, inputs, target, **asked.options)
-    values = maps[:, 0].detach().double().cpu().numpy()
+    values = [
+        own[:, 0].detach().double().cpu().numpy()
+        for own in ([maps] if complete is None else complete.maps)
+    ]
     columns: dict[str, Array] = {
-        "positive": np.clip(values, 0, None).reshape(len(values), -1).sum(1),
-        "negative": np.clip(values, None, 0).reshape(len(values), -1).sum(1),
+        name: np.sum([np.clip(v, *to).reshape(len(v), -1).sum(1) for v in values], 0)
+        for name, to in (("positive", (0, None)), ("negative", (None, 0)))
     }
     index: Tensor | None = target if isinstance(target, Tensor) else None
     if type(target) is int:
-        index = torch.full((len(values),), target)
+        index = torch.full((len(values[0]),), target)
     if asked.sums:
         last = heard[-1]  # of several steps, the one that ends at the input
         logits = _logits(last.result)
@@ -264,14 +290,18 @@ def _explain(
             )
     predicted = None if logits is None else logits.argmax(1).tolist()
     chosen = None if index is None else index.tolist()
+    names = [""] if named is None else list(named.dims)
     return [
         Found(
-            map=values[i],
+            map=values[0][i],
             target=None if chosen is None else int(chosen[i]),
             prediction=None if predicted is None else int(predicted[i]),
             numbers={name: float(column[i]) for name, column in columns.items()},
+            more={n: v[i] for n, v in zip(names[1:], values[1:], strict=True)},
+            dims={} if named is None else named.dims,
+            tokens=None if named is None or named.tokens is None else named.tokens[i],
         )
-        for i in range(len(values))
+        for i in range(len(values[0]))
     ]
 
 
@@ -316,10 +346,28 @@ def plain(value: Any) -> Any:
         return {str(k): plain(v) for k, v in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         return plain({"": type(value).__name__, **asdict(value)})
+    if isinstance(value, partial):
+        return {"partial": [plain(value.func), plain(value.args), plain(value.keywords)]}
     if callable(value):
-        return f"{getattr(value, '__qualname__', type(value).__qualname__)} {source_digest(value)}"
+        return _callable(value)
     known = isinstance(value, (str, int, float, bool, type(None)))
     return value if known else printable(str(value))
+
+
+def _callable(value: Any) -> str:
+    """A function or an object that is called, by its source and what it holds."""
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    held: Any = ""
+    if hasattr(value, "get_vocab"):  # a tokenizer
+        held = sorted(value.get_vocab().items()), _PLACE.sub("", repr(value))
+    elif inspect.isroutine(value):
+        cells = [c.cell_contents for c in getattr(value, "__closure__", None) or ()]
+        defaults = getattr(value, "__defaults__", None), getattr(value, "__kwdefaults__", None)
+        held = [plain(v) for v in cells if not callable(v)], plain(defaults)
+        held = "" if held == ([], [None, None]) else held
+    elif not isinstance(value, type):  # as torchvision's Compose
+        held = source_digest(type(value)), _PLACE.sub("", repr(value))
+    return f"{name} {source_digest(value)}" + (f" {_short(repr(held).encode())}" if held else "")
 
 
 def source_digest(function: Any) -> str:

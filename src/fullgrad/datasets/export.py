@@ -21,6 +21,7 @@ def to_huggingface(store: Opened | AnyPath) -> datasets.Dataset:
     """Return the maps of a store, with their rows of the index, as a Hugging Face data set.
 
     A row has the index's columns and ``map``, float32; where there is no map its numbers are NaN.
+    Maps of further inputs are columns ``map.NAME``.
     The rows are written to that library's cache once, some at a time, so memory stays small; save
     them with ``.save_to_disk`` or ``.to_parquet``.
 
@@ -45,12 +46,12 @@ def _features(library: Any, store: Opened) -> Any:
     from fullgrad.datasets.index import schema
 
     columns = library.Features.from_arrow_schema(schema(store.plan))
-    shape = store.plan.positions
     number = library.Value("float32")
-    if len(shape) == 1:
-        columns["map"] = library.Sequence(number, length=shape[0])
-    else:
-        columns["map"] = getattr(library, f"Array{len(shape)}D")(shape=shape, dtype="float32")
+    for name, (shape, _) in store.plan.arrays.items():
+        if len(shape) == 1:
+            columns[name] = library.Sequence(number, length=shape[0])
+        else:
+            columns[name] = getattr(library, f"Array{len(shape)}D")(shape=shape, dtype="float32")
     return columns
 
 
@@ -60,11 +61,12 @@ def _rows(address: str, digest: str, units: str) -> Iterator[dict[str, Any]]:
     table = store.index[store.index["digest"] == digest]
     table = table.astype(object).where(table.notna(), None).reset_index()
     for start in range(0, len(table), _TOGETHER):
-        maps = store.maps[start : start + _TOGETHER].values
+        some = slice(start, start + _TOGETHER)
+        maps = [store.maps_of(name or None)[some].values for name in store.inputs]
         for row, values in zip(
-            table[start : start + _TOGETHER].to_dict("records"), maps, strict=True
+            table[some].to_dict("records"), zip(*maps, strict=True), strict=True
         ):
-            for name in ("shape", "tokens"):
-                if isinstance(row.get(name), np.ndarray):
-                    row[name] = row[name].tolist()
-            yield {**row, "map": values}
+            for name, value in row.items():
+                if isinstance(value, np.ndarray):
+                    row[name] = value.tolist()
+            yield {**row, **dict(zip(store.plan.arrays, values, strict=True))}

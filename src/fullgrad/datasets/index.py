@@ -15,6 +15,7 @@ from fullgrad.datasets.plan import FORMAT, Plan
 from fullgrad.evaluation.store import StoreError
 
 KEY = b"fullgrad"  # of the metadata in each file
+_STORED = ("scale", "zero", "shape")  # of a map
 SHARE = "share."  # what the names of shares' columns begin with
 WHERE_AND_WHEN = ("host", "time", "seconds", "attempt")  # in which equal runs differ
 NUMBERS = (
@@ -39,6 +40,7 @@ class Row:
         zero: of the stored numbers; None without a map.
         shape: of the map before pooling.
         tokens: of a text.
+        more: scale, zero and shape of the maps of further inputs, by the input's name.
         error: why there is no map.
     """
 
@@ -53,6 +55,7 @@ class Row:
     zero: int | None = None
     shape: tuple[int, ...] | None = None
     tokens: tuple[str, ...] | None = None
+    more: Mapping[str, tuple[float, int, tuple[int, ...]]] = field(default_factory=dict)
     error: str | None = None
 
 
@@ -102,6 +105,13 @@ def schema(plan: Plan) -> Any:
         *((name, pa.int64()) for name in ("label", "target", "prediction")),
         *((name, pa.float64()) for name in numbers),
         *(("scale", pa.float64()), ("zero", pa.int16()), ("shape", pa.list_(pa.int32()))),
+        *(
+            (f"{name}.{kind}", column)
+            for name in plan.more
+            for kind, column in zip(
+                _STORED, (pa.float64(), pa.int16(), pa.list_(pa.int32())), strict=True
+            )
+        ),
         *((("tokens", pa.list_(pa.string())),) if plan.dims == ("token",) else ()),
         *(("digest", pa.string()), ("error", pa.string()), ("host", pa.string())),
         *(("time", pa.timestamp("us", tz="UTC")), ("seconds", pa.float64())),
@@ -128,6 +138,11 @@ def packed(plan: Plan, rows: Sequence[Row], commit: Commit, origin: Origin) -> b
             **{name: getattr(row, name) for name in own if name in columns.names},
             "shape": None if row.shape is None else list(row.shape),
             **row.numbers,
+            **{
+                f"{name}.{kind}": list(v) if isinstance(v, tuple) else v
+                for name, found in row.more.items()
+                for kind, v in zip(_STORED, found, strict=True)
+            },
             **shared,
         }
         for row in rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from fullgrad._optional import require
 from fullgrad.datasets.encoding import Array, restored
 from fullgrad.datasets.files import EXTRA, Local, files_at
 from fullgrad.datasets.index import Commit, frame, unpacked
-from fullgrad.datasets.plan import Plan
-from fullgrad.datasets.store import ARRAY, GROUP, done_units, part_name, read_plan
+from fullgrad.datasets.plan import MAP, Plan
+from fullgrad.datasets.store import GROUP, done_units, part_name, read_plan
 from fullgrad.errors import UsageError
 from fullgrad.evaluation.store import StoreError
 
@@ -46,6 +46,8 @@ class Opened:
                 f"{printable(self._files.address)} holds no maps (it has no plan.json)"
             )
         self._plan = plan
+        self._arrays: dict[str, Any] = {}
+        self._known: dict[str, tuple[Array, Array]] = {}
 
     @property
     def address(self) -> str:
@@ -104,46 +106,67 @@ class Opened:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return list(pool.map(read, self.done))
 
-    @cached_property
-    def _array(self) -> Any:
-        zarr: Any = require("zarr", EXTRA)
-        place = f"{self._files.address}/{GROUP}/{ARRAY}"
-        if isinstance(self._files, Local):
-            return zarr.open_array(place, mode="r")
-        return zarr.open_array(zarr.storage.FsspecStore.from_url(place, read_only=True), mode="r")
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the explained inputs; ``("",)`` where samples are one tensor."""
+        return self._plan.inputs or ("",)
 
-    def _stored(self, key: Any) -> Array:
+    def _array(self, name: str) -> Any:
+        if name not in self._arrays:
+            zarr: Any = require("zarr", EXTRA)
+            place = f"{self._files.address}/{GROUP}/{name}"
+            if not isinstance(self._files, Local):
+                place = zarr.storage.FsspecStore.from_url(place, read_only=True)
+            self._arrays[name] = zarr.open_array(place, mode="r")
+        return self._arrays[name]
+
+    def _stored(self, name: str, key: Any) -> Array:
         try:
-            return np.asarray(self._array.oindex[key])
+            return np.asarray(self._array(name).oindex[key])
         except Exception as error:  # zarr and its codecs raise what they like on damaged files
             text = f"{type(error).__name__}: {error}"
             raise StoreError(
                 f"a map in {printable(self.address)} cannot be read ({text}). {_REDO}"
             ) from error
 
-    def map(self, row: int) -> Array:
+    def map(self, row: int, input: str | None = None) -> Array:
         """Return one map, float32 in the shape of the plan's positions; NaN if it failed.
 
         Args:
             row: its number, the index's.
+            input: one of several inputs by name; None for the first.
 
         Raises:
-            UsageError: there is no such row.
+            UsageError: there is no such row, or no such input.
             StoreError: it is damaged.
         """
+        name = self._name(input)
         if row not in self.index.index:
             raise UsageError(f"there is no row {row} in {printable(self.address)}")
-        return np.asarray(self._decoded(np.asarray([self.index.index.get_loc(row)]))[0])
+        return np.asarray(self._decoded(name, np.asarray([self.index.index.get_loc(row)]))[0])
 
-    def _decoded(self, places: Array) -> Array:
-        """The maps at these places of the index, decoded."""
+    def _name(self, input: str | None) -> str:
+        """The array of an input."""
+        if input is None or input == self.inputs[0]:
+            return MAP
+        if input not in self.inputs:
+            known = ", ".join(self.inputs) if self._plan.inputs else "one, without a name"
+            raise UsageError(
+                f"there are no maps of an input {input!r} in {printable(self.address)}; its "
+                f"inputs: {known}"
+            )
+        return f"{MAP}.{input}"
+
+    def _decoded(self, name: str, places: Array) -> Array:
+        """The maps of an array at these places of the index, decoded."""
         rows = self._rows[places]
         steps = np.diff(rows)
         if len(rows) and (steps == 1).all():
-            stored = self._stored(slice(int(rows[0]), int(rows[-1]) + 1))
+            stored = self._stored(name, slice(int(rows[0]), int(rows[-1]) + 1))
         else:
-            stored = self._stored(rows)
-        found = restored(stored, self._scales[places], self._zeros[places])
+            stored = self._stored(name, rows)
+        scales, zeros = self._codes(name)
+        found = restored(stored, scales[places], zeros[places])
         found[self._failed[places]] = np.nan
         return found
 
@@ -151,13 +174,14 @@ class Opened:
     def _rows(self) -> Array:
         return np.asarray(self.index.index.to_numpy())
 
-    @cached_property
-    def _scales(self) -> Array:
-        return np.asarray(self.index["scale"].fillna(1.0).to_numpy(np.float64))
-
-    @cached_property
-    def _zeros(self) -> Array:
-        return np.asarray(self.index["zero"].fillna(0).to_numpy(np.int16))
+    def _codes(self, name: str) -> tuple[Array, Array]:
+        """Scale and zero of each map of an array."""
+        if name not in self._known:
+            start = f"{name.removeprefix(MAP + '.')}." if name != MAP else ""
+            scales = self.index[f"{start}scale"].fillna(1.0).to_numpy(np.float64)
+            zeros = self.index[f"{start}zero"].fillna(0).to_numpy(np.int16)
+            self._known[name] = np.asarray(scales), np.asarray(zeros)
+        return self._known[name]
 
     @cached_property
     def _failed(self) -> Array:
@@ -167,23 +191,38 @@ class Opened:
     def maps(self) -> xarray.DataArray:
         """All maps that are there, read when they are used, decoded; NaN where one failed.
 
-        Dimensions ``row`` and those of the positions; ``maps[i]`` belongs to ``index.iloc[i]``.
+        Dimensions ``row`` and those of the positions; ``maps[i]`` belongs to ``index.iloc[i]``. Of
+        several inputs these are the first one's; :meth:`maps_of` has the others'.
 
         Raises:
             MissingDependencyError: xarray is not installed.
         """
+        return self.maps_of()
+
+    def maps_of(self, input: str | None = None) -> xarray.DataArray:
+        """Return all maps of one of several inputs, as :attr:`maps` does.
+
+        Args:
+            input: its name; None for the first.
+
+        Raises:
+            UsageError: there is no such input.
+            MissingDependencyError: xarray is not installed.
+        """
+        name = self._name(input)
+        positions, dims = self._plan.arrays[name]
         from fullgrad.datasets._lazy_array import lazy
 
         xr: Any = require("xarray", EXTRA)
-        shape = (len(self.index), *self._plan.positions)
+        shape = (len(self.index), *positions)
         coordinates = {"row": self._rows, "id": ("row", self.index["id"].to_numpy(str))}
         if self.index["target"].notna().all():
             coordinates["target"] = ("row", self.index["target"].to_numpy(np.int64))
         array: xarray.DataArray = xr.DataArray(
-            lazy(shape, self._decoded),
-            dims=("row", *self._plan.dims),
+            lazy(shape, partial(self._decoded, name)),
+            dims=("row", *dims),
             coords=coordinates,
-            name=ARRAY,
+            name=name,
             attrs={"method": self._plan.method, "digest": self._plan.digest},
         )
         return array

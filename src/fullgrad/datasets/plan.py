@@ -19,6 +19,8 @@ from fullgrad.evaluation.store import StoreError
 
 FORMAT = 1
 _APART = ("environment", "chosen")  # may differ between runs that work on one store
+_LATER = ("inputs", "more")  # fields that older stores lack; no part of the digest if empty
+MAP = "map"  # what the array of the first input is called
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,8 @@ class Plan:
             the digest.
         chosen: ``by`` (``default`` or ``given``) whom the method was chosen, and the ``reason`` of
             the default; not part of the digest, and empty in older stores.
+        inputs: names of the explained inputs, where samples hold tensors by name.
+        more: of these, from each but the first to ``positions`` and ``dims`` of its maps.
     """
 
     data: Mapping[str, Any]
@@ -76,6 +80,8 @@ class Plan:
     code: str
     environment: Mapping[str, str]
     chosen: Mapping[str, str] = field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
+    more: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
@@ -86,6 +92,14 @@ class Plan:
     def units(self) -> int:
         """How many units there are."""
         return -(-self.samples // self.unit) if self.sizes is None else len(self.sizes)
+
+    @property
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], tuple[str, ...]]]:
+        """Positions and names of their axes of each array of the store, the first input's first."""
+        found = {MAP: (self.positions, self.dims)}
+        for name, own in self.more.items():
+            found[f"{MAP}.{name}"] = (tuple(own["positions"]), tuple(own["dims"]))
+        return found
 
     @property
     def rows_of_unit(self) -> int:
@@ -109,7 +123,8 @@ class Plan:
     @cached_property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that change with what the maps depend on."""
-        return digest_of({k: v for k, v in self.values().items() if k not in _APART})
+        own = {k: v for k, v in self.values().items() if v or k not in _LATER}
+        return digest_of({k: v for k, v in own.items() if k not in _APART})
 
     def values(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them."""
@@ -165,9 +180,9 @@ def unpacked(content: bytes, where: str) -> Plan:
                 f"{printable(where)} holds maps in format {found['format']}, this is {FORMAT}; "
                 "give another folder"
             )
-        own = {f.name: found[f.name] for f in fields(Plan) if f.name != "chosen"}
-        own["chosen"] = found.get("chosen", {})
-        for key in ("sizes", "grid", "positions", "dims", "stages", "class_names"):
+        later = {"chosen": {}, "inputs": [], "more": {}} | found  # older stores lack these
+        own = {f.name: later[f.name] for f in fields(Plan)}
+        for key in ("sizes", "grid", "positions", "dims", "stages", "class_names", "inputs"):
             own[key] = None if own[key] is None else tuple(own[key])
         plan = Plan(**own)
     except (ValueError, KeyError, TypeError) as error:

@@ -17,22 +17,24 @@ from fullgrad import methods
 from fullgrad._code import code_digest
 from fullgrad._files import printable
 from fullgrad.datasets import encoding
+from fullgrad.datasets._inputs import DIMS, stacked
 from fullgrad.datasets.encoding import Array, Dtype
 from fullgrad.datasets.explaining import Found, Question, explained, plain, source_digest
 from fullgrad.datasets.index import SHARE
 from fullgrad.datasets.plan import Plan, environment
 from fullgrad.datasets.samples import Prepared, Reader, Samples
-from fullgrad.datasets.work import settings_of
+from fullgrad.datasets.work import fitted, settings_of
 from fullgrad.engine.request import Request
 from fullgrad.errors import InputError, UsageError
 from fullgrad.evaluation.sources import DataError
 from fullgrad.maps.minibatches import BatchSize, check_size, largest_minibatch
-from fullgrad.vision.images import preprocess
+from fullgrad.vision.images import preprocess, to_rgb
 from fullgrad.vision.models import LoadedModel
 
 _TRIED = 20  # samples, until one can be read and explained
 _LARGEST = 256  # minibatch that "auto" chooses
-_DIMS: dict[int, tuple[str, ...]] = {1: ("time",), 2: ("y", "x"), 3: ("z", "y", "x")}
+_TOKENS = 512  # kept of a text
+_TEXT = ("token",)
 _CODE = ("fullgrad.methods", "fullgrad.datasets.explaining", "fullgrad.datasets.encoding")
 
 
@@ -53,7 +55,7 @@ class Subject:
     module: nn.Module
     name: str
     weights: str
-    transform: Callable[[Any], Tensor] | None
+    transform: Callable[[Any], Any] | None
     described: Any
     class_names: tuple[str, ...] | None
     device: torch.device
@@ -66,12 +68,17 @@ class _Preprocess:
     preprocessing: Any
 
     def __call__(self, image: Any) -> Tensor:
-        return preprocess(image, self.preprocessing)
+        if not hasattr(image, "convert"):
+            raise InputError(
+                f"a sample is a {type(image).__name__}, no image, which this model's preprocessing "
+                "takes: give transform= (--transform on the command line)"
+            )
+        return preprocess(to_rgb(image), self.preprocessing)
 
 
 def subject_of(
     model: nn.Module | LoadedModel,
-    transform: Callable[[Any], Tensor] | None,
+    transform: Callable[[Any], Any] | None,
     class_names: Sequence[str] | None,
     device: str | torch.device | None,
 ) -> Subject:
@@ -146,7 +153,7 @@ def tried(subject: Subject, samples: Samples, asked: Question) -> Trial:
         if sample.value is None:
             unread = unread or f"{samples.ids[number]}: {sample.error}"
             continue
-        inputs = sample.value[None].to(subject.device)
+        inputs = stacked([sample.value], subject.device)
         module = subject.module.to(subject.device)
         (answer,) = explained(module, inputs, [samples.ids[number]], [sample.label], asked)
         if isinstance(answer, str):
@@ -169,16 +176,18 @@ class Wishes:
         batch_size: samples that go through the model together, ``"auto"``, or None.
         threads: of PyTorch in each process.
         processes: that will compute, for the choice of threads.
+        tokens: kept of each text.
     """
 
     unit: int | None = None
     batch_size: BatchSize = None
     threads: int | None = None
     processes: int = 1
+    tokens: int | None = None
 
     def __post_init__(self) -> None:
         check_size(self.batch_size, None)
-        for name in ("unit", "threads", "processes"):
+        for name in ("unit", "threads", "processes", "tokens"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
@@ -257,31 +266,70 @@ def planned(
         environment=environment(),
         chosen={"by": "default", "reason": methods.REASON} if asked.by_default else {"by": "given"},
     )
+
+    def kept(positions: tuple[int, ...], dims: tuple[str, ...]) -> tuple[int, ...]:
+        whole = dims != _TEXT or wishes.tokens is None or positions == base.grid
+        return positions if whole else (wishes.tokens or 0,)
+
     if there is not None:  # it has been tried already; what differs is refused by the store
         return replace(
             base,
             batch_size=base.batch_size or there.batch_size,
             threads=base.threads or there.threads,
-            positions=there.positions,
+            positions=kept(there.positions, there.dims),
             dims=there.dims,
             stages=there.stages,
+            inputs=there.inputs,
+            more={
+                name: {**own, "positions": kept(tuple(own["positions"]), tuple(own["dims"]))}
+                for name, own in there.more.items()
+            },
             environment=there.environment,
         ), None
     threads = base.threads or max(1, torch.get_num_threads() // wishes.processes)
     with settings_of(replace(base, threads=threads)):
         trial = tried(subject, samples, asked)
-    shape = trial.found.map.shape
-    if grid is not None:
-        encoding.pooled(trial.found.map, grid, base.pooling)
-        shape = tuple(grid)
+    found = trial.found
+    names = tuple(found.dims)
+    dims = [*found.dims.values()] or [DIMS[found.map.ndim]]
+    shapes = [
+        positions_of(values, own, base, wishes.tokens or _TOKENS, alone=len(dims) == 1)
+        for values, own in zip((found.map, *found.more.values()), dims, strict=True)
+    ]
     return replace(
         base,
         batch_size=_batch_size(wishes.batch_size, subject, trial, asked, unit),
         threads=threads,
-        positions=tuple(int(n) for n in shape),
-        dims=_DIMS[len(shape)],
+        positions=shapes[0],
+        dims=dims[0],
         stages=trial.stages,
+        inputs=names,
+        more={
+            name: {"positions": shape, "dims": own}
+            for name, shape, own in list(zip(names, shapes, dims, strict=False))[1:]
+        },
     ), trial
+
+
+def positions_of(
+    values: Array, dims: tuple[str, ...], plan: Plan, tokens: int, *, alone: bool
+) -> tuple[int, ...]:
+    """Return the shape in which maps like this one are stored.
+
+    Args:
+        values: a map.
+        dims: names of its axes.
+        plan: says whether and how maps are pooled.
+        tokens: kept of each text.
+        alone: whether there is one input; of several a grid pools those with as many axes.
+
+    Raises:
+        InputError: a grid that does not fit.
+    """
+    if plan.grid is not None and (alone or len(plan.grid) == values.ndim):
+        encoding.pooled(values, plan.grid, plan.pooling)
+        return plan.grid
+    return (tokens,) if dims == _TEXT else tuple(int(n) for n in values.shape)
 
 
 def source_of(asked: Question) -> str:
@@ -300,6 +348,11 @@ def _batch_size(wish: BatchSize, subject: Subject, trial: Trial, asked: Question
         return min(unit, 8 if subject.device.type == "cpu" else 32)
     if trial.sample.value is None:
         raise InputError("no sample to measure memory on")
+    if isinstance(trial.sample.value, dict):
+        raise UsageError(
+            "batch_size='auto' measures models of one tensor, and these samples hold "
+            f"{', '.join(trial.sample.value)}: give a number"
+        )
     inputs = trial.sample.value[None].to(subject.device)
     return min(unit, _LARGEST, largest_minibatch(Request(subject.module, inputs), None))
 
@@ -331,16 +384,17 @@ def estimate(subject: Subject, plan: Plan, trial: Trial, asked: Question, left: 
     """
     assert trial.sample.value is not None
     count = min(plan.batch_size, max(left, 1))
-    inputs = torch.stack([trial.sample.value] * count).to(subject.device)
+    inputs = stacked([trial.sample.value] * count, subject.device)
     labels = [trial.sample.label] * count
     with settings_of(plan):
         began = time.monotonic()
         explained(subject.module, inputs, [trial.id] * count, labels, asked)
         seconds = time.monotonic() - began
-    values: Array = trial.found.map
-    if plan.grid is not None:
-        values = encoding.pooled(values, plan.grid, plan.pooling)
-    stored, _, _ = encoding.quantized(values, plan.dtype)
-    one = len(encoding.shard(np.stack([stored]), 1, plan.dims))
+    one = 0
+    for values, (positions, dims) in zip(
+        (trial.found.map, *trial.found.more.values()), plan.arrays.values(), strict=True
+    ):
+        stored, _, _ = encoding.quantized(fitted(values, positions, dims, plan), plan.dtype)
+        one += len(encoding.shard(np.stack([stored]), 1, dims))
     maps = left * plan.targets
     return Estimate(maps, seconds / count * left, one * maps)

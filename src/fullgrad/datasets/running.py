@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,7 +93,7 @@ def map(
     options: Mapping[str, Any] | None = None,
     target: TargetSpec = PREDICTED,
     top: int | None = None,
-    transform: Callable[[Any], Tensor] | None = None,
+    transform: Callable[[Any], Any] | None = None,
     ids: Sequence[str] | None = None,
     labels: str | None = None,
     limit: int | None = None,
@@ -101,6 +102,7 @@ def map(
     unit: int | None = None,
     dtype: Dtype = "float16",
     grid: Sequence[int] | None = None,
+    tokens: int | None = None,
     depth: int = 1,
     deterministic: bool = False,
     threads: int | None = None,
@@ -129,7 +131,10 @@ def map(
             classes, each with its own map; a class for each id; or a function of the model's
             output, see :func:`fullgrad.methods.attribute`.
         top: instead of ``target``: this many classes with the highest outputs, a map for each.
-        transform: from an image of Pillow's to the model's input, without the batch axis.
+        transform: from a sample, an image of Pillow's or a text, to the model's input, without
+            the batch axis: a tensor, or several by the names of the model's arguments, of which
+            token ids, images and sounds are explained; see
+            :func:`fullgrad.interop.hugging_face.explain`. A tokenizer is one.
         ids: see :func:`fullgrad.datasets.sources.open_samples`.
         labels: see :func:`fullgrad.datasets.sources.open_samples`.
         limit: the first samples alone.
@@ -139,7 +144,9 @@ def map(
         unit: samples in a unit, 256 where nothing is said.
         dtype: of the stored numbers: ``float16``, ``uint8`` or ``float32``; each map has a scale.
         grid: cells along each axis to which maps are pooled, as ``(14, 14)``; None keeps the
-            model's resolution.
+            model's resolution. With several inputs it pools the maps that have as many axes.
+        tokens: kept of each text, 512 where nothing is said: shorter ones have zeros behind,
+            longer ones are rows with an error.
         depth: components of a module's path that make a stage, for the shares in the index.
         deterministic: use PyTorch's deterministic algorithms alone.
         threads: of PyTorch in each process; None: those of this process, divided by ``processes``.
@@ -196,6 +203,7 @@ def map(
         unit=unit,
         dtype=dtype,
         grid=grid,
+        tokens=tokens,
         depth=depth,
         deterministic=deterministic,
         threads=threads,
@@ -216,7 +224,7 @@ def prepare(
     options: Mapping[str, Any] | None = None,
     target: TargetSpec = PREDICTED,
     top: int | None = None,
-    transform: Callable[[Any], Tensor] | None = None,
+    transform: Callable[[Any], Any] | None = None,
     ids: Sequence[str] | None = None,
     labels: str | None = None,
     limit: int | None = None,
@@ -225,6 +233,7 @@ def prepare(
     unit: int | None = None,
     dtype: Dtype = "float16",
     grid: Sequence[int] | None = None,
+    tokens: int | None = None,
     depth: int = 1,
     deterministic: bool = False,
     threads: int | None = None,
@@ -244,8 +253,12 @@ def prepare(
     for name, value, least in (("workers", workers, 0), ("limit", limit, 1), ("depth", depth, 1)):
         if value is not None and (type(value) is not int or value < least):
             raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
-    asked = question(method, options, target, top, depth)
-    wishes = Wishes(unit=unit, batch_size=batch_size, threads=threads, processes=processes)
+    inner = transform.func if isinstance(transform, partial) else transform
+    tokenizer = inner if hasattr(inner, "convert_ids_to_tokens") else None
+    asked = question(method, options, target, top, depth, tokenizer)
+    wishes = Wishes(
+        unit=unit, batch_size=batch_size, threads=threads, processes=processes, tokens=tokens
+    )
     samples = open_samples(data, ids=ids, labels=labels)
     samples = samples if limit is None else samples.first(limit)
     if isinstance(target, Mapping):

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fullgrad._files import printable
-from fullgrad.errors import FullGradError, InputError
+from fullgrad._user_code import pickled, unpickled
+from fullgrad.datasets._inputs import Value, value_of
+from fullgrad.errors import FullGradError
 from fullgrad.evaluation.sources import DataError
 from fullgrad.vision.classification import one_line
 
-# What a sample is: an image or a tensor, and its true class if that is known.
+# What a sample is: an image, a text, a tensor or tensors by name; its true class if it is known.
 Sample: TypeAlias = "tuple[Any, int | None]"
 
 
@@ -32,8 +33,9 @@ class Samples:
     Args:
         spec: where they come from, in words or as it was asked for.
         ids: one for each, no two alike.
-        read: decodes a sample: an image of Pillow's or a tensor without the batch axis, and its
-            true class or None. It is called in worker processes, so it must be picklable.
+        read: decodes a sample: an image of Pillow's, a text, a tensor or tensors by name without
+            the batch axis, and its true class or None. It is called in worker processes, so it
+            must be picklable.
         sizes: samples in each unit, where the source has units of its own; else None.
         facts: what else tells these data apart from others, such as lengths of files.
 
@@ -93,7 +95,7 @@ class Prepared:
     """
 
     number: int
-    value: Tensor | None
+    value: Value | None
     label: int | None = None
     error: str | None = None
 
@@ -103,12 +105,16 @@ class Reader(Dataset[Prepared]):
 
     Args:
         samples: to be read.
-        transform: from an image, or from what else a sample is, to a tensor; None for tensors as
-            they are.
+        transform: from an image, a text or what else a sample is to a tensor or to tensors by
+            name; None for tensors as they are, which are not transformed.
     """
 
-    def __init__(self, samples: Samples, transform: Callable[[Any], Tensor] | None) -> None:
+    def __init__(self, samples: Samples, transform: Callable[[Any], Any] | None) -> None:
         self._samples, self._transform = samples, transform
+
+    def __reduce__(self) -> Any:
+        """Take the Python files along that data and transform come from, by path."""
+        return _reader, pickled((self._samples, self._transform))
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -116,22 +122,22 @@ class Reader(Dataset[Prepared]):
     def __getitem__(self, number: int) -> Prepared:
         try:
             value, label = self._samples.read(number)
-            if self._transform is not None and not isinstance(value, Tensor):
+            if self._transform is not None and not _ready(value):
                 value = self._transform(value)
-            return Prepared(number, _checked(value), label)
+            return Prepared(number, value_of(value), label)
         except Exception as error:  # of the user's data set, or of a decoder
             return Prepared(number, None, None, one_line(error))
 
 
-def _checked(value: Any) -> Tensor:
-    if not isinstance(value, Tensor) and hasattr(value, "__array__") and not hasattr(value, "mode"):
-        value = torch.as_tensor(value)
-    if not isinstance(value, Tensor):
-        raise InputError(
-            f"a sample is a {type(value).__name__}, not a tensor: give transform=, which makes "
-            "tensors of samples, or a model with its preprocessing (load_model)"
-        )
-    return value
+def _reader(files: dict[str, str], content: bytes) -> Reader:
+    return Reader(*unpickled(files, content, DataError))
+
+
+def _ready(value: Any) -> bool:
+    """Whether a sample is what a model takes already."""
+    if isinstance(value, Mapping):
+        return any(isinstance(v, Tensor) for v in value.values())
+    return isinstance(value, Tensor)
 
 
 def minibatches(

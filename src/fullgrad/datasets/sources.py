@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,20 +11,22 @@ from typing import Any, TypeAlias
 
 from fullgrad._files import printable
 from fullgrad._optional import require
+from fullgrad._user_code import loaded, names_file, running
 from fullgrad.datasets import _archives as archives
 from fullgrad.datasets.files import EXTRA
 from fullgrad.datasets.samples import Sample, Samples
 from fullgrad.evaluation.sources import DataError, image_files, torchvision_data
-from fullgrad.vision.images import SUFFIXES, read_image, to_rgb
+from fullgrad.vision.images import SUFFIXES, read_image
 
 Data: TypeAlias = "str | os.PathLike[str] | Samples | Sequence[Any]"
 
-_IMAGES = ("image", "img", "pixel_values", "input", "inputs", "input_ids", "audio")
+_INPUTS = ("image", "img", "pixel_values", "input", "inputs", "audio", "text", "sentence")
+_IDS = ("input_ids", "decoder_input_ids")  # items that have these are inputs by name
 _LABELS = ("label", "labels", "class", "class_index", "target")
 _FORMS = (
-    "an image folder, a .csv or .parquet file with a column 'file', .tar files "
-    "(webdataset:PATTERN), a folder of the datasets library, torchvision:NAME:ROOT, or a map-style "
-    "data set in Python"
+    "an image folder, a .csv or .parquet file with a column 'file' or 'text', .tar files "
+    "(webdataset:PATTERN), a folder of the datasets library, torchvision:NAME:ROOT, "
+    "FILE.py:FUNCTION that returns a map-style data set, or one in Python"
 )
 
 
@@ -34,11 +37,14 @@ def open_samples(
 
     Args:
         data: the path of an image folder (searched recursively), of a ``.csv`` or ``.parquet``
-            file with a column ``file`` (relative to it) and perhaps ``class_index`` or ``label``
-            and ``id``, of a ``.tar`` file, or of a data set that the ``datasets`` library saved;
-            ``webdataset:PATTERN`` for many ``.tar`` files (``*`` and ``?``); or
-            ``torchvision:NAME:ROOT[:SPLIT]``. In Python also any map-style data set: its items
-            are inputs, ``(input, label)`` or dicts.
+            file with a column ``file`` (of images, relative to it) or ``text``, and perhaps
+            ``class_index`` or ``label`` and ``id``, of a ``.tar`` file, or of a data set that the
+            ``datasets`` library saved; ``webdataset:PATTERN`` for many ``.tar`` files (``*`` and
+            ``?``); ``torchvision:NAME:ROOT[:SPLIT]``; or ``FILE.py:FUNCTION``, which returns a
+            map-style data set. In Python also any such data set: its items are inputs,
+            ``(input, label)``, or dicts with an entry ``image``, ``text`` or the like. An input is
+            an image, a text, a tensor, or a dict of tensors by the names of the model's
+            arguments; a dict with ``input_ids`` is one.
         ids: of a map-style data set, one for each item; its numbers where they are not given.
         labels: ``"folder"`` takes an image's class from the name of the folder below ``data``, the
             names numbered in alphabetical order as torchvision's ``ImageFolder`` does; None
@@ -82,6 +88,8 @@ def _at(spec: str, labels: str | None) -> Samples:
         return map_style(found, spec, [f"{name}/{i}" for i in range(len(found))])
     if spec.startswith("webdataset:") or path.suffix == ".tar":
         return archives.open_archives(spec)
+    if names_file(spec):
+        return made(spec)
     if path.is_dir():
         return _saved_data(path) if _saved(path) else folder(path, by_folder=labels is not None)
     if path.suffix.lower() in {".csv", ".parquet"}:
@@ -101,6 +109,17 @@ class _Files:
     def __call__(self, number: int) -> Sample:
         label = None if self.labels is None else self.labels[number]
         return read_image(self.paths[number]), label
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """Gives texts; picklable."""
+
+    texts: Sequence[str]
+    labels: Sequence[int | None] | None
+
+    def __call__(self, number: int) -> Sample:
+        return self.texts[number], None if self.labels is None else self.labels[number]
 
 
 def folder(path: Path, *, by_folder: bool = False) -> Samples:
@@ -133,13 +152,14 @@ def folder(path: Path, *, by_folder: bool = False) -> Samples:
 
 
 def table(path: Path) -> Samples:
-    """Return the image files that a table names.
+    """Return the image files that a table names, or the texts that it holds.
 
     Args:
         path: of a ``.csv`` or ``.parquet`` file.
 
     Raises:
-        DataError: it cannot be read, has no column ``file``, or a class that is no number.
+        DataError: it cannot be read, has neither a column ``file`` nor ``text`` or both, a text
+            that is none, or a class that is no number.
     """
     pandas: Any = require("pandas", EXTRA)
     name = printable(path)
@@ -151,15 +171,42 @@ def table(path: Path) -> Samples:
     except Exception as error:  # pandas and pyarrow raise what they like
         raise DataError(f"{name} cannot be read: {' '.join(str(error).split())}") from error
     columns = [str(c) for c in found.columns]
-    if "file" not in columns:
-        raise DataError(f"{name} has no column 'file' (it has: {', '.join(columns) or 'none'})")
-    files = [str(f) for f in found["file"]]
+    kinds = [kind for kind in ("file", "text") if kind in columns]
+    if len(kinds) != 1:
+        has = f"(it has: {', '.join(columns) or 'none'})"
+        lack = "a column 'file' and a column 'text'" if kinds else "no column 'file' or 'text'"
+        raise DataError(f"{name} has {lack} {has}; one of the two is read")
+    files = found[kinds[0]].tolist()
+    odd = next((n for n, own in enumerate(files, 1) if not isinstance(own, str)), None)
+    if odd is not None:
+        raise DataError(f"row {odd} of {name}: {kinds[0]} {files[odd - 1]!r} is no text")
     column = next((c for c in ("class_index", "label") if c in columns), None)
     labels = None if column is None else _numbers(found[column].tolist(), column, name)
-    ids = [str(i) for i in found["id"]] if "id" in columns else files
-    paths = [str(path.parent / f) for f in files]
     facts = [f"{f} {labels[i] if labels else ''}" for i, f in enumerate(files)]
+    ids = [str(i) for i in found["id"]] if "id" in columns else files
+    if kinds == ["text"]:
+        ids = ids if "id" in columns else [str(i) for i in range(len(files))]
+        return Samples(str(path), ids, _Texts(files, labels), None, facts)
+    paths = [str(path.parent / f) for f in files]
     return Samples(str(path), ids, _Files(paths, labels), None, facts)
+
+
+def made(spec: str) -> Samples:
+    """Return the items of a data set that a Python file makes.
+
+    Args:
+        spec: ``FILE.py:FUNCTION``.
+
+    Raises:
+        DataError: no such function, it fails, or what it returns is no map-style data set.
+    """
+    _, make = loaded(spec, DataError, again=False)
+    path = Path(spec.rpartition(":")[0])
+    with running(path, DataError):
+        found = make() if callable(make) else make
+    if not hasattr(found, "__getitem__") or not hasattr(found, "__len__"):
+        raise DataError(f"{printable(spec)} returned {type(found).__name__}, no map-style data set")
+    return map_style(found, spec, None, [hashlib.sha256(path.read_bytes()).hexdigest()])
 
 
 def _numbers(values: Sequence[Any], column: str, name: str) -> list[int | None]:
@@ -231,11 +278,17 @@ def sample_of(item: Any) -> Sample:
         DataError: an item of an unknown form.
     """
     label: Any = None
-    if isinstance(item, Mapping):
-        names = [name for name in _IMAGES if name in item]
+    if isinstance(item, Mapping) and any(name in item for name in _IDS):
+        value = {n: v for n, v in item.items() if n not in _LABELS and not isinstance(v, str)}
+        label = next((item[name] for name in _LABELS if name in item), None)
+    elif isinstance(item, Mapping):
+        names = [name for name in _INPUTS if name in item]
         if not names:
             have = ", ".join(map(str, item))
-            raise DataError(f"an item has none of {', '.join(_IMAGES)} (it has: {have})")
+            raise DataError(
+                f"an item has none of {', '.join((*_INPUTS, *_IDS))} (it has: {have}); for a model "
+                "of several inputs give items (inputs, label), inputs a dict by name"
+            )
         value = item[names[0]]
         label = next((item[name] for name in _LABELS if name in item), None)
     elif isinstance(item, (tuple, list)):
@@ -245,8 +298,6 @@ def sample_of(item: Any) -> Sample:
     if hasattr(label, "item") and getattr(label, "size", None) is not None:
         label = label.item() if _single(label) else None
     whole = isinstance(label, int) and not isinstance(label, bool) and label >= 0
-    if hasattr(value, "convert") and hasattr(value, "mode"):
-        value = to_rgb(value)
     return value, label if whole else None
 
 

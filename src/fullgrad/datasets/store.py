@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from fullgrad._files import AnyPath, printable
 from fullgrad.datasets import encoding, index
 from fullgrad.datasets.files import Files, files_at
 from fullgrad.datasets.index import Commit, Origin, Row
-from fullgrad.datasets.plan import Plan, unpacked
+from fullgrad.datasets.plan import MAP, Plan, unpacked
 from fullgrad.evaluation.store import StoreError
 
-PLAN, GROUP, ARRAY = "plan.json", "maps.zarr", "map"
+PLAN, GROUP = "plan.json", "maps.zarr"
+_AT_ONCE = 16  # index files read together
 _PART = re.compile(r"index/(\d{6,})\.parquet")
 
 
@@ -23,9 +26,10 @@ def part_name(unit: int) -> str:
     return f"index/{unit:06d}.parquet"
 
 
-def shard_name(plan: Plan, unit: int) -> str:
-    """The name of a unit's shard."""
-    return f"{GROUP}/{ARRAY}/c/{'/'.join(map(str, (unit, *(0 for _ in plan.positions))))}"
+def shard_name(plan: Plan, unit: int, array: str = MAP) -> str:
+    """The name of a unit's shard of an array."""
+    positions, _ = plan.arrays[array]
+    return f"{GROUP}/{array}/c/{'/'.join(map(str, (unit, *(0 for _ in positions))))}"
 
 
 def read_plan(files: Files) -> Plan | None:
@@ -46,7 +50,7 @@ class Written:
         unit: its number.
         rows: it has.
         errors: rows without a map.
-        bytes: of its shard.
+        bytes: of its shards.
         first: whether it was written; False where another process had done so.
     """
 
@@ -89,12 +93,13 @@ class Store:
             there = read_plan(self.files)  # of who was first
             assert there is not None
         check_same(self.plan, there, self.files.address)
-        shape, rows = (self.plan.rows, *self.plan.positions), self.plan.rows_of_unit
-        header = encoding.array_header(shape, rows, self.plan.dtype, self.plan.dims)
-        for name, content in (
-            (f"{GROUP}/zarr.json", encoding.group_header()),
-            (f"{GROUP}/{ARRAY}/zarr.json", header),
-        ):
+        rows, headers = self.plan.rows_of_unit, {f"{GROUP}/zarr.json": encoding.group_header()}
+        for name, (positions, dims) in self.plan.arrays.items():
+            header = encoding.array_header(
+                (self.plan.rows, *positions), rows, self.plan.dtype, dims
+            )
+            headers[f"{GROUP}/{name}/zarr.json"] = header
+        for name, content in headers.items():
             if self.files.read(name) != content:
                 self.files.write(name, content)
 
@@ -107,13 +112,18 @@ class Store:
         return self.files.read(part_name(unit)) is not None
 
     def commit(
-        self, unit: int, maps: encoding.Array, rows: Sequence[Row], promise: str, origin: Origin
+        self,
+        unit: int,
+        maps: Mapping[str, encoding.Array],
+        rows: Sequence[Row],
+        promise: str,
+        origin: Origin,
     ) -> Written:
-        """Store a unit: its shard, then its index file, which makes it count.
+        """Store a unit: its shards, then its index file, which makes it count.
 
         Args:
             unit: its number.
-            maps: stored numbers, a map for each row.
+            maps: stored numbers of each array, a map for each row.
             rows: in order.
             promise: see :class:`fullgrad.datasets.index.Commit`.
             origin: where and when it was computed.
@@ -122,20 +132,28 @@ class Store:
             StoreError: it cannot be written; the unit does not count then.
         """
         errors = sum(row.error is not None for row in rows)
-        content = encoding.shard(maps, self.plan.rows_of_unit, self.plan.dims)
-        digest = hashlib.sha256(content).hexdigest()
-        name, part = shard_name(self.plan, unit), part_name(unit)
+        shards = {
+            name: encoding.shard(maps[name], self.plan.rows_of_unit, dims)
+            for name, (_, dims) in self.plan.arrays.items()
+        }
+        size, part = sum(map(len, shards.values())), part_name(unit)
         if self.has(unit):  # somebody else was faster
-            return Written(unit, len(rows), errors, len(content), False)
-        if not self.files.create(name, content) and _sha256(self.files.read(name)) != digest:
+            return Written(unit, len(rows), errors, size, False)
+        found = {}
+        for array, content in shards.items():
+            name, digest = shard_name(self.plan, unit, array), _sha256(content)
+            found[array] = {"sha256": digest, "bytes": len(content)}
+            if self.files.create(name, content) or _sha256(self.files.read(name)) == digest:
+                continue
+            if self.has(unit):  # it was committed meanwhile, with other bytes
+                return Written(unit, len(rows), errors, size, False)
             self.files.write(name, content)
-        found = {ARRAY: {"sha256": digest, "bytes": len(content)}}
         commit = Commit(unit, self.plan.digest, found, promise, errors)
         packed = index.packed(self.plan, rows, commit, origin)
         first = self.files.create(part, packed)
         if not first and not self._fits(unit):
             self.files.write(part, packed)
-        return Written(unit, len(rows), errors, len(content), first)
+        return Written(unit, len(rows), errors, size, first)
 
     def _fits(self, unit: int) -> bool:
         """Whether a unit's index file carries the digest of the shard that lies there."""
@@ -159,12 +177,20 @@ class Store:
             The units that are whole, with what their index files say.
         """
         sizes = None if check else self.files.sizes()
-        whole = {}
-        for unit in units:
+
+        def look(unit: int) -> Commit | StoreError:
             try:
-                whole[unit] = whole_commit(self.plan, self.files, unit, sizes)
+                return whole_commit(self.plan, self.files, unit, sizes)
             except StoreError as error:
-                say(f"damaged, to be done again: unit {unit} ({error})")
+                return error
+
+        whole = {}
+        with ThreadPoolExecutor(1 if check else _AT_ONCE) as pool:  # shards are large
+            for unit, found in zip(units, pool.map(look, units), strict=True):
+                if isinstance(found, Commit):
+                    whole[unit] = found
+                    continue
+                say(f"damaged, to be done again: unit {unit} ({found})")
                 self.files.remove(part_name(unit))
         return whole
 
@@ -186,7 +212,11 @@ def check_same(wanted: Plan, there: Plan, address: str) -> None:
 def done_units(plan: Plan, sizes: dict[str, int]) -> list[int]:
     """Return the units of a listing whose index file and shard are there."""
     found = sorted(int(m[1]) for m in map(_PART.fullmatch, sizes) if m)
-    return [u for u in found if u < plan.units and shard_name(plan, u) in sizes]
+    return [
+        u
+        for u in found
+        if u < plan.units and all(shard_name(plan, u, array) in sizes for array in plan.arrays)
+    ]
 
 
 def whole_commit(plan: Plan, files: Files, unit: int, sizes: dict[str, int] | None) -> Commit:
@@ -201,17 +231,30 @@ def whole_commit(plan: Plan, files: Files, unit: int, sizes: dict[str, int] | No
     Raises:
         StoreError: what is wrong with it.
     """
-    part, name = part_name(unit), shard_name(plan, unit)
+    part = part_name(unit)
     content = files.read(part)
     if content is None:
         raise StoreError(f"{part} is gone")
     commit = index.commit_of(content, part)
     if commit.digest != plan.digest or commit.unit != unit:
         raise StoreError(f"{part} belongs to unit {commit.unit} of plan {commit.digest}")
-    wanted = commit.shards[ARRAY]
-    length = None if sizes is None else sizes.get(name)
     if sizes is None:
         index.unpacked(content, part)
+    for array in plan.arrays:
+        _check_shard(shard_name(plan, unit, array), commit.shards[array], files, sizes)
+    return commit
+
+
+def _check_shard(
+    name: str, wanted: Mapping[str, Any], files: Files, sizes: dict[str, int] | None
+) -> None:
+    """Refuse a shard that is not the one that an index file tells of.
+
+    Raises:
+        StoreError: what is wrong with it.
+    """
+    length = None if sizes is None else sizes.get(name)
+    if sizes is None:
         shard = files.read(name)
         length = None if shard is None else len(shard)
         if shard is not None and length == wanted["bytes"] and _sha256(shard) != wanted["sha256"]:
@@ -220,7 +263,6 @@ def whole_commit(plan: Plan, files: Files, unit: int, sizes: dict[str, int] | No
         raise StoreError(f"{name} is gone")
     if length != wanted["bytes"]:
         raise StoreError(f"{name} has {length} bytes, its index file says {wanted['bytes']}")
-    return commit
 
 
 def _sha256(content: bytes | None) -> str:

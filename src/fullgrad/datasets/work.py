@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import pickle
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fullgrad._user_code import FILE_MODULE, execute
+from fullgrad._user_code import pickled, unpickled
+from fullgrad.datasets._inputs import kind_of, stacked
 from fullgrad.datasets.encoding import Array, empty, pooled, quantized
 from fullgrad.datasets.explaining import Found, Question, explained
 from fullgrad.datasets.index import Origin, Row
-from fullgrad.datasets.plan import Plan, environment
+from fullgrad.datasets.plan import MAP, Plan, environment
 from fullgrad.datasets.samples import Prepared, Reader, Samples, minibatches
 from fullgrad.datasets.store import Store, Written
 from fullgrad.errors import FullGradError, InputError, ModelLoadError
@@ -51,20 +49,15 @@ class Work:
     plan: Plan
     model: nn.Module
     samples: Samples
-    transform: Callable[[Any], Tensor] | None
+    transform: Callable[[Any], Any] | None
     asked: Question
     device: str
     workers: int = 0
     attempt: int = 1
 
     def __reduce__(self) -> Any:
-        """Take the Python files along that a model's classes come from, by path."""
-        files = {}
-        for name in {type(m).__module__ for m in self.model.modules()}:
-            if name.startswith(FILE_MODULE):
-                files[name] = str(sys.modules[name].__file__)
-        content = pickle.dumps(tuple(getattr(self, f.name) for f in fields(self)))
-        return _unpickled, (files, content)
+        """Take the Python files along that model, data and transform come from, by path."""
+        return _work, pickled(tuple(getattr(self, f.name) for f in fields(self)))
 
     def run(self, units: Sequence[int], report: Report) -> None:
         """Compute units and commit each; one that somebody else commits meanwhile is left out.
@@ -84,14 +77,17 @@ class Work:
         began = time.monotonic()
         with settings_of(self.plan):
             for unit, batches in _by_unit(self._batches(store, units, reader), self.plan, units):
-                rows, maps = [], []
+                rows: list[Row] = []
+                maps: dict[str, list[Array]] = {name: [] for name in self.plan.arrays}
                 for batch in batches:
                     for row, own in self.explain(model, batch):
                         rows.append(row)
-                        maps.append(own)
+                        for name, values in own.items():
+                            maps[name].append(values)
                 seconds = time.monotonic() - began
                 origin = Origin(socket.gethostname(), datetime.now(UTC), seconds, self.attempt)
-                report(store.commit(unit, np.stack(maps), rows, promise, origin))
+                whole = {name: np.stack(own) for name, own in maps.items()}
+                report(store.commit(unit, whole, rows, promise, origin))
                 began = time.monotonic()
 
     def _batches(
@@ -104,8 +100,10 @@ class Work:
 
         return minibatches(reader, numbers(), self.workers)
 
-    def explain(self, model: nn.Module, batch: Sequence[Prepared]) -> Iterator[tuple[Row, Array]]:
-        """Return a row and what is stored of its map for each sample of a minibatch."""
+    def explain(
+        self, model: nn.Module, batch: Sequence[Prepared]
+    ) -> Iterator[tuple[Row, dict[str, Array]]]:
+        """Return a row and what is stored of its maps for each sample of a minibatch."""
         answers = self.answers(model, batch)
         for sample in batch:
             answer = answers[sample.number]
@@ -116,7 +114,7 @@ class Work:
     def answers(self, model: nn.Module, batch: Sequence[Prepared]) -> dict[int, list[Found] | str]:
         """Return the maps of a minibatch's samples by number, or why there are none.
 
-        Samples of one shape go through the model together.
+        Samples of one kind and shape go through the model together.
         """
         found: dict[int, list[Found] | str] = {}
         groups: dict[Any, list[Prepared]] = {}
@@ -124,15 +122,15 @@ class Work:
             if sample.value is None:
                 found[sample.number] = sample.error or "it could not be read"
             else:
-                groups.setdefault((sample.value.shape, sample.value.dtype), []).append(sample)
+                groups.setdefault(kind_of(sample.value), []).append(sample)
         for group in groups.values():
-            inputs = torch.stack([s.value for s in group if s.value is not None])
+            inputs = stacked([s.value for s in group if s.value is not None], self.device)
             gpus = [torch.device(self.device)] if self.plan.device == "cuda" else []
             with torch.random.fork_rng(gpus):
                 torch.manual_seed(group[0].number)  # of methods that draw without a seed
                 answers = explained(
                     model,
-                    inputs.to(self.device),
+                    inputs,
                     [self.samples.ids[s.number] for s in group],
                     [s.label for s in group],
                     self.asked,
@@ -140,7 +138,7 @@ class Work:
             found |= {s.number: answer for s, answer in zip(group, answers, strict=True)}
         return found
 
-    def _row(self, sample: Prepared, rank: int, found: Found | str) -> tuple[Row, Array]:
+    def _row(self, sample: Prepared, rank: int, found: Found | str) -> tuple[Row, dict[str, Array]]:
         plan = self.plan
         place = _place(plan, sample.number)
         row = Row(
@@ -149,14 +147,25 @@ class Work:
             rank=rank,
             label=sample.label,
         )
+        nothing = {name: empty(own, plan.dtype) for name, (own, _) in plan.arrays.items()}
         if isinstance(found, str):
-            return replace(row, error=found), empty(plan.positions, plan.dtype)
+            return replace(row, error=found), nothing
+        maps = (found.map, *found.more.values())
         try:
             check_stages(found.numbers, plan)
-            values = fitted(found.map, plan)
+            if tuple(found.dims) != plan.inputs:
+                raise InputError(
+                    f"it holds {', '.join(found.dims) or 'one tensor'}, the first samples "
+                    f"{', '.join(plan.inputs) or 'one tensor'}"
+                )
+            values = {
+                name: fitted(own, *plan.arrays[name], plan)
+                for name, own in zip(plan.arrays, maps, strict=True)
+            }
         except FullGradError as error:
-            return replace(row, error=one_line(error)), empty(plan.positions, plan.dtype)
-        stored, scale, zero = quantized(values, plan.dtype)
+            return replace(row, error=one_line(error)), nothing
+        coded = {name: quantized(own, plan.dtype) for name, own in values.items()}
+        _, scale, zero = coded[MAP]
         row = replace(
             row,
             target=found.target,
@@ -165,27 +174,36 @@ class Work:
             scale=scale,
             zero=zero,
             shape=found.map.shape,
+            tokens=found.tokens,
+            more={
+                name: (*coded[f"{MAP}.{name}"][1:], found.more[name].shape) for name in plan.more
+            },
         )
-        return row, stored
+        return row, {name: stored for name, (stored, _, _) in coded.items()}
 
 
-def _unpickled(files: Mapping[str, str], content: bytes) -> Work:
-    for name, path in files.items():
-        if name not in sys.modules:
-            execute(Path(path), ModelLoadError)
-    return Work(*pickle.loads(content))
+def _work(files: dict[str, str], content: bytes) -> Work:
+    return Work(*unpickled(files, content, ModelLoadError))
 
 
-def fitted(values: Array, plan: Plan) -> Array:
-    """Return a map in the shape that is stored.
+def fitted(values: Array, positions: tuple[int, ...], dims: tuple[str, ...], plan: Plan) -> Array:
+    """Return a map in the shape that is stored; texts have zeros after their last token.
 
     Raises:
-        InputError: it has another shape, and there is no grid to pool it to.
+        InputError: it has another shape, and there is no grid to pool it to; or a text is longer
+            than what is stored.
     """
-    if plan.grid is not None:
-        return pooled(values, plan.grid, plan.pooling)
-    if values.shape != plan.positions:
-        own, wanted = (" x ".join(map(str, s)) for s in (values.shape, plan.positions))
+    if plan.grid is not None and plan.grid == positions and values.ndim == len(positions):
+        return pooled(values, positions, plan.pooling)
+    if dims == ("token",) and values.ndim == 1:
+        if len(values) > positions[0]:
+            raise InputError(
+                f"it has {len(values)} tokens, this store keeps {positions[0]}: a store with "
+                f"tokens={len(values)} keeps all of them"
+            )
+        return np.pad(values, (0, positions[0] - len(values)))
+    if values.shape != positions:
+        own, wanted = (" x ".join(map(str, s)) for s in (values.shape, positions))
         raise InputError(
             f"its map is {own}, those of this store {wanted}: maps of unequal sizes need grid="
         )

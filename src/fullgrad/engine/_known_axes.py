@@ -58,6 +58,11 @@ class KnownAxes:
             axes = self._known.get((base.grad_fn, *geometry(value)))
         return axes if axes is not None and axes.shape == value.shape else None
 
+    def whole(self, node: Any, shape: tuple[int, ...]) -> Axes | None:
+        """The axes of a tensor of which a node overwrote a part."""
+        axes = self._known.get((node, 0))
+        return axes if axes is not None and axes.shape == shape else None
+
     def note(self, node: Any, number: int, axes: Axes | None) -> None:
         """Note the axes of a node's output."""
         if axes is not None:

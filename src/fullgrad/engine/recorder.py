@@ -31,7 +31,7 @@ from fullgrad.engine import refusals
 from fullgrad.engine._baseline import Baseline
 from fullgrad.engine._detached import Dependence, Detached
 from fullgrad.engine._known_axes import KnownAxes
-from fullgrad.engine._linearizer import Linearizer
+from fullgrad.engine._linearizer import Linearizer, Source
 from fullgrad.engine._pending import Pending, edges_of, with_first
 from fullgrad.engine._shifts import shift_of, shifted_by
 from fullgrad.engine.module_path import ModulePath
@@ -113,9 +113,7 @@ class Recorder(DispatchMode):
         operation = overload(func)
         if types:
             refusals.refuse_wrapped([*args, *kwargs.values()], self.path, operation.label)
-        depends = any(map(self.depends, args)) or (
-            bool(kwargs) and any(map(self.depends, kwargs.values()))
-        )
+        depends = any(map(self.depends, args)) or any(map(self.depends, kwargs.values()))
         if depends:
             refusals.refuse_sparse(args, self.path, operation.label)
         unchanged: list[tuple[Tensor, Tensor]] = []
@@ -134,7 +132,8 @@ class Recorder(DispatchMode):
                 self._after_cut(operation, depends, args, kwargs, out)
             if depends and operation.own_autograd:
                 call = self._call(func, operation, args, kwargs, out, self.depends)
-                self._unproved.append(Pending(operation, call, args, self.path.current()))
+                path, sources = self.path.current(), self._sources(args, kwargs)
+                self._unproved.append(Pending(operation, call, args, path, sources=sources))
             return out
         if operation.writes:
             return self._overwriting(func, operation, args, kwargs)
@@ -143,9 +142,12 @@ class Recorder(DispatchMode):
             self.tape.fast_path = self.tape.fast_path or bool(out and not decided(args[1].all()))
         call = self._call(func, operation, args, kwargs, out, self.depends)
         edges = edges_of(args, self.depends) if self._keep_steps else ()
-        sources = self._linearizer.sources(args, kwargs) if self._linearizer else ()
-        self._note(Pending(operation, call, args, self.path.current(), edges, sources=sources))
+        path, sources = self.path.current(), self._sources(args, kwargs)
+        self._note(Pending(operation, call, args, path, edges, sources=sources))
         return out
+
+    def _sources(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Source, ...]:
+        return self._linearizer.sources(args, kwargs) if self._linearizer else ()
 
     def _call(
         self,
@@ -194,7 +196,7 @@ class Recorder(DispatchMode):
         if in_place:
             known[id(before[0])] = known[id(args[0])]
         edges = edges_of(args, self.depends) if self._keep_steps else ()
-        sources = self._linearizer.sources(args, kwargs) if self._linearizer else ()
+        sources = self._sources(args, kwargs)
         out = func(*args, **kwargs)
         call = self._call(func, operation, before, kwargs, out, answers, in_place)
         path = self.path.current()
@@ -308,7 +310,8 @@ class Recorder(DispatchMode):
             )
             tape.steps.append(Step(module, operation.label, nodes[0], edges, kept))
         if rest is not None and nodes[0] is not None and decided(rest.any()):
-            tape.entries.append(rest_entry(module, operation.label, nodes[0], rest))
+            whole = self._places.whole(nodes[0], rest.shape)
+            tape.entries.append(rest_entry(module, operation.label, nodes[0], rest, whole))
         biases, rule = None, operation.entry.bias
         if pending.shifted is not None:
             tape.shifts.append(shift_of(pending.shifted, call, nodes[0], axes[0]))

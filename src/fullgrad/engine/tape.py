@@ -243,7 +243,7 @@ def constant_rest(written: Any, depends: Callable[[Any], bool]) -> Tensor | None
     return rest
 
 
-def rest_entry(module: str, op: str, node: Any, rest: Tensor) -> Entry:
-    """The bias that such a constant is."""
+def rest_entry(module: str, op: str, node: Any, rest: Tensor, axes: Axes | None) -> Entry:
+    """The bias that such a constant is, in a tensor of these axes."""
     bias = Bias("explicit", itself, (rest,), may_be_infinite=True)
-    return Entry(module, op, node, 0, 0, rest.shape, bias, (rest,), None)
+    return Entry(module, op, node, 0, 0, rest.shape, bias, (rest,), axes)

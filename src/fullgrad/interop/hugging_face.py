@@ -34,8 +34,10 @@ from fullgrad.interop._hf_batch import (
     on_device,
 )
 from fullgrad.interop._hf_result import Explanation, Text, beside, texts_of
-from fullgrad.maps.complete import CompleteMap, complete_map
+from fullgrad.maps.complete import CompleteMap, Depth, complete_map
 from fullgrad.maps.minibatches import BatchSize
+from fullgrad.maps.path import Baseline, Steps
+from fullgrad.maps.selection import Terms
 from fullgrad.maps.tokens.embeddings import EmbeddedByName, embed, embedding_of
 from fullgrad.operations.linearization import Linearization, Named
 
@@ -60,11 +62,15 @@ class CallOptions(TypedDict, total=False):
     """Options of :func:`explain` and :func:`explain_answer`, as for ``complete_map``."""
 
     placement: MassPlacement
+    terms: Terms
     mode: Mode
     detached: Detached
     tolerance: float | None
     activation_layouts: ActivationLayouts | None
     linearization: Named | Linearization
+    baseline: Baseline
+    depth: Depth
+    steps: Steps
     batch_size: BatchSize
     memory: int | None
 

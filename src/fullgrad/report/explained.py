@@ -14,6 +14,7 @@ import numpy as np
 from fullgrad._files import printable
 from fullgrad._html import Html, tag
 from fullgrad.errors import InputError
+from fullgrad.report.cards import Card, cards_of
 from fullgrad.report.markup import Builder, details, facts, kind_of, small
 from fullgrad.report.provenance import again, made, model_facts, version_facts
 from fullgrad.report.values import ReportError, read_bytes, shown
@@ -98,7 +99,8 @@ def section(builder: Builder, group: Sequence[Explained], problems: list[str]) -
     Raises:
         ReportError: a record is not what ``fullgrad explain`` writes.
     """
-    articles, cards = [], []
+    articles: list[Html] = []
+    cards: list[Card] = []
     folded = len(group) >= _FOLDED
     for e in group:
         name = builder.name("photograph")
@@ -107,7 +109,8 @@ def section(builder: Builder, group: Sequence[Explained], problems: list[str]) -
         except ReportError as error:
             problems.append(str(error))
         else:
-            cards.append(_card(builder, e, name))
+            if folded:
+                cards.append(_card(e, name))
     if not articles:
         raise ReportError(problems.pop())
     record = group[0].record
@@ -115,7 +118,7 @@ def section(builder: Builder, group: Sequence[Explained], problems: list[str]) -
     count = f"{len(articles)} photographs" if len(articles) > 1 else "One photograph"
     content = [
         tag("h2", f"{count} explained: {method} on {spec}", id=builder.name("explained")),
-        tag("ul", *cards, class_="cards wider") if folded else "",
+        cards_of(builder, cards) if folded else "",
         *articles,
     ]
     rows = [
@@ -135,22 +138,14 @@ def section(builder: Builder, group: Sequence[Explained], problems: list[str]) -
     return tag("section", *content)
 
 
-def _card(builder: Builder, e: Explained, name: str) -> Html:
-    """A thumbnail that leads to the photograph of a name; without an overlay, its text alone."""
-    try:
-        content, kind = small(e.content(OVERLAY_SUFFIX), _THUMBNAIL)
-        picture = tag(
-            "img",
-            src=builder.source(content, kind),
-            alt=f"{e.name} and its map, small",
-            loading="lazy",
-        )
-    except ReportError:  # which the photograph itself says
-        picture = Html("")
+def _card(e: Explained, link: str) -> Card:
     target = e.record.target
-    likely = f", {target.likely}" if target.likely else ""
-    text = tag("span", f"{e.name}: {target.name or _label(target)}{likely}")
-    return tag("li", tag("a", picture, text, href=f"#{name}"))
+    try:
+        picture = small(e.content(OVERLAY_SUFFIX), _THUMBNAIL)
+    except ReportError:  # which the photograph itself says
+        picture = None
+    label = target.name or _label(target)
+    return Card(e.name, link, label, target.probability, target.likely, picture)
 
 
 def _photograph(

@@ -94,6 +94,13 @@ code { font-family: ui-monospace, monospace; font-size: .92em; }
   padding: .5rem; border-radius: 4px; }
 .wider { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
 .wider img { max-width: none; }
+.cards { reading-flow: grid-order; }
+.order { border: 0; padding: 0; margin: .8rem 0 0; display: flex; flex-wrap: wrap;
+  gap: .2rem 1rem; }
+.order legend { float: left; font-weight: bold; margin-right: 1rem; }
+.order label { padding: .3rem 0; cursor: pointer; }
+.order:has(.by-class:checked) + .cards li { order: var(--by-class); }
+.order:has(.by-probability:checked) + .cards li { order: var(--by-probability); }
 summary h3 { display: inline; margin: 0; }
 details.photograph > div { scroll-margin-top: 4rem; }
 .photograph { border-bottom: 1px solid var(--line); }

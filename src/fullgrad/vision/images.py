@@ -280,9 +280,8 @@ def _seen(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     from PIL import Image as pil
 
     filter_ = pil.Resampling[preprocessing.interpolation.upper()]
-    width, height = _resized(image.size, preprocessing.resize)
+    width, height, left, top = _placed(image.size, preprocessing)
     crop_height, crop_width = preprocessing.crop
-    left, top = round((width - crop_width) / 2), round((height - crop_height) / 2)
     if width * height <= _MAX_RESIZED:
         crop = (left, top, left + crop_width, top + crop_height)
         return image.resize((width, height), filter_).crop(crop)
@@ -290,6 +289,30 @@ def _seen(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     right = min((left + crop_width) * x, image.width)
     bottom = min((top + crop_height) * y, image.height)
     return image.resize((crop_width, crop_height), filter_, (left * x, top * y, right, bottom))
+
+
+def frame_seen(
+    size: tuple[int, int], preprocessing: Preprocessing
+) -> tuple[float, float, float, float]:
+    """Which part of a photograph the model sees, in shares of its width and height.
+
+    Args:
+        size: the photograph's width and height in pixels.
+        preprocessing: the model's.
+
+    Returns:
+        Left, top, width and height of the part, each from 0 to 1.
+    """
+    width, height, left, top = _placed(size, preprocessing)
+    crop_height, crop_width = preprocessing.crop
+    return left / width, top / height, crop_width / width, crop_height / height
+
+
+def _placed(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int, int, int]:
+    """Width and height of the resized photograph, left and top of the crop in it."""
+    width, height = _resized(size, preprocessing.resize)
+    crop_height, crop_width = preprocessing.crop
+    return width, height, round((width - crop_width) / 2), round((height - crop_height) / 2)
 
 
 def _resized(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int, int]:

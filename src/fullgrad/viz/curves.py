@@ -158,12 +158,14 @@ def percent_ticks(axes: Axes, fractions: Sequence[float]) -> None:
 
 
 def perturbation_curves(summary: Any, note: str = "", methods: Sequence[str] = ()) -> Figure:
-    """Draw the paper's figure: one panel for each order and fill, intervals shaded.
+    """Draw the paper's figure: one panel for each order and fill, with intervals.
+
+    More methods than colors have a row each instead of a line, the best on top.
 
     Args:
         summary: columns method, order, fill, fraction, relative_change, low, high.
         note: below the panels.
-        methods: which, in order; all by default.
+        methods: which, in order; all by default. Rows are compared with the first.
 
     Raises:
         InputError: nothing to draw.
@@ -171,6 +173,8 @@ def perturbation_curves(summary: Any, note: str = "", methods: Sequence[str] = (
     """
     names = list(methods) or list(dict.fromkeys(summary["method"]))
     conditions = list(dict.fromkeys(zip(summary["order"], summary["fill"], strict=True)))
+    if conditions and len(names) > len(_COLORS):
+        return _perturbation_rows(summary, note, names, conditions)
     text = "Means over images; bands: 95 % bootstrap intervals." + (f" {note}" if note else "")
     panels = Panels(len(conditions), names, min(2, len(conditions)), notes=[text])
     for place, (order, fill) in enumerate(conditions):
@@ -186,6 +190,73 @@ def perturbation_curves(summary: Any, note: str = "", methods: Sequence[str] = (
         axes.set_ylim(bottom=0)
         percent_ticks(axes, part["fraction"])
     return panels.done()
+
+
+def _perturbation_rows(
+    summary: Any, note: str, names: Sequence[str], conditions: Sequence[tuple[str, str]]
+) -> Figure:
+    """A row for each method, a dot for each share of pixels: no method hides another."""
+    from matplotlib import colormaps
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    first, row, gap, head, foot = names[0], 0.27, 1.0, 1.05, 1.05
+    fractions = sorted(set(summary["fraction"]))
+    shades = colormaps["plasma_r"](np.linspace(0.2, 0.95, len(fractions)))
+    tall = row * (len(names) + 0.6)
+    height = head + foot + len(conditions) * (tall + gap) - gap
+    figure = blank(7.8, height)
+    bottom = height - head
+    for order, fill in conditions:
+        bottom -= tall
+        axes = figure.add_axes((0.31, bottom / height, 0.665, tall / height))
+        bottom -= gap
+        part = summary[(summary["order"] == order) & (summary["fill"] == fill)]
+        means = part.groupby("method")["relative_change"].mean().reindex(list(names)).dropna()
+        ranked = list(means.sort_values(ascending=order == "least").index)
+        for fraction, color in zip(fractions, shades, strict=True):
+            own = part[part["fraction"] == fraction].set_index("method").reindex(ranked)
+            places = np.arange(len(ranked))
+            axes.hlines(places, own["low"], own["high"], color=color, lw=2)
+            axes.plot(own["relative_change"], places, "o", color=color, ms=6.5, label=f"{fraction}")
+            if first in ranked:
+                axes.axvline(
+                    own["relative_change"][first], color=color, lw=0.9, alpha=0.6, zorder=0
+                )
+        title = f"{_TITLES[order]}, filled: {fill}".replace("\n", " ")
+        axes.set_title(title, size=12, x=1, ha="right")
+        axes.set_xlabel("|change of the output| / |output|", size=11)
+        if (part["low"] > 0).all():
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_yticks(range(len(ranked)), ranked)
+        axes.set_ylim(len(ranked) - 0.4, -0.6)
+        axes.tick_params(labelsize=11, left=False)
+        for label, name in zip(axes.get_yticklabels(), ranked, strict=True):
+            label.set_fontweight("bold" if name == first else "normal")
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+    figure.legend(
+        *axes.get_legend_handles_labels()[:1],
+        [f"{100 * fraction:.3g} %" for fraction in fractions],
+        loc="upper left",
+        bbox_to_anchor=(0.02, 1 - 0.1 / height),
+        ncols=len(fractions),
+        title="pixels removed",
+        title_fontsize=11,
+        fontsize=11,
+        frameon=False,
+        alignment="left",
+        handletextpad=0.1,
+        borderaxespad=0,
+    )
+    lines = [
+        f"Dots: means over images. Bars: 95 % bootstrap intervals. Thin lines: {first}.",
+        *([note] if note else []),
+    ]
+    figure.text(0.02, 0.1 / height, "\n".join(lines), size=10, color="0.35", parse_math=False)
+    return figure
 
 
 def ranking_dots(ranking: Any, title: str, value: str = "score") -> Figure:

@@ -33,6 +33,11 @@ export async function about() {
   return (await ask("/api/about")).json();
 }
 
+/** Fetch a file of the page. */
+export async function fetched(path) {
+  return (await ask(path)).blob();
+}
+
 /**
  * Write the query of a request.
  * @param {{model: number, target: ?number, rather_than: ?number, method: string, options: object}}

@@ -1,20 +1,24 @@
 /** Runs the page: what is chosen, what is asked of the server, and what is shown. */
 
 import { recalled, remember } from "./address.js";
-import { Refusal, about, download, explain } from "./api.js";
+import { about, download, explain } from "./api.js";
 import { classChooser } from "./classes.js";
 import { byId, el, show } from "./dom.js";
 import { methodChooser } from "./methods.js";
+import { learn, named, titleOf } from "./names.js";
 import { className, number, probability, shortened, subject } from "./numbers.js";
 import { ratherChooser } from "./rather.js";
-import { watchPhotographs } from "./upload.js";
+import { busy, fail, note, say, stay, tellProgress } from "./status.js";
+import { photographStrip } from "./strip.js";
+import { nameIt, readPhotograph, watchPhotographs } from "./upload.js";
 import { viewer } from "./viewer.js";
 import { drawWaterfall, markStage } from "./waterfall.js";
 
 let info; // what the server knows
 let choice; // what is chosen now
-let photograph = null; // {blob, name, turn}
-let shown = null; // {key, request, result} of the first method
+let photograph = null; // {blob, name, address, size, turn, classes, kept, keptSecond}
+let turns = 0; // photographs so far
+let shown = null; // {key, request, result, photograph} of the first method
 let shownSecond = null;
 let running = null; // AbortController of the only request that may still be shown
 let loading = null; // of a download
@@ -26,15 +30,14 @@ const classes = classChooser((target) => {
   if (same) choice.ratherThan = null;
   update();
   if (same) {
-    byId("notice").textContent = "The class at 'Rather than' is the one that is explained now, so " +
-      "it is compared with no other.";
+    note("The class at 'Rather than' is the one that is explained now, so it is compared with no " +
+      "other.");
   }
 });
 const rather = ratherChooser((other) => {
   if (other !== null && other === explained()) {
     classesAsked();
-    byId("notice").textContent = "That is the class that is explained. Choose another one to " +
-      "compare it with.";
+    note("That is the class that is explained. Choose another one to compare it with.");
     return;
   }
   choice.ratherThan = other;
@@ -44,6 +47,7 @@ const limits = new Map(); // of signed scales: one for all classes of a photogra
 let predicted = null; // index of the photograph's most probable class, once it is known
 let first;
 let second;
+let strip;
 
 // What is asked for now; two equal keys mean equal results.
 const firstRequest = () => ({
@@ -78,69 +82,20 @@ async function explainOnScale(request, parts, how) {
   return result;
 }
 
-function say(text) {
-  if (byId("status").textContent !== text) byId("status").textContent = text;
-}
-
-/**
- * Say what failed, beside other failures.
- * @param {"start"|"photograph"|"result"|"download"} what the action that was tried
- * @param {?Error} error the failure; null where there is none, or the action is tried again
- * @param {function()} again tries the action again, where that may help
- * @param {string} words the text of the button for it
- */
-function fail(what, error, again, words = "Try again") {
-  const box = byId("error");
-  box.querySelector(`[data-of="${what}"]`)?.remove();
-  if (error) {
-    const own = el("div", { "data-of": what }, el("p", { text: error.message }));
-    if (["busy", "connection", "internal"].includes(error.kind)) {
-      own.append(el("button", {
-        type: "button", class: "plain", text: words, onclick: () => {
-          stay();
-          again();
-        },
-      }));
-    }
-    box.append(own);
-  }
-  show(box.children.length > 0, box);
-  if (error && !(error instanceof Refusal)) throw error;
-}
-
-/** Keep the keyboard's focus where the button that has it is about to disappear. */
-function stay() {
-  byId("result").focus({ preventScroll: true });
-}
-
-function tellProgress(progress) {
-  say(progress.text.charAt(0).toUpperCase() + progress.text.slice(1));
-  const bar = byId("progress");
-  if (progress.of) {
-    bar.max = progress.of;
-    bar.value = progress.done ?? 0;
-  } else bar.removeAttribute("value");
-}
-
-function busy(on) {
-  show(on, byId("progress"), byId("stop"));
-  byId("progress").removeAttribute("value");
-  byId("result").setAttribute("aria-busy", String(on));
-}
-
 /** Say which part of what is on screen belongs to an earlier choice. */
 function markStale() {
   const one = shown && shown.key !== keyOf(firstRequest());
   const other = shown && !one && shownSecond &&
     shownSecond.key !== keyOf(secondRequest(shown.result.target));
-  const note = byId("stale");
-  show(Boolean(one || other), note);
+  const told = byId("stale");
+  show(Boolean(one || other), told);
   byId("answer").classList.toggle("stale", Boolean(one));
   if (one) {
-    note.textContent = `Still the earlier result: ${shown.result.method} for ` +
-      `${shortened(subject(shown.result.target), 100)}.`;
+    const of = shown.photograph === photograph ? "" : ` in ${shortened(shown.photograph.name)}`;
+    told.textContent = `Still the earlier result: ${titleOf(shown.result.method)} for ` +
+      `${shortened(subject(shown.result.target), 100)}${of}.`;
   } else if (other) {
-    note.textContent = `On the right still the earlier map: ${shownSecond.result.method}.`;
+    told.textContent = `On the right still the earlier map: ${titleOf(shownSecond.result.method)}.`;
   }
 }
 
@@ -162,19 +117,25 @@ function numbersOf(target) {
   ];
 }
 
-function showFirst(key, request, result) {
-  shown = { key, request, result };
+/** List the most probable classes of what is shown. */
+function listClasses({ result }) {
+  const known = result.top.some((entry) => entry.index === result.target.index);
+  classes.predictions(known ? result.top : [...result.top, result.target]);
+  rather.predictions(result.top);
+  predicted = result.top[0].index;
+  classesAsked();
+}
+
+function showFirst(found) {
+  shown = found;
+  const { result } = found;
   // The second map stays where it is of the same photograph, model, class, method and options.
   if (shownSecond?.key !== keyOf(secondRequest(result.target))) shownSecond = null;
   const model = info.models[result.model];
   const target = result.target;
-  const known = result.top.some((entry) => entry.index === target.index);
-  classes.predictions(known ? result.top : [...result.top, target]);
-  rather.predictions(result.top);
-  predicted = result.top[0].index;
-  classesAsked();
+  listClasses(found);
   show(false, byId("empty"));
-  show(true, byId("answer"), byId("to-result"));
+  show(true, byId("answer"));
   byId("headline").textContent = subject(target);
   const facts = [
     ["Class", `${className(target)}, number ${target.index}`,
@@ -189,15 +150,15 @@ function showFirst(key, request, result) {
       el("dd", { class: "hint", text: what }))));
   const notes = result.notes ?? [];
   show(notes.length > 0, byId("notes"));
-  byId("notes").replaceChildren(...notes.map((text) => el("li", { text })));
-  drawWaterfall(result);
-  view.show(result, shownSecond?.result ?? null);
+  byId("notes").replaceChildren(...notes.map((text) => el("li", { text: named(text) })));
+  drawWaterfall(result, view.pick);
+  view.show(result, shownSecond?.result ?? null, found.photograph);
 }
 
 /** Use a new choice, and hide what failed of an earlier one. */
 function update() {
   remember(choice);
-  byId("notice").textContent = "";
+  note("");
   classesAsked();
   if (!photograph) return;
   fail("photograph", null);
@@ -222,22 +183,30 @@ async function compute() {
   markStale();
   busy(true);
   try {
+    const from = photograph;
     const request = firstRequest();
     const key = keyOf(request);
     if (shown?.key !== key) {
-      say(`Explaining with ${request.method} …`);
-      const result = await explainOnScale(request, "all", how);
-      if (own !== running) return;
-      showFirst(key, request, result);
+      if (from.kept?.key !== key) {
+        say(`Explaining with ${titleOf(request.method)} …`);
+        const result = await explainOnScale(request, "all", how);
+        if (own !== running) return;
+        from.kept = { key, request, result, photograph: from };
+      }
+      showFirst(from.kept);
       markStale();
     }
     const beside = secondRequest(shown.result.target);
-    if (choice.second && shownSecond?.key !== keyOf(beside)) {
-      say(`Comparing with ${beside.method} …`);
-      const result = await explainOnScale(beside, "map", how);
-      if (own !== running) return;
-      shownSecond = { key: keyOf(beside), request: beside, result };
-      view.compare(result);
+    const besideKey = keyOf(beside);
+    if (choice.second && shownSecond?.key !== besideKey) {
+      if (from.keptSecond?.key !== besideKey) {
+        say(`Comparing with ${titleOf(beside.method)} …`);
+        const result = await explainOnScale(beside, "map", how);
+        if (own !== running) return;
+        from.keptSecond = { key: besideKey, request: beside, result };
+      }
+      shownSecond = from.keptSecond;
+      view.compare(shownSecond.result);
       markStale();
     }
     const target = shown.result.target;
@@ -247,6 +216,10 @@ async function compute() {
   } catch (error) {
     if (own !== running || error.name === "AbortError") return;
     say("");
+    if (error.kind === "photograph") {
+      comeBack(error);
+      return;
+    }
     fail("result", error, compute);
   } finally {
     if (own === running) {
@@ -264,29 +237,47 @@ function stop() {
   say("Stopped. Any choice starts again.");
 }
 
-function forget() {
-  shown = null;
-  shownSecond = null;
-  limits.clear();
-  loading?.abort();
-  byId("download-says").textContent = "";
-  view.clear();
-  forgetClasses();
-  show(false, byId("answer"), byId("to-result"), byId("stale"));
-  show(true, byId("empty"));
-}
-
 function forgetClasses() {
   predicted = null;
   classes.forget();
   rather.predictions([]);
 }
 
-function takePhotograph({ blob, name }) {
-  if (photograph) [choice.target, choice.ratherThan] = [null, null]; // it has other classes
-  photograph = { blob, name, turn: (photograph?.turn ?? 0) + 1 };
-  forget();
+/** Ask about a photograph; what was chosen for the one before comes back with it. */
+function choose(next) {
+  if (photograph === next) return;
+  if (photograph && next) { // the first one is asked what the address says
+    photograph.classes = [choice.model, choice.target, choice.ratherThan];
+    const [model, ...asked] = next.classes ?? [];
+    [choice.target, choice.ratherThan] = model === choice.model ? asked : [null, null];
+  }
+  photograph = next;
+  if (next) next.turn ??= ++turns;
+  loading?.abort();
+  byId("download-says").textContent = "";
+  nameIt(next);
+  strip.mark(next);
+}
+
+function takePhotograph(next) {
+  choose(next);
+  forgetClasses(); // the next one has others
   update();
+}
+
+/** Go back to the photograph that is shown: the one that was asked about cannot be used. */
+function comeBack(error) {
+  const bad = photograph;
+  error.message = `${bad.name}: ${error.message}`;
+  strip.remove(bad);
+  choose(shown?.photograph ?? null);
+  remember(choice);
+  fail("photograph", error);
+  if (!shown) return;
+  listClasses(shown);
+  markStale();
+  if (shown.key !== keyOf(firstRequest())) compute();
+  else say(`Still shown: ${shown.photograph.name}.`);
 }
 
 function describeModel() {
@@ -305,12 +296,13 @@ function takeModel() {
   let notice = "";
   if (!first.applies(choice.model, choice.method)) {
     const next = info.methods.find((m) => m.applies[choice.model] === true).name;
-    notice = `${choice.method} does not apply to this model; ${next} is used instead.`;
+    notice = `${titleOf(choice.method)} does not apply to this model; ${titleOf(next)} is used ` +
+      "instead.";
     choice.method = next;
     choice.options = {};
   }
   if (choice.second && !second.applies(choice.model, choice.second)) {
-    notice += ` ${choice.second} does not apply either way; the comparison is closed.`;
+    notice += ` ${titleOf(choice.second)} does not apply either way; the comparison is closed.`;
     choice.second = null;
     choice.secondOptions = {};
   }
@@ -318,7 +310,7 @@ function takeModel() {
   forgetClasses();
   setMethods();
   update();
-  byId("notice").textContent = notice;
+  note(notice);
 }
 
 function setMethods() {
@@ -334,7 +326,7 @@ async function fetchFile(kind) {
   byId("download-says").textContent = `Making the ${kind} …`;
   try {
     const how = { opacity: view.opacity(), limit: shown.result.map.limit };
-    const file = await download(kind, photograph, shown.request, how, own.signal);
+    const file = await download(kind, shown.photograph, shown.request, how, own.signal);
     if (own !== loading) return;
     const address = URL.createObjectURL(file.blob);
     el("a", { href: address, download: file.name }).click();
@@ -356,6 +348,7 @@ function goToResult(event) {
 async function begin() {
   say("Asking the server what it has …");
   info = await about();
+  learn(info.methods);
   const found = recalled(info);
   choice = found.choice;
   byId("model").replaceChildren(
@@ -375,8 +368,13 @@ async function begin() {
   describeModel();
   setMethods();
   classesAsked();
-  watchPhotographs(info.limits, takePhotograph, (message) =>
-    fail("photograph", new Refusal(message, "photograph")));
+  const refused = (error) => fail("photograph", error);
+  strip = photographStrip(takePhotograph,
+    (blob, name) => readPhotograph(blob, name, info.limits), refused);
+  watchPhotographs(info.limits, (next, first) => {
+    strip.add(next);
+    if (first) takePhotograph(next);
+  }, refused);
   byId("stop").addEventListener("click", stop);
   for (const button of document.querySelectorAll("[data-download]")) {
     button.addEventListener("click", () => fetchFile(button.dataset.download));
@@ -384,9 +382,8 @@ async function begin() {
   byId("version").textContent = `fullgrad ${info.version}.`;
   say("Ready for a photograph.");
   if (found.problems.length) {
-    byId("notice").textContent =
-      `The address names what this viewer does not have (${found.problems.join(", ")}); the default ` +
-      "is used instead.";
+    note(`The address names what this viewer does not have (${found.problems.join(", ")}); the default ` +
+      "is used instead.");
   }
 }
 
@@ -399,5 +396,4 @@ function start() {
 }
 
 byId("skip").addEventListener("click", goToResult);
-byId("to-result").addEventListener("click", goToResult);
 start();

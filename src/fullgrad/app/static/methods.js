@@ -1,6 +1,7 @@
 /** Builds the form of a method and its options from what the server knows. */
 
 import { el, show } from "./dom.js";
+import { named, titleOf } from "./names.js";
 
 // The meanings of the registered methods' options; a user's own method has no text here.
 const MEANINGS = {
@@ -137,12 +138,14 @@ export function methodChooser(place, methods, { id, label, none }, changed) {
       options.replaceChildren();
       return;
     }
-    about.textContent = `${method.about}${method.reference ? ` (${method.reference})` : ""}`;
+    about.replaceChildren(
+      `${named(method.about)}${method.reference ? ` (${method.reference})` : ""} In Python and commands: `,
+      el("code", { text: method.name }), ".");
     for (const option of method.options) {
       fields[option.name] = field(option, `${id}-${option.name}`, given[option.name], tell);
     }
     options.replaceChildren(
-      el("summary", { text: `Options of ${method.name}` }),
+      el("summary", { text: `Options of ${titleOf(method.name)}` }),
       ...Object.values(fields).map((own) => own.element),
     );
     options.open = options.open || Object.keys(given).length > 0;
@@ -162,7 +165,7 @@ export function methodChooser(place, methods, { id, label, none }, changed) {
         ...methods.map((m) => el("option", {
           value: m.name,
           disabled: !apply(m),
-          text: apply(m) ? m.name : `${m.name} (does not apply)`,
+          text: apply(m) ? titleOf(m.name) : `${titleOf(m.name)} (does not apply)`,
         })),
       );
       select.value = name ?? NONE;
@@ -172,7 +175,7 @@ export function methodChooser(place, methods, { id, label, none }, changed) {
       refused.replaceChildren(
         el("summary", { text: `${count} not apply to this model` }),
         el("ul", {}, ...not.map((m) =>
-          el("li", {}, el("strong", { text: m.name }), `: ${m.applies[model]}`))),
+          el("li", {}, el("strong", { text: titleOf(m.name) }), `: ${m.applies[model]}`))),
       );
       describe(given);
     },

@@ -3,6 +3,7 @@
 import { el, show } from "./dom.js";
 
 const MOST = 50; // classes listed for a search
+const ENOUGH = 240; // pixels of a list's height
 
 /** Find the classes that match a search text, the best matches first. */
 export function matching(text, names, outputs) {
@@ -29,6 +30,16 @@ export function classSearch({ search, list, hint }, chosen) {
   let model = { classes: null, outputs: 0 };
   let options = [];
   let active = -1;
+
+  /** Open the list where there is room: below the field, or above it. */
+  function place() {
+    const field = search.getBoundingClientRect();
+    const state = document.querySelector(".state").getBoundingClientRect();
+    const below = (state.top > field.bottom ? state.top : innerHeight) - field.bottom;
+    const up = below < ENOUGH && field.top > below;
+    list.classList.toggle("above", up);
+    list.style.maxHeight = `${Math.max(80, Math.min(ENOUGH, (up ? field.top : below) - 12))}px`;
+  }
 
   function close() {
     show(false, list);
@@ -80,6 +91,7 @@ export function classSearch({ search, list, hint }, chosen) {
     else if (!all.length) hint.textContent = "No class of this model has that name or number.";
     else hint.textContent = more ? `The first ${some}; ${more} more match.` : `${some} found.`;
     show(options.length > 0, list);
+    place();
     search.setAttribute("aria-expanded", String(options.length > 0));
     list.scrollTop = 0;
   }

@@ -1,5 +1,6 @@
-/** Takes a photograph that is chosen, dropped or pasted, and checks it against the limits. */
+/** Takes photographs that are chosen, dropped or pasted, and checks them against the limits. */
 
+import { Refusal } from "./api.js";
 import { byId, show } from "./dom.js";
 import { megabytes, megapixels } from "./numbers.js";
 
@@ -14,71 +15,79 @@ function sizeOf(address) {
 }
 
 /**
+ * Read a photograph, as far as a browser can, and check it against the limits.
+ * @param {Blob} blob
+ * @param {string} name
+ * @param {{bytes: number, pixels: number}} limits the server's limits
+ * @returns {Promise<{blob: Blob, name: string, address: string, size: ?number[]}>}
+ * @throws {Refusal} the reason why it is not sent
+ */
+export async function readPhotograph(blob, name, limits) {
+  const refuse = (text) => new Refusal(`${name} ${text}`, "photograph");
+  if (blob.size > limits.bytes) {
+    throw refuse(`has ${megabytes(blob.size)}; at most ${megabytes(limits.bytes)} can be sent.`);
+  }
+  if (blob.size === 0) throw refuse("is empty.");
+  let held; // a copy: the file may be changed or moved before it is sent again
+  try {
+    held = new Blob([await blob.arrayBuffer()], { type: blob.type });
+  } catch {
+    throw refuse("cannot be read. Is it a folder?");
+  }
+  const address = URL.createObjectURL(held);
+  const size = await sizeOf(address);
+  if (size && size[0] * size[1] > limits.pixels) {
+    URL.revokeObjectURL(address);
+    throw refuse(`has ${size[0]} × ${size[1]} pixels (${megapixels(size[0] * size[1])}); at most ` +
+      `${megapixels(limits.pixels)} can be sent. Make it smaller first.`);
+  }
+  return { blob: held, name, address, size };
+}
+
+/** Name the photograph that is asked about; null for none. */
+export function nameIt(photograph) {
+  const said = byId("file-name");
+  show(Boolean(photograph), said);
+  if (!photograph) return;
+  const { name, size } = photograph;
+  said.textContent = size ? `${name}, ${size[0]} × ${size[1]} pixels` : name;
+}
+
+/**
  * Watch for photographs.
  * @param {{bytes: number, pixels: number}} limits the server's limits
- * @param {function({blob: Blob, name: string})} taken receives a photograph
- * @param {function(string)} refused receives the reason why a file is not sent
+ * @param {function(object, boolean)} taken receives each photograph, and whether it is to be shown
+ * @param {function(?Error)} refused receives why files are not sent; null when they are first read
  */
 export function watchPhotographs(limits, taken, refused) {
   const drop = byId("drop");
   const file = byId("file");
-  const preview = byId("preview");
-  let address = null;
   let turn = 0;
   byId("limits").textContent =
-    `Up to ${megabytes(limits.bytes)} and ${megapixels(limits.pixels)}.`;
+    `Up to ${megabytes(limits.bytes)} and ${megapixels(limits.pixels)} each.`;
 
-  async function take(blob, name) {
-    const mine = ++turn;
-    if (blob.size > limits.bytes) {
-      refused(`${name} has ${megabytes(blob.size)}; at most ${megabytes(limits.bytes)} can be sent.`);
-      return;
-    }
-    if (blob.size === 0) {
-      refused(`${name} is empty.`);
-      return;
-    }
-    let held; // a copy: the file may be changed or moved before it is sent again
-    try {
-      held = new Blob([await blob.arrayBuffer()], { type: blob.type });
-    } catch {
-      refused(`${name} cannot be read. Is it a folder?`);
-      return;
-    }
-    const next = URL.createObjectURL(held);
-    const size = await sizeOf(next);
-    if (mine !== turn) {
-      URL.revokeObjectURL(next);
-      return;
-    }
-    if (size && size[0] * size[1] > limits.pixels) {
-      URL.revokeObjectURL(next);
-      refused(
-        `${name} has ${size[0]} × ${size[1]} pixels (${megapixels(size[0] * size[1])}); at most ` +
-          `${megapixels(limits.pixels)} can be sent. Make it smaller first.`,
-      );
-      return;
-    }
-    if (address) URL.revokeObjectURL(address);
-    address = next;
-    if (size) preview.src = address;
-    else preview.removeAttribute("src");
-    show(Boolean(size), preview);
-    const said = byId("file-name");
-    said.textContent = size ? `${name}, ${size[0]} × ${size[1]} pixels` : name;
-    show(true, said);
-    byId("file-label").textContent = "Choose another";
-    taken({ blob: held, name });
-  }
-
-  function takeFirst(files) {
+  /** Take all files; the first that can be used is shown, unless others were given meanwhile. */
+  async function takeAll(files) {
     const found = [...files];
     if (!found.length) return;
-    take(found[0], found[0].name || "pasted picture");
+    const mine = ++turn;
+    const reasons = [];
+    let first = true;
+    refused(null);
+    for (const one of found) {
+      try {
+        taken(await readPhotograph(one, one.name || "pasted picture", limits), first && mine === turn);
+        first = false;
+      } catch (error) {
+        if (!(error instanceof Refusal)) throw error;
+        reasons.push(error.message);
+      }
+    }
+    if (reasons.length) refused(new Refusal(reasons.join(" "), "photograph"));
   }
 
   file.addEventListener("change", () => {
-    takeFirst(file.files);
+    takeAll(file.files);
     file.value = ""; // so that the same file can be chosen again
   });
   const carriesFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
@@ -94,7 +103,7 @@ export function watchPhotographs(limits, taken, refused) {
     drop.classList.remove("over");
     if (!carriesFiles(event)) return;
     event.preventDefault();
-    takeFirst(event.dataTransfer.files);
+    takeAll(event.dataTransfer.files);
   });
-  document.addEventListener("paste", (event) => takeFirst(event.clipboardData?.files ?? []));
+  document.addEventListener("paste", (event) => takeAll(event.clipboardData?.files ?? []));
 }

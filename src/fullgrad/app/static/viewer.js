@@ -1,7 +1,9 @@
 /** Shows photograph, map, opacity, stages and the swipe, all without asking the server. */
 
 import { breakable, byId, el, show } from "./dom.js";
+import { titleOf } from "./names.js";
 import { number, numberName, share, sides, signed, subject } from "./numbers.js";
+import { zooming } from "./zoom.js";
 
 /** Draw a color scale with its ends. */
 function scaleOf(label, signedMap, left, right, says) {
@@ -13,10 +15,22 @@ function scaleOf(label, signedMap, left, right, says) {
     says ? el("p", { class: "hint", text: says }) : "");
 }
 
+/** Show the whole photograph, and the part of it that the network sees. */
+function drawFrame({ frame: [left, top, width, height] }, photograph) {
+  show(Boolean(photograph.size), byId("frame"));
+  if (!photograph.size) return;
+  byId("frame-photo").src = photograph.address;
+  byId("frame-photo").alt = `The whole photograph ${photograph.name}; a frame marks what the network sees`;
+  const box = byId("frame-box").style;
+  [box.left, box.top, box.width, box.height] =
+    [left, top, width, height].map((part) => `${100 * part}%`);
+}
+
 function mapScale(result, label) {
-  const { least, most, signed: hasSign, says } = result.map;
+  const { least, most, signed: hasSign, says, cell } = result.map;
   if (!hasSign) return scaleOf(label, false, `least ${number(least)}`, `most ${number(most)}`, says);
-  const range = `The map's numbers go from ${number(least)} to ${number(most)}.`;
+  const range = `The ${cell ? "cells' sums" : "map's numbers"} go from ${number(least)} to ` +
+    `${number(most)}.`;
   return scaleOf(label, true, ...sides(result.target), `${says} ${range}`);
 }
 
@@ -39,8 +53,10 @@ export function viewer(stageShown) {
   const opacity = byId("opacity");
   const stage = byId("stage");
   const swipe = byId("swipe");
+  const zoom = zooming(picture);
   let result = null;
   let second = null;
+  let photograph = null;
 
   const current = () => (Number(stage.value) > 0 ? result.stages[Number(stage.value) - 1] : null);
 
@@ -59,15 +75,15 @@ export function viewer(stageShown) {
     byId("divider").style.left = `${at}%`;
     if (!result || !second) return;
     swipe.setAttribute("aria-valuetext",
-      `left ${at} %: ${result.method}, right ${100 - at} %: ${second.method}`);
+      `left ${at} %: ${titleOf(result.method)}, right ${100 - at} %: ${titleOf(second.method)}`);
   }
 
   function drawScales(own) {
-    const name = own ? `fullgrad, stage ${own.name}` : result.method;
+    const name = own ? `FullGrad, stage ${own.name}` : titleOf(result.method);
     const label = second ? `Left: ${name}` : null;
     const first = own ? stageScale(result, label) : mapScale(result, label);
     byId("scales").replaceChildren(first,
-      second ? mapScale(second, `Right: ${second.method}`) : "");
+      second ? mapScale(second, `Right: ${titleOf(second.method)}`) : "");
   }
 
   function drawStage() {
@@ -81,10 +97,10 @@ export function viewer(stageShown) {
     if (png) heat.src = png;
     heat.alt = own
       ? `Map of stage ${own.name} for ${subject(result.target)}`
-      : `Map of ${result.method} for ${subject(result.target)}`;
+      : `Map of ${titleOf(result.method)} for ${subject(result.target)}`;
     // Stages come from the split of the logit, whatever the method of the whole map.
     byId("tag-first").replaceChildren(
-      ...(own ? ["fullgrad, stage ", ...breakable(own.name)] : [result.method]));
+      ...(own ? ["FullGrad, stage ", ...breakable(own.name)] : [titleOf(result.method)]));
     const part = own && share(own.share);
     const sum = own && `sum ${signed(own.sum)}${part ? `, ${part} of the ${numberName(result.target)}` : ""}`;
     const others = result.method === "fullgrad" ? "" : " (the stages' maps are FullGrad's)";
@@ -105,14 +121,14 @@ export function viewer(stageShown) {
     if (both) {
       byId("photo-second").src = second.photograph;
       byId("heat-second").src = second.map.png;
-      byId("heat-second").alt = `Map of ${second.method} for ${subject(second.target)}`;
-      byId("tag-second").textContent = second.method;
+      byId("heat-second").alt = `Map of ${titleOf(second.method)} for ${subject(second.target)}`;
+      byId("tag-second").textContent = titleOf(second.method);
     }
     drawSwipe();
   }
 
   function drag(event) {
-    if (!second || !(event.buttons & 1)) return;
+    if (!second || zoom.enlarged() || !(event.buttons & 1)) return; // which moves the picture
     const box = picture.getBoundingClientRect();
     const at = Math.round((100 * (event.clientX - box.left)) / box.width);
     swipe.value = Math.min(100, Math.max(0, at));
@@ -122,6 +138,10 @@ export function viewer(stageShown) {
   function step(by) {
     stage.value = Number(stage.value) + by;
     drawStage();
+  }
+
+  function tell() {
+    zoom.show([result, second].filter(Boolean));
   }
 
   opacity.addEventListener("input", drawOpacity);
@@ -136,13 +156,13 @@ export function viewer(stageShown) {
 
   return {
     /**
-     * Show a result, and a second one beside it unless that is null. The stage stays the same
-     * where the new result has it.
+     * Show a result of a photograph, and a second one beside it unless that is null. The stage
+     * stays the same where the new result has it, the enlargement where the photograph does.
      */
-    show(next, beside) {
+    show(next, beside, from) {
       const before = result && current()?.name;
-      result = next;
-      second = beside;
+      if (from !== photograph) zoom.reset();
+      [result, second, photograph] = [next, beside, from];
       picture.style.aspectRatio = `${next.width} / ${next.height}`;
       byId("photo-first").src = next.photograph;
       byId("photo-first").alt =
@@ -157,26 +177,30 @@ export function viewer(stageShown) {
       byId("says").textContent =
         `The network sees ${next.width} × ${next.height} pixels: the photograph resized and ` +
         "cropped.";
+      drawFrame(next, from);
       show(Boolean(next.reason), byId("reason"));
       byId("reason").textContent =
-        next.reason ? `Why ${next.method}? It is ${next.reason}.` : "";
+        next.reason ? `Why ${titleOf(next.method)}? It is ${next.reason}.` : "";
       drawSecond();
       drawStage();
+      tell();
+    },
+    /** Show the stage of a name, or the whole map where it is shown already. */
+    pick(name) {
+      const place = 1 + result.stages.findIndex((own) => own.name === name);
+      stage.value = Number(stage.value) === place ? 0 : place;
+      drawStage();
+      picture.scrollIntoView({ block: "nearest" });
     },
     /** Show a second method beside the first; null takes it away. */
     compare(next) {
       second = next;
       drawSecond();
-      if (result) drawScales(current());
+      if (!result) return;
+      drawScales(current());
+      tell();
     },
     /** Return the map's opacity, from 0 to 1. */
     opacity: () => Number(opacity.value) / 100,
-    /** Forget everything. */
-    clear() {
-      result = null;
-      second = null;
-      stage.value = 0;
-      for (const image of picture.querySelectorAll("img")) image.removeAttribute("src");
-    },
   };
 }

@@ -31,7 +31,7 @@ function bar(start, end, kind, { low, high }) {
 function row(name, drawn, value, part, attributes = {}) {
   // Narrow screens lay the rows out as a grid, so the roles of a table are stated.
   return el("tr", { role: "row", ...attributes },
-    el("th", { scope: "row", role: "rowheader" }, ...breakable(name)),
+    el("th", { scope: "row", role: "rowheader" }, ...name),
     el("td", { class: "drawn", role: "cell" }, drawn),
     el("td", { class: "n", role: "cell", text: value }),
     el("td", { class: "n part", role: "cell", text: part }));
@@ -49,8 +49,12 @@ function scrolling(box, on, what) {
   }
 }
 
-/** Draw the waterfall of a result, or say that there is none. */
-export function drawWaterfall(result) {
+/**
+ * Draw the waterfall of a result, or say that there is none.
+ * @param {object} result
+ * @param {function(string)} pick receives the stage of the row that was chosen
+ */
+export function drawWaterfall(result, pick) {
   const found = result.waterfall;
   show(Boolean(found), byId("waterfall-part"));
   show(!found, byId("no-waterfall"));
@@ -62,13 +66,19 @@ export function drawWaterfall(result) {
   const scale = laidOut(found);
   const of = (value) => (found.output ? share(value / found.output) : "");
   const label = subject(result.target);
-  const rows = scale.bars.map((part) =>
-    row(part.name, bar(part.start, part.end, part.value < 0 ? "lowers" : "raises", scale),
-      signed(part.value), of(part.value), { "data-stage": part.name }));
+  const stages = new Set((result.stages ?? []).map((stage) => stage.name));
+  const rows = scale.bars.map((part, place) => {
+    const stage = place > 0 && stages.has(part.name); // the first row is the input's
+    const name = breakable(part.name);
+    return row(stage ? [el("button", { type: "button", "aria-pressed": "false" }, ...name)] : name,
+      bar(part.start, part.end, part.value < 0 ? "lowers" : "raises", scale),
+      signed(part.value), of(part.value),
+      stage ? { "data-stage": part.name, class: "pick", onclick: () => pick(part.name) } : {});
+  });
   const last = scale.bars[scale.bars.length - 1].end;
-  rows.push(row("residual", bar(last, last, "none", scale), tiny(found.residual), "",
+  rows.push(row(["residual"], bar(last, last, "none", scale), tiny(found.residual), "",
     { class: "residual" }));
-  rows.push(row(`sum = ${what}`, bar(0, found.output, "total", scale), signed(found.output),
+  rows.push(row([`sum = ${what}`], bar(0, found.output, "total", scale), signed(found.output),
     found.output ? "100 %" : "", { class: "total" }));
   byId("waterfall-says").textContent =
     `The ${what} of ${label}, ${number(found.output)}, is the sum of what the photograph itself ` +
@@ -86,7 +96,7 @@ export function drawWaterfall(result) {
     `A bar begins where the one above it ends; the thin line is zero. Red and + raise the ${what}, ` +
     `blue and − lower it. A share is of the ${what}; parts of both signs cancel, so it can exceed ` +
     `100 %. The residual is the ${what} minus all parts: the computer's rounding, which shows that ` +
-    "nothing is missing.";
+    `nothing is missing.${stages.size ? " A row shows its stage in the picture." : ""}`;
 }
 
 /** Mark the row of a stage, or none, and bring it into view where the table scrolls by itself. */
@@ -95,6 +105,7 @@ export function markStage(name) {
   for (const found of box.querySelectorAll("tr[data-stage]")) {
     const current = name !== null && found.dataset.stage === name;
     found.classList.toggle("current", current);
+    found.querySelector("button").setAttribute("aria-pressed", String(current));
     if (current) box.scrollTop = found.offsetTop - box.clientHeight / 2;
   }
 }

@@ -17,7 +17,7 @@ from fullgrad.datasets.samples import Samples
 from fullgrad.datasets.sources import open_samples
 from fullgrad.errors import FullGradError, InputError
 from fullgrad.vision.areas import CELL, drawn_in_cells
-from fullgrad.vision.images import Preprocessing, display_image
+from fullgrad.vision.images import Preprocessing, display_image, to_rgb
 from fullgrad.viz.mixture import drawn
 from fullgrad.viz.overlay import overlaid
 
@@ -96,7 +96,9 @@ class Pictures:
             value, _ = self.samples.read(number)
         except (FullGradError, OSError):
             return None
-        return display_image(value, self.preprocessing) if hasattr(value, "convert") else None
+        if not hasattr(value, "convert"):
+            return None
+        return display_image(to_rgb(value), self.preprocessing)
 
     def map(self, row: int) -> Array | None:
         """Return a row's map as it is shown, a complete one in cells; None where it has none."""

@@ -10,6 +10,8 @@ from fullgrad._lazy import submodules
 
 if TYPE_CHECKING:
     from fullgrad.interop.compiling import backends as backends
+    from fullgrad.interop.compiling import call as call
+    from fullgrad.interop.compiling import comparing as comparing
     from fullgrad.interop.compiling import compiled as compiled
     from fullgrad.interop.compiling import trace as trace
 

@@ -19,11 +19,11 @@ from fullgrad.engine.inputs import Inputs
 from fullgrad.engine.request import Detached
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import GraphError
-from fullgrad.interop.compiling._call import Arguments, Explaining, Found, rows_for
-from fullgrad.interop.compiling._comparing import accepted, apart, unexplained
 from fullgrad.interop.compiling._model import Watched, described
 from fullgrad.interop.compiling._settings import settings
 from fullgrad.interop.compiling.backends import Mode, Run, check_mode, plain, runner
+from fullgrad.interop.compiling.call import Arguments, Explaining, Found, rows_for
+from fullgrad.interop.compiling.comparing import accepted, apart, unexplained
 from fullgrad.interop.compiling.trace import Trace, traced
 from fullgrad.maps.aggregation import Psi
 from fullgrad.maps.saliency import packed
@@ -138,8 +138,8 @@ class Compiled:
             inputs: see :meth:`__call__`.
             target: see :meth:`__call__`.
             tolerance: the largest accepted difference, relative to the largest number of a sample's
-                map; None for ten times that of the sum. A map that jumps as far eagerly, where the
-                input changes in its last bits, is accepted as well (a ReLU at zero).
+                map; None for ten times that of the sum. A map that jumps eagerly too, where only
+                rounding changes, is accepted up to three times as far (a ReLU at zero).
             additional_forward_args: see :func:`fullgrad.decompose`.
             forward_kwargs: see :func:`fullgrad.decompose`.
 

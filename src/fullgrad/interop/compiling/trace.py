@@ -23,9 +23,9 @@ from fullgrad.engine.module_path import ModulePath
 from fullgrad.engine.targets import main_tensor
 from fullgrad.engine.wrappers import unwrap
 from fullgrad.errors import GraphError
-from fullgrad.interop.compiling._call import Arguments, Explaining, Found, rows_for
 from fullgrad.interop.compiling._model import state_of as state_of  # noqa: PLC0414
 from fullgrad.interop.compiling._simplify import refuse_unholdable, simplified
+from fullgrad.interop.compiling.call import Arguments, Explaining, Found, rows_for
 
 # While it traces, PyTorch replaces how modules are called in the whole process.
 _one_at_a_time = threading.Lock()
@@ -108,6 +108,8 @@ def traced(
     rows: Tensor,
     found: Found,
     explaining: Explaining,
+    *,
+    with_logits: bool = False,
 ) -> Trace:
     """As :func:`trace`, of a call that was made eagerly before.
 
@@ -118,6 +120,7 @@ def traced(
         rows: the target, as the graph takes it.
         found: what the eager call gave.
         explaining: method and options.
+        with_logits: the graph returns the model's whole output as well, last.
 
     Raises:
         GraphError: a graph cannot hold the call; names what in it.
@@ -132,7 +135,8 @@ def traced(
         with noting_decisions() as noted, _Unread(model):
             one = explaining.eager(model, arguments, given[len(state) : -1], chosen)
         checks = torch.stack([c.to(one.output.device) for c in noted.conditions])
-        return (*one.maps, one.output, one.residual, chosen.index, checks)
+        logits = chosen.logits if with_logits else ()
+        return (*one.maps, one.output, one.residual, chosen.index, checks, *logits)
 
     # Objects of its own: a graph knows its inputs by identity, and one may be given twice.
     own = [t.detach() for t in tensors]
@@ -157,9 +161,11 @@ class _Chosen:
     def __init__(self, rows: Tensor) -> None:
         self._rows = rows
         self.index = torch.full_like(rows.sum(1), -1)
+        self.logits: tuple[Tensor, ...] = ()
 
     def __call__(self, output: Any) -> Tensor:
         tensor, _ = main_tensor(output)
+        self.logits = (tensor.detach(),)
         if tensor.dim() < 2:
             return tensor.reshape(-1)
         rows = self._rows
