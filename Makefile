@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 OUT ?= demo-output
 
 .PHONY: help demo docs app test test-oldest test-newest test-core test-install workflows release test-browser notebooks install lint \
-	types sweep placement fuzz exactness gallery selections checkerboard sentences tasks pictures architecture load \
+	types sweep placement fuzz exactness gallery selections checkerboard sentences tasks task-cost pictures architecture load \
 	bench profile guard compile-sweep export-sweep cookbook killed-maps clean
 
 help:  ## this list
@@ -85,6 +85,9 @@ sentences: install  ## docs/text.md's example
 
 tasks: install  ## docs/tasks.md: a call for each kind of task, on models of the libraries users have
 	$(BIN)/python tools/tasks/page.py
+
+task-cost: install  ## memory and time of explaining language models of 0.1 and 0.3 B parameters
+	$(BIN)/python tools/tasks/cost.py
 
 pictures: install  ## docs/pictures.md's pictures
 	$(BIN)/python tools/pictures.py

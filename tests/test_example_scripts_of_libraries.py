@@ -17,6 +17,11 @@ SCRIPTS = {
     "clip": ("transformers", "docs/cookbook/transformers.md", False),
     "pitch": ("torchcrepe", "docs/cookbook/pitch.md", True),
     "save_and_load": ("safetensors", "docs/results.md", False),
+    "text_detector": (
+        "rapidocr_onnxruntime onnx2torch onnx_ir skimage",
+        "docs/cookbook/text-detector.md",
+        True,
+    ),
     "volume": ("nibabel", "docs/cookbook/volumes.md", True),
 }
 
@@ -26,15 +31,15 @@ SCRIPTS = {
 def test_a_script_prints_what_its_page_shows(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    library, page, draws = SCRIPTS[name]
-    if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is not installed")
+    libraries, page, draws = SCRIPTS[name]
+    if missing := [x for x in libraries.split() if importlib.util.find_spec(x) is None]:
+        pytest.skip(f"{missing[0]} is not installed")
     script = ROOT / "examples" / f"{name}.py"
     picture = tmp_path / "picture.png"
     monkeypatch.setattr(sys, "argv", [str(script), *([str(picture)] if draws else [])])
     runpy.run_path(str(script), run_name="__main__")
     printed = capsys.readouterr().out
     text = (ROOT / page).read_text(encoding="utf-8")
-    assert f"```\n{printed}```" in text and f"python examples/{name}.py" in text
+    assert f"\n{printed}```" in text and f"python examples/{name}.py" in text
     if draws:
         assert picture.read_bytes()[:4] == b"\x89PNG"

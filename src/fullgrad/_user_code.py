@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
 import os
@@ -58,7 +59,11 @@ def loaded(spec: str, failure: type[FullGradError], *, again: bool = True) -> tu
         same = known is not None and _RUN.get(known.__name__) == path.read_bytes()
         namespace = known if same else execute(path, failure)
     if not hasattr(namespace, name):
-        raise failure(f"{printable(path)} has no function {name!r}")
+        close = difflib.get_close_matches(
+            name, [n for n, v in vars(namespace).items() if callable(v)], n=1
+        )
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise failure(f"{printable(path)} has no function {name!r}{hint}")
     return namespace, getattr(namespace, name)
 
 

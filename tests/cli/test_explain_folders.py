@@ -96,10 +96,13 @@ def test_a_second_start_explains_what_is_not_there(
     [
         (["--option", "steps=1"], 'option [], now ["steps=1"]'),
         (["--target", "1"], 'target null, now "1"'),
-        (["--layers"], "layers false, now true"),
+        (
+            ["--layers", "--target", "1", "--cell", "8", "--option", "steps=1"],
+            'cell 16, now 8, target null, now "1", layers false, now true, and 1 more): add',
+        ),
         ([], "model state "),
     ],
-    ids=["psi", "target", "layers", "model"],
+    ids=["psi", "target", "many", "model"],
 )
 def test_other_settings_are_refused_or_replaced(
     here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], difference: str

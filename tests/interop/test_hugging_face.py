@@ -341,6 +341,21 @@ def test_gradient_checkpointing_changes_nothing() -> None:
     assert model.training
 
 
+@pytest.mark.parametrize("offloaded", [["model.embed_tokens"], ["lm_head", "model.layers.1"], None])
+def test_models_that_accelerate_offloads(offloaded: list[str] | None, tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model, batch = llama(), text()
+    plain = hf.explain(model, batch, (3, 7)).map["input_ids"]
+    parts = ["model.embed_tokens", "model.layers.0", "model.layers.1", "model.norm", "lm_head"]
+    places = {p: "disk" if p in (offloaded or parts) else "cpu" for p in parts}
+    places["model.rotary_emb"] = "cpu"
+    accelerate.dispatch_model(model, places, main_device="cpu", offload_dir=str(tmp_path))
+    assert any(p.device.type == "meta" for p in model.parameters())
+    assert torch.equal(hf.explain(model, batch, (3, 7)).map["input_ids"], plain)
+    scores = attribute_tokens(model, batch["input_ids"], target=(3, 7))
+    assert scores.residual.abs().max() < 1e-7  # its norms are in float32
+
+
 def test_half_precision_takes_float_images() -> None:
     model = CASES["image classification"][0]().bfloat16()
     got = hf.explain(model, {"pixel_values": images()}, 1)

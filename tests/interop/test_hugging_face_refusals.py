@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fullgrad.errors import InputError, ModelError, OptionError, TargetError
 from fullgrad.interop import hugging_face as hf
+from fullgrad.maps.tokens import attribute_tokens
 from hf_models import (
     BART,
     WORDS,
@@ -145,3 +146,14 @@ def test_a_model_without_an_embedding() -> None:
         ModelError, match=r"looks the given ids, of shape \(2, 6\), up in no nn.Embedding"
     ):
         hf.explain(OneHot(), {"input_ids": ids()}, 1)
+
+
+def test_an_embedding_without_values() -> None:
+    class Own(nn.Embedding):
+        def forward(self, ids: Tensor) -> Tensor:
+            return nn.functional.one_hot(ids, WORDS).to(self.weight) @ self.weight
+
+    model = nn.Sequential(Own(WORDS, 4))
+    with pytest.raises(ModelError, match="on the meta device, and its call brings none: load it"):
+        attribute_tokens(model.to("meta"), ids(), 1)
+    attribute_tokens(nn.Sequential(nn.Embedding(WORDS, 4)), ids(), (0, 1))

@@ -225,6 +225,7 @@ def test_timm_preprocessing() -> None:
         ("timm:resnet18.no", None, r"Invalid pretrained tag .* Known: resnet18\.a1_in1k"),
         ("timm:botnet50ts_256", None, r"No pretrained weights exist for botnet50ts_256\. .*Known"),
         ("resnet18", None, r"unknown model 'resnet18': .* mean torchvision:resnet18 or timm:resn"),
+        ("torchvison:resnet18", None, r"Did you mean torchvision:resnet18 or timm:resnet18\?"),
         ("efficientnet_lite", None, r"unknown model .* Did you mean efficientnet_lite0\?"),
         ("efficientnet_lite0", "imagenet", "unknown weights 'imagenet': .*leave it out"),
         ("", None, "unknown model ''"),
@@ -282,6 +283,7 @@ def test_python_file_with_checkpoint(source: Path, tmp_path: Path) -> None:
     ("function", "message"),
     [
         (":make_none", r"own\.py has no function 'make_none'"),
+        (":make_modle", r"own\.py has no function 'make_modle'; did you mean 'make_model'\?"),
         (":CLASSES", r"own\.py has no function 'CLASSES'"),
         (":make_nothing", r"make_nothing in .*own\.py returned int, not an nn\.Module"),
         (":make_mistake", r"own\.py failed: ZeroDivisionError: by nought$"),

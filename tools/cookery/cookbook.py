@@ -1,8 +1,10 @@
 """Runs what the cookbook's pages say, and compares it with what they quote.
 
 A page's ```python blocks that begin with "# NAME.py" are files; its ```console blocks are
-commands with what they print. Numbers are compared up to rounding, the rest letter by letter; a
-line "..." stands for any lines. ``--write`` puts what was printed, and the pictures, into the pages.
+commands with what they print, in a new folder beside examples/. Numbers are compared up to rounding,
+the rest letter by letter; a line "..." stands for any lines. A command that stands elsewhere, in an
+indented block, would not be run, and so counts as a difference, unless it is a target of the Makefile.
+``--write`` puts what was printed, and the pictures, into the pages.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ PAGES = (ROOT / "docs" / "own-models.md", *sorted((ROOT / "docs" / "cookbook").g
 _FILE = re.compile(r"^```python\n# (\S+\.(?:py|txt))\n(.*?)^```", re.M | re.S)
 _CONSOLE = re.compile(r"^```console\n(.*?)^```\n", re.M | re.S)
 _PICTURE = re.compile(r"^<!-- picture: (\S+) -->\n!\[[^\]]*\]\(([^)]+)\)", re.M)
+_COMMAND = re.compile(r"^    (?:\S+=\S+ )*(?:python|fullgrad|pip|make) .*", re.M)
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]\d+)?")
 _CLOSE = 2e-2  # relative; quoted numbers have three or four digits
 
@@ -59,7 +62,7 @@ def printed(command: str) -> list[str]:
         done = subprocess.run(
             [sys.executable, *words[1:]], capture_output=True, text=True, check=False
         )
-        lines = (done.stdout + done.stderr).splitlines()
+        lines = (done.stdout + (done.stderr if done.returncode else "")).splitlines()
         return [*lines, f"(exit code {done.returncode})"] if done.returncode else lines
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
@@ -90,6 +93,7 @@ def folder() -> Iterator[None]:
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
+        Path("examples").symlink_to(ROOT / "examples")
         try:
             yield
         finally:
@@ -106,7 +110,13 @@ def run(page: Path, write: bool = False) -> list[str]:
     Returns:
         What differs, for people.
     """
-    text, wrong = page.read_text(encoding="utf-8"), []
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    wrong = [
+        f"{page.name}: not run: {line.strip()}"
+        for line in _COMMAND.findall(text)
+        if line.removeprefix("    make ").strip() not in targets
+    ]
     with folder():
         for name, content in _FILE.findall(text):
             Path(name).write_text(content, encoding="utf-8")

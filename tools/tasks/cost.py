@@ -1,6 +1,6 @@
 """Peak memory and time of explaining a token of a language model, by its size and the text's length.
 
-    python tools/tasks/cost.py            # docs/cookbook/transformers.md's table
+    make task-cost        # docs/cookbook/transformers.md's table
 
 Each row runs in a process of its own, on the CPU, in float32, with random weights.
 """

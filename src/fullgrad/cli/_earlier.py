@@ -19,6 +19,7 @@ _APART = {
     *("images", "out", "batch_size", "quiet", "json", "overlay", "replace", "check"),
     *("model", "weights", "device"),
 }
+_TOLD = 3  # of what differs, the shortest
 _PACKAGES = ("fullgrad", "fullgrad code", "torch", "torchvision", "timm", "numpy", "pillow")
 
 
@@ -89,6 +90,7 @@ def _record(path: Path, image: Path) -> ImageRecord | None:
 
 def _difference(then: Mapping[str, str], now: Mapping[str, str]) -> str:
     names = [k for k in now.keys() | then.keys() if then.get(k) != now.get(k)]
-    return ", ".join(
-        f"{k} {then.get(k, 'not stored')}, now {now.get(k, 'not known')}" for k in sorted(names)
-    )
+    pairs = {k: (then.get(k, "not stored"), now.get(k, "not known")) for k in names}
+    names.sort(key=lambda k: (k.startswith("model "), sum(map(len, pairs[k])), k))
+    told = ", ".join(f"{k} {pairs[k][0]}, now {pairs[k][1]}" for k in names[:_TOLD])
+    return f"{told}, and {len(names) - _TOLD} more" if len(names) > _TOLD else told

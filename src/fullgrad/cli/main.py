@@ -7,8 +7,10 @@ imported only when it is named on the command line.
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,6 +61,11 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(REFUSED, f"fullgrad: error: {message} (see {self.prog} --help)\n")
+
+
+def _close(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word.partition("=")[0], known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,7 +120,12 @@ def _run(given: list[str]) -> int:
         if command.name == named:
             chosen = importlib.import_module(command.module)
             chosen.add_arguments(subparser)
-    args = parser.parse_args(given)
+    if named is not None and named not in commands.choices:
+        parser.error(f"unknown command {named!r}{_close(named, [c.name for c in COMMANDS])}")
+    args, unknown = parser.parse_known_args(given)
+    if unknown:
+        options = re.findall(r"--[\w-]+", commands.choices[named or ""].format_usage())
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_close(unknown[0], options)}")
     args.command_line = ["fullgrad", *given]
     code: int = chosen.run(args)
     sys.stdout.flush()

@@ -51,12 +51,17 @@ def checked(batch: Any) -> dict[str, Tensor]:
 
 
 def on_device(values: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """On the model's device; images and sounds in its precision."""
-    like = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if like is None:
+    """On the model's device; images and sounds in its precision.
+
+    Of a model that accelerate has split, the device of the first part that is on one. A part that
+    is offloaded is on the meta device but for its call, and its inputs are moved by accelerate.
+    """
+    floats = [p for p in model.parameters() if p.is_floating_point()]
+    if not floats:
         return values
+    device = next((p.device for p in floats if p.device.type != "meta"), None)
     return {
-        n: v.to(like.device, like.dtype if n in LAYOUTS and v.is_floating_point() else None)
+        n: v.to(device, floats[0].dtype if n in LAYOUTS and v.is_floating_point() else None)
         for n, v in values.items()
     }
 

@@ -329,7 +329,8 @@ def _unknown_name(kind: str, name: str, known: list[str]) -> str:
 
 def _unknown_spec(spec: str) -> str:
     close = [name for name in _LITE if difflib.get_close_matches(spec, [name])][:1]
-    close += [f"{k}:{spec}" for k, known in _libraries() if spec in known]
+    name = spec.rpartition(":")[2]  # behind a mistyped library
+    close += [f"{k}:{name}" for k, known in _libraries() if name in known]
     if not close:
         close = [
             f"{k}:{n}" for k, known in _libraries() for n in difflib.get_close_matches(spec, known)

@@ -127,7 +127,16 @@ def embed(embedding: nn.Embedding, input_ids: Any) -> Tensor:
             "rows"
         )
     with torch.no_grad():
-        return F.embedding(input_ids, embedding.weight)
+        if embedding.weight.device.type != "meta":
+            return F.embedding(input_ids, embedding.weight)
+        with _Watching(embedding, input_ids) as watched:  # accelerate brings the weight for a call
+            embedding(input_ids)
+    if not watched.found:
+        raise ModelError(
+            "the embedding's weight is on the meta device, and its call brings none: load it first"
+        )
+    found: Tensor = watched.found[0][1]
+    return found
 
 
 class _Answering(TorchFunctionMode):
@@ -281,23 +290,29 @@ class EmbeddedByName(Embedded):
 
 
 class _Watching(TorchFunctionMode):
-    """Notes in which weights the given ids are looked up."""
+    """Notes in which embeddings of a model the given ids are looked up, and what is found there.
 
-    def __init__(self, ids: Tensor) -> None:
+    During the call, for offloaded weights are in their module for that time alone.
+    """
+
+    def __init__(self, model: nn.Module, ids: Tensor) -> None:
         super().__init__()
-        self._ids, self.weights = ids, list[Tensor]()
+        self._embeddings = [m for m in model.modules() if isinstance(m, nn.Embedding)]
+        self._ids = ids
+        self.found: list[tuple[nn.Embedding, Tensor]] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Run one function, and look at its ids."""
+        result = func(*args, **(kwargs or {}))
         if func is F.embedding:
             ids, weight = _two(args, kwargs or {}, ("input", "weight"))
             if ids.numel() == self._ids.numel() and bool(
                 (ids.flatten() == self._ids.flatten()).all()
             ):
-                self.weights.append(weight)
-        return func(*args, **(kwargs or {}))
+                self.found += [(m, result) for m in self._embeddings if m.weight is weight]
+        return result
 
 
 def embedding_of(model: nn.Module, ids: Tensor, call: Callable[[], Any]) -> nn.Embedding:
@@ -315,14 +330,9 @@ def embedding_of(model: nn.Module, ids: Tensor, call: Callable[[], Any]) -> nn.E
     Raises:
         ModelError: it asks none, or one that changes its weight at each lookup.
     """
-    with _Watching(ids) as watched:
+    with _Watching(model, ids) as watched:
         call()
-    found = [
-        m
-        for weight in watched.weights
-        for m in model.modules()
-        if isinstance(m, nn.Embedding) and m.weight is weight
-    ]
+    found: list[nn.Embedding] = [m for m, _ in watched.found]
     if not found:
         raise ModelError(
             f"the model looks the given ids, of shape {tuple(ids.shape)}, up in no nn.Embedding. "
