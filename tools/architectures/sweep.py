@@ -4,6 +4,7 @@ Each result is appended to a JSON-lines file as it comes, so an interrupted swee
 
     python tools/architectures/sweep.py            # all of it
     python tools/architectures/sweep.py --only swin
+    python tools/architectures/sweep.py --maps     # the maps alone, in float32, of models measured
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -59,6 +60,7 @@ class Result:
     balanced: float | None = None
     implicit: dict[str, float] | None = None
     complete: float | None = None
+    complete32: float | None = None
 
 
 class StayDouble(TorchFunctionMode):
@@ -99,7 +101,7 @@ def measure(case: Case) -> Result:
     first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
     terms, residual, as_is, refusal, saliency = 0, None, None, "", ""
     general: list[str] = []
-    share, balanced, implicit, complete = 0.0, None, None, None
+    share, balanced, implicit, complete, complete32 = 0.0, None, None, None, None
     try:
         # The bar is applied below: a model whose own code casts to float32 cannot meet it.
         found = fullgrad.decompose(model, inputs, case.target)
@@ -118,6 +120,7 @@ def measure(case: Case) -> Result:
         try:
             saliency = _describe_map(fullgrad.saliency(model, first, case.target))
             complete = _complete(model, first, case, lift=as_is is not None)
+            complete32 = _maps(model.float(), first.float(), case)[1]
         except fullgrad.FullGradError as error:
             saliency = "refused: " + str(error).split(" Choose")[0]
     size = sum(p.numel() for p in model.parameters())
@@ -139,6 +142,7 @@ def measure(case: Case) -> Result:
         balanced,
         implicit,
         complete,
+        complete32,
     )
 
 
@@ -152,12 +156,30 @@ def _balanced(
 
 
 def _complete(model: torch.nn.Module, x: Tensor, case: Case, lift: bool) -> float:
-    """How far the complete map and what is elsewhere are from the output, in float64."""
+    """How far the complete map and what is elsewhere are from the output."""
     with StayDouble() if lift else nullcontext():
         found = fullgrad.complete_map(model, x, case.target, linearization="balanced")
     whole = found.map.flatten(1).sum(1, dtype=torch.float64) + found.elsewhere
     scale = found.map.flatten(1).abs().sum(1, dtype=torch.float64) + found.elsewhere.abs()
     return float(((found.output - whole).abs() / scale).max())
+
+
+def _maps(model: torch.nn.Module, x: Tensor, case: Case) -> tuple[str, float | None]:
+    """Whether the paper's map is drawn, and how far the complete one is from the output."""
+    try:
+        said = _describe_map(fullgrad.saliency(model, x, case.target))
+        return said, _complete(model, x, case, lift=False)
+    except fullgrad.FullGradError as error:
+        return "refused: " + str(error).split(" Choose")[0], None
+
+
+def maps_again(case: Case, before: Result) -> Result:
+    """A model's row with its maps measured again, in float32."""
+    model = randomize(case.build().eval())
+    inputs = case.inputs(model)
+    calibrate(model, inputs)
+    said, complete32 = _maps(model.float(), inputs.float(), case)
+    return replace(before, saliency=said, complete32=complete32)
 
 
 def _describe_map(saliency: Tensor) -> str:
@@ -183,6 +205,10 @@ def read_results() -> dict[tuple[str, str], Result]:
     return {(r.source, r.name): r for r in rows}
 
 
+def write_results(results: dict[tuple[str, str], Result]) -> None:
+    RESULTS.write_text("".join(json.dumps(asdict(x)) + "\n" for x in results.values()))
+
+
 def page(results: list[Result]) -> str:
     import timm
     import torchvision
@@ -205,8 +231,8 @@ def page(results: list[Result]) -> str:
         "know where a term's numbers lie. *Balanced* is the residual of the balanced linearization "
         "(docs/linearization.md), and *implicit* the share of the terms' sizes that it leaves to "
         "implicit biases, by operation; *complete* tells how far its complete map and what is "
-        "elsewhere are from the output, relative to their sizes (a dash: no map, or not measured again "
-        "since there are these columns). Where a model's own code casts to float32, its sum "
+        "elsewhere are from the output, relative to their sizes, in float64 and "
+        "in float32 (a dash: no map). `--maps` measures the maps alone, in float32. Where a model's own code casts to float32, its sum "
         "closes to float32's rounding only (*as is*); the first number is then with those casts "
         "lifted to float64.",
         "",
@@ -217,8 +243,8 @@ def page(results: list[Result]) -> str:
         f"torchvision {torchvision.__version__}, timm {timm.__version__}, "
         f"transformers {transformers.__version__}, CPU.",
         "",
-        "| source | model | parameters (M) | input | terms | input share | residual | general path | map | balanced | implicit | complete |",
-        "|---|---|---:|---|---:|---:|---:|---|---|---:|---|---:|",
+        "| source | model | parameters (M) | input | terms | input share | residual | general path | map | balanced | implicit | complete | in float32 |",
+        "|---|---|---:|---|---:|---:|---:|---|---|---:|---|---:|---:|",
     ]
     for r in results:
         residual = "refused" if r.residual is None else f"{r.residual:.1e}"
@@ -229,7 +255,7 @@ def page(results: list[Result]) -> str:
             f"| {r.source} | `{r.name}` | {r.parameters / 1e6:.2f} | {r.input} | {r.terms} | "
             f"{r.input_share:.0e} | "
             f"{residual} | {', '.join(r.general) or '–'} | {drawn} | {_number(r.balanced)} | "
-            f"{_shares(r.implicit)} | {_number(r.complete)} |"
+            f"{_shares(r.implicit)} | {_number(r.complete)} | {_number(r.complete32)} |"
         )
     if refused:
         lines += ["", "## Refused or not measured", ""]
@@ -244,12 +270,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="models whose name contains this")
     parser.add_argument("--again", action="store_true", help="measure models already measured")
+    parser.add_argument(
+        "--maps", action="store_true", help="their maps alone, in float32, where not measured yet"
+    )
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     results = read_results()
     for case in cases():
         key = (case.source, case.name)
+        if options.maps:
+            row = results.get(key)
+            if options.only in case.name and row and row.saliency and row.complete32 is None:
+                results[key] = maps_again(case, row)
+                print(f"{case.source} {case.name}: {results[key].saliency}", flush=True)
+                write_results(results)
+                gc.collect()
+            continue
         if options.only in case.name and (options.again or key not in results):
             try:
                 results[key] = measure(case)
@@ -259,7 +296,7 @@ def main() -> int:
                 results[key] = Result(
                     case.source, case.name, 0, "", 0, 0.0, [], None, None, said, "", 0.0
                 )
-                RESULTS.write_text("".join(json.dumps(asdict(x)) + "\n" for x in results.values()))
+                write_results(results)
                 continue
             r = results[key]
             said = r.refusal or f"{r.terms} terms, residual {r.residual:.1e}"
@@ -267,7 +304,7 @@ def main() -> int:
                 f"{r.source} {r.name}: {said} [{r.seconds:.1f} s] {r.general} {r.saliency[:9]}",
                 flush=True,
             )
-            RESULTS.write_text("".join(json.dumps(asdict(x)) + "\n" for x in results.values()))
+            write_results(results)
             gc.collect()
     ordered = sorted(results.values(), key=lambda r: (r.source, r.name))
     PAGE.write_text(page(ordered))
