@@ -114,7 +114,7 @@ def test_bench_and_report_do_the_same(here: Path, capsys: pytest.CaptureFixture[
     assert Path("both.html").read_text().count("Evaluation of mine.py:net</a>") == 2
     with pytest.raises(SystemExit):
         raise SystemExit(main(["--help"]))
-    assert re.search(r"evaluate +which map to trust on your model", capsys.readouterr().out)
+    assert re.search(r"evaluate +test which map to trust on your model", capsys.readouterr().out)
 
 
 def test_from_python(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

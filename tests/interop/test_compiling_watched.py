@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import UserDict, deque, namedtuple
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -129,10 +128,10 @@ def test_layers_that_are_not_registered(change: Callable[[Any], None], graphs: i
     assert followed(Unregistered(), change) == graphs
 
 
-def _flipped(owner: Any, name: str) -> Callable[[], Any]:
+def _flipped(owner: Any, name: str, value: Any = None) -> Callable[[], Any]:
     def change() -> Callable[[], Any]:
         before = getattr(owner, name)
-        setattr(owner, name, not before)
+        setattr(owner, name, not before if value is None else value)
         return lambda: setattr(owner, name, before)
 
     return change
@@ -154,9 +153,7 @@ SETTINGS = {
         f"allow_{n}": _flipped(BACKENDS.cuda.matmul, f"allow_{n}")
         for n in ("fp16_reduced_precision_reduction", "bf16_reduced_precision_reduction")
     },
-    "TensorFloat-32": _set(
-        partial(setattr, BACKENDS.cuda.matmul, "fp32_precision"), "ieee", "none"
-    ),
+    "TensorFloat-32": _flipped(BACKENDS.cuda.matmul, "fp32_precision", "tf32"),
     **{
         f"{n} attention": _set(getattr(BACKENDS.cuda, f"enable_{n}_sdp"), False, True)
         for n in ("flash", "mem_efficient", "math", "cudnn")
