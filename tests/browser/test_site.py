@@ -37,6 +37,6 @@ def test_pages_fit_and_axe_finds_nothing_serious(browser: Any, name: str, width:
 def test_the_search_finds_a_page_without_a_server(browser: Any) -> None:
     page = browser.new_page()
     page.goto((SITE / "search.html").as_uri() + "?q=checkerboard")
-    found = page.locator("#search-results li a", has_text="Regular grids")
+    found = page.locator("#search-results li a", has_text="Checkerboard patterns")
     found.first.wait_for(timeout=20_000)
     page.close()
