@@ -14,13 +14,14 @@ import pandas
 import pytest
 import torch
 from torch import nn
+from torchvision.transforms import Compose, Lambda
 
 import fullgrad
 import read_texts
 from fullgrad import datasets
 from fullgrad._user_code import loaded
 from fullgrad.cli.main import main
-from fullgrad.datasets.explaining import plain
+from fullgrad.datasets._described import plain
 from fullgrad.datasets.samples import Reader as Reads
 from fullgrad.datasets.sources import open_samples
 from fullgrad.errors import UsageError
@@ -125,9 +126,28 @@ class Scaled:
         return x * self.by
 
 
+class Unnamed:
+    """A transform whose repr tells nothing of its settings."""
+
+    settings: dict[str, Any]
+
+    def apply(self, x: Any) -> Any:
+        return x * self.settings["by"]
+
+    __call__ = apply
+
+
 def test_a_transforms_settings_are_part_of_the_plan() -> None:
     def times(by: float) -> Any:
         return lambda x: x * by
+
+    def after(inner: Any) -> Any:
+        return lambda x: inner(x)
+
+    def unnamed(by: float) -> Any:
+        found = Unnamed()
+        found.settings = {"by": torch.tensor([by])}
+        return found
 
     class Other(Letters):
         def get_vocab(self) -> dict[str, int]:
@@ -139,6 +159,10 @@ def test_a_transforms_settings_are_part_of_the_plan() -> None:
         (times(2), times(2), times(3)),
         (nn.Upsample(3), nn.Upsample(3), nn.Upsample(4)),
         (Letters(), Letters(), Other()),
+        (after(times(2)), after(times(2)), after(times(3))),
+        (unnamed(2), unnamed(2), unnamed(3)),
+        (unnamed(2).apply, unnamed(2).apply, unnamed(3).apply),
+        (Compose([Lambda(times(2))]), Compose([Lambda(times(2))]), Compose([Lambda(times(3))])),
     ):
         assert plain(one) == plain(same) != plain(other)
 

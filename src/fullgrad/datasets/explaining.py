@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from functools import partial
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +12,7 @@ from torch import Tensor, nn
 
 from fullgrad import methods
 from fullgrad._files import printable
+from fullgrad.datasets._described import plain
 from fullgrad.datasets._inputs import ByName, Value, explained_by_name, result_of, sample_at
 from fullgrad.datasets.encoding import Array
 from fullgrad.engine import Heard, listening
@@ -29,7 +26,6 @@ from fullgrad.vision.classification import one_line
 
 PREDICTED, TRUE = "predicted", "true"
 _SUMS = ("fullgrad", "simple_fullgrad")  # beside the complete methods
-_PLACE = re.compile(r" at 0x[0-9a-f]+")  # in memory, which a repr tells
 # predicted, true, a class, a class for each id, or a function of the model's output.
 TargetSpec: TypeAlias = "str | int | Sequence[int] | Mapping[str, int] | Callable[[Any], Tensor]"
 
@@ -331,52 +327,3 @@ def stage_of(module: str, depth: int) -> str:
 
 def _numbers(values: Tensor) -> Array:
     return np.asarray(values.detach().double().cpu().numpy())
-
-
-def plain(value: Any) -> Any:
-    """A setting as JSON can hold it; tensors by the digest of their bytes, code by its source."""
-    if isinstance(value, Tensor):
-        content = value.detach().cpu().contiguous()
-        return f"{_short(content.numpy().tobytes())} {tuple(value.shape)} {value.dtype}"
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, Mapping):
-        if len(value) > 50:  # a class for each id
-            return f"{len(value)} items, {_short(repr(sorted(value.items())).encode())}"
-        return {str(k): plain(v) for k, v in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain({"": type(value).__name__, **asdict(value)})
-    if isinstance(value, partial):
-        return {"partial": [plain(value.func), plain(value.args), plain(value.keywords)]}
-    if callable(value):
-        return _callable(value)
-    known = isinstance(value, (str, int, float, bool, type(None)))
-    return value if known else printable(str(value))
-
-
-def _callable(value: Any) -> str:
-    """A function or an object that is called, by its source and what it holds."""
-    name = getattr(value, "__qualname__", type(value).__qualname__)
-    held: Any = ""
-    if hasattr(value, "get_vocab"):  # a tokenizer
-        held = sorted(value.get_vocab().items()), _PLACE.sub("", repr(value))
-    elif inspect.isroutine(value):
-        cells = [c.cell_contents for c in getattr(value, "__closure__", None) or ()]
-        defaults = getattr(value, "__defaults__", None), getattr(value, "__kwdefaults__", None)
-        held = [plain(v) for v in cells if not callable(v)], plain(defaults)
-        held = "" if held == ([], [None, None]) else held
-    elif not isinstance(value, type):  # as torchvision's Compose
-        held = source_digest(type(value)), _PLACE.sub("", repr(value))
-    return f"{name} {source_digest(value)}" + (f" {_short(repr(held).encode())}" if held else "")
-
-
-def source_digest(function: Any) -> str:
-    """The digest of a function's source; empty where it has none that can be read."""
-    try:
-        return _short(inspect.getsource(inspect.unwrap(function)).encode())
-    except (OSError, TypeError):
-        return ""
-
-
-def _short(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]

@@ -17,9 +17,10 @@ from fullgrad import methods
 from fullgrad._code import code_digest
 from fullgrad._files import printable
 from fullgrad.datasets import encoding
+from fullgrad.datasets._described import plain, source_digest
 from fullgrad.datasets._inputs import DIMS, stacked
 from fullgrad.datasets.encoding import Array, Dtype
-from fullgrad.datasets.explaining import Found, Question, explained, plain, source_digest
+from fullgrad.datasets.explaining import Found, Question, explained
 from fullgrad.datasets.index import SHARE
 from fullgrad.datasets.plan import Plan, environment
 from fullgrad.datasets.samples import Prepared, Reader, Samples

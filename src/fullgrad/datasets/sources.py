@@ -159,8 +159,8 @@ def table(path: Path) -> Samples:
         path: of a ``.csv`` or ``.parquet`` file.
 
     Raises:
-        DataError: it cannot be read, has neither a column ``file`` nor ``text`` or both, a text
-            that is none, or a class that is no number.
+        DataError: it cannot be read, has neither a column ``file`` nor ``text`` or both, an entry
+            of that column that is not text, or a class that is not a number.
     """
     pandas: Any = require("pandas", EXTRA)
     name = printable(path)

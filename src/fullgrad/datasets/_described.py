@@ -1,0 +1,91 @@
+"""Settings in words that a plan can hold: equal ones are described alike, others are not."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+from fullgrad._files import printable
+
+_PLACE = re.compile(r" at 0x[0-9a-f]+")  # in memory, which a repr tells
+_Describe: TypeAlias = Callable[[Any], Any]
+
+
+def plain(value: Any, _inside: tuple[int, ...] = ()) -> Any:
+    """A setting as JSON can hold it; arrays by the digest of their bytes, code by its source."""
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if id(value) in _inside:
+        return "itself"
+    inner: _Describe = partial(plain, _inside=(*_inside, id(value)))
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().contiguous()
+        return f"{_short(value.numpy().tobytes())} {tuple(value.shape)} {value.dtype}"
+    if isinstance(value, np.ndarray):
+        return f"{_short(value.tobytes())} {value.shape} {value.dtype}"
+    if isinstance(value, (list, tuple)):
+        return [inner(v) for v in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(str(inner(v)) for v in value)
+    if isinstance(value, Mapping):
+        if len(value) > 50:  # a class for each id
+            return f"{len(value)} items, {_short(repr(sorted(value.items())).encode())}"
+        return {str(k): inner(v) for k, v in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return inner({"": type(value).__name__, **asdict(value)})
+    if isinstance(value, partial):
+        return {"partial": [inner(value.func), inner(value.args), inner(value.keywords)]}
+    if callable(value):
+        return _callable(value, inner)
+    return printable(_PLACE.sub("", str(value))) + _digest(_state(value, inner))
+
+
+def _callable(value: Any, inner: _Describe) -> str:
+    """A function or an object that is called, by its source and what it holds."""
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    held: Any = None
+    if hasattr(value, "get_vocab"):  # a tokenizer
+        held = sorted(value.get_vocab().items()), _PLACE.sub("", repr(value))
+    elif inspect.isroutine(value):
+        own = getattr(value, "__self__", None)  # of a bound method
+        held = [
+            *(inner(c.cell_contents) for c in getattr(value, "__closure__", None) or ()),
+            *(inner(getattr(value, n, None)) for n in ("__defaults__", "__kwdefaults__")),
+            *([] if own is None or inspect.ismodule(own) else [inner(own)]),
+        ]
+        held = None if held == [None, None] else held
+    elif not isinstance(value, type):  # as torchvision's Compose
+        held = source_digest(type(value)), _PLACE.sub("", repr(value)), _state(value, inner)
+    return f"{name} {source_digest(value)}" + _digest(held)
+
+
+def _state(value: Any, inner: _Describe) -> Any:
+    """What an object holds that a repr may leave out; of Python's own objects nothing."""
+    if type(value).__module__.partition(".")[0] in sys.stdlib_module_names:
+        return None
+    return inner(getattr(value, "__dict__", None))
+
+
+def _digest(held: Any) -> str:
+    return "" if held is None else f" {_short(repr(held).encode())}"
+
+
+def source_digest(function: Any) -> str:
+    """The digest of a function's source; empty where it has none that can be read."""
+    try:
+        return _short(inspect.getsource(inspect.unwrap(function)).encode())
+    except (OSError, TypeError):
+        return ""
+
+
+def _short(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
