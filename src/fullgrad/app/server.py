@@ -70,7 +70,7 @@ def build(
         how = (models, pool, limits, CapacityLimiter(uploads), depth)
         endpoints["/api/explain"] = _Explain(*how)
         for what in DOWNLOADS:
-            endpoints[f"/api/download/{what}"] = _Download(*how, what)
+            endpoints[f"/api/download/{what}"] = _Download(what, *how)
     if store is not None:
         endpoints["/store"] = endpoints["/static/store.html"]
         endpoints |= store.routes()
@@ -277,16 +277,8 @@ def _line(event: Event) -> bytes:
 class _Download(_Upload):
     """Sends a file, which is computed again."""
 
-    def __init__(
-        self,
-        models: Sequence[Served],
-        pool: Pool,
-        limits: Limits,
-        limiter: CapacityLimiter,
-        depth: int | None,
-        what: str,
-    ) -> None:
-        super().__init__(models, pool, limits, limiter, depth)
+    def __init__(self, what: str, *how: Any) -> None:
+        super().__init__(*how)
         self._what = what
 
     def work(self, query: Query, content: bytes) -> Callable[[WorkerModels, Steps], Any]:

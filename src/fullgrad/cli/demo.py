@@ -44,13 +44,8 @@ def run(args: argparse.Namespace) -> int:
     args.images = [args.out / name for name in contents]
     args.target, args.labels, args.batch_size = None, None, 1
     args.method, args.psi, args.terms, args.option = None, None, None, []
-    args.layers, args.rather_than, args.check, args.cell, args.depth = (
-        False,
-        None,
-        False,
-        CELL,
-        None,
-    )
+    args.layers, args.rather_than, args.check = False, None, False
+    args.cell, args.depth = CELL, None
     args.overlay, args.replace, args.quiet, args.json = True, False, False, False
     found = [FoundImage(path, path.stem) for path in args.images]
     results, code = explain_files(args, found)  # which checks before it explains anything

@@ -23,7 +23,7 @@ class Card:
         label: of the class that is explained.
         probability: of the class, where there is one.
         likely: the probability in words.
-        picture: a small picture and its media type; None where there is none.
+        picture: a small picture and its media type; None without an overlay.
     """
 
     name: str

@@ -75,7 +75,7 @@ def unexplained(
 
 def _jumps(explain: Explain, tensors: Sequence[Tensor], eager: Found) -> Tensor:
     """How far the eager map goes where nothing but rounding changes, for each sample."""
-    found = [apart(explain(near), eager)[0] for near in _neighbours(tensors)]
+    found = [apart(explain(near), eager)[0] for near in _nearby(tensors)]
     if eager.output.device.type == "cpu":
         with _without_onednn():
             found.append(apart(explain(tensors), eager)[0])
@@ -92,7 +92,7 @@ def _without_onednn() -> Iterator[None]:
         settings.enabled = before
 
 
-def _neighbours(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+def _nearby(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Inputs with other last bits, a few times."""
     for seed in range(_DRAWS):
         generator = torch.Generator().manual_seed(seed)
