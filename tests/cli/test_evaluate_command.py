@@ -209,7 +209,7 @@ def test_no_image_can_be_used(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main([*given, "--sure", "0"]) == 0
     assert main([*given, "class-sensitivity", "--sure", "0.9999", "--out", "two"]) == 0
     assert (
-        "No image of mine.py:net can be used for grid pointing"
+        "There are no numbers of mine.py:net for grid pointing: no image can be used, or no method"
         in Path("two/report.html").read_text()
     )
 
