@@ -198,6 +198,8 @@ def write(folders: list[Path], docs: Path) -> None:
         RunsDifferError: they cannot be joined, or the page has no marks; nothing is written.
     """
     runs = joined(folders)
+    counts = [len(list(folder.glob("record*.json"))) for folder in folders]
+    places = [sum(counts[:i]) for i in range(len(counts))]
     text = (docs / "roar.md").read_text(encoding="utf-8")
     before, found, rest = text.partition(START)
     if not found or END not in rest:
@@ -218,11 +220,9 @@ def write(folders: list[Path], docs: Path) -> None:
         runs.tables["summary"], runs.order, first["chance"], runs.records[-1]["caveats"]
     )
     (images / f"{NAME}-curves.png").write_bytes(png(curves))
-    place = 0
-    for folder in folders:
+    for folder, place in zip(folders, places, strict=True):
         if (folder / "examples.png").exists():
             shutil.copy(folder / "examples.png", images / f"{NAME}-examples{_number(place)}.png")
-        place += len(list(folder.glob("record*.json")))
     after = rest.partition(END)[2]
     made = f"{before}{START}\n{page(runs)}\n{END}{after}"
     (docs / "roar.md").write_text(made, encoding="utf-8")
