@@ -66,7 +66,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def line(*more: str, out: str = "out") -> list[str]:
-    given = ["evaluate", "--model", "mine.py:net", "--images", "photos", "--out", out]
+    given = ["evaluate", "--model", "mine.py:net", "--data", "photos", "--out", out]
     return [*given, *(more or SMALL)]
 
 
