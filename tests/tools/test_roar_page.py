@@ -115,3 +115,17 @@ def test_the_page_holds_what_is_stored() -> None:
     assert between == roar_page.page(runs).strip()
     for name, table in runs.tables.items():
         pd.testing.assert_frame_equal(table, pd.read_csv(STORED / f"{name}.csv"), rtol=1e-9)
+
+
+def test_the_reading_is_that_of_the_stored_numbers() -> None:
+    text = " ".join((ROOT / "docs" / "roar.md").read_text(encoding="utf-8").split())
+    found = roar_page.joined([STORED]).tables
+    area = found["ranking"].set_index("method")["area"]
+    blobs = area["random_blobs:grid=4"]
+    assert f"({area['random'] - blobs:.3f} of {area['random'] - area['fullgrad']:.3f})" in text
+    known = [f"{blobs - area[m]:.3f}" for m in ("fullgrad", "grad_cam")]
+    assert f"the remaining {known[0]} and {known[1]}" in text
+    pairs = found["differences"].set_index(["first", "second"])["differ"]
+    assert not pairs["fullgrad", "grad_cam"]
+    assert not pairs["fullgrad", "simple_fullgrad"]
+    assert pairs["fullgrad", "random_blobs:grid=4"]
