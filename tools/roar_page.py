@@ -4,7 +4,8 @@
     python tools/roar_page.py docs/data/roar-cifar100 runs/more    # a method that was added later
 
 Several runs are joined where their settings are equal and so are their networks without removal, in
-every digit; others are refused. Each method comes from one run alone.
+every digit: the explained one, and all others that a further run has. Others are refused. Each method
+comes from one run alone.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ def joined(folders: list[Path]) -> Runs:
         own = pd.read_csv(folder / "results.csv")
         paths = sorted(folder.glob("record*.json"), key=lambda p: (len(p.name), p.name))
         found = [json.loads(p.read_text(encoding="utf-8")) for p in paths]
+        found[0].setdefault("networks", len(own))  # records of joined runs have it
         if results:
             _check(folder, own, found[0]["plan"], results[0], records[0]["plan"])
             twice = sorted(set(own["method"]) & set(pd.concat(results)["method"]) - {WHOLE})
@@ -91,8 +93,11 @@ def _check(folder: Path, own: Any, plan: Any, first: Any, asked: Any) -> None:
     if other:
         said = "; ".join(f"{k}: {asked[k]} and {plan.get(k)}" for k in other)
         raise RunsDifferError(f"{folder}: other settings than the first run's ({said})")
-    ours, theirs = (t.loc[t["method"] == WHOLE, _SAME].to_numpy() for t in (own, first))
-    if ours.shape != theirs.shape or (ours != theirs).any():
+    ours, theirs = (
+        {tuple(row) for row in t.loc[t["method"] == WHOLE, _SAME].to_numpy().tolist()}
+        for t in (own, first)
+    )
+    if not ours <= theirs or not any(row[0] == 0 for row in ours):  # run 0 is explained
         raise RunsDifferError(
             f"{folder}: its networks without removal are not those of the first run, so that its "
             "methods explained another network"
@@ -154,7 +159,7 @@ def page(runs: Runs) -> str:
     spent = [(k == "networks", v) for r in runs.records for k, v in r["seconds"].items()]
     networks, maps = (sum(v for k, v in spent if k is of) for of in (True, False))
     versions = ", ".join(dict.fromkeys(r["versions"]["torch"] for r in runs.records))
-    trained = len(runs.results) + plan["runs"] * (len(runs.records) - 1)
+    trained = sum(r["networks"] for r in runs.records)
     parts = [
         *(_wrapped(r["command"]) for r in runs.records),
         f"{plan['counts'][0]:,} of the 50,000 training images and {plan['counts'][1]:,} of the "

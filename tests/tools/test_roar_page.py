@@ -24,10 +24,16 @@ PLAN: dict[str, Any] = {
 }
 
 
-def made(folder: Path, methods: dict[str, float], base: float = 0.7, **plan: Any) -> Path:
+def made(
+    folder: Path,
+    methods: dict[str, float],
+    base: float = 0.7,
+    whole: tuple[int, ...] = (0, 1),
+    **plan: Any,
+) -> Path:
     """A run in which a method's accuracy is the same whatever is removed, but for the run."""
     folder.mkdir()
-    rows: list[tuple[Any, ...]] = [("none", 0.0, r, "images", base + r / 100) for r in (0, 1)]
+    rows: list[tuple[Any, ...]] = [("none", 0.0, r, "images", base + r / 100) for r in whole]
     for name, value in methods.items():
         for fraction in (0.2, 0.6):
             rows += [(name, fraction, r, "images", value + r / 100) for r in (0, 1)]
@@ -54,7 +60,7 @@ def first(tmp_path: Path) -> Path:
 
 
 def test_runs_are_joined_and_stored(first: Path, tmp_path: Path) -> None:
-    more = made(tmp_path / "more", {"path_fullgrad": 0.2})
+    more = made(tmp_path / "more", {"path_fullgrad": 0.2}, whole=(0,))
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "roar.md").write_text(f"a\n{roar_page.START}\nold\n{roar_page.END}\nb\n")
@@ -64,7 +70,7 @@ def test_runs_are_joined_and_stored(first: Path, tmp_path: Path) -> None:
     assert [r.split()[1] for r in rows] == ["method", "path_fullgrad", "fullgrad", "random"]
     assert "▼" in rows[1]
     assert "▲" in rows[3]
-    assert "22 networks took 1.00 hours of one core and the maps 2 minutes" in text
+    assert "21 networks took 1.00 hours of one core and the maps 2 minutes" in text
     assert text.count("    fullgrad bench roar") == 2
     assert "old" not in text
     kept = docs / "data" / "roar-cifar100"
@@ -77,7 +83,7 @@ def test_runs_are_joined_and_stored(first: Path, tmp_path: Path) -> None:
     roar_page.write([kept, third], docs)  # to what is stored
     again = (docs / "roar.md").read_text()
     assert again.count("    fullgrad bench roar") == 3
-    assert "30 networks took 1.50 hours" in again
+    assert "29 networks took 1.50 hours" in again
     assert again.index("--methods fullgrad random") < again.index("--methods path_fullgrad")
     assert "(images/roar-cifar100-examples-3.png)" in again
     assert (docs / "images" / "roar-cifar100-examples-3.png").exists()
@@ -88,9 +94,14 @@ def test_runs_are_joined_and_stored(first: Path, tmp_path: Path) -> None:
     [
         ({"sobel": 0.4}, {"fill": "road"}, r"other settings .* \(fill: mean and road\)"),
         ({"sobel": 0.4}, {"base": 0.6}, "its networks without removal are not those of the first"),
+        (
+            {"sobel": 0.4},
+            {"whole": (1,)},
+            "its networks without removal are not those of the first",
+        ),
         ({"random": 0.4}, {}, "another run has random already"),
     ],
-    ids=["settings", "networks", "method"],
+    ids=["settings", "networks", "explained", "method"],
 )
 def test_runs_that_differ_are_refused(
     first: Path, tmp_path: Path, methods: dict[str, float], options: Any, message: str
