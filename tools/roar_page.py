@@ -70,7 +70,8 @@ def joined(folders: list[Path]) -> Runs:
     Raises:
         RunsDifferError: settings or networks without removal differ, or two have a method.
     """
-    results, records = [], []
+    results: list[pd.DataFrame] = []
+    records: list[dict[str, Any]] = []
     for folder in folders:
         own = pd.read_csv(folder / "results.csv")
         paths = sorted(folder.glob("record*.json"), key=lambda p: (len(p.name), p.name))
