@@ -176,7 +176,7 @@ def test_other_methods_and_other_hosts_are_refused(app: Any) -> None:
         (["--data", "x"], "--data belongs to a store: name it with --store, or leave --data out"),
         (
             ["--store", "maps", "--labels", "x"],
-            "--weights and --labels belong to a model: name it with",
+            "--weights, --labels and --methods belong to a model: name it with",
         ),
         (["--store", "nowhere"], "holds no maps (it has no plan.json)"),
         (["--store", "maps", "--data", "nowhere"], "nowhere does not exist: give an image folder"),
