@@ -111,7 +111,7 @@ class Placement:
 
     @property
     def extents(self) -> tuple[int, ...]:
-        """Of the grid."""
+        """The sizes of the grid."""
         return tuple(c.count for c in self.cells)
 
 
