@@ -9,8 +9,8 @@ import functools
 import importlib
 import threading
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import CodeType, TracebackType
 from typing import Any, Self
 
@@ -167,6 +167,21 @@ def recurrent_function(name: str) -> Any:
 def outside_modes() -> AbstractContextManager[Any]:
     """No dispatch mode sees what runs inside."""
     return _python_dispatch._disable_current_modes()
+
+
+@contextmanager
+def outside_modes_but_traced() -> Iterator[None]:
+    """No dispatch mode sees what runs inside, except the one that traces a graph."""
+    tracer = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY)
+    with _python_dispatch._disable_current_modes():
+        if tracer is None:
+            yield
+            return
+        _python_dispatch._push_mode(tracer)
+        try:
+            yield
+        finally:
+            _python_dispatch._pop_mode(torch._C._TorchDispatchModeKey.PROXY)
 
 
 def ordinary(t: Any) -> bool:

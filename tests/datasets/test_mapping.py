@@ -221,6 +221,17 @@ def test_a_users_method_is_part_of_the_plan(tmp_path: Path) -> None:
         datasets.map(Data(), Net(), tmp_path, method=mine)
 
 
+def test_what_a_users_method_holds_is_part_of_the_plan(tmp_path: Path) -> None:
+    def times(by: float) -> Any:
+        return lambda model, x, target: x.detach().sum(1, keepdim=True) * by
+
+    for by, written in ((2, 1), (2, 0)):
+        done = datasets.map(Data(), Net(), tmp_path, method=times(by), unit=16)
+        assert done.units_written == written
+    with pytest.raises(StoreError, match="holds maps of other settings"):
+        datasets.map(Data(), Net(), tmp_path, method=times(3), unit=16)
+
+
 def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     net, out = Net(), tmp_path / "out"
     for data, options, error, text in (

@@ -149,6 +149,14 @@ def test_a_transforms_settings_are_part_of_the_plan() -> None:
         found.settings = {"by": torch.tensor([by])}
         return found
 
+    def typed(text: str) -> Any:  # at a prompt: Python keeps no source of it
+        space: dict[str, Any] = {}
+        exec(text, space)
+        return space["f"]
+
+    def ids(by: float) -> Any:
+        return {str(i): torch.full((2000,), by, dtype=torch.bfloat16) for i in range(60)}
+
     class Other(Letters):
         def get_vocab(self) -> dict[str, int]:
             return {"a": 1}
@@ -162,6 +170,11 @@ def test_a_transforms_settings_are_part_of_the_plan() -> None:
         (after(times(2)), after(times(2)), after(times(3))),
         (unnamed(2), unnamed(2), unnamed(3)),
         (unnamed(2).apply, unnamed(2).apply, unnamed(3).apply),
+        (ids(2), ids(2), ids(3)),
+        *(
+            tuple(typed(text.format(n)) for n in (2, 2, 3))
+            for text in ("f = lambda x: x * {}", "class f:\n def g(self, x): return x * {}")
+        ),
         (Compose([Lambda(times(2))]), Compose([Lambda(times(2))]), Compose([Lambda(times(3))])),
     ):
         assert plain(one) == plain(same) != plain(other)

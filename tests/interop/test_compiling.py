@@ -97,6 +97,31 @@ def test_other_batches_have_a_graph_of_their_own(compiled: Compiled, net: nn.Mod
     assert len(compiled.seconds) == 5
 
 
+class _Last(nn.Module):
+    """The class of a sequence (B, T, C), from the last step of a recurrent layer."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer(3, 4, batch_first=True)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x)[0][:, -1])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("layer", "method"),
+    [(nn.LSTM, "fullgrad"), (nn.GRU, "complete_fullgrad"), (nn.RNN, "simple_fullgrad")],
+    ids=["LSTM", "GRU", "RNN"],
+)
+def test_recurrent_layers_run_all_steps_in_the_graph_too(layer: Any, method: str) -> None:
+    net = _Last(layer).eval()
+    one = fullgrad.compile(net, torch.rand(2, 2, 3), method=method, layout="BTC")
+    x, target = torch.rand(2, 2, 3), [1, 0]
+    same(one(x, target).map, eager(method, net, x, target, layout="BTC"))
+    assert len(one.seconds) == 1
+
+
 def test_several_inputs_and_a_dense_output() -> None:
     model, inputs = Two(), (images(2, 1, 2), images(2, 2, 1, 4))
     one = fullgrad.compile(model, inputs, (0, 0, 0), method="complete_fullgrad")
@@ -265,6 +290,13 @@ class _Draws(nn.Linear):
         return super().forward(x) + torch.rand(3)
 
 
+class _WritesOut(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            torch.add(self.bias, 0.0, out=self.bias.data)
+        return super().forward(x)
+
+
 class _Writes(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         self.bias.data.add_(0.0)
@@ -277,8 +309,9 @@ class _Writes(nn.Linear):
         (_Reads(4, 3), r"reads numbers of a tensor into Python \(__float__\)"),
         (_Draws(4, 3), "rand draws random numbers"),
         (_Writes(4, 3), "writes into bias while it runs"),
+        (_WritesOut(4, 3), "writes into bias while it runs"),
     ],
-    ids=["reads", "draws", "writes"],
+    ids=["reads", "draws", "writes", "writes out"],
 )
 def test_what_no_graph_can_hold_is_refused_by_name(model: nn.Module, said: str) -> None:
     x = torch.ones(2, 4)
@@ -402,3 +435,14 @@ def test_only_a_map_that_jumps_with_rounding_may_differ(
     with pytest.raises(GraphError, match=r"does not repeat the eager call.* Explain it eagerly"):
         fullgrad.compile(AtZero(), x, 0, **options)
     assert fullgrad.complete_map(AtZero(), x, 0, layout="B C X").map.shape == (2, 1, 2)
+
+
+def test_what_is_written_into_is_no_constant() -> None:
+    def call(x: Tensor) -> Tensor:
+        rows = torch.zeros(2, 3).unbind(0)  # views of one block
+        torch.add(rows[0], x, out=rows[1])
+        return rows[1].add_(torch.ones(3)).clone()
+
+    graph = settled_on(make_fx(call)(torch.zeros(3)), torch.device("cpu"))
+    for _ in range(2):
+        assert graph(torch.ones(3)).tolist() == [2, 2, 2]

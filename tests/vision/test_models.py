@@ -304,9 +304,13 @@ def test_python_file_that_gives_no_model(source: Path, function: str, message: s
             "import no_such_package_anywhere",
             "failed: ModuleNotFoundError: No module named 'no_such",
         ),
-        ("PREPROCESSING = {'size': 3}\n", "PREPROCESSING in .* is not valid: .*'size'"),
-        ("PREPROCESSING = {'resize': 3}\n", "PREPROCESSING in .* is not valid: the crop"),
-        ("PREPROCESSING = 3\n", "PREPROCESSING in .* is not valid"),
+        (
+            "PREPROCESSING = {'size': 3}\n",
+            r"bad\.py has 'size', not one of resize, crop, .*, std; did you mean 'resize'\?",
+        ),
+        ("PREPROCESSING = {'crop': [300, 300]}\n", "PREPROCESSING in .* is not valid: the crop"),
+        ("PREPROCESSING = {'mean': 0.5}\n", "is not valid: mean must be a tuple of numbers"),
+        ("PREPROCESSING = 3\n", r"PREPROCESSING in .* must be a dict with some of resize, crop"),
     ],
 )
 def test_python_file_with_mistakes(tmp_path: Path, text: str, message: str) -> None:
@@ -314,6 +318,13 @@ def test_python_file_with_mistakes(tmp_path: Path, text: str, message: str) -> N
     path.write_text(text + "\nfrom torch import nn\nmake = nn.Identity\n")
     with pytest.raises(ModelLoadError, match=message):
         load_model(f"{path}:make")
+
+
+def test_a_size_without_a_crop_is_the_size_of_the_input(tmp_path: Path) -> None:
+    path = tmp_path / "net.py"
+    path.write_text("PREPROCESSING = {'resize': 32}\nfrom torch import nn\nmake = nn.Identity\n")
+    model = load_model(f"{path}:make")
+    assert model.preprocessing == Preprocessing(32, (32, 32))
 
 
 def test_python_file_that_is_missing() -> None:

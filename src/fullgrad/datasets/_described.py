@@ -7,11 +7,13 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import partial
+from types import CodeType
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fullgrad._files import printable
@@ -28,20 +30,22 @@ def plain(value: Any, _inside: tuple[int, ...] = ()) -> Any:
         return "itself"
     inner: _Describe = partial(plain, _inside=(*_inside, id(value)))
     if isinstance(value, Tensor):
-        value = value.detach().cpu().contiguous()
-        return f"{_short(value.numpy().tobytes())} {tuple(value.shape)} {value.dtype}"
+        numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return f"{short(numbers.tobytes())} {tuple(value.shape)} {value.dtype}"
     if isinstance(value, np.ndarray):
-        return f"{_short(value.tobytes())} {value.shape} {value.dtype}"
+        return f"{short(value.tobytes())} {value.shape} {value.dtype}"
     if isinstance(value, (list, tuple)):
         return [inner(v) for v in value]
     if isinstance(value, (set, frozenset)):
         return sorted(str(inner(v)) for v in value)
     if isinstance(value, Mapping):
         if len(value) > 50:  # a class for each id
-            return f"{len(value)} items, {_short(repr(sorted(value.items())).encode())}"
+            items = sorted((str(k), repr(inner(v))) for k, v in value.items())
+            return f"{len(value)} items, {short(repr(items).encode())}"
         return {str(k): inner(v) for k, v in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
-        return inner({"": type(value).__name__, **asdict(value)})
+        name = f"{type(value).__name__} {source_digest(type(value))}"
+        return inner({"": name, **{f.name: getattr(value, f.name) for f in fields(value)}})
     if isinstance(value, partial):
         return {"partial": [inner(value.func), inner(value.args), inner(value.keywords)]}
     if callable(value):
@@ -76,16 +80,30 @@ def _state(value: Any, inner: _Describe) -> Any:
 
 
 def _digest(held: Any) -> str:
-    return "" if held is None else f" {_short(repr(held).encode())}"
+    return "" if held is None else f" {short(repr(held).encode())}"
 
 
 def source_digest(function: Any) -> str:
-    """The digest of a function's source; empty where it has none that can be read."""
+    """The digest of a function's or class's source; of its code where no source can be read.
+
+    Empty for what is not written in Python.
+    """
+    made = inspect.unwrap(function)
     try:
-        return _short(inspect.getsource(inspect.unwrap(function)).encode())
+        return short(inspect.getsource(made).encode())
     except (OSError, TypeError):
-        return ""
+        parts = vars(made).values() if isinstance(made, type) else [made]
+        codes = [getattr(part, "__code__", None) for part in parts]
+        found = [_of_code(code) for code in codes if code is not None]
+        return short(repr(found).encode()) if found else ""
 
 
-def _short(content: bytes) -> str:
+def _of_code(code: CodeType) -> Any:
+    """What a code object does, without where it stands."""
+    constants = [_of_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants
+
+
+def short(content: bytes) -> str:
+    """Sixteen hexadecimal digits that stand for some bytes."""
     return hashlib.sha256(content).hexdigest()[:16]

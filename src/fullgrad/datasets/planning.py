@@ -17,7 +17,7 @@ from fullgrad import methods
 from fullgrad._code import code_digest
 from fullgrad._files import printable
 from fullgrad.datasets import encoding
-from fullgrad.datasets._described import plain, source_digest
+from fullgrad.datasets._described import plain, short, source_digest
 from fullgrad.datasets._inputs import DIMS, stacked
 from fullgrad.datasets.encoding import Array, Dtype
 from fullgrad.datasets.explaining import Found, Question, explained
@@ -336,9 +336,13 @@ def positions_of(
 def source_of(asked: Question) -> str:
     """The digest of a user's method or target, after a hyphen; empty for the library's own."""
     given = [f for f in (asked.method.function, asked.target) if callable(f)]
-    given = [f.func if isinstance(f, partial) else f for f in given]
-    own = [source_digest(f) for f in given if not str(f.__module__).startswith("fullgrad.")]
-    return "".join(f"-{digest}" for digest in own)
+    inner = [f.func if isinstance(f, partial) else f for f in given]
+    own = [f for f, i in zip(given, inner, strict=True) if not _is_ours(i)]
+    return "".join(f"-{short(repr(plain(f)).encode())}" for f in own)
+
+
+def _is_ours(function: Any) -> bool:
+    return str(getattr(function, "__module__", "")).startswith("fullgrad.")
 
 
 def _batch_size(wish: BatchSize, subject: Subject, trial: Trial, asked: Question, unit: int) -> int:

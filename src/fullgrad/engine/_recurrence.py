@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from fullgrad._compat import ordinary, outside_modes, recurrent_function, saves_plainly
+from fullgrad._compat import ordinary, outside_modes_but_traced, recurrent_function, saves_plainly
+from fullgrad._decisions import decided
 from fullgrad.axes.algebra import Axes, as_steps, fresh, with_groups
 from fullgrad.axes.reading import Reading
 from fullgrad.engine.recorder import Recorder
@@ -296,12 +297,12 @@ class Recurrence(TorchFunctionMode):
         course = Course(steps, batch, reverse, sizes, x.device)
         own = Weights(plain[0], plain[2] if biases else None, rest[0] if rest else None)
         constant = tuple(not recorder.depends(s) for s in start)
-        with outside_modes():
+        with outside_modes_but_traced():
             sequence = _sorted(projected.detach(), packing)
             ran = cell(sequence, tuple(s.detach() for s in start), constant, own, course)
             states, inner = ran.run()
             states = tuple(_unsorted(s, packing) for s in states)
-            kept = [k for k, i in enumerate(inner) if bool(i.bias.any())]
+            kept = [k for k, i in enumerate(inner) if decided(i.bias.any())]
             inner = tuple(replace(inner[k], bias=_unsorted(inner[k].bias, packing)) for k in kept)
             addends = _Addends.apply(inner, projected) if inner else ()
             outputs = _Through.apply(ran, states, kept, packing, projected, *start, *addends)

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from fullgrad._decisions import decided, tracing
+from fullgrad._decisions import decided
 from fullgrad.axes.layouts import StatedLayouts, input_layouts
 from fullgrad.axes.reading import told_by
 from fullgrad.engine import backward, samples, verification
@@ -185,7 +185,7 @@ def _trace(
         linearization=linearization,
         baseline=baseline,
     )
-    at_once = recurrent(model) and linearization.is_jacobian and not tracing()
+    at_once = recurrent(model) and linearization.is_jacobian
     recurrence = Recurrence(recorder) if at_once else nullcontext()
     with recording(recorder), recurrence, _noting(request, model, recorder) as cuts:
         with failures_named(request.inputs):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from fullgrad._files import printable
 from fullgrad._user_code import loaded, running
 from fullgrad.errors import ModelLoadError
 from fullgrad.vision._found import NO_WEIGHTS, Found, fresh
+from fullgrad.vision._settings import FIELDS
 from fullgrad.vision.checkpoints import load_checkpoint, split_key
 from fullgrad.vision.images import Preprocessing
 
@@ -31,15 +33,14 @@ def python_file(spec: str, weights: str | None, classes: int | None) -> Found:
         raise ModelLoadError(
             f"{function} in {name} returned {type(module).__name__}, not an nn.Module"
         )
-    stated = getattr(namespace, "PREPROCESSING", {})
-    preprocessing = _user_preprocessing(stated, name)
+    preprocessing, stated = _stated(getattr(namespace, "PREPROCESSING", {}), name)
     names = getattr(namespace, "CLASSES", None)
     found = Found(
         module,
         f"as {function} set them",
         preprocessing,
         None if names is None else tuple(map(str, names)),
-        stated=frozenset(stated),
+        stated=stated,
         origin=f"for {path.name} ImageNet's preprocessing, as far as it states no other",
         way_out=f", or in PREPROCESSING in {path.name}",
     )
@@ -63,11 +64,21 @@ def _with_classes(make: Any, classes: int | None, name: str) -> Callable[[], Any
     return lambda: make(num_classes=classes)
 
 
-def _user_preprocessing(given: Any, name: str) -> Preprocessing:
+def _stated(given: Any, name: str) -> tuple[Preprocessing, frozenset[str]]:
+    """The preprocessing that a file states, and which of its parts those are."""
+    keys = ", ".join(FIELDS)
+    if not isinstance(given, Mapping):
+        raise ModelLoadError(f"PREPROCESSING in {name} must be a dict with some of {keys}")
+    for key in given:
+        if key not in FIELDS:
+            close = difflib.get_close_matches(str(key), FIELDS, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ModelLoadError(f"PREPROCESSING in {name} has {key!r}, not one of {keys}{hint}")
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    if "resize" in fields:  # a size without a crop is the input's, as for the command's options
+        side = fields["resize"]
+        fields.setdefault("crop", (side, side) if isinstance(side, int) else side)
     try:
-        fields: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in given.items()
-        }
-        return Preprocessing(**fields)
-    except (TypeError, ValueError, AttributeError) as error:
+        return Preprocessing(**fields), frozenset(fields)
+    except (TypeError, ValueError) as error:
         raise ModelLoadError(f"PREPROCESSING in {name} is not valid: {error}") from error

@@ -47,6 +47,7 @@ class Preprocessing:
     Raises:
         ValueError: sizes below 1, a crop larger than the resized image, an unknown interpolation,
             not as many numbers in std as in mean, a std that is not positive.
+        TypeError: crop, mean or std is not a tuple.
     """
 
     resize: int | tuple[int, int] = 256
@@ -56,6 +57,9 @@ class Preprocessing:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
+        for name in ("crop", "mean", "std"):
+            if not isinstance(getattr(self, name), tuple):
+                raise TypeError(f"{name} must be a tuple of numbers, not {getattr(self, name)!r}")
         sides = (self.resize,) * 2 if isinstance(self.resize, int) else self.resize
         if len(self.crop) != 2 or len(sides) != 2 or min(self.crop) < 1:
             raise ValueError(f"crop and resize must be positive, not {self.crop}, {self.resize}")

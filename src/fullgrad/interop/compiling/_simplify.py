@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,8 +52,7 @@ def refuse_unholdable(module: fx.GraphModule, names: Sequence[str]) -> None:
                 f"{name} reads numbers of a tensor into Python, and what the model makes of them "
                 "would stay the same in every call of the graph."
             )
-        for place in aliases_of(operation)[0]:
-            root = _root(node.args[place]) if place < len(node.args) else None
+        for root in _written(node):
             if root in named:
                 raise GraphError(f"the model writes into {named[root]} while it runs.")
 
@@ -72,13 +72,30 @@ def _by_mask(node: fx.Node) -> bool:
     return any(i is not None and i.meta["val"].dtype in (torch.bool, torch.uint8) for i in listed)
 
 
-def _root(node: Any) -> Any:
+def _written(node: fx.Node) -> list[fx.Node]:
+    """The roots of what an operation writes into."""
+    given = [_given(node, place) for place in aliases_of(node.target)[0]]
+    tensors = [t for each in given for t in (each if isinstance(each, Sequence) else [each])]
+    return [_root(t) for t in tensors if isinstance(t, fx.Node)]
+
+
+def _given(node: fx.Node, place: int) -> Any:
+    """An operation's argument, by position or by keyword (``out=``)."""
+    name, _ = names_of_arguments(node.target)[place]
+    return node.args[place] if place < len(node.args) else node.kwargs.get(name)
+
+
+def _root(node: fx.Node) -> fx.Node:
     """The node whose memory a node's output is a view of: itself if it is no view."""
-    while isinstance(node, fx.Node) and isinstance(node.target, OpOverload) and node.args:
-        if not aliases_of(node.target)[1]:
-            break
-        node = node.args[0]
-    return node
+    while True:
+        made = node.args[0] if node.target is operator.getitem else node
+        if not isinstance(made, fx.Node) or not isinstance(made.target, OpOverload):
+            return node
+        written, is_view = aliases_of(made.target)
+        source = _given(made, written[0] if written else 0) if is_view else None
+        if not isinstance(source, fx.Node):
+            return node
+        node = source
 
 
 def simplified(module: fx.GraphModule) -> fx.GraphModule:
@@ -108,7 +125,7 @@ def fold(module: fx.GraphModule, most: int = 0) -> None:
         most: what is made of nothing (``arange``, ``full``) counts as a constant up to so many
             numbers.
     """
-    written = {_root(n.args[p]) for n in _operations(module.graph) for p in aliases_of(n.target)[0]}
+    written = {root for node in _operations(module.graph) for root in _written(node)}
     constants = {n: getattr(module, n.target) for n in module.graph.nodes if n.op == "get_attr"}
     for node in _operations(module.graph):
         needed = node.all_input_nodes
