@@ -181,13 +181,11 @@ def profiled(model: str, batch: int, rounds: int) -> None:
         print(f"  {seconds / stats.total_tt:5.1%}  {part}")
     used = {"map": _used(saliency, rounds), "gradient": _used(gradient, rounds)}
     for name, (faults, own, system) in used.items():
-        print(
-            f"  {name}: {faults:.0f} page faults; {own:.0f} ms, and {system:.0f} ms in the kernel"
-        )
+        print(f"  {name}: {faults:.0f} page faults; {own:.0f} ms, the system {system:.0f} ms more")
 
 
 def _used(call: Callable[[], Any], rounds: int) -> tuple[float, float, float]:
-    """Page faults, and milliseconds of the processor in the program and in the kernel: medians."""
+    """Page faults, and milliseconds of the processor in the program and in the system: medians."""
     import resource
 
     found = []
