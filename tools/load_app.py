@@ -36,9 +36,10 @@ from PIL import Image
 
 import fullgrad
 from fullgrad import methods
+from fullgrad.vision.areas import CELL, drawn_in_cells
 from fullgrad.vision.images import preprocess, read_image
 from fullgrad.vision.models import DEFAULT_MODEL, LoadedModel, load_model
-from fullgrad.viz.overlay import colors, normalize
+from fullgrad.viz.mixture import drawn
 
 COMPARED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("input_x_gradient", {}),
@@ -49,7 +50,15 @@ COMPARED: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 CLOSE = 1e-4  # of the parts' sizes: what rounding may leave
 # How often what is asked for, in parts of the whole.
-KINDS = {"fullgrad": 60, "comparison": 20, "array": 5, "picture": 5, "abandoned": 7, "refused": 3}
+KINDS = {
+    "fullgrad": 40,
+    "recommended": 20,
+    "comparison": 20,
+    "array": 5,
+    "picture": 5,
+    "abandoned": 7,
+    "refused": 3,
+}
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ def digest(pixels: np.ndarray) -> str:
 def cases_of(session: int, model: LoadedModel, folder: Path) -> dict[str, list[Case]]:
     """The requests of one session, with the answers that the library gives."""
     rng = np.random.default_rng(session)
-    found: dict[str, list[Case]] = {"fullgrad": [], "comparison": []}
+    found: dict[str, list[Case]] = {"fullgrad": [], "recommended": [], "comparison": []}
     for place in range(2):
         content = photograph(rng)
         path = folder / "load-photograph.jpg"
@@ -118,7 +127,7 @@ def cases_of(session: int, model: LoadedModel, folder: Path) -> dict[str, list[C
             logits = model.module(x)[0]
         name = f"session-{session}-{place}.jpg"
         target = None if place == 0 else int(rng.integers(len(logits)))
-        wanted: list[tuple[str, dict[str, Any]]] = [("fullgrad", {})]
+        wanted: list[tuple[str, dict[str, Any]]] = [("fullgrad", {}), (methods.RECOMMENDED, {})]
         wanted += [COMPARED[int(i)] for i in rng.choice(len(COMPARED), 2, replace=False)]
         for method, options in wanted:
             chosen = int(logits.argmax()) if target is None else target
@@ -129,11 +138,14 @@ def cases_of(session: int, model: LoadedModel, folder: Path) -> dict[str, list[C
             query |= {} if method == "fullgrad" else {"parts": "map"}
             with io.BytesIO() as file:
                 np.save(file, heat)
-                shown = digest(colors(normalize(heat)))
+                signed = method == methods.RECOMMENDED
+                pixels = drawn(drawn_in_cells(heat, CELL) if signed else heat, signed)
+                shown = digest(pixels)
                 case = Case(content, query, shown, chosen, file.getvalue())
             if method == "fullgrad":
                 case = replace(case, **sums_of(fullgrad.decompose(model.module, x, chosen)))
-            found["fullgrad" if method == "fullgrad" else "comparison"].append(case)
+            kind = "recommended" if signed else "fullgrad" if method == "fullgrad" else "comparison"
+            found[kind].append(case)
     return found
 
 
@@ -208,7 +220,8 @@ def once(port: int, kind: str, case: Case, rng: random.Random, seen: Seen) -> No
         else:
             body = answer.read()
         seconds = time.perf_counter() - began
-        seen.add(kind if kind != "comparison" else case.query["method"], seconds, first)
+        named = kind if kind not in {"comparison", "recommended"} else case.query["method"]
+        seen.add(named, seconds, first)
         if answer.status != 200:
             seen.wrong(f"{kind} {label}: status {answer.status}: {body[:200]!r}")
         elif kind == "refused":
@@ -270,7 +283,7 @@ def session(
     time.sleep(rng.uniform(0, pause))
     while time.monotonic() < end:
         (kind,) = rng.choices(list(KINDS), list(KINDS.values()))
-        case = rng.choice(cases["comparison" if kind == "comparison" else "fullgrad"])
+        case = rng.choice(cases.get(kind, cases["fullgrad"]))
         once(port, kind, case, rng, seen)
         time.sleep(rng.uniform(0, 2 * pause))
 
@@ -330,8 +343,8 @@ def drive(
     started = server.memory()
     rng = random.Random(0)
     for one in cases[:4]:  # what every worker loads or allocates once
-        for kind in ("fullgrad", "comparison", "array", "picture"):
-            for case in one["comparison" if kind == "comparison" else "fullgrad"]:
+        for kind in ("fullgrad", "recommended", "comparison", "array", "picture"):
+            for case in one.get(kind, one["fullgrad"]):
                 once(server.port, kind, case, rng, warm)
     time.sleep(2)
     before = server.memory()

@@ -188,9 +188,9 @@ def test_why_there_is_no_map(
 def test_general_path(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, values = check(capsys, "--size", "6", make="General")
     assert values["general_path"] == [{"module": "", "operation": "cumprod", "times": 2}]
-    assert "general path    cumprod in (model) x2\n" in out
+    assert "forward mode    cumprod in (model) x2\n" in out
     out, _ = check(capsys, "--size", "6", make="unbiased")
-    assert "general path    none\n" in out
+    assert "forward mode    none\n" in out
     assert "bias terms      0: 0 explicit, 0 implicit, 0 both\n" in out
     assert "by operation    none\n" in out
 

@@ -16,7 +16,7 @@ from figures import outside
 from fullgrad.errors import InputError, MissingDependencyError
 from fullgrad.viz import Row, blend, colors, normalize, picture, png, sheet
 from fullgrad.viz.overlay import overlaid
-from fullgrad.viz.style import limit_of, signed_colors
+from fullgrad.viz.style import limit_of, photo_png, signed_colors
 
 LONG = "black-and-tan coonhound, which is a hound whose name goes on for a very long time " * 4
 
@@ -171,6 +171,14 @@ def test_constant_signed_maps(value: float) -> None:
 def test_a_signed_map_of_another_size() -> None:
     with pytest.raises(InputError, match="the image is 5 x 4, the map 30 x 20: they must be of"):
         picture(Image.new("RGB", (5, 4)), ramp(), "a", sign=True)
+
+
+def test_a_photograph_s_file_is_smaller_and_off_by_one_of_255_at_most() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
+    figure = picture(Image.fromarray(noise), ramp(60, 60), "noise")
+    quick, exact = photo_png(figure), np.asarray(opened(figure).convert("RGB"), int)
+    assert np.abs(np.asarray(Image.open(io.BytesIO(quick)), int) - exact).max() == 1
+    assert len(quick) < len(png(figure))
 
 
 def test_pictures_are_the_same_every_time() -> None:

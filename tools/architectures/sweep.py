@@ -225,7 +225,7 @@ def page(results: list[Result]) -> str:
         "inputs, with random weights, biases, scales and batch-norm statistics. *Residual* is "
         "the larger of the two samples' |output − sum of terms| / (|output| + sum of |terms|). "
         "*Input share* is |input term| over the same sum: it shows that "
-        "the test has teeth, for where it is small the early layers hardly matter. *General path* lists the operations that no closed-form rule covers, so that their "
+        "the test has teeth, for where it is small the early layers hardly matter. *Forward mode* lists the operations that no closed-form rule covers, so that their "
         "bias came from forward-mode differentiation. *Map* tells whether `fullgrad.saliency` "
         "gives a finite, non-constant map at the input's size, or refuses because it does not "
         "know where a term's numbers lie. *Balanced* is the residual of the balanced linearization "
@@ -243,7 +243,7 @@ def page(results: list[Result]) -> str:
         f"torchvision {torchvision.__version__}, timm {timm.__version__}, "
         f"transformers {transformers.__version__}, CPU.",
         "",
-        "| source | model | parameters (M) | input | terms | input share | residual | general path | map | balanced | implicit | complete | in float32 |",
+        "| source | model | parameters (M) | input | terms | input share | residual | forward mode | map | balanced | implicit | complete | in float32 |",
         "|---|---|---:|---|---:|---:|---:|---|---|---:|---|---:|---:|",
     ]
     for r in results:

@@ -30,13 +30,13 @@ TOOLS = ("hypothesis", "pytest", "pytest-xdist")
 BESIDE = "pyparsing<3.3"
 
 
-def tests(environment: Environment) -> str:
+def tests(environment: Environment, workers: str) -> str:
     """Run the tests there; the line in which pytest counts them.
 
     Raises:
         SystemExit: one fails.
     """
-    command = [str(environment.folder / BIN / "python"), "-m", "pytest", "-n", "2", "-q"]
+    command = [str(environment.folder / BIN / "python"), "-m", "pytest", "-n", workers, "-q"]
     command += ["--dist", "worksteal", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
     done = subprocess.run(
         [*command, *(f"tests/{name}" for name in CORE)],
@@ -52,7 +52,7 @@ def tests(environment: Environment) -> str:
     return str(re.findall(r"^(\d+ passed(?:, \d+ skipped)?)", done.stdout, re.M)[-1])
 
 
-def row(environment: Environment) -> dict[str, str]:
+def row(environment: Environment, workers: str) -> dict[str, str]:
     """What is installed, and what the tests said."""
     found = {"Python": environment.python()}
     found |= {package: environment.version(package) for package in PACKAGES}
@@ -60,12 +60,12 @@ def row(environment: Environment) -> dict[str, str]:
     return {
         **found,
         "on": system,
-        "tests": tests(environment),
+        "tests": tests(environment, workers),
         "run on": str(datetime.date.today()),
     }
 
 
-def fresh(which: str) -> dict[str, str]:
+def fresh(which: str, workers: str) -> dict[str, str]:
     """The row of a fresh environment, of the oldest or the newest versions."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pythons = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
@@ -79,7 +79,7 @@ def fresh(which: str) -> dict[str, str]:
             options = ["--resolution", "lowest-direct", "--constraint", str(beside)]
         python = pythons[0 if which == "oldest" else -1]
         with environment_of(Path(home) / "env", python, wanted, *options) as environment:
-            return row(environment)
+            return row(environment, workers)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -88,8 +88,12 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("which", choices=("oldest", "newest", "here"))
-    which = parser.parse_args(argv).which
-    found = row(Environment(Path(sys.prefix))) if which == "here" else fresh(which)
+    parser.add_argument("--workers", default="2", help="processes that run the tests (2)")
+    options = parser.parse_args(argv)
+    which, workers = options.which, options.workers
+    found = (
+        row(Environment(Path(sys.prefix)), workers) if which == "here" else fresh(which, workers)
+    )
     rows = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
     rows = dict(sorted({**rows, which: found}.items(), reverse=True))
     KEPT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

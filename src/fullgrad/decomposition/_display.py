@@ -84,7 +84,7 @@ def _decomposition(d: Any) -> Html:
     if d.general_path:
         notes.append(
             (
-                "general path",
+                "forward mode",
                 f"{len(d.general_path)} calls of operations without a rule of their own, "
                 "differentiated in forward mode.",
             )

@@ -96,7 +96,7 @@ class Decomposition(Result):
         scale: what the residual is relative to: |output| plus the sum of the absolute values of
             the terms' sums, shape of the residual.
         tolerance: the largest relative residual accepted.
-        general_path: (module, operation) of the calls that took the general path.
+        general_path: (module, operation) of the calls whose bias is the forward-mode fallback's.
         layouts: the axes of the inputs and the grids that terms lie on.
         linearization: which linear maps stood for the operations, in a word.
     """

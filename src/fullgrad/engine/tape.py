@@ -147,7 +147,7 @@ def resolve_general(tape: Tape) -> list[tuple[str, str]]:
     """Compute the biases of the calls that no rule covers, and drop those that are zero.
 
     Returns:
-        (module, operation) of every call that took the general path.
+        (module, operation) of every call whose bias the forward-mode fallback computed.
 
     Raises:
         UnsupportedOperationError: listing every operation without a forward-mode derivative.

@@ -75,9 +75,10 @@ def rescaled_sum(
             size = torch.zeros_like(size)
         return size.sum(list(channels)) if channels else size
     low, high = (size.amin(layer, True), size.amax(layer, True)) if layer else (size, size)
+    spread = (high - low).add_(_EPSILON)
     total = size.sum(list(channels), keepdim=True) if channels else size
     count = math.prod(term.shape[d] for d in channels)
-    return (total - count * low).div_(high - low + _EPSILON).squeeze(tuple(channels))
+    return total.sub_(low, alpha=count).div_(spread).squeeze(tuple(channels))
 
 
 def rescaled_channel_sum(term: Tensor, psi: Psi = "layer") -> Tensor:

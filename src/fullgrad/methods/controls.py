@@ -84,7 +84,7 @@ class ContrastOptions:
 
 @dataclass(frozen=True, slots=True)
 class PhaseOptions:
-    """Of which method, and which random numbers.
+    """Which method's map is taken, and which random numbers.
 
     Args:
         of: another method, ``NAME`` or ``NAME:OPTION=VALUE``; a semicolon stands between several

@@ -62,7 +62,7 @@ class Explained:
         return self.file(suffix).is_file() if self.files is None else suffix in self.files
 
     def content(self, suffix: str) -> bytes:
-        """Of a file beside the record.
+        """Return the content of a file beside the record.
 
         Raises:
             ReportError: it is not there, or cannot be read.
@@ -75,7 +75,7 @@ class Explained:
 
     @property
     def name(self) -> str:
-        """Of the photograph's file."""
+        """The name of the photograph's file."""
         text = self.record.image.path
         return text.replace("\\", "/").rpartition("/")[2] or text
 
@@ -176,7 +176,7 @@ def _photograph(
         _overlay(builder, e, label, problems),
         _classes(builder, record.top),
         tag("h4", f"Where the {_number_name(target)} comes from"),
-        tag("p", "Explained is ", tag("strong", label), said),
+        tag("p", "This explains ", tag("strong", label), said),
         *(tag("p", note) for note in record.notes),
         *_waterfall(builder, e, problems),
         *_layers(builder, e, problems),

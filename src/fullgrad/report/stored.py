@@ -144,7 +144,7 @@ def _facts(store: Opened) -> list[tuple[Any, Any, Any]]:
 
 
 def short_name(spec: str) -> str:
-    """Return what data or a model are called; where they lie is nobody's business."""
+    """Return the name of data or of a model, without the path to it."""
     return spec.replace("\\", "/").rstrip("/").rpartition("/")[2] or spec
 
 

@@ -1,4 +1,4 @@
-"""Classes by name, and what is close to a name that nothing bears."""
+"""Classes by name, and the names closest to one that is not known."""
 
 from __future__ import annotations
 

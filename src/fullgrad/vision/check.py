@@ -319,7 +319,7 @@ def _counts(report: Statistics) -> list[str]:
         f"by operation    {', '.join(named[:_OPERATIONS] + more) or 'none'}",
         f"implicit share  {sum(shares.values()):.1%} of the terms' sizes ({report.linearization}"
         f" linearization){': ' * bool(left)}{', '.join(left)}",
-        f"general path    {', '.join(general[:_OPERATIONS] + others) or 'none'}",
+        f"forward mode    {', '.join(general[:_OPERATIONS] + others) or 'none'}",
         f"saliency map    {_map_text(report.saliency)}",
     ]
 

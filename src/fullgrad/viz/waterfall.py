@@ -85,7 +85,7 @@ class Waterfall:
         return abs(self.output) + math.fsum(abs(p.value) for p in self.parts)
 
     def share(self, part: Part) -> float | None:
-        """Of the output, in %; None where the output is 0."""
+        """The share of the output, in %; None where the output is 0."""
         return 100 * part.value / self.output if self.output else None
 
 

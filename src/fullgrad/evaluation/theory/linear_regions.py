@@ -33,7 +33,7 @@ class Region:
 
     @property
     def area(self) -> float:
-        """By the shoelace formula."""
+        """The area, by the shoelace formula."""
         x, y = self.vertices.T
         return 0.5 * abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1)))
 

@@ -29,7 +29,7 @@ class Compared(NamedTuple):
         equal: those of them with no number that differs by more than 1e-4 of the map's largest.
         difference: the largest one in those.
         jumps: the largest one in the others, whose maps jump with rounding in fullgrad as well: an
-            activation is zero to rounding, and a ReLU is open in one program and shut in the
+            activation is zero to rounding, and a ReLU is on in one program and off in the
             other. It is at most three times as far as fullgrad's own map jumps where the input
             changes in its last bits, or with PyTorch's other kernels.
     """

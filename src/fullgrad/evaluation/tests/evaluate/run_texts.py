@@ -168,10 +168,7 @@ examples:
         (subject,) = self.subjects
         return {
             "excluded": [{"text": name, "why": why} for name, why in subject.source.excluded],
-            "does_not_apply": [
-                {"method": self.plan.choices[c].label, "why": why}
-                for (_, c), why in self.refused.items()
-            ],
+            "does_not_apply": self.refusals(store),
             "device": str(subject.model.device),
         }
 
