@@ -79,6 +79,8 @@ def write(folder: Path, own: Plan = PLAN, units: range | None = None) -> Store:
             }
             about |= {"label": number % 2, "target": number % 3 % 2, "prediction": number % 3 % 2}
             maps.append(stored)
+            if own.dims == ("token",):
+                about["tokens"] = tuple(f"w{number}" for _ in own.positions * own.positions[0])
             rows.append(Row(**about, numbers=numbers, scale=scale, zero=zero, shape=found.shape))
         store.commit(unit, {"map": np.stack(maps)}, rows, "bytes", ORIGIN)
     return store

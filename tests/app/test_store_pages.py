@@ -15,6 +15,7 @@ from PIL import Image
 
 pytest.importorskip("starlette")
 import stored_images
+import stored_maps
 from app_server import Call, strict
 from fullgrad import datasets
 from fullgrad.app.pool import Pool
@@ -115,6 +116,23 @@ def test_means_and_clusters(app: Any) -> None:
     assert found == told(app, "clusters")
 
 
+def test_texts(tmp_path: Path) -> None:
+    stored_maps.write(tmp_path, stored_maps.plan(positions=(4,), dims=("token",)))
+    pool = Pool([], 1)
+    pages = StorePages(Pictures.of(datasets.open(tmp_path)))
+    app = build([], pool, Limits(), loopback=True, store=pages)
+    assert told(app, "about")["kind"] == "text"
+    found = told(app, "rows", ("sort", "-logit"))["rows"]
+    assert found[-1]["text"] is None and found[-1]["row"] == 3
+    one = told(app, f"sample/{found[0]['row']}")
+    assert one["text"] == found[0]["text"] and "tokens" not in one["columns"]
+    assert [t["text"] for t in one["text"]["tokens"]] == [f"w{found[0]['row']}"] * 4
+    for path in ("means", "clusters"):
+        status, message = refused(app, path)
+        assert status == 400 and message.startswith("maps of texts have no positions in common")
+    assert pool.close(5)
+
+
 @pytest.mark.parametrize(
     ("path", "words", "status", "message"),
     [
@@ -158,7 +176,7 @@ def test_other_methods_and_other_hosts_are_refused(app: Any) -> None:
         (["--data", "x"], "--data belongs to a store: name it with --store, or leave --data out"),
         (
             ["--store", "maps", "--labels", "x"],
-            "--weights and --labels belong to a model: name it with",
+            "--weights, --labels and --methods belong to a model: name it with",
         ),
         (["--store", "nowhere"], "holds no maps (it has no plan.json)"),
         (["--store", "maps", "--data", "nowhere"], "nowhere does not exist: give an image folder"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -313,7 +315,8 @@ def test_crops_that_differ_by_sample_are_drawn_one_sample_at_a_time() -> None:
     model, x = Crops((0, 8)).double(), randn(2, 3, 16, 6)
     with pytest.raises(
         LayoutError,
-        match=r"\(it covers the whole input\), explain one sample at a time \(batch_size=1\) if only "
+        match=r"B C H W'\} \(it covers the whole input\) or activation_layouts=\{'conv': 'B C K L'\} "
+        r"\(without positions\), explain one sample at a time \(batch_size=1\) if only "
         r"the samples' places differ, choose terms='input', or aggregate the terms of fullgrad",
     ):
         fullgrad.saliency(model, x, 1)
@@ -321,6 +324,35 @@ def test_crops_that_differ_by_sample_are_drawn_one_sample_at_a_time() -> None:
     fullgrad.saliency(model, x, 1, terms="input")
     first = fullgrad.saliency(model, x[:1], 1, terms="bias", psi="signed")
     assert float(first[:, :, 8:].abs().max()) == 0 < float(first.abs().max())
+
+
+class Parts(nn.Module):
+    """Cuts an image into rows of numbers or into small images, whose places are not known."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.shape = shape
+        self.read = nn.Conv2d(3, 2, 3) if len(shape) == 4 else nn.Linear(shape[1], 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.read(x.flatten(1).sort(1).values.reshape(self.shape)).relu()
+        return found.transpose(0, 1).flatten(1).mean(1)[None]
+
+
+@pytest.mark.parametrize("shape", [(4, 48), (4, 3, 4, 4)], ids=["rows", "images"])
+def test_both_layouts_of_the_message_can_be_stated(shape: tuple[int, ...]) -> None:
+    model, x = Parts(shape).double(), randn(1, 3, 8, 8)
+    with pytest.raises(LayoutError) as refused:
+        fullgrad.complete_map(model, x, 1)
+    said = re.findall(r"activation_layouts=(\{.*?\}) \(", str(refused.value))
+    whole, bare = (
+        fullgrad.complete_map(model, x, 1, activation_layouts=ast.literal_eval(s)) for s in said
+    )
+    without = fullgrad.complete_map(model, x, 1, terms="input")
+    assert abs(whole.map - without.map).max() > 1e-4
+    assert torch.allclose(bare.map, without.map)
+    assert abs(bare.elsewhere - whole.elsewhere).max() > 1e-4
 
 
 def test_a_stated_layout_for_a_part_of_the_input_is_refused() -> None:

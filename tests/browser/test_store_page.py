@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
 import stored_images
+import stored_maps
 from browser_steps import overflow, scan
 
 READY = "#content[aria-busy='false']"
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running viewer of a small store."""
-    folder = tmp_path_factory.mktemp("store")
-    maps = stored_images.write(folder)
+@contextlib.contextmanager
+def viewer(maps: Path) -> Iterator[str]:
+    """The address of a running viewer of a store."""
     command = [sys.executable, "-m", "fullgrad", "app", "--port", "0", "--store", str(maps)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -34,6 +35,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running viewer of a small store."""
+    with viewer(stored_images.write(tmp_path_factory.mktemp("store"))) as address:
+        yield address
 
 
 @pytest.fixture
@@ -118,3 +126,24 @@ def test_a_mistake_is_told_and_can_be_mended(opened: Callable[..., Any], watched
     page.click("text=Show")
     expect(page.locator("#error")).to_be_hidden()
     expect(page.locator("#status")).to_have_text("4 of 25 samples.")
+
+
+def test_texts_are_read_token_by_token(
+    tmp_path: Path, browser: Any, watched: Any, shot: Callable[[Any, str], None]
+) -> None:
+    stored_maps.write(tmp_path, stored_maps.plan(positions=(9,), dims=("token",)))
+    with viewer(tmp_path) as address:
+        page = browser.new_page(viewport={"width": 390, "height": 900})
+        watched.watch(page)
+        page.goto(f"{address}#where=row+%3C+3&sort=-logit")
+        expect(page.locator("#status")).to_have_text("3 of 25 samples.")
+        expect(page.locator("#view-means")).to_be_hidden()
+        expect(page.locator(".token")).to_have_count(27)
+        assert overflow(page) == []
+        assert scan(page) == []
+        page.locator(".samples a").first.click()
+        expect(page.locator(".token")).to_have_count(9)
+        expect(page.locator("#content")).to_contain_text("Each token stands above its part")
+        assert overflow(page) == []
+        shot(page, "store-text")
+        page.close()

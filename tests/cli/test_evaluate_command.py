@@ -66,7 +66,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def line(*more: str, out: str = "out") -> list[str]:
-    given = ["evaluate", "--model", "mine.py:net", "--images", "photos", "--out", out]
+    given = ["evaluate", "--model", "mine.py:net", "--data", "photos", "--out", out]
     return [*given, *(more or SMALL)]
 
 
@@ -209,7 +209,7 @@ def test_no_image_can_be_used(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main([*given, "--sure", "0"]) == 0
     assert main([*given, "class-sensitivity", "--sure", "0.9999", "--out", "two"]) == 0
     assert (
-        "No image of mine.py:net can be used for grid pointing"
+        "There are no numbers of mine.py:net for grid pointing: no image can be used, or no method"
         in Path("two/report.html").read_text()
     )
 

@@ -57,6 +57,19 @@ def test_a_run_from_beginning_to_end(here: Path, capsys: pytest.CaptureFixture[s
     assert store.plan.class_names == ("cat", "dog", "cow") and store.plan.model["name"]
 
 
+def test_own_methods(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "mine.py").write_text("def size(m, x, t, power=1.0):\n    return x.abs() ** power\n")
+    line = [*BASE, "--dtype", "float32", "--method", "mine.py:size", "--option", "power=2"]
+    assert main([*line, "--quiet"]) == 0
+    store = fullgrad.datasets.open("maps")
+    assert store.plan.method == "mine.py:size" and store.plan.options["power"] == 2
+    assert bool((store.maps >= 0).all()) and float(store.maps.max()) > 0
+    (here / "mine.py").write_text("def size(m, x, t, power=1.0):\n    return x ** power\n")
+    capsys.readouterr()
+    assert main([*line, "--quiet"]) == 2, "other code"
+    assert "maps holds maps of other settings (" in capsys.readouterr().err
+
+
 def test_targets_and_parts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = [*BASE, "--unit", "2", "--target", "dog", "2", "--grid", "4", "4", "--dtype", "uint8"]
     assert main([*line, "--part", "1/2", "--quiet"]) == 0

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import read_texts
 import stored_maps
 from fullgrad import datasets
 from fullgrad.datasets.analysis.choice import Choice
 from fullgrad.datasets.analysis.clusters import cluster_maps, spectrum
 from fullgrad.datasets.analysis.means import mean_maps, outcomes, unit_sum
+from fullgrad.datasets.analysis.pictures import Pictures, strongest
+from fullgrad.datasets.analysis.texts import colored_text
 from fullgrad.errors import InputError, UsageError
 
 
@@ -97,9 +100,51 @@ def test_outcomes_without_labels(store: datasets.Opened) -> None:
 
 
 def test_texts_have_no_mean(tmp_path: Path) -> None:
-    stored_maps.write(tmp_path, stored_maps.plan(positions=(4,), dims=("token",)))
-    with pytest.raises(InputError, match="maps of texts have no positions in common"):
-        mean_maps(datasets.open(tmp_path))
+    stored_maps.write(tmp_path, stored_maps.plan(positions=(9,), dims=("token",)))
+    store = datasets.open(tmp_path)
+    with pytest.raises(InputError, match="maps of texts have no positions in common, so they"):
+        mean_maps(store)
+    assert colored_text(store, 3) is None
+    found = colored_text(store, 4, most=3)
+    assert found is not None
+    own = stored_maps.values(4, (9,))
+    start = int(np.clip(np.abs(own).argmax() - 1, 0, 6))
+    assert (found.before, len(found.tokens), found.after) == (start, 3, 6 - start)
+    strong = found.tokens[int(np.abs(own).argmax()) - start]
+    assert (strong.color, strong.ink) == (
+        "#67001f" if own.max() > -own.min() else "#053061",
+        "#ffffff",
+    )
+    empty = colored_text(store, 7)
+    assert empty is not None and {t.score for t in empty.tokens} == {"0"}
+
+
+@pytest.mark.parametrize("function", ["volumes", "sounds"])
+def test_volumes_and_sounds_are_drawn(tmp_path: Path, function: str) -> None:
+    model = getattr(read_texts, function[:-1] + "_model")()
+    spec = f"{read_texts.__file__}:{function}"
+    datasets.map(spec, model, tmp_path, method="complete_fullgrad", unit=3)
+    found = Pictures.of(datasets.open(tmp_path))
+    values = found.store.map(1)
+    at = strongest(values)
+    assert abs(values[at]) == np.abs(values).max()
+    drawn = found.map(1)
+    assert drawn is not None
+    if function == "volumes":
+        z, y, x = at
+        assert drawn.shape == (5 + 4, 6 + 4)
+        assert (drawn[:5, :6] == values[z]).all() and (drawn[:5, 6:] == values[:, :, x].T).all()
+        assert (drawn[5:, :6] == values[:, y]).all() and not drawn[5:, 6:].any()
+    else:
+        assert (drawn.sum(0) != 0).sum() > 20
+        bar = drawn[:, 3 * at[0]]  # each span is one number here, three pixels wide
+        assert set(np.unique(bar)) == {0.0, values[at]}
+        assert bool(bar[:27].any()) == (values[at] > 0) and bool(bar[28:].any()) == (values[at] < 0)
+    under, over = found.small(1, "image"), found.small(1)
+    assert under is not None and over is not None
+    assert max(under.size) == max(over.size) == 112
+    assert found.small(1, "map") is not None and under.tobytes() != over.tobytes()
+    assert len(mean_maps(found.store)) > 0
 
 
 def test_clusters_are_found_in_the_class_that_has_them(

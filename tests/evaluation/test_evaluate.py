@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from evaluating import NET, write_images
 from fullgrad import methods
 from fullgrad.cli.main import main
-from fullgrad.errors import MethodError
+from fullgrad.errors import LayoutError, MethodError
 from fullgrad.evaluation import bench
 from fullgrad.evaluation.plan import MethodChoice
 from fullgrad.evaluation.tests.evaluate import measures
 from fullgrad.evaluation.tests.evaluate.measures import relevance_gain
+from fullgrad.evaluation.tests.evaluate.measures.stability import Shifted
 from fullgrad.evaluation.tests.evaluate.options import METHODS as BY_DEFAULT
 from fullgrad.evaluation.tests.evaluate.options import chosen_by
 
@@ -130,6 +131,40 @@ def test_another_method_finds_what_is_done(here: Path) -> None:
     )
     assert run("fewer", methods=("sobel",), store="kept").done == 0
     assert run("other", tests=TESTS[:1], store="kept").done == 9
+
+
+def refuses_shifted(model: nn.Module, inputs: Tensor, target: Any) -> Tensor:
+    if isinstance(model, Shifted) and len(inputs) == 1:
+        raise LayoutError("no  layer")
+    return inputs
+
+
+def test_a_method_that_a_test_refuses_is_reported_and_the_rest_goes_on(here: Path) -> None:
+    methods.register("refuses_shifted", refuses_shifted)
+    try:
+        said: list[str] = []
+        tests = ("logit-shift", "class-sensitivity")
+        found = run(methods=("refuses_shifted", "sobel"), tests=tests, say=said.append)
+        line = {"model": "net.py:make_model", "test": "logit-shift", "method": "refuses_shifted"}
+        assert said == [
+            "refuses_shifted does not apply to net.py:make_model in logit-shift: no layer"
+        ]
+        assert found.record["does_not_apply"] == [line | {"why": "no layer"}]
+        assert "refused" not in found.rows
+        counts = found.rows.groupby(["test", "method"])["case"].nunique()
+        assert counts.to_dict() == {  # also its maps of the other four images are left out
+            ("class-sensitivity", "refuses_shifted"): 5,
+            ("class-sensitivity", "sobel"): 5,
+            ("logit-shift", "sobel"): 5,
+        }
+        assert run(methods=("refuses_shifted", "sobel"), tests=tests).known
+        with pytest.raises(
+            MethodError,
+            match=r"no method applies to net\.py:make_model in logit-shift; the first: no layer",
+        ):
+            run("none", methods=("refuses_shifted",), tests=tests[:1])
+    finally:
+        methods.unregister("refuses_shifted")
 
 
 def attends(model: nn.Module, inputs: Tensor, target: Any) -> Tensor:

@@ -128,8 +128,9 @@ def test_cautions_are_few_and_say_what_matters() -> None:
     )
     assert said[1].startswith("two gives its predicted class a probability of 60.0% on average")
     assert said[2:4] == [
-        "No image of net can be used for grid pointing: there are no numbers.",
-        "No image of two can be used for relevance gain, grid pointing: there are no numbers.",
+        "There are no numbers of net for grid pointing: no image can be used, or no method applies.",
+        "There are no numbers of two for relevance gain, grid pointing: no image can be used, or no "
+        "method applies.",
     ]
     assert said[4] == "Few images (9 a test): intervals say little below about 30."
     assert said[5].startswith("Not all is decided in 3 of 3 tests (verdict: not shown)")
@@ -244,7 +245,8 @@ def folder(tmp_path: Path) -> Path:
         "models": BASE,
         "excluded": [{"image": "broken.png", "why": "it is empty"}],
         "does_not_apply": [
-            {"model": "net", "method": "attention_rollout", "why": "no <attention>"}
+            {"model": "net", "method": "attention_rollout", "why": "no <attention>"},
+            {"model": "net", "test": "logit-shift", "method": "grad_cam", "why": "no layer"},
         ],
         "versions": {},
         "command": "fullgrad evaluate --images 'my photos' --out out",
@@ -270,8 +272,9 @@ def test_the_page_begins_with_what_it_says(folder: Path) -> None:
             "<h3>What the verdicts mean</h3>",
             "<h3>Methods that do not apply</h3>",
             "<strong>attention_rollout (net)</strong>: no &lt;attention&gt;",
+            "<strong>grad_cam (net, logit-shift)</strong>: no layer",
             "<h3>Read with care</h3>",
-            "No image of net can be used for grid pointing: there are no numbers.",
+            "There are no numbers of net for grid pointing: no image can be used, or no method applies.",
             "1 image could not be used; see below which.",
             'alt="Means of each method under each test',
             'alt="Images with the best and the worst scores',

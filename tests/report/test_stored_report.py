@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -155,10 +156,35 @@ def test_choices_need_a_store(here: Path) -> None:
         report([Path("again/maps")])
 
 
-def test_maps_of_texts_have_no_pictures(tmp_path: Path) -> None:
-    stored_maps.write(tmp_path, stored_maps.plan(positions=(4,), dims=("token",)))
-    with pytest.raises(InputError, match="pictures need maps of images, with positions y, x"):
+def test_texts_are_tokens_in_colors(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored_maps.write(Path("texts"), stored_maps.plan(positions=(4,), dims=("token",)))
+    order = ["--where", "target = dog", "--sort", "logit", "--largest-first", "--most", "3"]
+    assert main(["report", "texts", *order, "--out", "page.html"]) == 0
+    html = Path("page.html").read_text()
+    index = datasets.open("texts").index
+    wanted = index[index["target"] == 1].sort_values("logit", ascending=False).index[:3]
+    assert re.findall(r"</strong> · row (\d+)", html) == [str(row) for row in wanted]
+    tokens = re.findall(r'style="background: (#\w{6}); color: #\w{6}">(w\d+)<small>([^<]+)</', html)
+    assert [t for _, t, _ in tokens] == [f"w{row}" for row in wanted for _ in range(4)]
+    numbers = np.concatenate([stored_maps.values(row, (4,)) for row in wanted])
+    assert np.allclose([float(n) for *_, n in tokens], numbers, atol=0.01)
+    colors = np.array([list(bytes.fromhex(color[1:])) for color, *_ in tokens]).astype(int)
+    far = np.abs(numbers) > 0.3
+    assert ((colors[:, 0] > colors[:, 2]) == (numbers > 0))[far].all()
+    assert "Each token stands above its part of the logit" in html
+    assert "Mean map" not in html and "form clusters" not in html
+    assert main(["report", "texts", "--where", "row = 3", "--out", "page.html"]) == 0
+    assert "photos/003.png is empty" in Path("page.html").read_text()
+
+
+def test_maps_that_cannot_be_drawn(tmp_path: Path) -> None:
+    positions = {"positions": (2, 2, 2, 2), "dims": ("t", "z", "y", "x")}
+    stored_maps.write(tmp_path, stored_maps.plan(samples=4, **positions))
+    with pytest.raises(
+        InputError, match=r"positions t, z, y, x cannot be drawn; their numbers are "
+    ):
         report([tmp_path])
+    assert datasets.open(tmp_path).maps.shape == (4, 2, 2, 2, 2)  # the way out
 
 
 def test_conditions_without_a_store_are_refused(

@@ -79,7 +79,20 @@ def test_how_often_the_recommended_map_is_first_or_tied() -> None:
     good = own["verdict"].isin(["first", "tied"])
     counts = good.groupby(own["setting"].str.partition(",")[0]).sum()
     assert counts.to_dict() == {"blur": 12, "mean": 10}
-    assert "12 of 13 networks with one fill, 10 with the other" in methods.REASON
+    page = (ROOT / "docs" / "recommendation.md").read_text(encoding="utf-8")
+    assert (
+        "| first or tied (goal: on 12) | on 12: **the goal is met** | on 10: **the goal is m"
+        in page
+    )
+    lost = own.groupby([own["setting"].str.partition(",")[0], "verdict"]).size()
+    assert lost["blur", "not shown"] == lost["mean", "not shown"] == 1
+    assert "| shown to be behind | on no network | on 2, by 0.03 and 0.05" in page
+    assert ("blur", "behind") not in lost
+    assert lost["mean", "behind"] == 2
+    assert (
+        "12 of 13 networks where cells are blurred, on 10 where they get the mean color"
+        in methods.REASON
+    )
     assert own["model"].nunique() == 13
     behind = own[own["verdict"] == "behind"].merge(
         found[found["rank"] == 1], on=["model", "setting"], suffixes=("", "_first")

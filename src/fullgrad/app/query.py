@@ -22,6 +22,7 @@ from fullgrad.app.models import Served
 from fullgrad.app.options import check_options
 from fullgrad.app.refusal import Refusal
 from fullgrad.methods import Method
+from fullgrad.methods.registry import unlike
 from fullgrad.vision.method_map import has_sign
 
 _LONGEST_NAME = 100
@@ -61,10 +62,10 @@ def _of_signed(limit: float | None, info: ValidationInfo) -> float | None:
 
 
 def _method(name: str) -> Method:
-    try:
-        return methods.get(name[:100])
-    except ValueError as error:
-        raise Refusal(f"{error}.") from error
+    """A method that the viewer was started with; a request never names a file."""
+    if name not in methods.names():
+        raise Refusal(f"unknown method {name[:100]!r}; {unlike(name[:100], methods.names())}.")
+    return methods.get(name)
 
 
 def _options(text: str, info: ValidationInfo) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,11 @@ from fullgrad.app.refusal import Refusal, public
 from fullgrad.app.responses import picture_url, strict_json
 from fullgrad.datasets.analysis.choice import Choice
 from fullgrad.datasets.analysis.clusters import cluster_maps
-from fullgrad.datasets.analysis.means import mean_maps
-from fullgrad.datasets.analysis.pictures import Pictures, encoded
+from fullgrad.datasets.analysis.means import check_positions, mean_maps
+from fullgrad.datasets.analysis.pictures import READING, Pictures, encoded
+from fullgrad.datasets.analysis.texts import colored_text
 from fullgrad.datasets.index import SHARE
-from fullgrad.errors import FullGradError
+from fullgrad.errors import FullGradError, InputError
 from fullgrad.report.stored import short_name
 from fullgrad.viz.mixture import drawn
 
@@ -35,6 +37,7 @@ SIDES = (112, 448)  # pixels of pictures
 _MOST, _LONGEST = 20, 500  # conditions, and characters of one
 _MAPS, _PER_CLASS = 20_000, 400  # maps that are read for means and clusters at most
 _EXAMPLES = 8
+_TOKENS = 60  # of a text in a list, those around the one with the largest number
 _AT_ONCE = 8  # requests that read and draw
 _SENDING = 60.0  # seconds in which a client must take what it is sent
 _SHORT = ("id", "rank", "label", "target", "prediction", "probability", "logit", "error")
@@ -96,6 +99,8 @@ class StorePages:
                 "done": len(self._store.done),
                 "positions": list(plan.positions),
                 "signed": self._pictures.signed,
+                "kind": self._pictures.kind,
+                "reading": READING[self._pictures.kind],
                 "images": self._pictures.samples is not None,
                 "notes": [public(self._pictures.why)] if self._pictures.why else [],
                 "classes": None if plan.class_names is None else list(plan.class_names),
@@ -113,6 +118,9 @@ class StorePages:
             {"row": row, **{c: _plain(v) for c, v in zip(_SHORT, values, strict=True)}}
             for row, *values in part[list(_SHORT)].itertuples(name=None)
         ]
+        if self._pictures.kind == "text":
+            for each in listed:
+                each["text"] = self._text(each["row"], _TOKENS)
         pages = -(-len(chosen) // PAGE)
         return _json({"total": len(chosen), "page": page, "pages": pages, "rows": listed})
 
@@ -130,7 +138,13 @@ class StorePages:
             "before": int(self._index.index[place - 1]) if place else None,
             "after": int(self._index.index[place + 1]) if place + 1 < len(self._index) else None,
         }
-        return _json({"row": row, "columns": columns, "shares": shares, **near})
+        text = self._text(row) if self._pictures.kind == "text" else None
+        columns.pop("tokens", None)
+        return _json({"row": row, "columns": columns, "shares": shares, "text": text, **near})
+
+    def _text(self, row: int, most: int | None = None) -> dict[str, Any] | None:
+        found = colored_text(self._store, row, most)
+        return None if found is None else asdict(found)
 
     def _row(self, row: int) -> pandas.Series[Any]:
         if row not in self._index.index:
@@ -151,6 +165,7 @@ class StorePages:
 
     def means(self, words: Mapping[str, list[str]]) -> Response:
         """Mean maps of the chosen samples, by class and outcome."""
+        self._comparable()
         chosen = self._chosen(words)
         most = max(10, min(_PER_CLASS, _MAPS // max(1, chosen["target"].nunique())))
         groups = [
@@ -167,8 +182,15 @@ class StorePages:
 
     def clusters(self, words: Mapping[str, list[str]]) -> Response:
         """Classes with their clusters, the most distinct first; computed once."""
+        self._comparable()
         with self._drawing:
             return _json(self._clusters)
+
+    def _comparable(self) -> None:
+        try:
+            check_positions(self._store)
+        except InputError as error:
+            raise Refusal(str(error)) from error
 
     @cached_property
     def _clusters(self) -> dict[str, Any]:

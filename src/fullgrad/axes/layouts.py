@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -383,6 +383,22 @@ def example_layout(shape: Sequence[int], batch: int, grids: Sequence[Grid]) -> s
     middle = places[0] if len(places) == 1 else f"({' '.join(places)})"
     others = [c for c in "SUVXYZ" if c not in letters][: len(shape) - 3]
     return " ".join((f"(B N={folded})" if folded > 1 else "B", *others, middle, "C"))
+
+
+def without_positions(layout: str, letters: Collection[str]) -> str:
+    """The same layout for numbers without a place in the input, such as those of boxes.
+
+    Args:
+        layout: of an activation.
+        letters: of the inputs' positions, which are replaced.
+
+    Example:
+        >>> without_positions("(B N=4) C H W", "HW")
+        '(B N=4) C K L'
+    """
+    free = [c for c in "KLMUVXYZ" if c not in {*letters, *layout}]
+    others = dict(zip([c for c in letters if c in layout], free, strict=False))
+    return "".join(others.get(c, c) for c in layout)
 
 
 def _places(count: int, letters: Sequence[str], sizes: Sequence[int]) -> list[str]:

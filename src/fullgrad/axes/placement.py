@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fullgrad.axes._interpolation import linear, stretch
 from fullgrad.axes.algebra import Axes
 from fullgrad.axes.coordinates import (
     CENTER,
@@ -28,6 +29,9 @@ from fullgrad.axes.coordinates import (
 
 # What strides leave over at the ends of an input, as a share of it, is not cut off a single cell.
 _REMAINDER = 16
+# How many coordinates' cells are kept, of tables with how many numbers.
+_KEPT, _SMALL = 512, 1 << 12
+_KNOWN: dict[tuple[object, ...], tuple[Cells, Indices]] = {}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -232,7 +236,23 @@ def _shares(axes: Axes, own: _On, others: Sequence[_On | None]) -> Table | None:
 
 
 def _along(c: Coordinate) -> tuple[Cells, Indices]:
-    """The cells along one axis of the input, and each number's cell, shape (sizes of the atoms)."""
+    """The cells along one axis of the input, and each number's cell, shape (sizes of the atoms).
+
+    Activations of one size lie alike in each block of a network and in each call: what is found
+    for one coordinate is kept for others of the same numbers.
+    """
+    if c.table.size > _SMALL:
+        return _cells(c)
+    key = (c.size, c.line, tuple((a.size, a.batch) for a in c.atoms), c.table.tobytes())
+    found = _KNOWN.get(key)
+    if found is None:
+        if len(_KNOWN) >= _KEPT:
+            _KNOWN.clear()
+        found = _KNOWN[key] = _cells(c)
+    return found
+
+
+def _cells(c: Coordinate) -> tuple[Cells, Indices]:
     if c.line is not None:
         count = c.atoms[0].size
         centers = c.table[CENTER]
@@ -257,7 +277,7 @@ def _along(c: Coordinate) -> tuple[Cells, Indices]:
         if len(places):
             even = _stretched(places, one)
             cells = np.searchsorted(distinct, places)
-            part[:, cells] = _stretch(len(places), c.size) if even else _weights(places, one)
+            part[:, cells] = stretch(len(places), c.size) if even else _weights(places, one)
     return Cells(len(distinct), weights), numbers
 
 
@@ -283,31 +303,10 @@ def _read(c: Coordinate) -> NDArray[np.bool_]:
     return np.cumsum(begin - end)[:-1] > 0
 
 
-def _stretch(cells: int, size: int) -> Table:
-    """Linear interpolation with aligned corners, shape (size, cells)."""
-    return _linear(np.linspace(0, size - 1, cells), size)
-
-
 def _weights(centers: Table, c: Coordinate) -> Table:
     """Linear interpolation between centers, at the input's places that are read."""
-    weights = _linear(centers, c.size)
+    weights = linear(centers, c.size)
     weights[~_read(c)] = 0.0
-    return weights
-
-
-def _linear(centers: Table, size: int) -> Table:
-    places = np.arange(size, dtype=np.float64)
-    right = np.clip(np.searchsorted(centers, places), 1, max(len(centers) - 1, 1))
-    weights = np.zeros((size, len(centers)))
-    if len(centers) == 1:
-        weights[:, 0] = 1.0
-    else:
-        left = right - 1
-        share = (places - centers[left]) / (centers[right] - centers[left])
-        share = np.clip(share, 0.0, 1.0)
-        rows = np.arange(size)
-        weights[rows, left] = 1 - share
-        weights[rows, right] += share
     return weights
 
 

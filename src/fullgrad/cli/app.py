@@ -9,13 +9,17 @@ import socket
 import sys
 import threading
 import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fullgrad import methods
 from fullgrad._files import printable
 from fullgrad._optional import require
+from fullgrad._user_code import names_file
 from fullgrad.app.guard import is_loopback
 from fullgrad.app.memory import frozen_collector, memory_release
 from fullgrad.app.models import Served, copies, serve
@@ -28,6 +32,7 @@ from fullgrad.cli import UsageError
 from fullgrad.cli.arguments import add_stated_arguments, class_names, note_about, positive
 from fullgrad.datasets import open as open_store
 from fullgrad.datasets.analysis.pictures import Pictures
+from fullgrad.methods.registry import add as add_method
 from fullgrad.vision.classification import number_of_classes
 from fullgrad.vision.models import DEFAULT_MODEL, from_options, load_model
 
@@ -43,6 +48,7 @@ examples:
   fullgrad app --open
   fullgrad app --model torchvision:resnet50 timm:convnext_tiny
   fullgrad app --store maps --open
+  fullgrad app --methods mine.py:size --open
   fullgrad app --model net.py:make_model --weights best.pth --labels names.txt --device cuda
 
 --weights and --labels are given once for each model, in the models' order; '-' stands for a
@@ -83,6 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-bytes", type=positive, default=limits.bytes, metavar="N", help=text)
     text = "largest width times height of an upload (default: %(default)s)"
     add("--max-pixels", type=positive, default=limits.pixels, metavar="N", help=text)
+    text = "own methods, beside the library's: FILE.py:FUNCTION, which is executed"
+    add("--methods", nargs="+", action="extend", default=[], metavar="METHOD", help=text)
     add("--open", action="store_true", help="open the browser")
 
 
@@ -105,6 +113,41 @@ def run(args: argparse.Namespace) -> int:
     _check_pixels(args.max_pixels)
     _check_store(args)
     hide(_hidden(args))
+    with _own_methods(args.methods):
+        return _served(args)
+
+
+@contextlib.contextmanager
+def _own_methods(given: Sequence[str]) -> Iterator[None]:
+    """Register methods of files by the files' names, without folders, for as long as is served.
+
+    Raises:
+        UsageError: what names no file, or a name that is taken.
+        MethodError: the file is at fault.
+    """
+    own: list[str] = []
+    try:
+        for spec in given:
+            if not names_file(spec):
+                raise UsageError(
+                    f"--methods takes own ones, FILE.py:FUNCTION, not {spec!r}: the viewer offers "
+                    "all of the library's"
+                )
+            method = methods.get(spec)
+            name = f"{Path(spec.rpartition(':')[0]).name}:{spec.rpartition(':')[2]}"
+            try:
+                add_method(replace(method, name=name))
+            except ValueError as error:
+                raise UsageError(f"--methods {spec}: {error.args[0].partition(';')[0]}") from error
+            own.append(name)
+        yield
+    finally:
+        for name in own:
+            methods.unregister(name)
+
+
+def _served(args: argparse.Namespace) -> int:
+    """Serve until Ctrl-C; the exit code."""
     listening = listen(args.host, args.port)  # first: a port in use is reported before a long load
     try:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.workers))
@@ -145,8 +188,11 @@ def run(args: argparse.Namespace) -> int:
 def _check_store(args: argparse.Namespace) -> None:
     if args.data is not None and args.store is None:
         raise UsageError("--data belongs to a store: name it with --store, or leave --data out")
-    if args.store is not None and not args.model and (args.weights or args.labels):
-        raise UsageError("--weights and --labels belong to a model: name it with --model as well")
+    of_model = args.weights or args.labels or args.methods
+    if args.store is not None and not args.model and of_model:
+        raise UsageError(
+            "--weights, --labels and --methods belong to a model: name it with --model as well"
+        )
 
 
 def _store_pages(args: argparse.Namespace) -> StorePages | None:
@@ -172,7 +218,8 @@ def _check_pixels(count: int) -> None:
 
 def _hidden(args: argparse.Namespace) -> list[Path]:
     """What no message may tell: where the files of the command line are, and where people live."""
-    given = [spec.rpartition(":")[0] for spec in args.model or () if ".py:" in spec]
+    specs = [*(args.model or ()), *args.methods]
+    given = [spec.rpartition(":")[0] for spec in specs if ".py:" in spec]
     given += [text for text in (args.store, args.data) if text is not None]
     given += [text for name in ("weights", "labels") for text in getattr(args, name) or ()]
     files = [Path(text) for text in given if len(Path(text).parts) > 1]

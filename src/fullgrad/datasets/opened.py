@@ -80,8 +80,9 @@ class Opened:
 
         Raises:
             StoreError: an index file is damaged.
-            MissingDependencyError: pandas or pyarrow is not installed.
+            MissingDependencyError: pandas, pyarrow or zarr is not installed.
         """
+        require("zarr", EXTRA)  # is slow to load: with the index rather than with the first map
         return frame((table for table, _ in self._parts()), self._plan)
 
     def commits(self) -> list[Commit]:

@@ -22,6 +22,7 @@ class Option:
         choices: its possible values.
         required: it has no default.
         old: the flag that it had before.
+        also: another flag for it.
     """
 
     flag: str
@@ -31,6 +32,7 @@ class Option:
     choices: Sequence[str] | None = None
     required: bool = False
     old: str | None = None
+    also: str | None = None
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fullgrad.axes.algebra import Axes
-from fullgrad.axes.layouts import Grid, example_layout
+from fullgrad.axes.layouts import Grid, example_layout, without_positions
 from fullgrad.axes.placement import Cells, CellsAlong, Placement, arranged, on_grid, placements_on
 from fullgrad.errors import LayoutError
 
@@ -75,9 +75,10 @@ def rescaled_sum(
             size = torch.zeros_like(size)
         return size.sum(list(channels)) if channels else size
     low, high = (size.amin(layer, True), size.amax(layer, True)) if layer else (size, size)
+    spread = (high - low).add_(_EPSILON)
     total = size.sum(list(channels), keepdim=True) if channels else size
     count = math.prod(term.shape[d] for d in channels)
-    return (total - count * low).div_(high - low + _EPSILON).squeeze(tuple(channels))
+    return total.sub_(low, alpha=count).div_(spread).squeeze(tuple(channels))
 
 
 def rescaled_channel_sum(term: Tensor, psi: Psi = "layer") -> Tensor:
@@ -177,9 +178,11 @@ def _unknown(
     when = " when you call fullgrad.decompose" if decomposed else ""
     ways = []
     if fits is not None:
-        named = {c for g in grids for c in g.letters}
-        covers = "it covers the whole input" if named & set(fits) else "without positions"
-        ways.append(f"state it{when}, as in activation_layouts={{{module!r}: {fits!r}}} ({covers})")
+        letters = [c for g in grids for c in g.letters]
+        forms = {fits: "it covers the whole input"} if {*letters} & {*fits} else {}
+        forms[without_positions(fits, letters)] = "without positions"
+        stated = [f"activation_layouts={{{module!r}: {f!r}}} ({what})" for f, what in forms.items()]
+        ways.append(f"state it{when}, as in {' or '.join(stated)}")
     if batch > 1:
         alone = "" if decomposed else " (batch_size=1)"
         ways.append(f"explain one sample at a time{alone} if only the samples' places differ")

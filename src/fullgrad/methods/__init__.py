@@ -15,7 +15,8 @@ RECOMMENDED = "path_fullgrad"
 """The method to begin with, by the tests of maps in docs/recommendation.md."""
 REASON = (
     "recommended: by symmetric relevance gain on images that it was not chosen on it is first or "
-    "tied on 12 of 13 networks with one fill, 10 with the other (docs/recommendation.md)"
+    "tied on 12 of 13 networks where cells are blurred, on 10 where they get the mean color "
+    "(docs/recommendation.md)"
 )
 """Why, for records."""
 

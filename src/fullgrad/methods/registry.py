@@ -297,9 +297,9 @@ def get(name: str) -> Method:
     Raises:
         ValueError: there is none; lists those that are known.
     """
-    if isinstance(name, str) and names_file(name):
-        return from_file(name)
     method = _METHODS.get(name) if isinstance(name, str) else None
+    if method is None and isinstance(name, str) and names_file(name):
+        return from_file(name)
     if method is None:
         raise ValueError(f"unknown method {name!r}; {unlike(name, names())}")
     return method

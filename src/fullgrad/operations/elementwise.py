@@ -50,9 +50,10 @@ def _gelu(call: Call) -> tuple[Bias, ...]:
 
 
 def _gelu_exact(u: Tensor) -> Tensor:
-    """- u^2 phi(u), phi the normal density."""
-    square = u * u
-    return (square * -0.5).exp_().mul_(square).mul_(-1 / math.sqrt(2 * math.pi))
+    """- u^2 phi(u), phi the normal density, whose constant factor goes into the exponent."""
+    square = torch.addcmul(u.new_zeros(()), u, u, value=-1)
+    constant = u.new_full((), -0.5 * math.log(2 * math.pi))
+    return torch.add(constant, square, alpha=0.5).exp_().mul_(square)
 
 
 def _gelu_tanh(u: Tensor) -> Tensor:

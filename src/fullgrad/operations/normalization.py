@@ -52,8 +52,10 @@ def _batch_norm(call: Call) -> tuple[Bias, ...] | None:
 
         def affine(m: Tensor, v: Tensor, *rest: Tensor) -> Tensor:
             scale = torch.rsqrt(v + eps)
-            offset = -m * (scale * rest[0] if has_weight else scale)
-            return _channelwise(offset + rest[-1] if has_beta else offset, dim)
+            if has_weight:
+                scale = scale.mul_(rest[0])
+            offset = torch.addcmul(rest[-1], m, scale, value=-1) if has_beta else m.neg() * scale
+            return _channelwise(offset, dim)
 
         return (Bias("both", affine, (mean.detach(), var.detach(), *held)),)
     mean, rstd = call.outputs[1], call.outputs[2]

@@ -172,7 +172,10 @@ def _refused(record: Values) -> Iterator[Html]:
     refused = dict(record.items()).get("does_not_apply") or []
     if refused:
         try:
-            lines = [(f"{r['method']} ({r['model']})", r["why"]) for r in refused]
+            lines = []
+            for r in refused:
+                where = ", ".join(r[k] for k in ("model", "test") if k in r)
+                lines.append((f"{r['method']} ({where})", r["why"]))
         except (TypeError, KeyError) as error:
             raise ReportError(
                 f"{record.where}: 'does_not_apply' is not a list of methods"

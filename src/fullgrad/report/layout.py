@@ -94,6 +94,12 @@ code { font-family: ui-monospace, monospace; font-size: .92em; }
   padding: .5rem; border-radius: 4px; }
 .wider { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
 .wider img { max-width: none; }
+.texts { list-style: none; padding: 0; max-width: none; }
+.texts li { padding: .4rem 0; border-bottom: 1px solid var(--line); }
+.texts p { margin: .2rem 0; max-width: none; }
+.token { display: inline-block; margin: 1px; padding: .1rem .3rem; border-radius: 3px;
+  font-family: ui-monospace, monospace; font-size: .85rem; text-align: center; }
+.token small { display: block; font-size: .7rem; line-height: 1; }
 .cards { reading-flow: grid-order; }
 .order { border: 0; padding: 0; margin: .8rem 0 0; display: flex; flex-wrap: wrap;
   gap: .2rem 1rem; }

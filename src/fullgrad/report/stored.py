@@ -1,4 +1,4 @@
-"""The part of a report on a store of maps: classes in clusters, mean maps, contact sheets."""
+"""The part of a report on a store of maps: classes in clusters, mean maps, samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from fullgrad.datasets import open as open_store
 from fullgrad.datasets.analysis.choice import CLASSES, Choice
 from fullgrad.datasets.analysis.clusters import ClassClusters, cluster_maps
 from fullgrad.datasets.analysis.means import MeanMap, class_label, mean_maps, outcomes
-from fullgrad.datasets.analysis.pictures import SIDE, Pictures, colored, encoded, in_a_row
+from fullgrad.datasets.analysis.pictures import READING, SIDE, Pictures, colored, encoded, in_a_row
+from fullgrad.datasets.analysis.texts import TEXT, ColoredText, colored_text
 from fullgrad.datasets.index import SHARE
 from fullgrad.report.markup import Builder, details, facts
 from fullgrad.report.provenance import version_facts
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 MOST = 120  # samples of a contact sheet
 _CLASSES, _GROUPS, _EXAMPLES = 6, 40, 8  # of clusters, of mean maps, of samples in a cluster
+_SIZES = ("numbers of each map", "numbers of each map at most, one for each token")
+_TOKENS = 120  # of a text, those around the one with the largest number
 _APART = ("data", "model", "environment", "class_names", "positions", "sizes", "options")
 
 
@@ -76,6 +79,8 @@ def found_in(folder: Path, look: Look) -> Stored | None:
 def section(builder: Builder, found: Stored, problems: list[str]) -> Html:
     """One store: what it holds, clusters, mean maps, a contact sheet, how it was made.
 
+    Maps of texts have no means and no clusters.
+
     Args:
         builder: of the page.
         found: the store.
@@ -83,10 +88,9 @@ def section(builder: Builder, found: Stored, problems: list[str]) -> Html:
 
     Raises:
         UsageError: a condition that does not fit the store.
-        InputError: its maps are not of images.
+        InputError: its maps have more than three axes.
     """
     store, look = found.store, found.look
-    require("sklearn", "datasets")
     pictures = Pictures.of(store, look.data)
     rows = look.choice.rows(store.index, store.plan.class_names)
     if pictures.why:
@@ -103,11 +107,18 @@ def section(builder: Builder, found: Stored, problems: list[str]) -> Html:
         tag("h2", heading, id=builder.name("stored")),
         facts(_facts(store)),
         *_errors(builder, store),
-        *_clusters(builder, pictures, cluster_maps(store, rows)),
-        *_means(builder, pictures, mean_maps(store, rows)),
+        *([] if pictures.kind == "text" else _together(builder, pictures, rows)),
         *_sheet(builder, pictures, rows, look),
         *_made(store),
     )
+
+
+def _together(builder: Builder, pictures: Pictures, rows: pandas.DataFrame) -> list[Html]:
+    """What maps have in common."""
+    require("sklearn", "datasets")
+    found = cluster_maps(pictures.store, rows)
+    means = mean_maps(pictures.store, rows)
+    return [*_clusters(builder, pictures, found), *_means(builder, pictures, means)]
 
 
 def _facts(store: Opened) -> list[tuple[Any, Any, Any]]:
@@ -119,7 +130,7 @@ def _facts(store: Opened) -> list[tuple[Any, Any, Any]]:
     found: list[tuple[Any, Any, Any]] = [
         ("data", short_name(data["spec"]), f"{store.plan.samples:,} samples"),
         ("explained", _target(store), "the output that each map is of"),
-        ("maps", " x ".join(map(str, store.plan.positions)), "numbers of each map"),
+        ("maps", " x ".join(map(str, store.plan.positions)), _SIZES[store.plan.dims == TEXT]),
         ("without a map", f"{failed:,}", "samples that could not be read or explained"),
     ]
     if known:
@@ -229,17 +240,42 @@ def _sheet(builder: Builder, pictures: Pictures, rows: pandas.DataFrame, look: L
         f"{order if choice.sort else 'their place in the data'}. "
         "fullgrad report --where and --sort choose others; fullgrad app --store shows all."
     )
+    texts, reading = pictures.kind == "text", READING[pictures.kind]
     cards = []
     for row in rows.index[: look.most].tolist():
-        image = pictures.small(row)
         words = [tag("strong", _short(rows.at[row, "id"])), *_words(store, rows, row)]
+        if texts:
+            cards.append(_text(colored_text(store, row, _TOKENS), words))
+            continue
+        image = pictures.small(row)
         picture = None if image is None else encoded(image)
         cards.append(_card(picture, f"Map of {rows.at[row, 'id']}", words))
     return [
-        tag("h3", "Contact sheet", id=builder.name("sheet")),
+        tag("h3", "Texts" if texts else "Contact sheet", id=builder.name("sheet")),
         tag("p", said),
-        tag("ul", *cards, class_="cards"),
+        *([tag("p", reading)] if reading else []),
+        tag("ul", *cards, class_="texts" if texts else "cards"),
     ]
+
+
+def _text(found: ColoredText | None, words: Sequence[Any]) -> Html:
+    """A text's tokens in colors, each above its number."""
+    head = tag("p", words[0], *(part for word in words[1:] for part in (" · ", word)))
+    if found is None:
+        return tag("li", head)
+    tokens = [
+        tag(
+            "span",
+            token.text,
+            tag("small", token.score),
+            class_="token",
+            style=f"background: {token.color}; color: {token.ink}",
+        )
+        for token in found.tokens
+    ]
+    before = [f"{found.before:,} tokens before … "] if found.before else []
+    after = [f" … {found.after:,} tokens after"] if found.after else []
+    return tag("li", head, tag("p", *before, *tokens, *after))
 
 
 def _words(store: Opened, rows: pandas.DataFrame, row: int) -> list[str]:

@@ -44,6 +44,19 @@ function picture(row, kind, side, alt) {
     loading: "lazy" });
 }
 
+/** Draw a text's tokens, each in the color of its number, which stands below it. */
+function tokens(found) {
+  const boxes = found.tokens.map((token) => {
+    const box = el("span", { class: "token" }, token.text, el("small", { text: token.score }));
+    box.style.background = token.color;
+    box.style.color = token.ink;
+    return box;
+  });
+  const before = found.before ? [`${found.before} tokens before … `] : [];
+  const after = found.after ? [` … ${found.after} tokens after`] : [];
+  return el("span", { class: "tokens" }, ...before, ...boxes, ...after);
+}
+
 function card(row) {
   const words = [el("strong", { text: shortened(row.id, 40) })];
   if (row.error === null) {
@@ -55,6 +68,10 @@ function card(row) {
     if (row.logit !== null) words.push(el("br"), `logit ${number(row.logit)}`);
   } else {
     words.push(el("br"), el("span", { class: "wrong", text: shortened(row.error, 80) }));
+  }
+  if (about.kind === "text") {
+    const drawn = row.text ? [el("br"), tokens(row.text)] : [];
+    return el("li", {}, el("a", { href: link({ row: row.row }) }, ...words, ...drawn));
   }
   const seen = row.error === null ? picture(row.row, "both", 112, "")
     : el("span", { class: "missing", text: "no map" });
@@ -75,7 +92,8 @@ async function samples() {
     turn("Previous", found.page - 1, found.page > 0),
     `Page ${found.page + 1} of ${Math.max(1, found.pages)}`,
     turn("Next", found.page + 1, found.page + 1 < found.pages));
-  const list = el("ul", { class: "samples" }, ...found.rows.map(card));
+  const list = el("ul", { class: about.kind === "text" ? "samples texts" : "samples" },
+    ...found.rows.map(card));
   return [`${found.total.toLocaleString("en")} of ${about.rows.toLocaleString("en")} samples.`,
     el("h2", { text: "Samples" }), found.total ? list : el("p", { text: "No sample fulfils this." }),
     pages];
@@ -151,7 +169,8 @@ function sharesTable(found) {
 async function sample(row) {
   const found = await ask(`sample/${row}`);
   const { columns } = found;
-  const kinds = about.images ? [["image", "what the model saw"], ["both", "the map over it"],
+  const kinds = about.images && about.kind === "line" ? [["both", "the sample, and its map"]]
+    : about.images ? [["image", "what the model saw"], ["both", "the map over it"],
     ["map", "the map alone"]] : [["map", "the map"]];
   const meaning = about.signed ? "red raises the output, blue lowers it" : "bright is much";
   const facts = Object.entries(columns).filter(([, value]) => value !== null).map(([name, value]) => {
@@ -164,10 +183,15 @@ async function sample(row) {
     (to === null ? "" : el("a", { href: link({ row: to }), text })));
   const parts = [el("h2", { text: columns.id }),
     el("p", { class: "pages" }, el("a", { href: list, text: "Back" }), ...near)];
-  if (columns.error === null) {
+  if (found.text) {
+    parts.push(tokens(found.text));
+  } else if (columns.error === null && about.kind !== "text") {
     parts.push(el("div", { class: "large" }, ...kinds.map(([kind, text]) => el("figure", {},
       picture(row, kind, 448, `${columns.id}: ${text}`),
       el("figcaption", { text: kind === "image" ? text : `${text}: ${meaning}` })))));
+  }
+  if (columns.error === null && about.reading) {
+    parts.push(el("p", { class: "hint", text: about.reading }));
   }
   const table = found.shares.length
     ? [el("h3", { text: "Where the logit comes from" }), sharesTable(found)] : [];
@@ -262,6 +286,7 @@ async function begin() {
   show(about.notes.length > 0, byId("notes"));
   byId("target").append(...(about.classes ?? []).map((text, value) => el("option", { value, text })));
   show(about.labels, byId("outcome-field"));
+  show(about.kind !== "text", byId("view-means"), byId("view-clusters"));
   byId("sort").append(el("option", { value: "", text: "place in the data" }),
     ...about.columns.map((text) => el("option", { value: text, text })));
   byId("columns").textContent = `Columns: ${about.columns.join(", ")}.`;

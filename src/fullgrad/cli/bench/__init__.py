@@ -100,7 +100,8 @@ def _declare(parser: argparse.ArgumentParser, option: Option) -> None:
             settings["metavar"] = "N"
         if isinstance(default, tuple):
             settings["nargs"] = "+"
-    parser.add_argument(option.flag, **settings)
+    flags = [f for f in (option.flag, option.also) if f is not None]
+    parser.add_argument(*flags, **settings)
     if option.old is not None:
         hidden = argparse.SUPPRESS
         old: dict[str, Any] = {"dest": option.name, "action": _Renamed}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from fullgrad.datasets.analysis.choice import CLASSES
+from fullgrad.datasets.analysis.texts import TEXT
 from fullgrad.datasets.encoding import Array
 from fullgrad.datasets.opened import Opened
 from fullgrad.errors import InputError, UsageError
@@ -148,5 +149,8 @@ def check_positions(store: Opened) -> None:
     Raises:
         InputError: maps of texts.
     """
-    if store.plan.dims == ("token",):
-        raise InputError("maps of texts have no positions in common, so they have no mean")
+    if store.plan.dims == TEXT:
+        raise InputError(
+            "maps of texts have no positions in common, so they have no mean and no clusters; "
+            "fullgrad report and fullgrad app --store sort and filter them"
+        )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from fullgrad._optional import require
-from fullgrad.datasets.encoding import Array
+from fullgrad.datasets.analysis.texts import TEXT
+from fullgrad.datasets.encoding import Array, pooled
 from fullgrad.datasets.opened import Opened
 from fullgrad.datasets.samples import Samples
 from fullgrad.datasets.sources import open_samples
@@ -25,6 +28,20 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SIDE = 112  # pixels of a small picture
+_HALF = 27  # of the longest bar
+READING = {
+    "image": "",
+    "text": (
+        "Each token stands above its part of the logit: red raises it, blue lowers it. Colors run "
+        "to the largest number of each text."
+    ),
+    "line": "Bars are sums over equal spans: upward if positive, downward if negative.",
+    "volume": (
+        "Each picture has the three planes through its map's largest number: that of y and x, "
+        "right of it that of y and z, below it that of z and x."
+    ),
+}
+_IMAGE, _VOLUME = ("y", "x"), ("z", "y", "x")
 Kind = Literal["image", "map", "both"]
 
 
@@ -33,10 +50,10 @@ class Pictures:
     """Draws the samples of a store.
 
     Args:
-        store: of maps with two positions, ``y`` and ``x``.
+        store: of maps.
         samples: of which the maps are; None draws maps alone.
-        preprocessing: from an image to what the model saw; None where that is not known.
-        why: there are no images, in a sentence; empty where there are.
+        preprocessing: from an image to what the model saw; None where samples are no images.
+        why: maps are drawn alone, in a sentence; empty where they are not.
     """
 
     store: Opened
@@ -46,35 +63,44 @@ class Pictures:
 
     @classmethod
     def of(cls, store: Opened, data: Any = None) -> Pictures:
-        """Find the images that a store's maps are of.
+        """Find the samples that a store's maps are of; texts need none, their tokens are stored.
 
         Args:
-            store: of maps of images.
+            store: of maps.
             data: where the data lie now, if they were moved, or a map-style data set; see
                 :func:`fullgrad.datasets.sources.open_samples`.
 
         Raises:
-            InputError: the maps are not of images.
+            InputError: maps of more than three axes.
             DataError: ``data`` is no data set, or another one than the store's.
         """
-        if store.plan.dims != ("y", "x"):
-            dims = ", ".join(store.plan.dims)
+        dims, known = store.plan.dims, store.plan.data
+        if len(dims) > len(_VOLUME):
             raise InputError(
-                f"pictures need maps of images, with positions y, x; this store's are {dims}"
+                f"maps with positions {', '.join(dims)} cannot be drawn; their numbers are there: "
+                "fullgrad.datasets.open(STORE).maps"
             )
-        known = store.plan.data
-        transform = known.get("transform")
+        if dims == TEXT:
+            return cls(store, None, None, "")
+        alone = f"Maps are shown without their {'images' if dims == _IMAGE else 'samples'}"
         try:
             samples = _same(known, known["spec"] if data is None else data)
-            preprocessing = _preprocessing(transform)
         except FullGradError as error:
             if data is not None:
                 raise
-            return cls(store, None, None, f"Maps are shown without their images: {error}")
-        if preprocessing is None:
-            text = "Maps are shown without their images: how these were prepared is not stored."
-            return cls(store, None, None, text)
+            return cls(store, None, None, f"{alone}: {error}")
+        preprocessing = _preprocessing(known.get("transform"))
+        if preprocessing is None and (dims == _IMAGE or known.get("transform") is not None):
+            return cls(store, None, None, f"{alone}: how these were prepared is not stored.")
         return cls(store, samples, preprocessing, "")
+
+    @property
+    def kind(self) -> Literal["image", "text", "line", "volume"]:
+        """What is drawn: images, texts, or maps over one axis or over three."""
+        if self.store.plan.dims == TEXT:
+            return "text"
+        axes = len(self.store.plan.dims)
+        return "image" if axes == 2 else "line" if axes == 1 else "volume"
 
     @cached_property
     def signed(self) -> bool:
@@ -86,8 +112,11 @@ class Pictures:
         return {} if self.samples is None else {name: i for i, name in enumerate(self.samples.ids)}
 
     def image(self, row: int) -> Image.Image | None:
-        """Return what the model saw of a row's sample; None where it cannot be had."""
-        if self.samples is None or self.preprocessing is None:
+        """Return what the model saw of a row's sample; None where it cannot be had.
+
+        A volume is shown as the planes through its map's largest number, a sound as its waveform.
+        """
+        if self.samples is None:
             return None
         number = self._numbers.get(str(self.store.index.at[row, "id"]))
         if number is None:
@@ -96,19 +125,42 @@ class Pictures:
             value, _ = self.samples.read(number)
         except (FullGradError, OSError):
             return None
-        if not hasattr(value, "convert"):
+        if isinstance(value, Tensor):
+            return self._gray(row, value)
+        if self.preprocessing is None or not hasattr(value, "convert"):
             return None
         return display_image(to_rgb(value), self.preprocessing)
 
+    def _gray(self, row: int, value: Tensor) -> Image.Image | None:
+        """The mean over a sample's channels, where it has the places of its map."""
+        values, found = self.store.map(row), value.double().mean(0).numpy()
+        if found.ndim != values.ndim or any(map(operator.lt, found.shape, values.shape)):
+            return None
+        if self.kind == "line":
+            drawn_one = _wave(found)
+        else:
+            found = pooled(found, values.shape, "mean")
+            found = 255 * (found - found.min()) / (np.ptp(found) or 1.0)
+            drawn_one = planes(found, strongest(values)) if found.ndim == len(_VOLUME) else found
+        return _image(drawn_one[..., None].repeat(3, 2))
+
     def map(self, row: int) -> Array | None:
-        """Return a row's map as it is shown, a complete one in cells; None where it has none."""
+        """Return a row's map as it is shown, see :meth:`shown`; None where it has none."""
         values = self.store.map(row)
         if not np.isfinite(values).all():
             return None
         return self.shown(values)
 
     def shown(self, values: Array) -> Array:
-        """Return a map as it is shown: a complete one, whose pixels alternate, in cells."""
+        """Return a map as it is shown, of shape (height, width).
+
+        A complete map of an image, whose pixels alternate, in cells; a volume as the planes through
+        its largest number; a map over one axis as bars.
+        """
+        if values.ndim == 1:
+            return bars(values)
+        if values.ndim == len(_VOLUME):
+            return planes(values, strongest(values))
         coarse = self.store.plan.pooling != "sum" or min(values.shape) < 4 * CELL
         return values if coarse else drawn_in_cells(values, CELL)
 
@@ -121,7 +173,8 @@ class Pictures:
             side: the longer side in pixels.
 
         Returns:
-            An RGB image; the map alone where there is no image; None where there is nothing.
+            An RGB image; the map alone where there is no image; None where there is nothing. A
+            sound's map is below its waveform.
         """
         image = self.image(row) if kind != "map" else None
         if kind == "image":
@@ -132,7 +185,60 @@ class Pictures:
         if image is None:
             return colored(values, self.signed, side)
         under = _resized(image, side)
+        if self.kind == "line":
+            return _below(under, colored(values, self.signed, side))
         return _image(overlaid(under, _stretched(values, under.size), sign=self.signed))
+
+
+def strongest(values: Array) -> tuple[int, ...]:
+    """Return the place of the number that is largest in size."""
+    return tuple(int(i) for i in np.unravel_index(np.abs(values).argmax(), values.shape))
+
+
+def planes(volume: Array, at: Sequence[int]) -> Array:
+    """Put the three planes through a place of a volume side by side, as in a technical drawing.
+
+    Args:
+        volume: shape (depth, height, width).
+        at: the place (z, y, x).
+
+    Returns:
+        Shape (height + depth, width + depth): the plane of y and x; right of it that of y and z,
+        below it that of z and x; 0 in the corner.
+
+    Example:
+        >>> planes(np.arange(8).reshape(2, 2, 2), (0, 1, 1)).tolist()
+        [[0, 1, 1, 5], [2, 3, 3, 7], [2, 3, 0, 0], [6, 7, 0, 0]]
+    """
+    z, y, x = at
+    corner = np.zeros((len(volume), len(volume)), volume.dtype)
+    return np.block([[volume[z], volume[:, :, x].T], [volume[:, y], corner]])
+
+
+def bars(values: Array) -> Array:
+    """Draw the sums of numbers over equal spans of their axis as bars from the middle.
+
+    Args:
+        values: shape (places,).
+
+    Returns:
+        Shape (55, width): each bar holds its own sum, all else 0.
+    """
+    count = min(SIDE, len(values))
+    sums = pooled(values, (count,), "sum")
+    high = np.rint(_HALF * sums / (np.abs(sums).max() or 1.0)).astype(int)
+    level = np.arange(_HALF, -_HALF - 1, -1)[:, None]
+    inside = np.where(high > 0, (level > 0) & (level <= high), (level < 0) & (level >= high))
+    return np.where(inside, sums, 0.0).repeat(-(-SIDE // count), 1)
+
+
+def _wave(values: Array) -> Array:
+    """A sound as gray on white: from the lowest to the highest number of each span."""
+    parts = np.array_split(values, min(SIDE, len(values)))
+    edges = np.array([[p.min(), p.max()] for p in parts]) / (np.abs(values).max() or 1.0)
+    low, high = np.rint(_HALF * edges.T).astype(int)
+    level = np.arange(_HALF, -_HALF - 1, -1)[:, None]
+    return np.where((low <= level) & (level <= high), 90, 255).repeat(-(-SIDE // len(parts)), 1)
 
 
 def colored(values: Array, sign: bool, side: int = SIDE) -> Image.Image:
@@ -195,7 +301,15 @@ def _preprocessing(transform: Any) -> Preprocessing | None:
 
 def _image(pixels: Array) -> Image.Image:
     pil: Any = require("PIL.Image", "vision")
-    found: Image.Image = pil.fromarray(pixels)
+    found: Image.Image = pil.fromarray(pixels.astype(np.uint8))
+    return found
+
+
+def _below(above: Image.Image, under: Image.Image) -> Image.Image:
+    pil: Any = require("PIL.Image", "vision")
+    found: Image.Image = pil.new("RGB", (above.width, above.height + under.height), "white")
+    found.paste(above, (0, 0))
+    found.paste(under, (0, above.height))
     return found
 
 

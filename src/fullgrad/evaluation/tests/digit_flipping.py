@@ -181,7 +181,11 @@ record.json. An interrupted run resumes; a finished one is not repeated.
             required=True,
         ),
         Option("--download", "let torchvision fetch the digits", False, bool),
-        Option("--methods", "METHOD, METHOD:OPTION=VALUE,... or either with /absolute", METHODS),
+        Option(
+            "--methods",
+            "METHOD, METHOD:OPTION=VALUE,..., own.py:FUNCTION, or any with /absolute",
+            METHODS,
+        ),
         Option(
             "--pairs",
             "pairs of digits A-B: erase what makes A rather than B",

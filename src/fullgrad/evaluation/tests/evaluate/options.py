@@ -39,6 +39,7 @@ def declared() -> list[Option]:
             "--images",
             "folder, CSV with a column 'file', torchvision:NAME:ROOT[:SPLIT], generated:KIND",
             required=True,
+            also="--data",
         ),
         Option("--limit", "up to N of them, spread evenly; else all", kind=int),
         Option("--methods", "METHOD, METHOD:OPTION=VALUE,... or own.py:FUNCTION", METHODS),

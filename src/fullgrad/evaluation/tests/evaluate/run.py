@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -18,7 +17,7 @@ from fullgrad.evaluation.plan import MethodChoice, digest_of
 from fullgrad.evaluation.sources import DataError, open_source
 from fullgrad.evaluation.statistics import Table
 from fullgrad.evaluation.store import Content, Store
-from fullgrad.evaluation.tests.evaluate import pictures, verdicts, words
+from fullgrad.evaluation.tests.evaluate import pictures, pieces, verdicts, words
 from fullgrad.evaluation.tests.evaluate.generated_model import load
 from fullgrad.evaluation.tests.evaluate.measures import chosen_tests
 from fullgrad.evaluation.tests.evaluate.options import chosen_by, declared
@@ -262,40 +261,20 @@ examples:
         """Return the rows of one method's maps of some images, and the seconds of each test."""
         unit = self.pieces[number]
         subject, choice = self.subjects[unit.model], self.plan.choices[unit.choice]
-        names = {n: i.name for n, i in zip(unit.numbers, subject.items(unit.numbers), strict=True)}
         runs = self.plan.random_runs if choice.name in NOISE else 1
-        rows: list[dict[str, Any]] = []
-        seconds: dict[str, float] = {}
-        for run in range(runs):
-            explained = self.explained(unit.model, unit.choice, unit.numbers, run)
-            began = time.perf_counter()
-            _ = explained.maps
-            _count(seconds, f"maps {choice.label}", began)
-            for test in self.plan.tests:
-                if run and not test.random_runs:
-                    continue
-                began = time.perf_counter()
-                for score in test.scores(explained):
-                    rows.append(
-                        {
-                            "model": subject.name,
-                            "test": test.name,
-                            "setting": score.setting,
-                            "case": names[score.number],
-                            "method": choice.label,
-                            "run": run,
-                            "value": score.value,
-                            "scale": score.scale,
-                            "least": float("nan"),
-                            "most": float("nan"),
-                            **(score.more or {}),
-                        }
-                    )
-                _count(seconds, test.name, began)
-        return rows, seconds
+        explained = [
+            self.explained(unit.model, unit.choice, unit.numbers, run) for run in range(runs)
+        ]
+        return pieces.scored(explained, self.plan.tests, subject, choice.label, unit.numbers)
 
     def work(self, store: Store, meter: Callable[[str], Meter], say: Callable[[str], None]) -> int:
         """Do what is not done, here or on Ray's workers."""
+        done = self._work(store, meter, say)
+        for r in pieces.refusals(super().rows(store)) if not self.missing(store) else ():
+            say(f"{r['method']} does not apply to {r['model']} in {r['test']}: {r['why']}")
+        return done
+
+    def _work(self, store: Store, meter: Callable[[str], Meter], say: Callable[[str], None]) -> int:
         if self.ray is None:
             return super().work(store, meter, say)
         units = self.units()
@@ -320,20 +299,32 @@ examples:
         return len(missing)
 
     def rows(self, store: Store) -> Table:
-        """Return the table of all scores.
+        """Return the table of all scores; a method that a test refused has none of that test.
 
         Raises:
-            DataError: a model has none.
+            MethodError: no method applies to a model in any test.
+            DataError: a model has no scores for another reason.
         """
-        found = super().rows(store)
+        every = super().rows(store)
+        found = pieces.applied(every)
         known = set(found["model"]) if len(found) else set()
         for name in (s.name for s in self.subjects if s.name not in known):
             tests = ", ".join(t.name for t in self.plan.tests)
+            for refused in (r for r in pieces.refusals(every) if r["model"] == name):
+                why = refused["why"]
+                raise MethodError(f"no method applies to {name} in {tests}; the first: {why}")
             raise DataError(
                 f"no image of {name} can be used for {tests}: take other --tests, more images, or "
                 "a lower --sure"
             )
         return found
+
+    def refusals(self, store: Store) -> list[dict[str, str]]:
+        """Return which methods do not apply to which models, in all tests or in one, and why."""
+        return [
+            {"model": self.subjects[m].name, "method": self.plan.choices[c].label, "why": why}
+            for (m, c), why in self.refused.items()
+        ] + pieces.refusals(super().rows(store))
 
     @classmethod
     def scores(cls, rows: Table, plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -370,41 +361,18 @@ examples:
 
     def base(self) -> dict[str, dict[str, float]]:
         """Return what is known of each model: accuracy, chance, mean probability."""
-        found = {}
-        for subject in self.subjects:
-            labels = [item.label for item in subject.source.items]
-            known = [
-                (int(p), la)
-                for p, la in zip(subject.predicted, labels, strict=True)
-                if la is not None
-            ]
-            found[subject.name] = {
-                "images": float(len(subject)),
-                "classes": float(subject.logits.shape[1]),
-                "probability": float(subject.sureness.mean()),
-            }
-            if known:
-                right = sum(p == label for p, label in known) / len(known)
-                found[subject.name]["accuracy"] = right
-        return found
+        return {subject.name: subject.known() for subject in self.subjects}
 
     def notes(self, store: Store) -> dict[str, Any]:
         """Return what was left out, and what is known of the models."""
         source = self.subjects[0].source
         return {
             "excluded": [{"image": n, "why": w} for n, w in source.excluded],
-            "does_not_apply": [
-                {"model": self.subjects[m].name, "method": self.plan.choices[c].label, "why": why}
-                for (m, c), why in self.refused.items()
-            ],
+            "does_not_apply": self.refusals(store),
             "chosen": chosen_by([c.label for c in self.plan.choices]),
             "models": self.base(),
             "device": str(self.subjects[0].model.device),
         }
-
-
-def _count(seconds: dict[str, float], name: str, began: float) -> None:
-    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
 
 
 @lru_cache(maxsize=1)

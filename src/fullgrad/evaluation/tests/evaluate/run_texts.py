@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,8 @@ examples:
         chosen = chosen_tests(tests, "texts", of_tests)
         choices = tuple(choice_of(text) for text in methods)
         source = open_texts(texts, limit)
-        subject = TextSubject(model, load_model(model, device=device), source)
+        loaded = replace(load_model(model, device=device), assumed=())  # of images: none here
+        subject = TextSubject(model, loaded, source)
         plan = TextsPlan(
             models=(Model(model, None, _content(subject)),),
             texts=texts,
@@ -167,10 +168,7 @@ examples:
         (subject,) = self.subjects
         return {
             "excluded": [{"text": name, "why": why} for name, why in subject.source.excluded],
-            "does_not_apply": [
-                {"method": self.plan.choices[c].label, "why": why}
-                for (_, c), why in self.refused.items()
-            ],
+            "does_not_apply": self.refusals(store),
             "device": str(subject.model.device),
         }
 

@@ -101,6 +101,21 @@ class Subject:
         """The predicted class's probability for each image, shape (N,)."""
         return self.logits.softmax(1).amax(1)
 
+    def known(self) -> dict[str, float]:
+        """Return images, classes, mean probability, and accuracy where images have labels."""
+        found = {
+            "images": float(len(self)),
+            "classes": float(self.logits.shape[1]),
+            "probability": float(self.sureness.mean()),
+        }
+        labels = [item.label for item in self.source.items]
+        right = [
+            int(p) == label
+            for p, label in zip(self.predicted, labels, strict=True)
+            if label is not None
+        ]
+        return found | ({"accuracy": sum(right) / len(right)} if right else {})
+
 
 @dataclass(frozen=True, eq=False)
 class Explained:

@@ -225,7 +225,10 @@ def cautions(
         missing = [t for t in tests if not any((c.model, c.test) == (model, t) for c in all_of)]
         if missing:
             names = ", ".join(t.replace("-", " ") for t in missing)
-            said.append(f"No image of {model} can be used for {names}: there are no numbers.")
+            said.append(
+                f"There are no numbers of {model} for {names}: no image can be used, or no method "
+                "applies."
+            )
     few = sorted({t.images for t in all_of if t.images < FEW})
     if few:
         count = f"{few[0]} to {few[-1]}" if len(few) > 1 else f"{few[0]}"

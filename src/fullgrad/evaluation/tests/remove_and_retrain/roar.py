@@ -91,7 +91,7 @@ examples:
         Option("--data", FORMS, required=True),
         Option("--train-limit", "up to N training images in all, equally many a class", kind=int),
         Option("--test-limit", "up to N test images in all, equally many a class", kind=int),
-        Option("--methods", "METHOD or METHOD:OPTION=VALUE,...", METHODS),
+        Option("--methods", "METHOD, METHOD:OPTION=VALUE,... or own.py:FUNCTION", METHODS),
         Option("--fractions", "shares of the pixels that are removed, in (0, 1]", FRACTIONS, float),
         Option("--runs", "networks for each method and fraction", 3, int),
         Option("--mask-runs", "networks on the masks alone, for each method and fraction", 1, int),
