@@ -29,8 +29,8 @@ from fullgrad.axes.coordinates import (
 
 # What strides leave over at the ends of an input, as a share of it, is not cut off a single cell.
 _REMAINDER = 16
-# How many coordinates' cells are kept, of tables with how many numbers.
-_KEPT, _SMALL = 512, 1 << 12
+# How many coordinates' cells are kept, and how many numbers these may hold: 64 MB in all.
+_KEPT, _SMALL = 64, 1 << 17
 _KNOWN: dict[tuple[object, ...], tuple[Cells, Indices]] = {}
 
 
@@ -246,9 +246,11 @@ def _along(c: Coordinate) -> tuple[Cells, Indices]:
     key = (c.size, c.line, tuple((a.size, a.batch) for a in c.atoms), c.table.tobytes())
     found = _KNOWN.get(key)
     if found is None:
-        if len(_KNOWN) >= _KEPT:
-            _KNOWN.clear()
-        found = _KNOWN[key] = _cells(c)
+        found = cells, numbers = _cells(c)
+        if numbers.size + (0 if cells.weights is None else cells.weights.size) <= _SMALL:
+            if len(_KNOWN) >= _KEPT:
+                _KNOWN.clear()
+            _KNOWN[key] = found
     return found
 
 
