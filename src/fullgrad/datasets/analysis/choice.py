@@ -114,6 +114,12 @@ def _holds(
     condition: Condition, index: pandas.DataFrame, class_names: Sequence[str] | None
 ) -> pandas.Series[bool]:
     pandas: Any = require("pandas", "datasets")
+    if condition.column == "tokens" and "tokens" in index and condition.value:
+        if condition.operator != "~":
+            raise UsageError(f"{condition}: texts are filtered by a token with ~")
+        word = condition.value.casefold()
+        texts = index["tokens"].map(lambda own: "" if own is None else " ".join(own).casefold())
+        return texts.str.contains(word, regex=False).astype(bool)
     own = _column(condition.column, index)
     if condition.value == "":
         if condition.operator not in {"=", "!="}:
