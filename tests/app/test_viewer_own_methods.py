@@ -53,6 +53,7 @@ def test_methods_of_the_command_line_are_offered(
         told.append(result(server, PHOTOGRAPH, **asked))
 
     monkeypatch.setattr("fullgrad.cli.app._serve", serve)
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
     arguments = ["--model", f"{tmp_path}/net.py:make_net", "--port", "0", "--workers", "1"]
     assert main(["app", *arguments, "--methods", f"{mine}:size"]) == 0
     offered, found = told
