@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import math
 import pstats
 import statistics
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -35,9 +37,11 @@ from fullgrad.engine.recorder import Recorder, recording
 Calls = dict[str, Callable[[], Any]]
 
 
-def medians(calls: Calls, rounds: int) -> dict[str, float]:
+def medians(
+    calls: Calls, rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Milliseconds of each call, interleaved, after one that is not counted."""
-    times = interleave(calls, rounds + 1)
+    times = interleave(calls, rounds + 1, clock=clock)
     if times.failures:
         raise RuntimeError(f"cannot be measured: {times.failures}")
     return {name: 1e3 * statistics.median(s[1:]) for name, s in times.seconds.items()}
@@ -155,7 +159,7 @@ def formats(model: str, batch: int, rounds: int) -> None:
 
 
 def profiled(model: str, batch: int, rounds: int) -> None:
-    """Where one map's time goes, and how many Python functions it calls."""
+    """Where one map's time goes, how many Python functions it calls, and what memory is new."""
     work = build(model, batch, 224, torch.float32, "cpu")
 
     def saliency() -> None:
@@ -175,6 +179,24 @@ def profiled(model: str, batch: int, rounds: int) -> None:
     )
     for part, seconds in sorted(spent.items(), key=lambda item: -item[1])[:8]:
         print(f"  {seconds / stats.total_tt:5.1%}  {part}")
+    used = {"map": _used(saliency, rounds), "gradient": _used(gradient, rounds)}
+    for name, (faults, own, system) in used.items():
+        print(f"  {name}: {faults:.0f} page faults; {own:.0f} ms, the system {system:.0f} ms more")
+
+
+def _used(call: Callable[[], Any], rounds: int) -> tuple[float, float, float]:
+    """Page faults, and milliseconds of the processor in the program and in the system: medians."""
+    import resource
+
+    found = []
+    for _ in range(rounds):
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        call()
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        times = (after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime)
+        found.append((after.ru_minflt - before.ru_minflt, 1e3 * times[0], 1e3 * times[1]))
+    faults, own, system = (statistics.median(column) for column in zip(*found, strict=True))
+    return faults, own, system
 
 
 def _part_of(file: str, function: str) -> str:
@@ -186,6 +208,66 @@ def _part_of(file: str, function: str) -> str:
         return "other Python"
     below = parts[len(parts) - parts[::-1].index("fullgrad") :]
     return f"fullgrad.{below[0].removesuffix('.py')}"
+
+
+def forms(rounds: int) -> None:
+    """Other forms of what a term costs, in time of the processor: set OMP_NUM_THREADS=1."""
+    timed = partial(medians, clock=time.process_time)
+    print("A term with one bias for each channel: as it is, channels summed by a matrix product,")
+    print("and never multiplied (extremes and sums of each channel's gradient):")
+    for shape in ((2, 64, 112, 112), (8, 512, 14, 14), (8, 960, 7, 7)):
+        g, b = torch.randn(shape), torch.randn(1, shape[1], 1, 1)
+        calls: Calls = {
+            "as it is": partial(_reduce, g, b),
+            "product": partial(_by_product, g, b),
+            "by channel": partial(_by_channel, g, b),
+        }
+        print("  ", shape, {k: f"{v:.2f} ms" for k, v in timed(calls, 10 * rounds).items()})
+    print("GELU's bias and the product, 1.2 million numbers, read from memory, by size of a block:")
+    pairs = [(torch.randn(56 * 56 * 384), torch.randn(56 * 56 * 384)) for _ in range(12)]
+
+    def blocks(size: int) -> None:
+        for u, g in pairs:
+            value = torch.empty_like(u)
+            for at in range(0, len(u), size):
+                value[at : at + size] = _gelu_bias(u[at : at + size])
+            value.mul_(g)
+
+    sizes = (len(pairs[0][0]), 1 << 17, 1 << 16, 1 << 14)
+    found = timed({str(n): partial(blocks, n) for n in sizes}, rounds)
+    print("  ", {k: f"{v / len(pairs):.2f} ms" for k, v in found.items()})
+    print("Eight maps to 224 places, by interpolation and by two matrix products:")
+    for n in (112, 56, 7):
+        small = torch.rand(8, 1, n, n)
+        weights = F.interpolate(torch.eye(n)[:, None], 224, mode="linear", align_corners=True)
+        along = weights[:, 0].T.contiguous()
+        calls = {
+            "interpolated": lambda m=small: F.interpolate(  # type: ignore[misc]
+                m, (224, 224), mode="bilinear", align_corners=True
+            ),
+            "products": lambda m=small, w=along: w @ (m @ w.T),  # type: ignore[misc]
+        }
+        print("  ", n, {k: f"{v:.2f} ms" for k, v in timed(calls, 10 * rounds).items()})
+
+
+def _gelu_bias(u: Tensor) -> Tensor:
+    square = torch.addcmul(u.new_zeros(()), u, u, value=-1)
+    constant = u.new_full((), -0.5 * math.log(2 * math.pi))
+    return torch.add(constant, square, alpha=0.5).exp_().mul_(square)
+
+
+def _by_product(gradient: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    value, over = gradient * bias, [1, 2, 3]
+    total, size = value.sum(over), value.abs_()
+    channels = torch.ones(1, size.shape[1]) @ size.flatten(2)
+    return total, size.amin(over), size.amax(over), channels
+
+
+def _by_channel(gradient: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    flat, own = gradient.flatten(2), bias.view(1, -1)
+    total, size, scale = (flat.sum(2) * own).sum(1), flat.abs(), own.abs()
+    low, high = (size.amin(2) * scale).amin(1), (size.amax(2) * scale).amax(1)
+    return total, low, high, scale @ size
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -208,6 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME",
     )
     parser.add_argument("--profile", action="store_true", help="only where one map's time goes")
+    parser.add_argument("--forms", action="store_true", help="only other forms of a term's kernels")
     options = parser.parse_args(argv)
     if min(options.rounds, options.batch) < 1:
         parser.error("--rounds and --batch must be at least 1")
@@ -215,6 +298,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.profile:
         for model in options.models:
             profiled(model, options.batch, options.rounds)
+        return 0
+    if options.forms:
+        forms(options.rounds)
         return 0
     copying(options.rounds)
     compiling(options.rounds)

@@ -30,6 +30,7 @@ NAME = "roar-cifar100"
 START, END = "<!-- roar cifar100: start -->", "<!-- roar cifar100: end -->"
 REFERENCE, WHOLE = "fullgrad", "none"
 _SAME = ["run", "accuracy", "loss", "seed"]
+_SINCE = {"optimizer": "sgd", "clip": 0.0}  # of training: not in older records, and what it was
 
 
 class RunsDifferError(ValueError):
@@ -90,6 +91,7 @@ def joined(folders: list[Path]) -> Runs:
 
 def _check(folder: Path, own: Any, plan: Any, first: Any, asked: Any) -> None:
     """Refuse a run that differs from the first one in more than its methods."""
+    plan, asked = ({**p, "training": _SINCE | p["training"]} for p in (plan, asked))
     other = [k for k in asked if k != "choices" and plan.get(k) != asked[k]]
     if other:
         said = "; ".join(f"{k}: {asked[k]} and {plan.get(k)}" for k in other)

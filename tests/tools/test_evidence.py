@@ -114,18 +114,21 @@ def test_the_first_rounds_other_tests_are_those_of_the_stored_ranking() -> None:
         assert [c.strip(" *<=?") for c in line.split("|")[2:-1]] == cells
 
 
-def test_the_other_tests_are_those_of_the_stored_rankings() -> None:
+OTHER = ("2 x 2", "unlikely class", "second class", "eMPRT", "minus correlation")
+
+
+@pytest.mark.parametrize(
+    ("names", "settings"),
+    [(("other-lite0", "other-lite1"), (*OTHER, "noise 0.05")), (("other-small",), OTHER)],
+    ids=["photographs", "small"],
+)
+def test_the_other_tests_are_those_of_the_stored_rankings(
+    names: tuple[str, ...], settings: tuple[str, ...]
+) -> None:
     page = (ROOT / "docs" / "recommendation.md").read_text(encoding="utf-8")
-    runs = [pd.read_csv(DATA / f"other-{name}-ranking.csv") for name in ("lite0", "lite1")]
+    every = [pd.read_csv(DATA / f"{name}-ranking.csv") for name in names]
+    runs = [own for run in every for _, own in run.groupby("model", sort=False)]
     marks = {"first": "*", "tied": "=", "behind": "<", "not shown": "?"}
-    settings = (
-        "2 x 2",
-        "unlikely class",
-        "second class",
-        "eMPRT",
-        "minus correlation",
-        "noise 0.05",
-    )
     page = page.partition("## Other tests")[2].partition("\n## ")[0]
     lines = [line for line in page.splitlines() if line.count("|") == len(settings) + 2]
     assert len(lines) == 2 + runs[0]["method"].nunique()
@@ -140,3 +143,21 @@ def test_the_other_tests_are_those_of_the_stored_rankings() -> None:
                     f"{own['mean'] + 0.0:.2f} {marks[own['verdict']]}".replace("-0.00", "0.00")
                 )
             assert cell == ", ".join(said)
+
+
+def test_where_the_recommended_map_stands_in_the_small_networks_other_tests() -> None:
+    page = " ".join((ROOT / "docs" / "recommendation.md").read_text(encoding="utf-8").split())
+    found = pd.read_csv(DATA / "other-small-ranking.csv")
+    own = found[found["method"] == methods.RECOMMENDED]
+    count = own["verdict"].value_counts()
+    good = count.get("first", 0) + count.get("tied", 0)
+    said = f"of these {len(own)} comparisons `path_fullgrad` is first or tied in {good}, "
+    assert f"{said}behind in {count['behind']}, and in {count['not shown']} neither" in page
+    images = own[own["setting"] == "2 x 2"]["images"].tolist()
+    assert f"{', '.join(map(str, images[:-1]))} and {images[-1]})" in page
+    wide = found.pivot_table(index=["model", "setting"], columns="method", values="mean")
+    mosaic = wide.xs("2 x 2", level="setting")
+    assert (mosaic["path_fullgrad"] > mosaic[["fullgrad", "random"]].max(axis=1) + 0.05).all()
+    classes = wide[wide.index.get_level_values("setting").str.endswith("class")]
+    assert (classes["path_fullgrad"] < classes[["fullgrad", "random"]].min(axis=1)).all()
+    assert classes["fullgrad"].round(2).min() == 0.69

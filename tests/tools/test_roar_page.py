@@ -60,7 +60,8 @@ def first(tmp_path: Path) -> Path:
 
 
 def test_runs_are_joined_and_stored(first: Path, tmp_path: Path) -> None:
-    more = made(tmp_path / "more", {"path_fullgrad": 0.2}, whole=(0,))
+    newer = {"epochs": 2, "optimizer": "sgd", "clip": 0.0}  # the first run's record names neither
+    more = made(tmp_path / "more", {"path_fullgrad": 0.2}, whole=(0,), training=newer)
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "roar.md").write_text(f"a\n{roar_page.START}\nold\n{roar_page.END}\nb\n")
@@ -140,3 +141,16 @@ def test_the_reading_is_that_of_the_stored_numbers() -> None:
     assert not pairs["fullgrad", "grad_cam"]
     assert not pairs["fullgrad", "simple_fullgrad"]
     assert pairs["fullgrad", "random_blobs:grid=4"]
+    named = ("fullgrad", "grad_cam", "random_blobs:grid=4", "integrated_gradients")
+    lost = [f"{area['path_fullgrad'] - area[m]:.3f}" for m in named]
+    assert f"It loses all four, by {', '.join(lost[:3])} and {lost[3]}" in text
+    assert all(pairs[m, "path_fullgrad"] for m in named)
+    places = found["ranking"].set_index("method")["rank"]
+    assert (places["path_fullgrad"], len(places)) == (8, 10)
+    assert not pairs["sobel", "path_fullgrad"]
+    assert pairs["random", "path_fullgrad"]
+    page = " ".join((ROOT / "docs" / "recommendation.md").read_text(encoding="utf-8").split())
+    four = [
+        f"{area[m]:.3f}" for m in ("path_fullgrad", "fullgrad", "grad_cam", "integrated_gradients")
+    ]
+    assert f"an area of {four[0]}, against {', '.join(four[1:])} and {blobs:.3f}" in page

@@ -2,6 +2,7 @@
 
     pip install captum grad-cam torchcam zennit
     python tools/architectures/peers.py            # measures (half an hour), then writes the table
+    python tools/architectures/peers.py --only fullgrad    # measures one of them again
     python tools/architectures/peers.py --table    # writes the table again, from docs/data/peers.json
 
 Each package gets the model, the input and the class, and what its documentation asks for, but no
@@ -276,21 +277,22 @@ def methods_of(package: str) -> int:
     return sum(issubclass(k, parent) and k is not parent for k in kinds)
 
 
-def measured() -> dict[str, Any]:
+def measured(only: list[str]) -> dict[str, Any]:
     torch.set_num_threads(1)
-    rows: dict[str, Any] = {name: {"networks": {}, "other": {}} for name in PEERS}
+    peers = {name: PEERS[name] for name in only}
+    rows: dict[str, Any] = {name: {"networks": {}, "other": {}} for name in peers}
     for network, model, x in networks():
-        for name, peer in PEERS.items():
+        for name, peer in peers.items():
             rows[name]["networks"][network] = row = through(peer, model, x, timed=True)
             print(network, name, json.dumps(row), flush=True)
     for rank in (1, 3):
         x = noise(1, 2, *[12] * rank).float()
-        for name, peer in PEERS.items():
+        for name, peer in peers.items():
             model = built(partial(small, rank), x)
             rows[name]["other"]["series" if rank == 1 else "volumes"] = through(
                 peer, model, x, timed=False
             )
-    for name, peer in PEERS.items():
+    for name, peer in peers.items():
         rows[name]["left"] = on_the_left(peer)
         rows[name]["methods"] = methods_of(peer.package)
         rows[name]["version"] = version(peer.package)
@@ -345,8 +347,14 @@ def write(stored: dict[str, Any], page: Path = README) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--table", action="store_true", help="write the table from what is stored")
-    if not parser.parse_args().table:
-        STORED.write_text(json.dumps(measured(), indent=1) + "\n", encoding="utf-8")
+    parser.add_argument("--only", nargs="+", choices=list(PEERS), help="leave the others' rows")
+    options = parser.parse_args()
+    if not options.table:
+        found = measured(options.only or list(PEERS))
+        if options.only:
+            kept = json.loads(STORED.read_text(encoding="utf-8"))
+            found["peers"] = {**kept["peers"], **found["peers"]}
+        STORED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     write(json.loads(STORED.read_text(encoding="utf-8")))
     return 0
 

@@ -45,7 +45,7 @@ class Bindings:
                 self.reached.setdefault(c, len(self.reached))
 
     def newest(self, there: Sequence[Coordinate]) -> Coordinate:
-        """Of the single places of one sum's operands, the one that counts.
+        """The one that counts among the single places of one sum's operands.
 
         A recurrent step puts what it remembers, at earlier places, together with the input that
         it reads: the result lies at the latter, which was reached last or is reached now.

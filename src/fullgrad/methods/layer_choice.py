@@ -62,7 +62,7 @@ def default_layer(recording: Recording, target: Any) -> tuple[str, int]:
 
 
 def _outermost(noted: Sequence[Activation]) -> list[Activation]:
-    """Of activations that are one tensor the last; what ends later stays behind."""
+    """The last of the activations that are one tensor; what ends later stays behind."""
     last = {(a.edge.node, a.edge.output_nr): i for i, a in enumerate(noted)}
     return [a for i, a in enumerate(noted) if last[a.edge.node, a.edge.output_nr] == i]
 

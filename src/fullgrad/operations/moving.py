@@ -273,7 +273,7 @@ _moves("index", axes=_index)
 
 
 def _gather(p: Propagation) -> Answer:
-    """Of each sample some places of one axis, the same along all other axes."""
+    """Some places of one axis for each sample, the same along all other axes."""
     axes, index = p.first(), p.get("index")
     if axes is None or not axes.groups:
         return None

@@ -212,7 +212,7 @@ _linear("channel_shuffle", axes=_channels_shuffled)
 
 
 def _patch_taps(p: Propagation, sizes: Sequence[int]) -> list[Taps]:
-    """Of rows and columns: which places each patch holds, shape (patches, kernel)."""
+    """Which places of rows and columns each patch holds, shape (patches, kernel)."""
     names = ("kernel_size", "dilation", "padding", "stride")
     kernel, dilation, padding, stride = (each(p.get(n), 2) for n in names)
 

@@ -197,7 +197,7 @@ def _found(path: Path, problems: list[str], look: Look) -> list[Item]:
 
 
 def _json_files(folder: Path) -> Iterable[Path]:
-    """Of a folder and its subfolders, but for those that hold an experiment."""
+    """The JSON files of a folder and its subfolders, but for those of an experiment."""
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue

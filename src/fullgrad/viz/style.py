@@ -143,7 +143,7 @@ def shortened(text: str, inches: float, size: float, *, bold: bool = False) -> s
 
 
 def _width(text: str, bold: bool) -> float:
-    """Of a text, in units of the letters' size; kerning is left out."""
+    """The width of a text, in units of the letters' size; kerning is left out."""
     return sum(_advance(c, bold) for c in text)
 
 
