@@ -126,16 +126,18 @@ def finish(folder: Path, executor: str) -> str:
     return said
 
 
-def killed_once(folder: Path, executor: str, draw: random.Random, part: int) -> bool:
-    """Kill a run shortly after its next commit; whether it was still running."""
+def killed_once(folder: Path, executor: str, draw: random.Random, part: int) -> str:
+    """Kill a run shortly after its next commit; what it had said, if it had ended by itself."""
     before = parts(folder)
-    process = subprocess.Popen(
-        command(executor, folder.name, part),
-        cwd=folder.parent,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    said = folder.with_suffix(".said")
+    with said.open("w") as file:
+        process = subprocess.Popen(
+            command(executor, folder.name, part),
+            cwd=folder.parent,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+        )
     while process.poll() is None and parts(folder) == before:
         time.sleep(0.002)
     time.sleep(draw.random() * 0.15)
@@ -144,7 +146,7 @@ def killed_once(folder: Path, executor: str, draw: random.Random, part: int) -> 
         with contextlib.suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
     process.wait()
-    return running
+    return "" if running else f"exit code {process.returncode}: {said.read_text()[-1000:]}"
 
 
 def family(root: int) -> list[int]:
@@ -174,8 +176,11 @@ def killed(folder: Path, executor: str, kills: int, reference: Path) -> str:
     draw = random.Random(executor)
     count = 0
     while count < kills:
-        if not killed_once(folder, executor, draw, count % 2):
-            raise SystemExit(f"{executor}: all was done after {count} kills; take more photographs")
+        if ended := killed_once(folder, executor, draw, count % 2):
+            raise SystemExit(
+                f"{executor}: after {count} kills, with {parts(folder)} units done, a run ended by "
+                f"itself with {ended}"
+            )
         count += 1
     there = parts(folder)
     finish(folder, executor)
