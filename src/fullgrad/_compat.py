@@ -282,8 +282,10 @@ def inductor_compiled(graph: Any, tensors: Any) -> Callable[..., Any]:
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     fake = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True, allow_non_fake_inputs=True)
+    # Without static shapes stated for each tensor it would compile for all sizes, or fail to.
+    like: list[Any] = [fake.from_tensor(t, static_shapes=True) for t in tensors]
     with tracing(TracingContext(fake)):
-        return torch._inductor.compile(graph, tensors)  # type: ignore[no-any-return]
+        return torch._inductor.compile(graph, like)  # type: ignore[no-any-return]
 
 
 def modules_in(model: nn.Module) -> list[nn.Module]:

@@ -352,7 +352,11 @@ def test_inductor_may_keep_on_disk_what_it_compiles(
     shapes = []
 
     def compiles(graph: Any, tensors: Any) -> Any:
-        shapes.append(TracingContext.get().fake_mode.shape_env)  # without, nothing is kept
+        mode = TracingContext.get().fake_mode
+        shapes.append(mode.shape_env)  # without, nothing is kept
+        # Of real tensors Inductor would make the sizes symbols, and fail at some (MobileNetV3).
+        assert {t.fake_mode for t in tensors} == {mode}
+        assert all(type(n) is int for t in tensors for n in t.shape)
         return graph
 
     monkeypatch.setattr("torch._inductor.compile", compiles)
