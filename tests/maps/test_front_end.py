@@ -93,3 +93,27 @@ def test_a_later_module_is_the_way_out(wave: Tensor) -> None:
         behind(model, "0", wave)
     rest, given = behind(model, "1", wave)
     torch.testing.assert_close(rest(given), model(wave))
+
+
+class Named(nn.Module):
+    """A classifier in training that returns its logits by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front, self.norm = nn.AvgPool1d(2), nn.BatchNorm1d(1)
+        self.drop, self.head = nn.Dropout(), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.head(self.drop(self.norm(self.front(x)).flatten(1)))}
+
+
+def test_a_model_in_training_is_given_back_as_it_was() -> None:
+    model, x = Named().train(), torch.rand(2, 1, 12)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    state = torch.get_rng_state()
+    rest, given = behind(model, "front", x)
+    assert model.training and rest.training and model.norm.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    found = fullgrad.complete_map(rest, given, 1)
+    torch.testing.assert_close(found.output, fullgrad.complete_map(model, x, 1).output)

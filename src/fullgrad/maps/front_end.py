@@ -7,6 +7,8 @@ import difflib
 import torch
 from torch import Tensor, nn
 
+from fullgrad.engine.lending import lent
+from fullgrad.engine.targets import main_tensor
 from fullgrad.errors import ModelError
 
 
@@ -24,7 +26,7 @@ class Behind(nn.Module):
         self.model, self.path, self.like = model, path, like
         self.training = model.training
 
-    def forward(self, given: Tensor) -> Tensor:
+    def forward(self, given: Tensor) -> object:
         """Return the model's output with ``given`` as what the module returns.
 
         Raises:
@@ -35,7 +37,7 @@ class Behind(nn.Module):
         own = parent._modules[name]
         parent._modules[name] = stand_in
         try:
-            output: Tensor = self.model(self.like.new_zeros(len(given), *self.like.shape[1:]))
+            output = self.model(self.like.new_zeros(len(given), *self.like.shape[1:]))
         finally:
             parent._modules[name] = own
         if stand_in.calls != 1:
@@ -59,7 +61,7 @@ def behind(model: nn.Module, path: str, inputs: Tensor) -> tuple[nn.Module, Tens
     """Cut a model behind its front end, such as a spectrogram, so that places are its output's.
 
     Args:
-        model: called with one tensor, in evaluation mode.
+        model: called with one tensor, in evaluation mode; it is given back as it was.
         path: of the front end in it, a module that returns one tensor, such as ``"mel"``.
         inputs: of the model, samples first.
 
@@ -70,6 +72,7 @@ def behind(model: nn.Module, path: str, inputs: Tensor) -> tuple[nn.Module, Tens
     Raises:
         ModelError: there is no such module, it does not return one tensor, it is not called once,
             or the model reads its inputs beside the front end as well.
+        TargetError: the model returns no tensor.
 
     Example:
         >>> import torch
@@ -88,8 +91,8 @@ def behind(model: nn.Module, path: str, inputs: Tensor) -> tuple[nn.Module, Tens
     returned: list[object] = []
     hook = known[path].register_forward_hook(lambda _, __, output: returned.append(output))
     try:
-        with torch.no_grad():
-            whole = model(inputs)
+        with lent(model), torch.no_grad():
+            whole, _ = main_tensor(model(inputs))
     finally:
         hook.remove()
     if len(returned) != 1:
@@ -101,9 +104,9 @@ def behind(model: nn.Module, path: str, inputs: Tensor) -> tuple[nn.Module, Tens
             "be called by itself: name a module that does"
         )
     rest = Behind(model, path, inputs[:1])
-    with torch.no_grad():
-        again = rest(given)
-    if not (isinstance(whole, Tensor) and torch.allclose(again, whole, rtol=1e-4, atol=1e-6)):
+    with lent(model), torch.no_grad():
+        again, _ = main_tensor(rest(given))
+    if not torch.allclose(again, whole, rtol=1e-4, atol=1e-6):
         raise ModelError(
             f"without its inputs the model returns something else behind {path}: it reads them "
             "beside it as well. Name a later module, or explain the inputs themselves"
