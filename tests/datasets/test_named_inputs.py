@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cmath
+import math
 import pickle
 import sys
 from dataclasses import asdict
@@ -171,6 +173,7 @@ def test_a_transforms_settings_are_part_of_the_plan() -> None:
         (unnamed(2), unnamed(2), unnamed(3)),
         (unnamed(2).apply, unnamed(2).apply, unnamed(3).apply),
         (ids(2), ids(2), ids(3)),
+        (math.sqrt, math.sqrt, cmath.sqrt),  # not written in Python: no source
         *(
             tuple(typed(text.format(n)) for n in (2, 2, 3))
             for text in ("f = lambda x: x * {}", "class f:\n def g(self, x): return x * {}")

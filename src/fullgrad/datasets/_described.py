@@ -69,7 +69,7 @@ def _callable(value: Any, inner: _Describe) -> str:
         held = None if held == [None, None] else held
     elif not isinstance(value, type):  # as torchvision's Compose
         held = source_digest(type(value)), _PLACE.sub("", repr(value)), _state(value, inner)
-    return f"{name} {source_digest(value)}" + _digest(held)
+    return f"{name} {source_digest(value) or getattr(value, '__module__', '')}" + _digest(held)
 
 
 def _state(value: Any, inner: _Describe) -> Any:

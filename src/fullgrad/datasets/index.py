@@ -11,7 +11,7 @@ from typing import Any
 
 from fullgrad._optional import require
 from fullgrad.datasets.files import EXTRA
-from fullgrad.datasets.plan import FORMAT, Plan
+from fullgrad.datasets.plan import FORMAT, TEXT, Plan
 from fullgrad.evaluation.store import StoreError
 
 KEY = b"fullgrad"  # of the metadata in each file
@@ -112,7 +112,7 @@ def schema(plan: Plan) -> Any:
                 _STORED, (pa.float64(), pa.int16(), pa.list_(pa.int32())), strict=True
             )
         ),
-        *((("tokens", pa.list_(pa.string())),) if plan.dims == ("token",) else ()),
+        *((("tokens", pa.list_(pa.string())),) if plan.dims == TEXT else ()),
         *(("digest", pa.string()), ("error", pa.string()), ("host", pa.string())),
         *(("time", pa.timestamp("us", tz="UTC")), ("seconds", pa.float64())),
         ("attempt", pa.int32()),

@@ -20,6 +20,7 @@ from fullgrad.evaluation.store import StoreError
 FORMAT = 1
 _APART = ("environment", "chosen")  # may differ between runs that work on one store
 _LATER = ("inputs", "more")  # fields that older stores lack; no part of the digest if empty
+TEXT = ("token",)  # the positions of a store of texts
 MAP = "map"  # what the array of the first input is called
 
 

@@ -22,7 +22,7 @@ from fullgrad.datasets._inputs import DIMS, stacked
 from fullgrad.datasets.encoding import Array, Dtype
 from fullgrad.datasets.explaining import Found, Question, explained
 from fullgrad.datasets.index import SHARE
-from fullgrad.datasets.plan import Plan, environment
+from fullgrad.datasets.plan import TEXT, Plan, environment
 from fullgrad.datasets.samples import Prepared, Reader, Samples
 from fullgrad.datasets.work import fitted, settings_of
 from fullgrad.engine.request import Request
@@ -35,7 +35,6 @@ from fullgrad.vision.models import LoadedModel
 _TRIED = 20  # samples, until one can be read and explained
 _LARGEST = 256  # minibatch that "auto" chooses
 _TOKENS = 512  # kept of a text
-_TEXT = ("token",)
 _CODE = ("fullgrad.methods", "fullgrad.datasets.explaining", "fullgrad.datasets.encoding")
 
 
@@ -269,7 +268,7 @@ def planned(
     )
 
     def kept(positions: tuple[int, ...], dims: tuple[str, ...]) -> tuple[int, ...]:
-        whole = dims != _TEXT or wishes.tokens is None or positions == base.grid
+        whole = dims != TEXT or wishes.tokens is None or positions == base.grid
         return positions if whole else (wishes.tokens or 0,)
 
     if there is not None:  # it has been tried already; what differs is refused by the store
@@ -330,7 +329,7 @@ def positions_of(
     if plan.grid is not None and (alone or len(plan.grid) == values.ndim):
         encoding.pooled(values, plan.grid, plan.pooling)
         return plan.grid
-    return (tokens,) if dims == _TEXT else tuple(int(n) for n in values.shape)
+    return (tokens,) if dims == TEXT else tuple(int(n) for n in values.shape)
 
 
 def source_of(asked: Question) -> str:

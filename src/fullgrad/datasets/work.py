@@ -20,7 +20,7 @@ from fullgrad.datasets._inputs import kind_of, stacked
 from fullgrad.datasets.encoding import Array, empty, pooled, quantized
 from fullgrad.datasets.explaining import Found, Question, explained
 from fullgrad.datasets.index import Origin, Row
-from fullgrad.datasets.plan import MAP, Plan, environment
+from fullgrad.datasets.plan import MAP, TEXT, Plan, environment
 from fullgrad.datasets.samples import Prepared, Reader, Samples, minibatches
 from fullgrad.datasets.store import Store, Written
 from fullgrad.errors import FullGradError, InputError, ModelLoadError
@@ -195,7 +195,7 @@ def fitted(values: Array, positions: tuple[int, ...], dims: tuple[str, ...], pla
     """
     if plan.grid is not None and plan.grid == positions and values.ndim == len(positions):
         return pooled(values, positions, plan.pooling)
-    if dims == ("token",) and values.ndim == 1:
+    if dims == TEXT and values.ndim == 1:
         if len(values) > positions[0]:
             raise InputError(
                 f"it has {len(values)} tokens, this store keeps {positions[0]}: a store with "

@@ -18,8 +18,9 @@ from fullgrad.datasets.analysis.choice import CLASSES, Choice
 from fullgrad.datasets.analysis.clusters import ClassClusters, cluster_maps
 from fullgrad.datasets.analysis.means import MeanMap, class_label, mean_maps, outcomes
 from fullgrad.datasets.analysis.pictures import READING, SIDE, Pictures, colored, encoded, in_a_row
-from fullgrad.datasets.analysis.texts import TEXT, ColoredText, colored_text
+from fullgrad.datasets.analysis.texts import ColoredText, colored_text
 from fullgrad.datasets.index import SHARE
+from fullgrad.datasets.plan import TEXT
 from fullgrad.report.markup import Builder, details, facts
 from fullgrad.report.provenance import version_facts
 from fullgrad.report.values import shown

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from fullgrad.datasets.analysis.choice import CLASSES
-from fullgrad.datasets.analysis.texts import TEXT
 from fullgrad.datasets.encoding import Array
 from fullgrad.datasets.opened import Opened
+from fullgrad.datasets.plan import TEXT
 from fullgrad.errors import InputError, UsageError
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import numpy as np
 from torch import Tensor
 
 from fullgrad._optional import require
-from fullgrad.datasets.analysis.texts import TEXT
 from fullgrad.datasets.encoding import Array, pooled
 from fullgrad.datasets.opened import Opened
+from fullgrad.datasets.plan import TEXT
 from fullgrad.datasets.samples import Samples
 from fullgrad.datasets.sources import open_samples
 from fullgrad.errors import FullGradError, InputError

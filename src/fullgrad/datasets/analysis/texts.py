@@ -12,7 +12,6 @@ from fullgrad.datasets.opened import Opened
 from fullgrad.viz.style import signed_colors
 from fullgrad.viz.tokens import number, shown
 
-TEXT = ("token",)  # the positions of a store of texts
 _DARK = 0.179  # relative luminance up to which white letters have more contrast than black ones
 
 
