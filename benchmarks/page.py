@@ -74,7 +74,8 @@ def _device(
     written: list[Path],
 ) -> list[str]:
     kind = "GPU" if environment["device"] == "cuda" else "CPU"
-    title = f"## {kind}: {environment['device_name']}, {environment['date']}"
+    commit = f", commit {environment['commit'][:7]}" if environment["commit"] else ""
+    title = f"## {kind}: {environment['device_name']}, {environment['date']}{commit}"
     lines = [title, "", _environment(environment), ""]
     if any(r.get("clock") == "processor" for r in records):
         lines += [

@@ -311,6 +311,7 @@ def test_python_file_that_gives_no_model(source: Path, function: str, message: s
         ),
         ("PREPROCESSING = {'crop': [300, 300]}\n", "PREPROCESSING in .* is not valid: the crop"),
         ("PREPROCESSING = {'mean': 0.5}\n", "is not valid: mean must be a tuple of numbers"),
+        ("PREPROCESSING = {'resize': '9'}\n", "resize must be a whole number or a tuple of two"),
         ("PREPROCESSING = 3\n", r"PREPROCESSING in .* must be a dict with some of resize, crop"),
     ],
 )

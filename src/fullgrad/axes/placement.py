@@ -247,7 +247,8 @@ def _along(c: Coordinate) -> tuple[Cells, Indices]:
     found = _KNOWN.get(key)
     if found is None:
         found = cells, numbers = _cells(c)
-        if numbers.size + (0 if cells.weights is None else cells.weights.size) <= _SMALL:
+        weights = 0 if cells.weights is None else cells.weights.size
+        if c.table.size + numbers.size + weights <= _SMALL:
             if len(_KNOWN) >= _KEPT:
                 _KNOWN.clear()
             _KNOWN[key] = found

@@ -103,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-overlay", dest="overlay", action="store_false", help=text)
     text = "replace results of other settings in the output folder (default: refuse to begin)"
     add("--replace", action="store_true", help=text)
-    add("--quiet", action="store_true", help="no line an image: progress, errors and the last line")
+    add("--quiet", action="store_true", help="print progress, errors and the last line only")
     text = "print records instead, one JSON object a line; all else goes to standard error"
     add("--json", action="store_true", help=text)
 

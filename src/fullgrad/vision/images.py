@@ -47,7 +47,7 @@ class Preprocessing:
     Raises:
         ValueError: sizes below 1, a crop larger than the resized image, an unknown interpolation,
             not as many numbers in std as in mean, a std that is not positive.
-        TypeError: crop, mean or std is not a tuple.
+        TypeError: crop, mean or std is not a tuple, or resize neither that nor a whole number.
     """
 
     resize: int | tuple[int, int] = 256
@@ -57,6 +57,8 @@ class Preprocessing:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.resize, (int, tuple)):
+            raise TypeError(f"resize must be a whole number or a tuple of two, not {self.resize!r}")
         for name in ("crop", "mean", "std"):
             if not isinstance(getattr(self, name), tuple):
                 raise TypeError(f"{name} must be a tuple of numbers, not {getattr(self, name)!r}")
