@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from fullgrad import _optional
 from fullgrad._compat import load_forward_mode
@@ -18,6 +19,15 @@ load_forward_mode()
 # a GPU, where not all tests are at home (test_cuda.py).
 if "FULLGRAD_DEVICE" in os.environ:
     torch.set_default_device(os.environ["FULLGRAD_DEVICE"])
+# Drawn examples have no time limit: a busy machine is no fault of the code. A service
+# that checks each change draws the same examples each time; elsewhere they are new.
+settings.register_profile(
+    "fullgrad",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
+settings.load_profile("fullgrad")
 torch.set_num_threads(1 if os.environ.get("PYTEST_XDIST_WORKER") else torch.get_num_threads())
 
 

@@ -451,7 +451,6 @@ def fuzzed(strategy: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], 
 
             @settings(
                 max_examples=EXAMPLES,
-                deadline=None,
                 database=None,
                 derandomize="FULLGRAD_FUZZ" not in os.environ,
                 suppress_health_check=list(HealthCheck),

@@ -59,7 +59,7 @@ def assert_exact(model: nn.Module, x: Tensor, target: int = 1, **options: Any) -
     return result
 
 
-def in_threads(*functions: Callable[[], Any], timeout: float = 20) -> None:
+def in_threads(*functions: Callable[[], Any], timeout: float = 60) -> None:
     """Run functions at once; raise what they raise, and fail rather than wait for ever."""
     failures: list[BaseException] = []
 

@@ -167,9 +167,7 @@ WORDS = st.sampled_from(
 )
 
 
-@settings(
-    max_examples=70, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=70, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     query=st.dictionaries(
         st.sampled_from(["model", "target", "method", "parts", "name", "opacity"])

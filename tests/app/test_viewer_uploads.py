@@ -204,9 +204,7 @@ def test_the_service_is_unharmed_by_them(small: Running) -> None:
     assert {**after, "seconds": 0} == {**before, "seconds": 0}
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damaged_files_never_get_further_than_a_message(
     small: Running, data: st.DataObject

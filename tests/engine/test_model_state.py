@@ -408,7 +408,7 @@ def test_a_nested_call_in_the_other_mode_is_refused() -> None:
         with pytest.raises(ModelError, match="other mode"):
             fullgrad.decompose(model, X, target)
 
-    in_threads(work, timeout=5)
+    in_threads(work)
 
 
 # -- memory -----------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ STEPS: dict[str, Step] = {
 programs = st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 30)), max_size=8)
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=programs, inputs=st.integers(1, 2), seed=st.integers(0, 99), batch=st.integers(1, 3))
 @example(steps=[("attention", 0), ("bn", 0)], inputs=1, seed=0, batch=1)
 def test_random_programs_are_exact(

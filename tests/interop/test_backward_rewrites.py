@@ -34,7 +34,7 @@ def rewritten(forward: Callable[[Tensor], Tensor], x: Tensor) -> None:
     torch.testing.assert_close(traced(x), gradient(x), rtol=1e-10, atol=1e-10)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(data=st.data())
 def test_convolutions(data: st.DataObject) -> None:
     def draw(low: int, high: int) -> int:

@@ -52,7 +52,7 @@ def chains(draw: st.DrawFn, rank: int) -> tuple[list[list[Layer]], list[int]]:
     return axes, sizes
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(chains(2), st.sampled_from(PLACEMENTS))
 def test_chains_in_two_dimensions(
     drawn: tuple[list[list[Layer]], list[int]], placement: str
@@ -60,7 +60,7 @@ def test_chains_in_two_dimensions(
     _compare(*drawn, placement)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(chains(1), st.sampled_from(PLACEMENTS))
 def test_chains_in_one_dimension(
     drawn: tuple[list[list[Layer]], list[int]], placement: str

@@ -39,7 +39,7 @@ def conv_nets(draw: st.DrawFn) -> nn.Module:
 SIZES = st.tuples(st.integers(16, 23), st.integers(16, 23))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(conv_nets(), SIZES, st.sampled_from(PLACEMENTS), st.sampled_from([(2,), (3,), (2, 3)]))
 def test_a_flipped_model_of_a_flipped_image_has_the_flipped_map(
     model: nn.Module, size: tuple[int, int], placement: str, dims: tuple[int, ...]
@@ -53,7 +53,7 @@ def test_a_flipped_model_of_a_flipped_image_has_the_flipped_map(
     check_sum(found)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(conv_nets(), SIZES, st.sampled_from(PLACEMENTS), st.integers(0, 4), st.integers(0, 4))
 def test_a_model_of_a_crop_has_the_crops_map_and_zero_around(
     model: nn.Module, size: tuple[int, int], placement: str, top: int, left: int
@@ -208,7 +208,7 @@ def test_cells_finer_than_the_input_and_upsampled_ones() -> None:
         check_sum(fullgrad.complete_map(model, x, 1, placement=placement))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.integers(1, 40), st.sampled_from(PLACEMENTS))
 def test_every_column_sums_to_one_within_what_is_read(
     data: st.DataObject, size: int, placement: str

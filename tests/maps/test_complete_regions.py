@@ -44,7 +44,7 @@ def naive_pooled(line: list[float], cells: int) -> list[float]:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 30), st.integers(1, 30))
 def test_pooling_cuts_places(places: int, cells: int) -> None:
     x = batch(1, 1, places)
