@@ -367,6 +367,33 @@ def test_inductor_may_keep_on_disk_what_it_compiles(
     assert len(shapes) == 1 and shapes[0] is not None
 
 
+class NormalizedLast(nn.Module):
+    """A layer norm over channels that lie last, whose gradient comes back permuted (Swin)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.norm, self.head = nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.linear(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        out: Tensor = self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return out
+
+
+def test_inductor_may_expect_other_memory_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a permuted gradient PyTorch says that it stays so; its kernel returns another."""
+    model = NormalizedLast().eval()
+
+    def compiles(graph: Any, tensors: Any) -> Any:
+        graph(*tensors)  # with the layouts that a compiler works with
+        return graph
+
+    monkeypatch.setattr("torch._inductor.compile", compiles)
+    compiled = fullgrad.compile(model, images(), 1, mode="inductor")
+    same(compiled(images(), 1).map, eager("fullgrad", model, images(), 1))
+
+
 @pytest.mark.skipif("torch.get_default_device().type == 'cuda'")
 def test_cuda_graphs_need_a_gpu(net: nn.Module) -> None:
     with pytest.raises(OptionError, match="use mode='graph' or mode='inductor'"):

@@ -63,7 +63,7 @@ def product(
 
 
 def _seen_finite(bias: Tensor, gradient: Tensor) -> bool:
-    """Whether a bias is finite: asked only of one that repeats few numbers, along a CPU's gradient."""
+    """Whether a bias that repeats a few numbers is finite; False where asking costs too much."""
     if bias.device.type != "cpu" or tracing():  # a GPU would be waited for
         return False
     few = bias[tuple(slice(None) if step else slice(1) for step in bias.stride())]

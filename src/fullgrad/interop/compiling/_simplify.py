@@ -101,6 +101,10 @@ def _root(node: fx.Node) -> fx.Node:
 def simplified(module: fx.GraphModule) -> fx.GraphModule:
     """The same graph without aliases and unused operations, constants computed.
 
+    Views become reshapes, but of what is written into: a compiler may expect a result in another
+    memory layout than it has, in which no view is possible (PyTorch does so for the gradient of a
+    layer norm that is given a permuted one).
+
     Args:
         module: is changed.
     """
@@ -109,6 +113,10 @@ def simplified(module: fx.GraphModule) -> fx.GraphModule:
         if node.target in _ALIASES:
             node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
             graph.erase_node(node)
+    written = {root for node in _operations(graph) for root in _written(node)}
+    for node in _operations(graph):
+        if node.target is torch.ops.aten.view.default and _root(node) not in written:
+            node.target = torch.ops.aten.reshape.default
     fold(module)
     graph.eliminate_dead_code()
     module.recompile()

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from fullgrad.errors import GraphError
 from fullgrad.interop.compiling.call import Slot
 from fullgrad.interop.compiling.trace import Trace
 from fullgrad.interop.exporting.backward import table
@@ -46,6 +47,9 @@ def program(
         tensors: of the example call.
         rows: the example's target.
         forward: backward operators are written in forward ones.
+
+    Raises:
+        GraphError: PyTorch cannot export it.
     """
     graph = traced.graph
     if forward:
@@ -58,7 +62,14 @@ def program(
         example = (*example, rows[:, 0] if len(traced.rest) == 1 else rows)
     alone = _Alone(graph, traced, state, len(rows)).eval()
     with torch.no_grad(), quiet():  # a .pt2 file holds what it was exported with: not the user's
-        exported = torch.export.export(alone, tuple(torch.zeros_like(t) for t in example))
+        try:
+            exported = torch.export.export(alone, tuple(torch.zeros_like(t) for t in example))
+        except Exception as error:  # it raises what it likes
+            first = str(error).strip().splitlines() or [type(error).__name__]
+            raise GraphError(
+                f"torch.export cannot hold the graph: {first[0]} Use fullgrad.compile, which runs "
+                "it in this process."
+            ) from error
     for node in exported.graph.nodes:  # where in which source file it was traced
         node.meta.pop("stack_trace", None)
     call = traced.arguments
