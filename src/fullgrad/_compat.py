@@ -274,9 +274,11 @@ def global_hooks() -> tuple[int, ...]:
 def inductor_compiled(graph: Any, tensors: Any) -> Callable[..., Any]:
     """A graph compiled by Inductor for inputs like these.
 
-    Inductor keeps on disk only what it compiles within a context that has shapes.
+    Inductor keeps on disk only what it compiles within a context that has shapes. On a CPU memory
+    layouts stay as they are: with convolutions alone in channels-last, the terms' reductions run
+    through two layouts at once, one number after the other.
     """
-    import torch._inductor
+    import torch._inductor.config
     from torch._guards import TracingContext, tracing
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -284,7 +286,8 @@ def inductor_compiled(graph: Any, tensors: Any) -> Callable[..., Any]:
     fake = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True, allow_non_fake_inputs=True)
     # Without static shapes stated for each tensor it would compile for all sizes, or fail to.
     like: list[Any] = [fake.from_tensor(t, static_shapes=True) for t in tensors]
-    with tracing(TracingContext(fake)):
+    keep = {"layout_optimization": False} if all(t.device.type == "cpu" for t in tensors) else {}
+    with tracing(TracingContext(fake)), torch._inductor.config.patch(keep):
         return torch._inductor.compile(graph, like)  # type: ignore[no-any-return]
 
 

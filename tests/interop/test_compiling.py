@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._guards import TracingContext
@@ -357,7 +358,11 @@ def test_inductor_may_keep_on_disk_what_it_compiles(
         # Of real tensors Inductor would make the sizes symbols, and fail at some (MobileNetV3).
         assert {t.fake_mode for t in tensors} == {mode}
         assert all(type(n) is int for t in tensors for n in t.shape)
+        # With convolutions in another layout than the rest, VGG takes a third longer.
+        assert not torch._inductor.config.layout_optimization
         return graph
+
+    before = torch._inductor.config.layout_optimization
 
     monkeypatch.setattr("torch._inductor.compile", compiles)
     same(
@@ -365,6 +370,7 @@ def test_inductor_may_keep_on_disk_what_it_compiles(
         eager("fullgrad", net, images(), 1),
     )
     assert len(shapes) == 1 and shapes[0] is not None
+    assert torch._inductor.config.layout_optimization == before
 
 
 class NormalizedLast(nn.Module):
