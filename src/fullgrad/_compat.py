@@ -274,9 +274,7 @@ def global_hooks() -> tuple[int, ...]:
 def inductor_compiled(graph: Any, tensors: Any) -> Callable[..., Any]:
     """A graph compiled by Inductor for inputs like these.
 
-    Inductor keeps on disk only what it compiles within a context that has shapes. On a CPU memory
-    layouts stay as they are: with convolutions alone in channels-last, the terms' reductions run
-    through two layouts at once, one number after the other.
+    Inductor keeps on disk only what it compiles within a context that has shapes.
     """
     import torch._inductor.config
     from torch._guards import TracingContext, tracing
@@ -286,9 +284,17 @@ def inductor_compiled(graph: Any, tensors: Any) -> Callable[..., Any]:
     fake = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True, allow_non_fake_inputs=True)
     # Without static shapes stated for each tensor it would compile for all sizes, or fail to.
     like: list[Any] = [fake.from_tensor(t, static_shapes=True) for t in tensors]
-    keep = {"layout_optimization": False} if all(t.device.type == "cpu" for t in tensors) else {}
-    with tracing(TracingContext(fake)), torch._inductor.config.patch(keep):
+    with tracing(TracingContext(fake)), torch._inductor.config.patch(_layouts(tensors)):
         return torch._inductor.compile(graph, like)  # type: ignore[no-any-return]
+
+
+def _layouts(tensors: Any) -> dict[str, bool]:
+    """Inductor's setting that leaves memory layouts as they are, on a CPU.
+
+    With convolutions alone in channels-last, the terms' reductions would run through two layouts at
+    once, one number after the other.
+    """
+    return {"layout_optimization": False} if all(t.device.type == "cpu" for t in tensors) else {}
 
 
 def modules_in(model: nn.Module) -> list[nn.Module]:
@@ -316,9 +322,8 @@ def compiled_package(program: Any, path: Any, facts: dict[str, str]) -> None:
     """Compile a torch.export program with Inductor, ahead of time, into one file."""
     from torch import _inductor
 
-    _inductor.aoti_compile_and_package(
-        program, package_path=str(path), inductor_configs={"aot_inductor.metadata": facts}
-    )
+    settings = {"aot_inductor.metadata": facts, **_layouts(program.state_dict.values())}
+    _inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
 
 
 def load_package(path: Any) -> Callable[..., Any]:
