@@ -86,7 +86,7 @@ sentences: install  ## docs/text.md's example
 tasks: install  ## docs/tasks.md: a call for each kind of task, on models of the libraries users have
 	$(BIN)/python tools/tasks/page.py
 
-task-cost: install  ## memory and time of explaining language models of 0.1 and 0.3 B parameters
+task-cost: install  ## memory and time of explaining language models of 0.05 to 0.3 B parameters
 	$(BIN)/python tools/tasks/cost.py
 
 pictures: install  ## docs/pictures.md's pictures

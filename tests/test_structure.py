@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -155,3 +156,12 @@ def test_no_imports_run_in_a_circle() -> None:
     below = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     below["fullgrad"] = set()  # its lists of subpackages are for type checkers
     TopologicalSorter(below).prepare()
+
+
+def test_errors_of_python_itself_are_about_arguments() -> None:
+    """All others derive from fullgrad.errors.FullGradError, as docs/maps.md says."""
+    nodes = [n for p in sources("src") for n in ast.walk(ast.parse(p.read_text(encoding="utf-8")))]
+    calls = [n.exc for n in nodes if isinstance(n, ast.Raise) and isinstance(n.exc, ast.Call)]
+    names = {call.func.id for call in calls if isinstance(call.func, ast.Name)}
+    own = {"AssertionError", "AttributeError", "NotImplementedError"}  # never a user's mistake
+    assert names & {*dir(builtins)} - own == {"IndexError", "TypeError", "ValueError"}

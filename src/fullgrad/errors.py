@@ -1,6 +1,7 @@
 """Every error the library raises on purpose.
 
-All derive from :class:`FullGradError`, so one ``except`` catches them.
+All derive from :class:`FullGradError`, so one ``except`` catches them. Arguments of an impossible
+value or type are Python's own ``ValueError`` or ``TypeError``.
 """
 
 from __future__ import annotations

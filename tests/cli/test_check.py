@@ -428,3 +428,6 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for part in ("--size", "--depth", "--json", "examples:", "exit code: 0 done; 2 mistake"):
         assert part in text
+    for command in ("check", "export"):
+        assert main([command, "--help"]) == 0
+        assert "hf:FOLDER" in capsys.readouterr().out

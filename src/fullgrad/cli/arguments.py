@@ -73,8 +73,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare which model to explain, where it runs, and what is stated of it."""
     add = parser.add_argument
     text = (
-        "%(default)s (default), torchvision:NAME, timm:NAME, or path/to/file.py:FUNCTION, "
-        "which is executed and returns an nn.Module"
+        "%(default)s (default), torchvision:NAME, timm:NAME, hf:FOLDER (of transformers), or "
+        "path/to/file.py:FUNCTION, which is executed and returns an nn.Module"
     )
     add("--model", default=DEFAULT_MODEL, metavar="MODEL", help=text)
     add_weights_arguments(parser)

@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"{_EPILOG}\n{target_forms()}\n"
     add = parser.add_argument
     text = (
-        "%(default)s (default), torchvision:NAME, timm:NAME, or path/to/file.py:FUNCTION, "
-        "which is executed and returns an nn.Module"
+        "%(default)s (default), torchvision:NAME, timm:NAME, hf:FOLDER (of transformers), or "
+        "path/to/file.py:FUNCTION, which is executed and returns an nn.Module"
     )
     add("model", nargs="?", default=DEFAULT_MODEL, metavar="MODEL", help=text)
     add_weights_arguments(parser)

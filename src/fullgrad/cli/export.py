@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "file to write: .onnx, or .pt2 for PyTorch"
     add("--out", type=Path, required=True, metavar="FILE", help=text)
     text = (
-        "%(default)s (default), torchvision:NAME, timm:NAME, or path/to/file.py:FUNCTION, "
-        "which is executed and returns an nn.Module"
+        "%(default)s (default), torchvision:NAME, timm:NAME, hf:FOLDER (of transformers), or "
+        "path/to/file.py:FUNCTION, which is executed and returns an nn.Module"
     )
     add("--model", default=DEFAULT_MODEL, metavar="MODEL", help=text)
     add_weights_arguments(parser)
