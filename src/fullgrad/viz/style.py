@@ -164,7 +164,7 @@ def _advance(character: str, bold: bool) -> float:
 
     font = FontProperties(size=100, weight="bold" if bold else "normal")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about characters that the font has not
+        warnings.simplefilter("ignore")  # about characters that the font lacks
         wide, without = (
             text_to_path.get_text_width_height_descent(t, font, False)[0]
             for t in (f"|{character}|", "||")
