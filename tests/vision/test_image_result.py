@@ -198,6 +198,7 @@ def test_files_are_read_back_as_what_was_written(tmp_path: Path) -> None:
         ),
         ({"options": {"nope": 1}}, "has no option 'nope'"),
         ({"method": "nope"}, "unknown method 'nope'"),
+        ({"cell": 0}, "cell must be at least 1, not 0"),
         ({"names": ["cat"]}, "1 names, but the model has"),
         (
             {"target": targets.log_probability(0), "rather_than": 1},

@@ -271,8 +271,8 @@ def explain_images(
         OutputError: the model's output is not finite.
         TargetError: an unknown class, one that is compared with itself, or another target with
             ``rather_than``.
-        ValueError: no image; an unknown part, method or option; options of several methods; or
-            another number of names than of classes.
+        ValueError: no image; an unknown part, method or option; options of several methods;
+            another number of names than of classes; or a cell below 1.
         FullGradError: see :func:`fullgrad.decompose` and :func:`fullgrad.methods.attribute`.
 
     Example:
@@ -289,6 +289,8 @@ def explain_images(
     began = time.perf_counter()
     if unknown := set(parts) - set(get_args(Part)):
         raise ValueError(f"parts are {', '.join(get_args(Part))}, not {min(unknown)!r}")
+    if cell < 1:
+        raise ValueError(f"cell must be at least 1, not {cell}")
     single, asked = asked_methods(method, options)
     photographs = [p if isinstance(p, Photograph) else read_photograph(p) for p in images]
     if not photographs:
