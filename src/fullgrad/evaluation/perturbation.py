@@ -139,7 +139,7 @@ def changes(
         ValueError: an unknown order, no fractions, or one outside of (0, 1].
         InputError: maps that do not fit.
     """
-    if not fractions:
+    if len(fractions) == 0:
         raise ValueError("at least one fraction is needed")
     if maps.shape[2:] != x.shape[2:] or len(maps) != len(x):
         raise InputError(f"maps of shape {tuple(maps.shape)} for inputs of {tuple(x.shape)}")
