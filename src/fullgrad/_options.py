@@ -72,5 +72,10 @@ def with_new_names(
 
 def elsewhere(option: str) -> str:
     """Which public calls take an option, as the end of a message; empty if none does."""
-    calls = [name for name, taken in _TAKEN.items() if option in taken]
+    calls = calls_with(option)
     return f"; it is an option of {', '.join(calls)}" if calls else ""
+
+
+def calls_with(option: str) -> list[str]:
+    """The public calls that take an option."""
+    return [name for name, taken in _TAKEN.items() if option in taken]

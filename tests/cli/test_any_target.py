@@ -164,7 +164,7 @@ def test_compare_check_and_own_methods(here: Path, capsys: pytest.CaptureFixture
             ["classifier", "log:sky", "--rather-than", "0"],
             "--rather-than compares one class with an",
         ),
-        (["dense", "region:0", "--check"], "--check asks for classes' outputs, but cla"),
+        (["dense", "region:0", "--check"], "--check needs classes' outputs, but cla"),
         (
             ["classifier", "road", "--method", "gradcam"],
             "did you mean 'grad_cam'? known: fullgrad,",

@@ -397,6 +397,9 @@ def test_out_of_memory(
     monkeypatch.setattr("fullgrad.vision.check.decompose", fail)
     assert main(["check", "own.py:small"]) == 2
     assert refused(capsys) == "out of memory: choose a smaller --size or --batch"
+    assert main(["check", "own.py:small", "--input", "a.png"]) == 2
+    way_out = "leave --input out, and choose a smaller --size or --batch"
+    assert refused(capsys) == f"out of memory: {way_out}"
 
 
 def test_own_mistakes_are_not_blamed_on_the_model(

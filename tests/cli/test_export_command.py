@@ -59,9 +59,12 @@ def test_a_photograph_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
         (["--out", "map.pt2", "--option", "samples=3"], "samples"),
         (
             ["--out", "map.pt2", "--input", "a.png", "--batch-size", "2"],
-            "--batch-size is of random inputs",
+            "--batch-size belongs to random inputs",
         ),
-        (["--out", "map.pt2", "--input", "a.png", "--size", "9x9"], "--size is of random inputs"),
+        (
+            ["--out", "map.pt2", "--input", "a.png", "--size", "9x9"],
+            "--size belongs to random inputs",
+        ),
         (["--out", "map.pt2", "--size", "9y9"], "'9y9' is not a size"),
         (["--out", "map.pt2", "--model", "own.py:detached"], "own.py"),
     ],

@@ -53,6 +53,8 @@ def test_a_folder_and_those_in_it(photos: Path) -> None:
         DataError, match=r"loose.png lies in no folder of .*: leave labels='folder'"
     ):
         open_samples(photos, labels="folder")
+    with pytest.raises(DataError, match="samples that are open have their ids and labels: leave"):
+        open_samples(open_samples(photos), labels="folder")
     (photos / "dog/b.png").write_bytes(b"")
     with pytest.raises(ImageError, match="is empty"):
         open_samples(photos).read(2)

@@ -127,7 +127,7 @@ def test_parts_and_torchrun(
     check_equal(tmp_path / "run", reference)
     for options, text in (
         ({"part": (0, 2)}, "part= does not go with torchrun"),
-        ({"processes": 2}, "processes= belongs to torchrun's --nproc-per-node"),
+        ({"processes": 2}, "leave processes= out: torchrun's --nproc-per-node says how many"),
     ):
         with pytest.raises(UsageError, match=text):
             datasets.map(data, net, tmp_path / "run", executor="torchrun", **HOW, **options)

@@ -209,7 +209,7 @@ def test_methods_that_do_not_apply_are_reported(here: Path) -> None:
         ({"methods": ()}, "at least one method is needed"),
         ({"methods": ("sobel", "sobel")}, "asked for twice: sobel"),
         ({"methods": ("sobel:signed=True",)}, "method 'sobel' has no sign"),
-        ({"explain": "magic"}, "what is explained must be of logit, log-probability, margin"),
+        ({"explain": "magic"}, "--explain is one of logit, log-probability, margin, not 'magic'"),
         ({"random_orders": 0}, "at least one random order is needed, not 0"),
         ({"batch_size": 0}, "--batch-size must be at least 1, not 0"),
         ({"limit": 0}, "at least one image is needed, not 0"),

@@ -395,3 +395,11 @@ def test_random_weights_and_what_does_not_look_at_them(own: Any) -> None:
     assert values_of(scores, "minus correlation").tolist() == [-1] * 4
     scores = list(Randomization().scores(explained(subject, "input_x_gradient")))
     assert float(values_of(scores, "minus correlation").min()) > -0.99
+
+
+def test_an_unknown_number_is_not_taken_for_the_logit() -> None:
+    found = explained(subject_of(small_net(), pixels(1)), "sobel")
+    with pytest.raises(ValueError, match=r"must be one of .*, margin, not 'log_probability'"):
+        found.explain(number="log_probability")
+    with pytest.raises(ValueError, match=r"must be one of .*, margin, not 'odds'"):
+        replace(found, number="odds").measured(torch.zeros(1, 6))

@@ -244,6 +244,8 @@ def test_models_and_methods_that_do_not_fit() -> None:
         explained.without(everything, "mask")
     with pytest.raises(MethodError, match=r"no special tokens .* use --replacements mask"):
         explained.without(everything, "removed")
+    with pytest.raises(ValueError, match="replacement must be 'removed' or 'mask', not 'masked'"):
+        explained.without(everything, "masked")
     explained = prepared(methods=("token_overlap",)).explained(0, 0, (0,))
     with pytest.raises(MethodError, match="token_overlap needs pairs of texts: give TextModel a"):
         _ = explained.maps

@@ -111,7 +111,7 @@ def test_tests_and_options_that_are_not_there(here: Path) -> None:
         bench.bench("magic", "out")
     with pytest.raises(TypeError, match="color"):
         bench.bench("concentration", "out", images="photos", model="net.py:make_model", color=1)
-    with pytest.raises(ValueError, match="concentration has no dry run"):
+    with pytest.raises(ValueError, match="concentration has no dry run; roar has one"):
         bench.outlook("concentration", "out", images="photos", model="net.py:make_model")
     assert not Path("out").exists()
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fullgrad.errors import InputError
-from fullgrad.evaluation.perturbation import changes
+from fullgrad.evaluation.perturbation import area_effect, changes
 from fullgrad.evaluation.removal import constant, count_of, first_of, order_of
 
 
@@ -77,6 +77,12 @@ def test_refusals_and_state() -> None:
     for bad in (0, -0.1, 1.5):
         with pytest.raises(ValueError, match=r"fractions must lie in \(0, 1\]"):
             changes(model, x, x, (bad,))
+    with pytest.raises(ValueError, match="at least one fraction is needed"):
+        changes(model, x, x, ())
+    with pytest.raises(ValueError, match=r"fractions must lie in \(0, 1\], not 2"):
+        area_effect(model, x, x[0, 0], lambda out: out[:, 0], share=2)
+    with pytest.raises(ValueError, match="cell and draws must be at least 1, not 16 and 0"):
+        area_effect(model, x, x[0, 0], lambda out: out[:, 0], draws=0)
     with pytest.raises(InputError, match="maps of shape"):
         changes(model, x, x[..., :1], (0.5,))
     with pytest.raises(InputError, match="maps must be finite"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from fullgrad.evaluation.removal import FILLS, fill_named
+from fullgrad.evaluation.datasets import Colors
+from fullgrad.evaluation.removal import FILLS, fill_color, fill_named, removed
 from fullgrad.vision.images import Preprocessing
 
 
@@ -40,3 +42,10 @@ def test_unknown_fill_and_an_image_that_is_all_gone() -> None:
     whole = torch.ones(1, 1, 8, 8, dtype=torch.bool)
     with pytest.raises(ValueError, match="road cannot impute an image of which every pixel"):
         fill_named("road", Preprocessing())(torch.rand(1, 3, 8, 8), whole, [0])
+
+
+def test_an_unknown_order_or_color_is_not_taken_for_another() -> None:
+    with pytest.raises(ValueError, match="order must be 'least' or 'most', not 'first'"):
+        removed(np.arange(6, dtype=np.uint16)[None], 0.5, "first")
+    with pytest.raises(ValueError, match="the color must be 'mean' or 'black', not 'blue'"):
+        fill_color("blue", Colors((1.0,), (1.0,)))

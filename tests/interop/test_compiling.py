@@ -331,13 +331,16 @@ def test_targets_of_other_kinds_run_eagerly(compiled: Compiled, net: nn.Module) 
     assert eval(way_out, {"fullgrad": fullgrad, **names}).shape == (2, 1, 6, 6)
     with pytest.raises(TargetError, match="not several"):
         compiled(images(), [[0, 1], [2, 3]])
+    with pytest.raises(TargetError, match="not several"):
+        fullgrad.compile(net, images(), [[0, 1], [2, 3]])
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": "gradcam"}, r"method must be one of fullgrad, .* not 'gradcam'"),
-        ({"method": "fullgrad", "placement": "even"}, "a graph of fullgrad has no option"),
+        ({"method": "gradcam"}, r"method must be one of fullgrad, .* not 'gradcam'$"),
+        ({"method": "grad_cam"}, r"eagerly: fullgrad.methods.attribute\('grad_cam', model, inputs"),
+        ({"method": "fullgrad", "placement": "even"}, "'placement'; it has .*, tolerance$"),
         ({"mode": "fast"}, "mode must be one of 'graph', 'cudagraphs', 'inductor', not 'fast'"),
         ({"noise": None}, r"compile\(\) has no option 'noise'; it is an option of"),
     ],

@@ -157,7 +157,9 @@ class _Sampled(nn.Module):
 def test_an_operation_without_translation_is_named_and_the_way_out_works(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = _Sampled()
-    says = r"translates grid_sampler_2d_backward to no ONNX operation\. Export with format='torch'"
+    says = (
+        r"grid_sampler_2d_backward to no ONNX operation\. Export to a \.pt2 file: format='torch' or"
+    )
     with pytest.raises(GraphError, match=says):
         fullgrad.export(model, X, tmp_path / "map.onnx")
     assert not [*tmp_path.iterdir()]
@@ -241,7 +243,7 @@ def test_a_compiler_that_fails_and_a_model_too_large_are_refused(
 
     monkeypatch.setattr("fullgrad._compat.compiled_package", fails)
     with pytest.raises(
-        GraphError, match=r"compiler fails: no C\+\+ compiler Export with format='t"
+        GraphError, match=r"compiler fails: no C\+\+ compiler\. Export with format='t"
     ):
         fullgrad.export(model, X, tmp_path / "map.pt2", format="aot_inductor")
     monkeypatch.setattr(_files, "_LARGEST", 100)

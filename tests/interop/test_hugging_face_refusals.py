@@ -70,6 +70,8 @@ def test_entries_of_an_unknown_name() -> None:
     ):
         hf.explain(Strange(), x, 1, explained=["features"])
     got = hf.explain(Strange(), x, 1, explained=["features"], layouts={"features": "BCHW"})
+    with pytest.raises(OptionError, match="layouts holds 'feature', which is not explained; expl"):
+        hf.explain(Strange(), x, 1, explained=["features"], layouts={"feature": "BCHW"})
     assert got.map["features"].shape == (2, 1, 4, 4)
 
 
@@ -143,7 +145,7 @@ def test_a_model_without_an_embedding() -> None:
             return nn.functional.one_hot(input_ids, WORDS).double().mean(1)
 
     with pytest.raises(
-        ModelError, match=r"looks the given ids, of shape \(2, 6\), up in no nn.Embedding"
+        ModelError, match=r"looks the given ids, of shape \(2, 6\), up in no nn.Embedding; explain"
     ):
         hf.explain(OneHot(), {"input_ids": ids()}, 1)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,18 +77,26 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_a_pickled_model_is_refused(tmp_path: Path) -> None:
+def test_a_pickled_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the way out that the message names works."""
-    model, content = small(), {"state_dict": small().state_dict(), "hyper_parameters": Path("x")}
-    for number, saved in enumerate((model, content)):
+    monkeypatch.chdir(tmp_path)
+    model, state, other = small(), small().state_dict(), Path("x")
+    for number, saved in enumerate(
+        (
+            model,
+            {"model": model, "epoch": 3},
+            {"model": state, "args": other},
+            {"state_dict": state, "hyper_parameters": other},
+        )
+    ):
         path = tmp_path / f"whole{number}.pth"
         torch.save(saved, path)
         with pytest.raises(ModelLoadError, match="Where you trust the file, save its weights") as e:
             read_checkpoint(path)
         command = str(e.value).partition("give that: ")[2].removeprefix("python -c ")
-        code = f"import os; os.chdir({str(tmp_path)!r}); {command.strip(chr(34))}"
-        subprocess.run([sys.executable, "-c", code], check=True)
-        assert read_checkpoint(tmp_path / "weights.pt").keys() == model.state_dict().keys()
+        exec(command.strip('"'), {})
+        assert read_checkpoint(tmp_path / "weights.pt").keys() == state.keys()
+        Path("weights.pt").unlink()
 
 
 def lightning(state: dict[str, Any]) -> dict[str, Any]:
@@ -219,8 +225,8 @@ def test_checkpoints_that_are_none(tmp_path: Path) -> None:
         ([1, 2], "holds a list, not a state dict"),
         (torch.zeros(3), "holds a Tensor, not a state dict"),
         ({}, "holds an empty state dict"),
-        ({"epoch": 3}, "is not a state dict: epoch is no tensor"),
-        ({"a": 1, "b": 2, "c": 3, "d": 4}, "is not a state dict: a, b, c, ... are no tensor"),
+        ({"epoch": 3}, "is not a state dict: epoch is not a tensor"),
+        ({"a": 1, "b": 2, "c": 3, "d": 4}, "is not a state dict: a, b, c, ... are not tensors"),
     ],
 )
 def test_not_a_state_dict(tmp_path: Path, content: Any, message: str) -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 import fullgrad
-from fullgrad import methods
-from fullgrad.errors import BlockedGradientError, OutputError
+from fullgrad import methods, targets
+from fullgrad.errors import BlockedGradientError, OutputError, UsageError
 from fullgrad.methods.choice import MethodChoice
 from fullgrad.vision.check import check
 from fullgrad.vision.image_result import ImageResult, explain_images
@@ -104,7 +104,9 @@ def test_only_what_is_asked_for_is_computed() -> None:
     (result,) = explain_images(loaded(), photographs(1), parts=(), target=1)
     assert (result.maps, result.split, result.layers) == ((), None, None)
     assert (result.label, result.chosen) == ("dog", "given")
-    with pytest.raises(ValueError, match="no map was asked for"):
+    with pytest.raises(
+        ValueError, match='no map was asked for: explain with "map" among the parts'
+    ):
         _ = result.saliency
     (plain,) = explain_images(loaded(), photographs(1), parts=("map",), target=1)
     assert plain.split is None
@@ -165,6 +167,15 @@ def test_a_check_is_one_call() -> None:
     assert read_record(record.text().encode(), "check.json") == record
 
 
+def test_a_check_refuses_what_it_would_ignore(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    for option in ({"size": (3, 9, 9)}, {"batch": 2}, {"seed": 1}):
+        with pytest.raises(UsageError, match="size, batch and seed belong to random inputs"):
+            check(loaded(), tmp_path / "a.png", **option)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="dtype must be 'float32' or 'float64', not 'foo'"):
+        check(loaded(), dtype="foo")  # type: ignore[arg-type]
+
+
 def test_files_are_read_back_as_what_was_written(tmp_path: Path) -> None:
     (result,) = explain_images(loaded(), photographs(1), parts=("map", "split", "layers"))
     made = provenance(loaded(), ["fullgrad", "explain"], {"images": (Path("a.png"),)})
@@ -181,9 +192,19 @@ def test_files_are_read_back_as_what_was_written(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"parts": ("map", "sheet")}, "parts are map, split, layers, not 'sheet'"),
-        ({"method": [MethodChoice("sobel")], "options": {}}, "options belong to one method"),
+        (
+            {"method": [MethodChoice("sobel")], "options": {}},
+            r"of several, give each its own: MethodChoice\(name, options\)",
+        ),
         ({"options": {"nope": 1}}, "has no option 'nope'"),
         ({"method": "nope"}, "unknown method 'nope'"),
+        ({"cell": 0}, "cell must be at least 1, not 0"),
+        ({"names": ["cat"]}, "1 names, but the model has"),
+        (
+            {"target": targets.log_probability(0), "rather_than": 1},
+            r"rather_than compares one class with another: .*targets.margin\(target, 1\)",
+        ),
+        ({"target": torch.tensor([0]), "rather_than": 1}, "rather_than compares one class"),
     ],
 )
 def test_mistakes(options: dict[str, Any], message: str) -> None:

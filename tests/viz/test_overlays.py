@@ -210,6 +210,8 @@ def test_a_signed_row_of_a_contact_sheet_has_the_signed_colors() -> None:
     panels = [axes.images[0].get_array() for axes in figure.axes]
     assert np.array_equal(panels[2], signed_colors(values, limit_of(values)))
     assert np.array_equal(panels[1], overlaid(Image.new("RGB", (30, 20)), values, sign=True))
+    with pytest.raises(ValueError, match="it needs sign=True"):
+        overlaid(Image.new("RGB", (30, 20)), values, limit=1.0)
     assert "mine" in [t.get_text() for t in figure.texts]
 
 

@@ -197,7 +197,7 @@ def _bind(placed: Axes, known: Group, other: Group, holder: Axes, bindings: Bind
 
 
 def resolved(axes: Axes, bindings: Bindings) -> Axes:
-    """With what later operations told about its atoms."""
+    """An activation's axes, with what later operations told about its atoms."""
     if axes.placed or not bindings.found:
         return axes
     atoms = {a for g in axes.groups for a in g}

@@ -1,4 +1,4 @@
-"""Layouts that the user states: of the inputs, and of activations that cannot be followed.
+"""Layouts that the user states: of the inputs, and of activations where axis propagation ends.
 
 An input's layout is one letter for each axis: ``B`` samples, ``C`` channels, any other letter an
 axis of its grid (``BCHW``, ``BTC``, ``TBC``, ``BT``). An activation's layout names its axes in the
@@ -178,7 +178,7 @@ def _of_input(shape: Sequence[int], letters: str, grid: Grid | None, total: int)
 
 @dataclass(eq=False, slots=True)
 class StatedLayouts:
-    """Layouts of activations in named modules, used where following gives up.
+    """Layouts of activations in named modules, used where axis propagation ends.
 
     Args:
         activations: from module path to one layout, or several for different numbers of axes.
@@ -402,7 +402,7 @@ def without_positions(layout: str, letters: Collection[str]) -> str:
 
 
 def _places(count: int, letters: Sequence[str], sizes: Sequence[int]) -> list[str]:
-    """So many places on a grid, in its proportions, with their numbers.
+    """A grid of ``count`` places in the input's proportions, as letters with sizes.
 
     Where that cannot be they are no grid (regions of interest, object queries): a letter that is
     not of the input.

@@ -103,7 +103,9 @@ def run(args: argparse.Namespace) -> int:
     paths = [image.path for image in images_of(args, "compare")]
     _check_out(args.out, paths)
     if len(paths) > (most := most_rows(len(choices))):
-        raise UsageError(f"a sheet has room for {most} photographs, not for {len(paths)}")
+        raise UsageError(
+            f"a sheet has room for {most} photographs, not for {len(paths)}: name fewer"
+        )
     check_words(args)
     model = model_of(args)
     asked = asked_of(args, model)

@@ -150,7 +150,9 @@ def explain_files(
     asked = asked_of(args, model)
     if args.check and isinstance(asked.target, Described):
         if not isinstance(asked.target, _CHECKED):
-            raise UsageError(f"--check asks for classes' outputs, but {asked.target} is explained")
+            raise UsageError(
+                f"--check needs classes' outputs, but {asked.target} is explained: leave it out"
+            )
     made = provenance(model, args.command_line, options_of(args))
     suffixes = [MAP_SUFFIX, *[OVERLAY_SUFFIX] * args.overlay, *[LAYERS_SUFFIX] * args.layers]
     there = Earlier({}, (), "")

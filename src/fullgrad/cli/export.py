@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         for option in ("size", "batch_size"):
             if getattr(args, option) is not None:
                 flag = option.replace("_", "-")
-                raise UsageError(f"--{flag} is of random inputs: leave it out, or --input")
+                raise UsageError(f"--{flag} belongs to random inputs: leave it out, or --input")
     out, kind = file_of(args.out, args.format)
     method, options = chosen_method(args)
     if method is None or method.name not in METHODS:

@@ -206,7 +206,10 @@ def _target(args: argparse.Namespace, model: LoadedModel) -> tuple[tuple[str, ..
     if len(given) == 1 and given[0] in {PREDICTED, TRUE}:
         return names, given[0]
     if classes is None:
-        raise UsageError("--target needs a classifier, with an output for each class")
+        raise UsageError(
+            "--target needs a classifier, with an output for each class; in Python "
+            "fullgrad.datasets.map takes a function of the output as target="
+        )
     found = [class_index(text, names, classes) for text in given]
     return names, found[0] if len(found) == 1 else found
 

@@ -63,7 +63,7 @@ def executor_of(executor: str | Executor, processes: int) -> Executor:
         return Ray(workers=processes)
     if executor == "torchrun":
         if processes != 1:
-            raise UsageError("processes= belongs to torchrun's --nproc-per-node here")
+            raise UsageError("leave processes= out: torchrun's --nproc-per-node says how many")
         return Torchrun()
     raise ValueError(f"executor must be one of {', '.join(EXECUTORS)}, not {executor!r}")
 
@@ -86,7 +86,7 @@ class Torchrun:
     """Computes this process's share of the units; ``torchrun`` started the others.
 
     The share is chosen by rank among all processes, so they need not talk to each other. A
-    process that dies is started again by torchrun (``--max-restarts``), and goes on.
+    process that dies is started again by torchrun (``--max-restarts``), and resumes.
     """
 
     def part(self, given: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -144,8 +144,8 @@ class Processes:
         if left := watch.left():
             raise ExecutorError(
                 f"processes died {_TRIES} times over unit {left[0]} ({len(left)} units are not "
-                "done); what is done is kept. Memory may be short: try fewer processes= or a "
-                "smaller batch_size="
+                "done); what is done is kept. Memory may be short: try fewer processes=, or "
+                "another folder with a smaller batch_size="
             )
 
     def _round(self, work: Work, units: Sequence[int], watch: _Watch) -> None:

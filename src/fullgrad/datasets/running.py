@@ -248,6 +248,7 @@ def prepare(
         What :func:`run` and :func:`estimated` take.
 
     Raises:
+        ValueError: a value that an option cannot have.
         FullGradError: as of :func:`map`.
     """
     for name, value, least in (("workers", workers, 0), ("limit", limit, 1), ("depth", depth, 1)):

@@ -52,7 +52,8 @@ def open_samples(
             leaves images of a folder without a class.
 
     Raises:
-        DataError: nothing there, an id twice, or not a data set.
+        DataError: nothing there, an id twice, not a data set, or ids or labels that it does not
+            take.
 
     Example:
         >>> import torch
@@ -61,6 +62,8 @@ def open_samples(
         (2, ['0', '1'], 0)
     """
     if isinstance(data, Samples):
+        if ids is not None or labels is not None:
+            raise DataError("samples that are open have their ids and labels: leave both out")
         return data
     if isinstance(data, (str, os.PathLike)):
         if ids is not None:
@@ -144,7 +147,8 @@ def folder(path: Path, *, by_folder: bool = False) -> Samples:
         if None in above:
             raise DataError(
                 f"{printable(names[above.index(None)])} lies in no folder of "
-                f"{printable(path)}, so it has no class: leave labels='folder' out"
+                f"{printable(path)}, so it has no class: leave labels='folder' "
+                "out (--folder-classes on the command line)"
             )
         number = {name: i for i, name in enumerate(sorted({str(a) for a in above}))}
         labels = [number[str(a)] for a in above]

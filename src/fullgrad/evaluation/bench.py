@@ -110,11 +110,11 @@ def outlook(
     The arguments are those of :func:`bench`; nothing is written.
 
     Raises:
-        ValueError: another test.
+        ValueError: another test; else as :func:`bench`.
     """
     test = prepared(name, **options)
     if not isinstance(test, RemoveAndRetrain):
         raise ValueError(  # noqa: TRY004 - the name is wrong, not a type
-            f"{name} has no dry run"
+            f"{name} has no dry run; {RemoveAndRetrain.name} has one"
         )
     return test.outlook(Store(Path(store) if store else Path(out) / STAGES, say), say)

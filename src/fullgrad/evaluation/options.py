@@ -57,7 +57,7 @@ MEANINGS = {
 
 
 class Meter(Protocol):
-    """Shows how many of how many are done; see ``fullgrad.cli.progress.Progress``."""
+    """Shows how much of the work is done; see ``fullgrad.cli.progress.Progress``."""
 
     def __call__(self, done: int, total: int) -> None:
         """Show up to which number the work is done."""

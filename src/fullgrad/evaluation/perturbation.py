@@ -130,15 +130,17 @@ def changes(
         maps: shape (B, 1, *positions).
         fractions: of the pixels that are removed, each in (0, 1].
         order: least salient first (the paper's test) or most salient first.
-        fill: what removed pixels become: one of :mod:`fullgrad.evaluation.removal.FILLS`, or in the
-            model's input space a number, or one for each channel.
+        fill: what removed pixels become: a fill of :func:`fullgrad.evaluation.removal.fill_named`,
+            or in the model's input space a number, or one for each channel.
         seed: breaks ties in the maps, and is the fill's.
         batch_size: how many perturbed images go through the model together.
 
     Raises:
-        ValueError: an unknown order, or no fraction.
+        ValueError: an unknown order, no fractions, or one outside of (0, 1].
         InputError: maps that do not fit.
     """
+    if len(fractions) == 0:
+        raise ValueError("at least one fraction is needed")
     if maps.shape[2:] != x.shape[2:] or len(maps) != len(x):
         raise InputError(f"maps of shape {tuple(maps.shape)} for inputs of {tuple(x.shape)}")
     places = order_of(maps, order, seed)
@@ -208,12 +210,13 @@ def area_effect(
         values: its map, shape (H, W).
         explained: from logits of shape (B, classes) to the explained numbers, shape (B,).
         cell: pixels along a cell's side.
-        share: of the cells that are removed, at least one.
-        draws: how often random cells are removed.
+        share: of the cells that are removed, in (0, 1]; at least one cell.
+        draws: how often random cells are removed, at least once.
         seed: of the draws.
         batch_size: how many images go through the model together.
 
     Raises:
+        ValueError: a share outside of (0, 1], or a cell or draws below 1.
         InputError: more than one image, or a map that does not fit it.
 
     Example:
@@ -232,9 +235,11 @@ def area_effect(
         raise InputError(
             f"one image and its map are needed, not {tuple(x.shape)} and {tuple(values.shape)}"
         )
+    if cell < 1 or draws < 1:
+        raise ValueError(f"cell and draws must be at least 1, not {cell} and {draws}")
     size = [max(1, round(n / cell)) for n in values.shape]
     sums = pooled(values[None, None].double(), size).flatten()
-    count = max(1, round(share * len(sums)))
+    count = count_of(share, len(sums))
     rows, columns = (
         torch.arange(n, device=x.device) * of // n for n, of in zip(values.shape, size, strict=True)
     )

@@ -85,7 +85,7 @@ def ranks_of(maps: Tensor, seed: int) -> Array:
 
 
 def count_of(fraction: float, places: int) -> int:
-    """Return how many of the places a fraction of them is: at least one, rounded.
+    """Return how many places a fraction of them is: rounded, at least one.
 
     Raises:
         ValueError: not a fraction.
@@ -124,7 +124,11 @@ def removed(ranks: Array, fraction: float, order: str) -> Tensor:
 
     Returns:
         bool of shape (N, P).
+
+    Raises:
+        ValueError: an unknown order, or a fraction outside of [0, 1].
     """
+    check_order(order)
     places = ranks.shape[1]
     count = count_of(fraction, places) if fraction else 0
     gone = ranks < count if order == "most" else ranks >= places - count
@@ -212,7 +216,13 @@ FILLS: dict[str, Callable[[Tensor, Tensor], Fill]] = {
 
 
 def fill_color(fill: str, colors: Colors) -> tuple[int, ...]:
-    """Return a color by name, ``mean`` or ``black``: for each channel a whole step of 0 to 255."""
+    """Return a color by name, ``mean`` or ``black``: for each channel a whole step of 0 to 255.
+
+    Raises:
+        ValueError: another name.
+    """
+    if fill not in ("mean", "black"):
+        raise ValueError(f"the color must be 'mean' or 'black', not {fill!r}")
     return tuple(round(m) if fill == "mean" else 0 for m in colors.mean)
 
 
@@ -250,6 +260,7 @@ def filled(
         device: where pixels are imputed.
 
     Raises:
+        ValueError: an unknown fill.
         InputError: an image to be imputed is gone as a whole.
     """
     if fill == ROAD:

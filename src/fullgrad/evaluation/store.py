@@ -295,7 +295,8 @@ def unpacked(content: bytes, digest: str) -> Content:
     """Return the stage that :func:`packed` made bytes of.
 
     Raises:
-        DamagedError: the bytes are not those of this stage.
+        DamagedError: the bytes are not those that were written.
+        OtherError: they are another stage's.
     """
     if not content.startswith(_MAGIC):
         raise DamagedError("it does not begin as a stage's file")

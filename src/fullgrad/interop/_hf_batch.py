@@ -133,11 +133,24 @@ def layout_of(name: str, value: Tensor, tokens: bool, given: Mapping[str, str]) 
     return known
 
 
+def check_layouts(given: Mapping[str, str], names: Sequence[str]) -> None:
+    """Refuse layouts of entries that are not explained.
+
+    Raises:
+        OptionError: naming one.
+    """
+    for name in given:
+        if name not in names:
+            raise OptionError(
+                f"layouts holds {name!r}, which is not explained; {listed('explained are', names)}"
+            )
+
+
 def answer_of(answer: Any, values: Mapping[str, Tensor]) -> Tensor:
     """An answer as ids for each sample.
 
     Raises:
-        InputError: it is not an attention mask, or does not fit the batch.
+        InputError: it holds no token ids, or does not fit the batch.
     """
     count = len(next(iter(values.values()), torch.zeros(1)))
     if isinstance(answer, Tensor) and answer.dim() == 1:

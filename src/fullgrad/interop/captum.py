@@ -109,7 +109,9 @@ class FullGrad:
             The inputs' shape, or (B, 1, *positions); in a tuple if the inputs were in one.
 
         Raises:
-            ValueError: an unknown option.
+            ValueError: an unknown option or shape.
+            InputError: an input that is no float tensor.
+            TargetError: several targets of each sample.
             FullGradError: as :func:`fullgrad.saliency`.
         """
         if shape not in ("input", "map"):

@@ -26,6 +26,7 @@ from fullgrad.interop._hf_batch import (
     Longer,
     answer_of,
     check_apart,
+    check_layouts,
     checked,
     explained_of,
     layout_of,
@@ -134,12 +135,14 @@ def explain(
 
     Raises:
         InputError: a batch that cannot be explained.
+        OptionError: ``explained`` names what the batch lacks, or ``layouts`` what is not explained.
         TargetError: an unknown class name, or a target that does not fit.
         FullGradError: as :func:`fullgrad.complete_map`.
     """
     model = unwrap(model)
     values = on_device(checked(batch), model)
     names = explained_of(values, explained)
+    check_layouts(layouts or {}, names)
     target = _named(target, model)
     ids = {n: values[n] for n in names if not values[n].is_floating_point()}
     check_apart(values)
@@ -185,7 +188,7 @@ def explain_answer(
         answer: ids of shape (B, answer) or (answer,): of ``model.generate`` what follows the
             prompt, ``[:, prompt:]``, or of an encoder-decoder what follows the start, ``[:, 1:]``.
         score: the token's logit, or its log-probability.
-        at_once: so many tokens of the answer share a forward pass; their number bounds memory.
+        at_once: up to how many tokens of the answer share a forward pass; it bounds memory.
         explained: see :func:`explain`.
         tokenizer: see :func:`explain`.
         layouts: see :func:`explain`.
@@ -196,7 +199,8 @@ def explain_answer(
         answer before it; what comes later has zero.
 
     Raises:
-        InputError: an answer that does not fit the batch.
+        InputError: an answer that does not fit the batch, or a prompt that cannot be continued.
+        OptionError: an unknown score, or ``at_once`` below 1.
         FullGradError: as :func:`explain`.
     """
     if score not in ("logit", "log_probability"):

@@ -110,6 +110,7 @@ def layer_maps(
         have no spatial position (dense layers) are left out.
 
     Raises:
+        TypeError: not a decomposition, or a depth that is not an integer.
         ValueError: depth is below 1, or psi unknown.
         LayoutError: where a term's numbers lie is not known.
 

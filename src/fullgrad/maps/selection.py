@@ -63,7 +63,7 @@ def selection(terms: Terms, modules: Iterable[str] = ()) -> Selection:
         modules: the model's module paths, to refuse others.
 
     Raises:
-        ValueError: an unknown name, a module that the model has not, an empty list.
+        ValueError: an unknown name, a module that the model lacks, an empty list.
     """
     if isinstance(terms, str) and terms in NAMED:
         return Selection(terms in _WITH_INPUT, _KINDS[terms])

@@ -60,7 +60,7 @@ def always(origin: Origin) -> OriginRule:
 
 
 def carried(call: Call, origin_of: OriginOf) -> Origin | None:
-    """The rule of what only moves numbers: they come from where they came from."""
+    """The rule of what only moves numbers: their origin stays."""
     found = [origin_of(t) for t in dependents(call)]
     return found[0] if found and all(o == found[0] for o in found) else None
 

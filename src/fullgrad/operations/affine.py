@@ -29,7 +29,7 @@ def _constant_tensor(value: Any, like: Tensor) -> Tensor:
 
 
 def _sum(call: Call, sign: int) -> tuple[Bias, ...]:
-    """Self + sign * alpha * other."""
+    """``self + sign * alpha * other``."""
     first, second = call.get("self"), call.get("other")
     alpha = call.get("alpha", 1)
     y = call.outputs[0]
@@ -59,7 +59,7 @@ put(
 
 
 def _rsub(call: Call) -> tuple[Bias, ...]:
-    """Other - alpha * self."""
+    """``other - alpha * self``."""
     first, second, y = call.get("self"), call.get("other"), call.outputs[0]
     alpha = call.get("alpha", 1)
     if call.depends(first) and call.depends(second):
@@ -220,7 +220,7 @@ def _copy(call: Call) -> tuple[Bias, ...]:
 
 
 def _copied(p: Propagation) -> Answer:
-    """The numbers lie where the source's do; a constant's where those did that it overwrites."""
+    """The numbers lie where the source's do; a constant's where the overwritten numbers lay."""
     source = p.get("src")
     return broadcast(p, [source]) if p.call.depends(source) else keeps_axes(p)
 
@@ -252,7 +252,7 @@ put(["index_add", "scatter_add"], _rolled_sum, keeps_axes, family="affine", read
 
 
 def _overwritten(p: Propagation) -> Answer:
-    """Places stay where nothing is written that depends on the input, and so has its own."""
+    """Places stay, unless what is written depends on the input and so has places of its own."""
     return None if any(map(p.call.depends, p.call.args[1:])) else keeps_axes(p)
 
 

@@ -183,7 +183,7 @@ def _softplus(call: Call) -> tuple[Bias, ...]:
 
 
 def _elu(call: Call) -> tuple[Bias, ...]:
-    """Scale alpha (e^v - 1 - v e^v) with v = input_scale u where u <= 0; homogeneous above."""
+    """``scale alpha (e^v - 1 - v e^v)`` with v = input_scale u where u <= 0; homogeneous above."""
     alpha, scale = call.get("alpha", 1), call.get("scale", 1)
     input_scale = call.get("input_scale", 1)
 

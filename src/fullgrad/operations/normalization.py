@@ -207,7 +207,7 @@ _normalizes("native_group_norm", _group_norm, balanced=_balanced_group_norm)
 
 
 def _rms_norm(call: Call) -> tuple[Bias, ...] | None:
-    """Y = w u r, r = (mean u^2 + eps)^(-1/2): b = y (1 - eps r^2)."""
+    """``y = w u r``, ``r = (mean u^2 + eps)^(-1/2)``: ``b = y (1 - eps r^2)``."""
     if call.depends(call.get("weight")) or len(call.outputs) < 2:
         return None
     eps = call.get("eps")

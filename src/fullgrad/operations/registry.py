@@ -224,7 +224,7 @@ def registered() -> dict[str, Operation]:
 
 
 def check_known(operations: Iterable[str], families: Iterable[str]) -> None:
-    """Refuse names of operations and algebraic classes that there are not.
+    """Refuse unknown names of operations and algebraic classes.
 
     Raises:
         ValueError: naming it, and for classes those that there are.

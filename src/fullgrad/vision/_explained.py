@@ -10,7 +10,7 @@ from torch import Tensor
 from fullgrad.engine.lending import lent, own
 from fullgrad.engine.module_path import watched
 from fullgrad.engine.targets import Target, main_tensor, predicts, select
-from fullgrad.errors import FullGradError, ModelLoadError, OutputError
+from fullgrad.errors import FullGradError, ModelLoadError, OutputError, TargetError
 from fullgrad.targets import Contrast, SeveralClasses
 from fullgrad.vision.classification import logits_of, refuse_no_classes
 from fullgrad.vision.models import LoadedModel
@@ -42,7 +42,7 @@ def explained_by(
     Raises:
         ModelLoadError: a class is meant, and the model is not an image classifier.
         OutputError: the output is not finite.
-        TargetError: the target does not fit the output.
+        TargetError: the target does not fit the output, or is no class and is compared with one.
     """
     if target is None or isinstance(target, int):
         logits = _finite(logits_of(model, inputs))
@@ -51,6 +51,11 @@ def explained_by(
         classes = classes.to(logits.device)
         explained = classes if rather_than is None else contrast(logits, classes, rather_than)
         return Explained(explained, select(logits, classes).output, classes, logits)
+    if rather_than is not None:
+        raise TargetError(
+            "rather_than compares one class with another: for any other target leave it out, and "
+            f"give target=fullgrad.targets.margin(target, {rather_than})"
+        )
     with lent(model.module), watched(model.module, target), torch.no_grad():
         try:
             output = model.module(own(inputs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ from fullgrad.vision.classification import channels_hint, target_of
 from fullgrad.vision.images import input_of, read_photograph
 from fullgrad.vision.models import LoadedModel
 from fullgrad.vision.schema import Provenance
+
+_Precision: TypeAlias = Literal["float32", "float64"]
 
 ROWS = 30  # stages in the text, unless all are asked for
 _HEAD = "where f comes from"
@@ -164,7 +166,7 @@ def check(
     size: Sequence[int] | None = None,
     batch: int = 1,
     seed: int = 0,
-    dtype: Literal["float32", "float64"] | None = None,
+    dtype: _Precision | None = None,
     target: Target | str = None,
     depth: int = 1,
     linearization: Named | Linearization = "jacobian",
@@ -184,7 +186,8 @@ def check(
         linearization: see :func:`fullgrad.decompose`.
 
     Raises:
-        UsageError: the model fails on the input, or has not the precision or the target.
+        UsageError: the model fails on the input, cannot be brought to the precision, memory is
+            short, or size, batch or seed is given with an image.
         FullGradError: see :func:`fullgrad.decompose`.
 
     Example:
@@ -194,25 +197,25 @@ def check(
         >>> print(summary.text().splitlines()[2])
         explained  f = output[1]
     """
+    if image is not None and (size is not None or (batch, seed) != (1, 0)):
+        raise UsageError("size, batch and seed belong to random inputs: leave them out, or image")
     precision = _in_precision(model, dtype)
+    name = str(precision).removeprefix("torch.")
     about: PhotographInput | RandomInput
     if image is not None:
         photograph = read_photograph(image)
         x = input_of(photograph, model.preprocessing)[None]
+        about = PhotographInput(
+            path=printable(image), sha256=photograph.sha256, shape=tuple(x.shape), dtype=name
+        )
     else:
         shape = (batch, *(size or (model.preprocessing.channels, *model.preprocessing.crop)))
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
-    form, name = tuple(x.shape), str(precision).removeprefix("torch.")
-    if image is not None:
-        about = PhotographInput(
-            path=printable(image), sha256=photograph.sha256, shape=form, dtype=name
-        )
-    else:
-        about = RandomInput(seed=seed, shape=form, dtype=name)
+        about = RandomInput(seed=seed, shape=shape, dtype=name)
     x = x.to(model.device, precision)
     read = _target(target, model)
-    d = _decomposed(model, x, read, linearization)
+    d = _decomposed(model, x, read, linearization, is_random=image is None)
     found = statistics(d, depth)
     return CheckSummary(model, about, _explained(found, model, read), found)
 
@@ -352,6 +355,8 @@ def _in_precision(model: LoadedModel, dtype: str | None) -> torch.dtype:
     if dtype is None:
         own = (p.dtype for p in model.module.parameters() if p.is_floating_point())
         return next(own, torch.get_default_dtype())
+    if dtype not in get_args(_Precision):
+        raise UsageError(f"dtype must be 'float32' or 'float64', not {dtype!r}")
     wanted: torch.dtype = getattr(torch, dtype)
     try:
         model.module.to(wanted)
@@ -369,12 +374,13 @@ def _target(text: Target | str, model: LoadedModel) -> Target:
 
 
 def _decomposed(
-    model: LoadedModel, x: Tensor, target: Target, linearization: Named | Linearization
+    model: LoadedModel, x: Tensor, target: Target, maps: Named | Linearization, *, is_random: bool
 ) -> Decomposition:
     try:
-        return decompose(model.module, x, target, linearization=linearization)
+        return decompose(model.module, x, target, linearization=maps)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise UsageError("out of memory: choose a smaller --size or --batch") from error
+        way_out = "choose" if is_random else "leave --input out, and choose"
+        raise UsageError(f"out of memory: {way_out} a smaller --size or --batch") from error
     except Exception as error:
         if isinstance(error, FullGradError) and type(error.__cause__) not in _FAILURES:
             raise
@@ -383,9 +389,10 @@ def _decomposed(
                 model.module(x)
         except Exception as its_own:
             size = "x".join(map(str, x.shape))
+            way_out = " (--size gives the shape of one sample)" if is_random else ""
             raise UsageError(
                 f"{model.spec} fails on an input of shape {size}: {type(its_own).__name__}: "
-                f"{its_own}{channels_hint(model, x)} (--size gives the shape of one sample)"
+                f"{its_own}{channels_hint(model, x)}{way_out}"
             ) from error
         raise
 

@@ -113,9 +113,9 @@ def _read_pickle(path: Path, name: str) -> Any:
                 f"the checkpoint {name} holds more than tensors{what}: loading it would execute "
                 "code in it, which fullgrad never does. Where you trust the file, save its weights "
                 'alone and give that: python -c "import torch; c = torch.load('
-                f"{str(path)!r}, weights_only=False, map_location='cpu'); torch.save("
-                "c.state_dict() if hasattr(c, 'state_dict') else c.get('state_dict', c), "
-                "'weights.pt')\""
+                f"{str(path)!r}, weights_only=False, map_location='cpu'); "
+                "c = c.get('state_dict', c.get('model', c)) if isinstance(c, dict) else c; "
+                "torch.save(c.state_dict() if hasattr(c, 'state_dict') else c, 'weights.pt')\""
             ) from error
         raise ModelLoadError(
             f"the checkpoint {name} is truncated, damaged or no PyTorch file "
@@ -150,7 +150,7 @@ def _chosen(content: Any, name: str, key: str) -> Checkpoint:
         other = [str(k) for k, v in content.items() if not isinstance(v, Tensor)]
         raise ModelLoadError(
             f"the checkpoint {name} is not a state dict: {_some(other)} "
-            f"{'is' if len(other) == 1 else 'are'} no tensor"
+            f"{'is not a tensor' if len(other) == 1 else 'are not tensors'}"
         )
     else:
         plain = [n for n in found if not _AVERAGED.search(n)] or list(found)

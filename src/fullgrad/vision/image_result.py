@@ -13,7 +13,7 @@ from fullgrad import methods
 from fullgrad._files import AnyPath, printable
 from fullgrad.decomposition import decompose
 from fullgrad.engine.targets import Target
-from fullgrad.errors import FullGradError, LayoutError
+from fullgrad.errors import FullGradError, LayoutError, OptionError
 from fullgrad.methods import Method
 from fullgrad.methods.choice import MethodChoice
 from fullgrad.operations.linearization import linearization_of
@@ -130,7 +130,7 @@ class ImageResult:
             ValueError: no map was asked for.
         """
         if not self.maps:
-            raise ValueError("no map was asked for")
+            raise ValueError('no map was asked for: explain with "map" among the parts')
         return self.maps[0]
 
     @property
@@ -246,7 +246,7 @@ def explain_images(
     Args:
         model: the classifier.
         images: files, or images that were read already; at least one.
-        names: of the model's classes; None for those that the model brings.
+        names: of the model's classes, one for each; None for those that the model brings.
         target: class to explain in every image, or any other target (:mod:`fullgrad.targets`);
             None for the predicted class.
         rather_than: a class to compare it with: the difference of their outputs is explained.
@@ -269,8 +269,10 @@ def explain_images(
         ImageError: an image cannot be read.
         ModelLoadError: a class is explained, and the model is not an image classifier.
         OutputError: the model's output is not finite.
-        TargetError: a class that the model has not, or that is compared with itself.
-        ValueError: an unknown part, method or option, or options of several methods.
+        TargetError: an unknown class, one that is compared with itself, or another target with
+            ``rather_than``.
+        ValueError: no image; an unknown part, method or option; options of several methods;
+            another number of names than of classes; or a cell below 1.
         FullGradError: see :func:`fullgrad.decompose` and :func:`fullgrad.methods.attribute`.
 
     Example:
@@ -287,6 +289,8 @@ def explain_images(
     began = time.perf_counter()
     if unknown := set(parts) - set(get_args(Part)):
         raise ValueError(f"parts are {', '.join(get_args(Part))}, not {min(unknown)!r}")
+    if cell < 1:
+        raise ValueError(f"cell must be at least 1, not {cell}")
     single, asked = asked_methods(method, options)
     photographs = [p if isinstance(p, Photograph) else read_photograph(p) for p in images]
     if not photographs:
@@ -298,6 +302,10 @@ def explain_images(
     classes = model.class_names if names is None else names
     found = explained_by(model, inputs, target, rather_than)
     explained, targets, logits = found.target, found.classes, found.logits
+    if classes is not None and logits is not None and len(classes) != (count := logits.shape[1]):
+        if names is not None:
+            raise OptionError(f"{len(classes)} names, but the model has {count} classes")
+        classes = None
     notes: dict[Part, str] = {}
     decomposition = None
     if not {"split", "layers"}.isdisjoint(parts):
@@ -333,8 +341,6 @@ def explain_images(
             except LayoutError as error:
                 notes["layers"] = f"There are no maps of single stages: {error}"
     probabilities = None if logits is None else logits.double().softmax(1).cpu()
-    if classes is not None and logits is not None and len(classes) != logits.shape[1]:
-        classes = None
 
     def name_of(index: int | None) -> str | None:
         return classes[index] if classes and index is not None else None

@@ -346,7 +346,8 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
     if preprocessing.channels not in (1, 3):
         raise ImageError(
             f"the model takes {preprocessing.channels} channels, and a photograph has 3 of color: "
-            "give a file that has them (.png with transparency for 4, .npy for any number)"
+            "explain files that have them (fullgrad explain, explain_images), or give "
+            "fullgrad.datasets.map a transform="
         )
     seen = np.array(display_image(image, preprocessing))
     if preprocessing.channels == 1:

@@ -49,7 +49,7 @@ def layers_of(
         sample: index in the batch.
 
     Raises:
-        InputError: the input has not two spatial axes, or the sums are the whole batch's.
+        InputError: the input does not have two spatial axes, or the sums are the whole batch's.
         LayoutError: it is not known where a term's numbers lie.
         ValueError: depth is below 1, or psi is unknown.
 

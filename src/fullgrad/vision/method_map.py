@@ -92,7 +92,10 @@ def asked_methods(
         one.settings(given)
         return True, [(one, given, one.name)]
     if options is not None:
-        raise ValueError("options belong to one method; give several methods with their own")
+        raise ValueError(
+            "options belong to one method; of several, give each its own: "
+            "MethodChoice(name, options)"
+        )
     return False, [(methods.get(c.name), c.options, c.label) for c in method]
 
 

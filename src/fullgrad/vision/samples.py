@@ -42,5 +42,7 @@ def sample_photographs() -> dict[str, bytes]:
             pil.fromarray(pixels).save(file, format="PNG")
             found[name] = file.getvalue()
     if not found:
-        raise ImageError("scikit-image holds none of the demo's photographs, and none can be got")
+        raise ImageError(
+            "scikit-image holds none of the demo's photographs, and none can be downloaded"
+        )
     return found

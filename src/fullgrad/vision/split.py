@@ -117,7 +117,7 @@ def contrast(logits: Tensor, targets: Tensor, rather_than: int) -> Margin:
         rather_than: the other class.
 
     Raises:
-        TargetError: a class that the model has not, or that is compared with itself.
+        TargetError: an unknown class, or one that is compared with itself.
     """
     if bool((targets == rather_than).any()):
         raise TargetError(

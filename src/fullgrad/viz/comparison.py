@@ -71,7 +71,7 @@ class Comparison:
         )
 
     def reasons(self) -> list[str]:
-        """Return why methods have no map: a line for each, with the images it is said of."""
+        """Return why methods have no map: a line for each reason, with its images."""
         found: dict[str, dict[str, list[str]]] = {}
         for row in self.rows:
             for cell in row.maps:

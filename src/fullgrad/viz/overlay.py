@@ -101,14 +101,16 @@ def overlaid(
         image: of the map's size.
         saliency: its map.
         sign: whether the numbers have a sign, and so a scale that is symmetric about zero.
-        limit: the number at the ends of a signed map's scale; None for its own largest.
+        limit: the number at the ends of a signed map's scale; None for the map's own.
 
     Returns:
         uint8 RGB of shape (height, width, 3).
 
     Raises:
         InputError: see :func:`normalize` and :func:`blend`.
+        ValueError: a limit that is not positive, or of a map without sign.
     """
+    checked_limit(limit, sign)
     if not sign:
         return blend(image, normalize(saliency))
     values = plane(saliency)

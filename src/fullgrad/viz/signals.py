@@ -256,7 +256,7 @@ def _scale(write: Writer, y: float, limit: float) -> None:
 
 
 def _grid(values: Tensor | Array, what: str, dims: int) -> Array:
-    """Numbers of so many axes, float64; a series of one channel gets an axis for it.
+    """Numbers with ``dims`` axes, float64; a series of one channel gets an axis for it.
 
     Raises:
         InputError: of another shape, or not finite.

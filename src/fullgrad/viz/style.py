@@ -103,7 +103,7 @@ def lines(text: str) -> int:
 
 
 def wrap(text: str, inches: float, size: float, *, bold: bool = False) -> str:
-    """Text in lines that are no wider than so many inches, by the font's own measure.
+    """Text in lines that are at most ``inches`` wide, by the font's own measure.
 
     Args:
         text: its line breaks stay; words wider than a line are broken.
@@ -133,7 +133,7 @@ def _wrapped(line: str, room: float, bold: bool) -> list[str]:
 
 
 def shortened(text: str, inches: float, size: float, *, bold: bool = False) -> str:
-    """A text on one line that lost its middle, if it was wider than so many inches."""
+    """A text on one line, without its middle where it is wider than ``inches``."""
     text, room = printable(text), inches * 72 / size
     if _width(text, bold) <= room:
         return text
@@ -164,7 +164,7 @@ def _advance(character: str, bold: bool) -> float:
 
     font = FontProperties(size=100, weight="bold" if bold else "normal")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about characters that the font has not
+        warnings.simplefilter("ignore")  # about characters that the font lacks
         wide, without = (
             text_to_path.get_text_width_height_descent(t, font, False)[0]
             for t in (f"|{character}|", "||")

@@ -113,10 +113,14 @@ def cluster_maps(
     """
     if by not in CLASSES:
         raise UsageError(f"by must be one of {', '.join(CLASSES)}, not {by!r}")
-    if grid < 2 or neighbors < 1 or most_clusters < 2 or most_maps < _FEWEST:
-        raise UsageError(
-            f"clusters need a grid of 2 or more, 1 neighbor, 2 clusters and {_FEWEST} maps"
-        )
+    for name, value, least in (
+        ("grid", grid, 2),
+        ("neighbors", neighbors, 1),
+        ("most_clusters", most_clusters, 2),
+        ("most_maps", most_maps, _FEWEST),
+    ):
+        if value < least:
+            raise UsageError(f"{name} must be at least {least}, not {value}")
     check_positions(store)
     rows = store.index if rows is None else rows
     rows = rows[rows["error"].isna()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import operator
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -266,7 +267,7 @@ def in_a_row(images: Sequence[Image.Image | None], side: int = SIDE) -> Image.Im
 def _same(known: Any, data: Any) -> Samples:
     """The samples, if they are those of the store."""
     found = None
-    for labels in (None, "folder") if isinstance(data, str) else (None,):
+    for labels in (None, "folder") if isinstance(data, (str, os.PathLike)) else (None,):
         try:
             found = open_samples(data, labels=labels)
         except FullGradError:

@@ -174,9 +174,7 @@ examples:
 
     @classmethod
     def scores(cls, rows: Table, plan: Mapping[str, Any]) -> dict[str, Any]:
-        """Return each method's mean area under each order and fill, its sign so that higher is
-        better.
-        """
+        """Return each method's mean area under each order and fill; the higher, the better."""
         found = {}
         for (order, fill), group in areas(rows).groupby(_TEST, sort=False):
             scores = group.groupby("method", sort=False)["area"].mean()

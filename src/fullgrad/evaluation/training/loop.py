@@ -86,7 +86,7 @@ class Settings:
         return self.rate * min((step + 1) / rise, (steps - step) / max(1, steps - rise + 1))
 
     def set_step(self, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
-        """Set what an optimizer needs for a step of so many."""
+        """Set what an optimizer needs for one of ``steps`` steps."""
         for group in optimizer.param_groups:
             group["lr"] = self.rate_at(step, steps)
             if self.optimizer == "adamw":

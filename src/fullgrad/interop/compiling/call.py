@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fullgrad._options import calls_with
 from fullgrad.engine import listening
 from fullgrad.engine.targets import Several, main_tensor, rows_of, several
 from fullgrad.errors import OptionError, TargetError
@@ -111,17 +112,25 @@ class Explaining:
 
     def __post_init__(self) -> None:
         if self.method not in _METHODS:
+            from fullgrad.methods import names
+
+            call = f"fullgrad.methods.attribute({self.method!r}, model, inputs, target)"
+            eager = f". Explain it eagerly: {call}" if self.method in names() else ""
             raise OptionError(
-                f"method must be one of {', '.join(METHODS)}, not {self.method!r}. Others run "
-                f"eagerly: fullgrad.methods.attribute({self.method!r}, model, inputs, target)"
+                f"method must be one of {', '.join(METHODS)}, not {self.method!r}{eager}"
             )
         taken = (*_METHODS[self.method][1], *_SHARED)
         for option in self.options:
             if option not in taken:
+                eager = f". With it, explain eagerly: {self.words}" if self._eager(option) else ""
                 raise OptionError(
                     f"a graph of {self.method} has no option {option!r}; it has "
-                    f"{', '.join(sorted(taken))}. With others, explain eagerly: {self.words}"
+                    f"{', '.join(sorted(taken))}{eager}"
                 )
+
+    def _eager(self, option: str) -> bool:
+        """Whether the eager call takes an option."""
+        return _METHODS[self.method][0] in calls_with(option)
 
     @property
     def words(self) -> str:
@@ -130,6 +139,18 @@ class Explaining:
         method = "method='simple_fullgrad'" if self.method == "simple_fullgrad" else ""
         given = [method, *(f"{k}={v!r}" for k, v in named.items())]
         return f"fullgrad.{call}({', '.join(filter(None, ('model, inputs, target', *given)))})"
+
+    def refuse_several(self, target: Any) -> None:
+        """Refuse several targets of each sample.
+
+        Raises:
+            TargetError: the target holds several.
+        """
+        if isinstance(several(target), Several):
+            raise TargetError(
+                "a graph explains one target of each sample in a call, not several: call it once "
+                f"for each, or explain them eagerly: {self.words}"
+            )
 
     def eager(
         self, model: nn.Module, arguments: Arguments, tensors: Sequence[Tensor], target: Any
@@ -143,8 +164,10 @@ class Explaining:
             target: any for one number of each sample.
 
         Raises:
+            TargetError: several targets of each sample.
             FullGradError: see :func:`fullgrad.saliency`.
         """
+        self.refuse_several(target)
         call, _, named = _METHODS[self.method]
         inputs, extra, keywords = arguments.filled(tensors)
         options: dict[str, Any] = {
@@ -178,18 +201,13 @@ def rows_for(target: Any, found: Found, explaining: Explaining) -> Tensor:
         TargetError: it is not one index, or one tuple of indices, for each sample.
     """
     batch, rest = len(found.output), found.rest
-    kind = several(target)
     listed = isinstance(target, list) and any(map(callable, target))
     if listed or (callable(target) and not isinstance(target, Tensor)):
         raise TargetError(
             "a graph takes one index for each sample (or a tuple of them) as target, not a "
             f"callable. Explain it eagerly: {explaining.words}"
         )
-    if isinstance(kind, Several):
-        raise TargetError(
-            "a graph explains one target of each sample in a call, not several: call it once for "
-            f"each, or explain them eagerly: {explaining.words}"
-        )
+    explaining.refuse_several(target)
     rows = rows_of(target, (batch, *rest))
     if rows is None:
         rows = [(-1,) * len(rest)] * batch

@@ -14,6 +14,7 @@ from fullgrad import _compat
 from fullgrad._optional import require
 from fullgrad.errors import GraphError
 from fullgrad.interop.exporting._program import Program, quiet
+from fullgrad.interop.exporting.backward import TO_PYTORCH
 
 # From a program to a file; and from a file to what runs it, with tensors in and out.
 Write: TypeAlias = Callable[[Program, Path, dict[str, str]], None]
@@ -39,8 +40,8 @@ def _write_compiled(program: Program, path: Path, facts: dict[str, str]) -> None
     except Exception as error:  # Inductor and the C++ compiler raise what they like
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise GraphError(
-            f"PyTorch's compiler fails: {first[0]} Export with format='torch', which compiles "
-            "nothing."
+            f"PyTorch's compiler fails: {first[0].rstrip('.')}. Export with format='torch', which "
+            "compiles nothing."
         ) from error
 
 
@@ -54,8 +55,7 @@ def _write_onnx(program: Program, path: Path, facts: dict[str, str]) -> None:
     size = sum(t.nbytes for t in program.exported.state_dict.values())
     if size > _LARGEST:
         raise GraphError(
-            f"the model holds {size / 1e9:.1f} GB, more than one ONNX file. Export with "
-            "format='torch' or format='aot_inductor'."
+            f"the model holds {size / 1e9:.1f} GB, more than one ONNX file. {TO_PYTORCH}"
         )
     try:
         with quiet():
@@ -67,9 +67,7 @@ def _write_onnx(program: Program, path: Path, facts: dict[str, str]) -> None:
                 output_names=program.outputs,
             )
     except torch.onnx.OnnxExporterError as error:
-        raise GraphError(
-            f"{_untranslated(error)} Export with format='torch' or format='aot_inductor'."
-        ) from error
+        raise GraphError(f"{_untranslated(error)} {TO_PYTORCH}") from error
     for node in made.model.graph.all_nodes():
         node.metadata_props.clear()  # where in which source file it was traced
     made.model.metadata_props.update(facts)
@@ -85,7 +83,7 @@ def _untranslated(error: BaseException) -> str:
             return f"PyTorch translates {named.group(1)} to no ONNX operation."
         last, reason = reason, reason.__cause__
     lines = str(last).strip().splitlines() or [type(last).__name__]
-    return f"PyTorch's ONNX exporter fails: {lines[0]}"
+    return f"PyTorch's ONNX exporter fails: {lines[0].rstrip('.')}."
 
 
 def _run_onnx(path: Path) -> Callable[..., Sequence[Tensor]]:
@@ -108,9 +106,7 @@ def _run_onnx(path: Path) -> Callable[..., Sequence[Tensor]]:
 
 def _refused(what: str, error: Exception) -> GraphError:
     first = str(error).strip().splitlines()[0]
-    return GraphError(
-        f"ONNX Runtime {what}: {first} Export with format='torch' or format='aot_inductor'."
-    )
+    return GraphError(f"ONNX Runtime {what}: {first.rstrip('.')}. {TO_PYTORCH}")
 
 
 FORMATS: dict[str, tuple[str, Write, Run]] = {

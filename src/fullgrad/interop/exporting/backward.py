@@ -18,6 +18,7 @@ from fullgrad._compat import outside_modes
 from fullgrad.errors import GraphError
 
 Rewrite: TypeAlias = Callable[..., Any]
+TO_PYTORCH = "Export to a .pt2 file: format='torch' or format='aot_inductor'."
 aten = torch.ops.aten
 
 
@@ -37,8 +38,7 @@ def _convolution_backward(
     if wanted[1]:
         raise GraphError(
             "the gradient at a convolution's weight, which the model computes from its input, has "
-            "no translation to ONNX. Export with format='torch' or format='aot_inductor', or "
-            "explain it eagerly."
+            f"no translation to ONNX. {TO_PYTORCH} Or explain it eagerly."
         )
     dims = range(grad.dim() - 2)
     bias = grad.sum([0, *(d + 2 for d in dims)]) if wanted[2] else None
@@ -268,8 +268,7 @@ def _in_memory(x: Tensor) -> tuple[Tensor, list[int]]:
     laid = x.permute(order)
     if x.storage_offset() or not laid.is_contiguous():
         raise GraphError(
-            "as_strided, of a tensor with gaps in memory, has no translation to ONNX. Export with "
-            "format='torch' or format='aot_inductor'."
+            f"as_strided, of a tensor with gaps in memory, has no translation to ONNX. {TO_PYTORCH}"
         )
     return laid.reshape(-1), [order.index(axis) for axis in range(x.dim())]
 

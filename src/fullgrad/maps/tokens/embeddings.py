@@ -18,10 +18,11 @@ from torch.overrides import TorchFunctionMode
 
 from fullgrad.errors import InputError, ModelError
 
-_INSTEAD = (
-    "Name the one that looks the ids up with embedding=, or explain the embedded tokens yourself: "
+_YOURSELF = (
+    "explain the embedded tokens yourself: "
     "fullgrad.decompose(model, {'inputs_embeds': embedded}, layout='BTC')"
 )
+_INSTEAD = f"Name the one that looks the ids up with embedding=, or {_YOURSELF}"
 
 
 def token_embedding(model: nn.Module, embedding: nn.Embedding | str | None) -> nn.Embedding:
@@ -105,6 +106,7 @@ def embed(embedding: nn.Embedding, input_ids: Any) -> Tensor:
 
     Raises:
         InputError: not integers of such a shape, none at all, or out of the embedding's range.
+        ModelError: the weight is on the meta device.
     """
     if not isinstance(input_ids, Tensor):
         raise InputError(
@@ -335,8 +337,8 @@ def embedding_of(model: nn.Module, ids: Tensor, call: Callable[[], Any]) -> nn.E
     found: list[nn.Embedding] = [m for m, _ in watched.found]
     if not found:
         raise ModelError(
-            f"the model looks the given ids, of shape {tuple(ids.shape)}, up in no nn.Embedding. "
-            f"{_INSTEAD}"
+            f"the model looks the given ids, of shape {tuple(ids.shape)}, up in no nn.Embedding; "
+            f"{_YOURSELF}"
         )
     declared = _declared(model)
     chosen = next((m for m in found if m is declared), found[0])

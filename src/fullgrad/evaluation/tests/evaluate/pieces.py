@@ -65,7 +65,7 @@ def scored(
 
 
 def refusals(rows: Table) -> list[dict[str, str]]:
-    """Return which method does not apply to which model in which test, and why it was first.
+    """Return which method does not apply to which model in which test, and its first reason.
 
     Args:
         rows: of all pieces.
@@ -80,7 +80,7 @@ def refusals(rows: Table) -> list[dict[str, str]]:
 
 
 def applied(rows: Table) -> Table:
-    """Return the scores: of a method that does not apply in a test to a model, none of that test.
+    """Return the scores, without a method's in a test in which it does not apply to the model.
 
     Were those of other images kept, the methods beside it would be compared on these alone.
 

@@ -105,7 +105,7 @@ class EvaluatePlan(TestsPlan):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.number not in NUMBERS:
-            raise ValueError(f"what is explained must be of {', '.join(NUMBERS)}")
+            raise ValueError(f"--explain is one of {', '.join(NUMBERS)}, not {self.number!r}")
 
 
 @dataclass(frozen=True, slots=True)

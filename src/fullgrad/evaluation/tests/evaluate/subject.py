@@ -179,11 +179,14 @@ class Explained:
 
         Returns:
             Shape (B, 1, H, W).
+
+        Raises:
+            ValueError: an unknown number.
         """
         x = self.x if x is None else x
         classes = self.classes if classes is None else classes
         module = module or self.subject.model.module
-        number = number or self.number
+        number = _known(number or self.number)
         others = self._other(classes)
         options = dict(self.choice.options)
         size = self.subject.together
@@ -225,8 +228,11 @@ class Explained:
 
         Returns:
             Shape (..., B).
+
+        Raises:
+            ValueError: an unknown number.
         """
-        if self.number == "log-probability":
+        if _known(self.number) == "log-probability":
             logits = logits.log_softmax(-1)
         own = self._of(logits, self.classes)
         return own - self._of(logits, self.rivals) if self.number == "margin" else own
@@ -247,3 +253,9 @@ class Explained:
 
     def _seed(self, salt: int, number: int) -> int:
         return ((self.seed * _APART + salt) * _APART + number) % 2**63
+
+
+def _known(number: str) -> str:
+    if number not in NUMBERS:
+        raise ValueError(f"number must be one of {', '.join(NUMBERS)}, not {number!r}")
+    return number

@@ -173,7 +173,7 @@ class TextSubject:
         return torch.cat(outputs).argmax(1)
 
     def extra(self, numbers: Sequence[int], times: int = 1) -> tuple[Tensor, ...]:
-        """Return what the model takes beside the ids of some texts, repeated so many times."""
+        """Return what the model takes beside the ids of some texts, ``times`` times."""
         if self.others is None:
             return ()
         return (self.others[list(numbers)].repeat(times, 1),)
@@ -201,7 +201,7 @@ class TextSubject:
             return torch.cat([self.text_model(*part).double() for part in parts])
 
     def groups(self, size: int) -> Iterator[tuple[int, ...]]:
-        """Yield the numbers of texts with equally many tokens, up to so many at a time.
+        """Yield the numbers of texts with equally many tokens, up to ``size`` at a time.
 
         Args:
             size: texts at a time.

@@ -95,6 +95,7 @@ class ExplainedTexts:
 
         Raises:
             MethodError: the tokenizer has no mask token, or nothing would be left of the text.
+            ValueError: an unknown replacement.
         """
         return self.subject.measured(self.without(chosen, replacement)[None], self.numbers)[0]
 
@@ -107,9 +108,11 @@ class ExplainedTexts:
             if mask is None:
                 raise MethodError(
                     f"the tokenizer of {self.subject.name} has no mask token; use "
-                    "--replacements removed"
+                    "--replacements removed, and leave_one_out for mask_one_out"
                 )
             return self.ids.masked_fill(gone, mask)
+        if replacement != "removed":
+            raise ValueError(f"replacement must be 'removed' or 'mask', not {replacement!r}")
         if bool(gone.all()):
             raise MethodError(
                 f"the tokenizer of {self.subject.name} puts no special tokens around a text, so "
