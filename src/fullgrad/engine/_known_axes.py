@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fullgrad._compat import base_of
+from fullgrad._compat import base_of, passes_hooks
 from fullgrad.axes.algebra import Axes, fresh
 from fullgrad.axes.broadcasting import Bindings
 from fullgrad.axes.layouts import (
@@ -53,7 +53,11 @@ class KnownAxes:
         """The axes of a value, None if they are not known or it is not in the graph."""
         if not isinstance(value, Tensor) or not value.requires_grad:
             return None
-        axes = self._known.get((value.grad_fn, value.output_nr))
+        node, number = value.grad_fn, value.output_nr
+        axes = self._known.get((node, number))
+        while axes is None and passes_hooks(node):
+            node, number = node.next_functions[number]
+            axes = self._known.get((node, number))
         if axes is None and (base := base_of(value)) is not None:
             axes = self._known.get((base.grad_fn, *geometry(value)))
         return axes if axes is not None and axes.shape == value.shape else None
