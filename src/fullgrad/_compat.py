@@ -87,6 +87,16 @@ def is_python_function(node: Any) -> bool:
     return isinstance(node, BackwardCFunction)
 
 
+def passes_hooks(node: Any) -> bool:
+    """Whether a node is of the function around a module with full backward hooks: an identity."""
+    return is_python_function(node) and node.name() == "BackwardHookFunctionBackward"
+
+
+def has_backward_hooks(module: nn.Module) -> bool:
+    """Whether functions of the user's see, and may change, gradients at a module."""
+    return bool(module._backward_hooks or module._backward_pre_hooks)
+
+
 def node_was_registered(node: Any, func: Any) -> bool:
     """Whether an autograd node belongs to the gradient that was registered for an operation.
 

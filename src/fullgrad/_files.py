@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TypeAlias
 
 from fullgrad.errors import UsageError
@@ -33,6 +33,11 @@ def printable(path: AnyPath) -> str:
     """A path as one line of text that can be shown and stored anywhere."""
     text = str(path).encode("utf-8", "replace").decode("utf-8")
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def stored_name(path: PurePath) -> str:
+    """A relative path as text that can be stored: other bytes than UTF-8 as escapes."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
 def write_whole(path: Path, content: bytes) -> None:

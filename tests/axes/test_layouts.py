@@ -355,9 +355,12 @@ def test_both_layouts_of_the_message_can_be_stated(shape: tuple[int, ...]) -> No
     assert abs(bare.elsewhere - whole.elsewhere).max() > 1e-4
 
 
-def test_a_stated_layout_for_a_part_of_the_input_is_refused() -> None:
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_stated_layout_for_a_part_of_the_input_is_refused(hooked: bool) -> None:
     x = randn(2, 3, 16, 6)
     model, stated = Crops((4,), Sorted()).double(), {"conv": "B C H W"}
+    if hooked:
+        model.then.register_full_backward_hook(lambda *gradients: None)
     for call in (fullgrad.saliency, fullgrad.complete_map, fullgrad.decompose):
         with pytest.raises(
             LayoutError,

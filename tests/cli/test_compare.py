@@ -315,6 +315,17 @@ def test_mistakes_in_the_arguments(
     assert not list(Path().rglob("*.json"))
 
 
+def test_a_file_of_something_else_beside_the_sheet_is_kept(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("sheet.json").write_text('{"boxes": []}')
+    assert compare("a.png", "--out", "sheet.png") == 2
+    said = capsys.readouterr().err
+    assert "sheet.json, where the record of --out sheet.png would be, is no comparison" in said
+    assert Path("sheet.json").read_text() == '{"boxes": []}'
+    assert not Path("sheet.png").exists()
+
+
 def test_more_photographs_than_a_sheet_has_room_for(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

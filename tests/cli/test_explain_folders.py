@@ -178,3 +178,18 @@ def test_write_together_is_all_or_nothing(tmp_path: Path) -> None:
         write_together(tmp_path, {"a": b"1", "missing/b": b"2"})
     assert list(tmp_path.iterdir()) == []
     assert write_together(tmp_path, {"a": b"1", "b": b"2"}) == [tmp_path / "a", tmp_path / "b"]
+
+
+@pytest.mark.parametrize("content", ['{"boxes": [1, 2]}', "[1]", '{"kind": "fullgrad check"}'])
+def test_a_file_of_something_else_is_replaced_only_if_asked(
+    here: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    beside = Path("photos/dogs/a.json")
+    beside.write_text(content)
+    command = [*own()[:-1], "photos"]
+    assert main(command) == 2
+    assert "photos/dogs/a.json is no result of fullgrad" in capsys.readouterr().err
+    assert beside.read_text() == content
+    assert not Path("photos/a.json").exists()
+    assert main([*command, "--replace"]) == 0
+    assert isinstance(read_record(beside.read_bytes(), "a.json"), ImageRecord)

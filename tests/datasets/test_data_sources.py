@@ -17,7 +17,7 @@ import datasets as library
 import fullgrad
 from fullgrad.datasets.sources import open_samples
 from fullgrad.errors import ImageError
-from fullgrad.evaluation.sources import DataError
+from fullgrad.evaluation.sources import DataError, open_source
 from mapped import Net
 
 
@@ -58,6 +58,24 @@ def test_a_folder_and_those_in_it(photos: Path) -> None:
     (photos / "dog/b.png").write_bytes(b"")
     with pytest.raises(ImageError, match="is empty"):
         open_samples(photos).read(2)
+
+
+def test_any_file_name_can_be_stored(photos: Path, tmp_path: Path) -> None:
+    image(5).save(photos / "\udcff\n.png")
+    other = photos.rename(tmp_path / "\udcfe")
+    fullgrad.datasets.map(other, Net(), tmp_path / "store", transform=_small)
+    index = fullgrad.datasets.open(tmp_path / "store").index
+    names = ["cat/c.png", "cat/x/a.png", "dog/b.png", "\\xff\n.png"]
+    assert [*index["id"]] == [i.name for i in open_source(str(other)).items] == names
+
+
+def test_hidden_files_and_own_pictures_are_no_samples(photos: Path) -> None:
+    before = open_samples(photos).ids
+    for name in (".a.png", ".hidden/a.png", "cat/.hidden/a.png", "cat/c.overlay.png"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        image(1).save(photos / name)
+    assert open_samples(photos).ids == before
+    assert [i.name for i in open_source(str(photos)).items] == before
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

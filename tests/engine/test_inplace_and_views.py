@@ -223,8 +223,16 @@ def test_an_overwritten_value_that_autograd_needs() -> None:
 
 
 def test_a_gradient_that_is_infinite_breaks_the_proof() -> None:
-    with pytest.raises(CompletenessError, match="do not sum to the output"):
-        fullgrad.decompose(Snippet(lambda m, x: m.fc((x * 0).sqrt())), X, 1)
+    pool = nn.LPPool2d(2, 2)
+    x = batch(2, 4, 6, 6).abs()
+    x[1] = -1  # nothing of it passes the ReLU
+
+    def net(least: float) -> Snippet:
+        return Snippet(lambda m, x: m.fc(m.pool(x.clamp(min=least)).mean((2, 3))), pool=pool)
+
+    with pytest.raises(CompletenessError, match=r"sample 1 is .* NaN, .* comes from pow in pool\."):
+        fullgrad.decompose(net(0), x, 1)
+    assert_exact(net(1e-6), x)
 
 
 @pytest.mark.parametrize("need_weights", [False, True])

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 import weakref
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -118,6 +119,25 @@ def test_containers_and_plain_tensors_are_restored() -> None:
     assert (model.features, model.maps, model.plain.tolist()) == ([], {}, [0, 0])
 
 
+def test_containers_in_containers_are_restored() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        m.store["steps"]["up"].append(x)
+        m.store["steps"]["down"].append(x)
+        m.store["bank"][0].add_(1)
+        m.recent.append(x)
+        m.named["new"].append(x)
+        return m.fc(x)
+
+    model = Snippet(run)
+    model.store = {"steps": {"up": [], "down": [3]}, "bank": (bank := [torch.zeros(2)])}
+    model.store["self"] = model.store
+    model.recent, model.named = deque([1, 2], maxlen=2), defaultdict(list)
+    fullgrad.decompose(model, X, 1)
+    assert model.store["steps"] == {"up": [], "down": [3]}
+    assert model.store["bank"] is bank and bank[0].tolist() == [0, 0]
+    assert (model.recent, model.named) == (deque([1, 2]), {})
+
+
 def test_statistics_of_layers_in_training_mode_are_restored() -> None:
     model = nn.Sequential(
         nn.utils.spectral_norm(nn.Linear(4, 4)), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 3)
@@ -219,8 +239,14 @@ def test_a_hook_that_changes_the_gradient_breaks_the_proof() -> None:
         y.register_hook(lambda g: g * 3)
         return m.fc(y)
 
-    with pytest.raises(CompletenessError, match="do not sum to the output"):
+    with pytest.raises(CompletenessError, match=r"sum of each operation holds.* change it\.$"):
         fullgrad.decompose(Snippet(run), X, 1)
+    model = Snippet(plain)
+    handle = model.fc.register_full_backward_hook(lambda m, below, above: (below[0] * 3,))
+    with pytest.raises(CompletenessError, match=r"backward hooks .* \(there are some on fc\)"):
+        fullgrad.decompose(model, X, 1)
+    handle.remove()
+    assert_exact(model, X)
 
 
 def test_module_path_after_a_caught_exception() -> None:

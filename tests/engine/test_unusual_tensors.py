@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import fullgrad
 from fullgrad.errors import BlockedGradientError, ModelError, UnsupportedOperationError
+from snippets import Snippet, batch
 
 
 def small() -> nn.Sequential:
@@ -100,6 +101,9 @@ def test_nested_and_sparse_tensors_are_refused_by_name() -> None:
             fullgrad.decompose(model, x, 1, additional_forward_args=(sparse,))
         again = fullgrad.decompose(model, x, 1, additional_forward_args=(sparse.to_dense(),))
         assert torch.equal(again.bias_sums, dense.bias_sums)
+    made = Snippet(lambda m, u: m.fc(u.to_sparse().to_dense()))
+    with pytest.raises(ModelError, match=r"uses a sparse tensor \(sparse_coo\) in _to_sparse"):
+        fullgrad.decompose(made, batch(2, 4), 1)
 
 
 class Named(NamedTuple):

@@ -153,7 +153,11 @@ class Slice(Shifted):
 @pytest.mark.parametrize("function", [Shifted, Slice])
 def test_custom_functions_are_refused(function: type[torch.autograd.Function]) -> None:
     model = Snippet(lambda m, x: m.fc(function.apply(x)))
-    with pytest.raises(ModelError, match=f"custom autograd functions.*{function.__name__}Backward"):
+    name = f"custom autograd functions.*: {function.__name__}Backward between"
+    with pytest.raises(ModelError, match=rf"{name} the input and fc\."):
+        fullgrad.decompose(model, X, 1)
+    model = Snippet(lambda m, x: function.apply(function.apply(m.fc(x))))
+    with pytest.raises(ModelError, match=rf"{name} fc and the model itself\."):
         fullgrad.decompose(model, X, 1)
 
 

@@ -208,6 +208,30 @@ def test_cells_finer_than_the_input_and_upsampled_ones() -> None:
         check_sum(fullgrad.complete_map(model, x, 1, placement=placement))
 
 
+class Join(nn.Module):
+    """A module of two arguments, the first of which does not depend on the input."""
+
+    def forward(self, shift: Tensor, x: Tensor) -> Tensor:
+        return x.relu() + shift
+
+
+@pytest.mark.parametrize("kind", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_backward_hooks_move_nothing(kind: str) -> None:
+    x = batch(2, 3, 8, 9)
+    conv, join, coarse = nn.Conv2d(3, 4, 3), Join(), nn.Conv2d(4, 4, 3, stride=2)
+    model = Snippet(
+        lambda m, u: m.fc(m.coarse(m.join(m.shift, m.conv(u)) + 1).mean((2, 3))),
+        conv=conv,
+        join=join,
+        coarse=coarse,
+        shift=torch.ones(7, dtype=DOUBLE),
+    )
+    without = fullgrad.complete_map(model, x, 1)
+    for module in (conv, join, coarse):
+        getattr(module, kind)(lambda *gradients: None)
+    assert torch.equal(fullgrad.complete_map(model, x, 1).map, without.map)
+
+
 @settings(max_examples=60)
 @given(st.data(), st.integers(1, 40), st.sampled_from(PLACEMENTS))
 def test_every_column_sums_to_one_within_what_is_read(

@@ -6,13 +6,15 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from fullgrad._files import sha256_of
 from fullgrad.vision.images import FoundImage
 
 if TYPE_CHECKING:
     from fullgrad.vision.schema import ImageRecord, Provenance
+
+AnyKind = TypeVar("AnyKind")
 
 # Options that change no number of a record, or that are a part of what it says of the model.
 _APART = {
@@ -31,11 +33,13 @@ class Earlier:
         complete: those with the same settings whose files are all there, by output name.
         changed: output names of those with other settings.
         difference: what differs, in words; of the first of them.
+        others: files of something else that have the names of records.
     """
 
     complete: Mapping[str, ImageRecord]
     changed: Sequence[str]
     difference: str
+    others: Sequence[Path] = ()
 
 
 def earlier(
@@ -52,19 +56,28 @@ def earlier(
         suffixes: of the files that belong to a result, beside its record.
         now: how this run makes its results.
     """
+    from fullgrad.vision.schema import ImageRecord
+
     complete: dict[str, ImageRecord] = {}
-    changed, difference = [], ""
+    changed, difference, others = [], "", []
     wanted = settings(now)
     for name, image in images.items():
-        record = _record(folder / f"{name}.json", image.path)
-        if record is None:
+        path = folder / f"{name}.json"
+        try:
+            record = record_in(path, ImageRecord)
+            if record is None or record.image.sha256 != sha256_of(image.path):
+                continue
+        except ValueError:
+            others.append(path)
+            continue
+        except OSError:  # of the photograph
             continue
         if found := _difference(settings(record), wanted):
             changed.append(name)
             difference = difference or found
         elif all((folder / f"{name}{suffix}").is_file() for suffix in suffixes):
             complete[name] = record
-    return Earlier(complete, changed, difference)
+    return Earlier(complete, changed, difference, others)
 
 
 def settings(made: Provenance) -> dict[str, str]:
@@ -76,16 +89,27 @@ def settings(made: Provenance) -> dict[str, str]:
     return {k: json.dumps(v) for k, v in values.items()}
 
 
-def _record(path: Path, image: Path) -> ImageRecord | None:
-    """The record in a file, if it is one of an image as it is now."""
-    from fullgrad.vision.schema import ImageRecord, RecordError, read_record
+def record_in(path: Path, kind: type[AnyKind]) -> AnyKind | None:
+    """The record of a kind in a file, None where there is no file or it is damaged.
+
+    Raises:
+        ValueError: the file holds JSON of something else.
+    """
+    from fullgrad.vision.schema import RecordError, read_record
 
     try:
-        record = read_record(path.read_bytes(), str(path))
-        same = isinstance(record, ImageRecord) and record.image.sha256 == sha256_of(image)
-    except (OSError, RecordError):
+        content = path.read_bytes()
+    except OSError:
         return None
-    return record if isinstance(record, ImageRecord) and same else None
+    try:
+        record = read_record(content, str(path))
+    except RecordError:
+        record = None
+        if not content.lstrip().startswith(b"["):
+            return None
+    if not isinstance(record, kind):
+        raise ValueError(f"{path} is another file")  # noqa: TRY004
+    return record
 
 
 def _difference(then: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from fullgrad import methods
 from fullgrad._files import check_folder, make_folder, printable, write_together
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
+from fullgrad.cli._earlier import record_in
 from fullgrad.cli.arguments import (
     LABELS,
     RATHER_THAN,
@@ -146,6 +147,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_out(out: Path, images: Sequence[Path]) -> None:
+    from fullgrad.vision.schema import ComparisonRecord
+
     kind = out.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         known = ", ".join(f".{f}" for f in FORMATS)
@@ -155,6 +158,14 @@ def _check_out(out: Path, images: Sequence[Path]) -> None:
     check_folder(out.parent)
     if out.resolve() in {path.resolve() for path in images}:
         raise UsageError(f"--out {printable(out)} is one of the photographs")
+    record = out.with_name(f"{out.stem}.json")
+    try:
+        record_in(record, ComparisonRecord)
+    except ValueError as error:
+        raise UsageError(
+            f"{printable(record)}, where the record of --out {printable(out)} would be, is no "
+            "comparison: name another file with --out"
+        ) from error
 
 
 def told(row: ImageResult) -> str:

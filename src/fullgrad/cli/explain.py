@@ -101,7 +101,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cell", type=positive, default=CELL, metavar="PIXELS", help=text)
     text = "draw no NAME.overlay.png, which takes about as long as a small model's map"
     add("--no-overlay", dest="overlay", action="store_false", help=text)
-    text = "replace results of other settings in the output folder (default: refuse to begin)"
+    text = (
+        "replace results of other settings, and other files with the names of records (default: "
+        "refuse to begin)"
+    )
     add("--replace", action="store_true", help=text)
     add("--quiet", action="store_true", help="print progress, errors and the last line only")
     text = "print records instead, one JSON object a line; all else goes to standard error"
@@ -163,6 +166,11 @@ def explain_files(
             f"{printable(args.out)} holds results of {len(there.changed)} of these photographs "
             f"with other settings ({there.difference}): add --replace to replace them, or name "
             "another folder with --out"
+        )
+    if there.others and not args.replace:
+        raise UsageError(
+            f"{printable(there.others[0])} is no result of fullgrad, but has the name of one: add "
+            "--replace to replace such files, or name another folder with --out"
         )
     make_folder(args.out)
     explain = partial(

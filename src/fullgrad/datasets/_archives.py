@@ -9,7 +9,7 @@ from glob import glob
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fullgrad._files import printable
+from fullgrad._files import printable, stored_name
 from fullgrad.datasets.samples import Sample, Samples
 from fullgrad.evaluation.sources import DataError
 from fullgrad.vision.images import SUFFIXES, image_of_bytes
@@ -69,7 +69,7 @@ def _samples(path: Path) -> list[tuple[str, _Archived]]:
                     continue
                 name = PurePosixPath(info.name)
                 stem, dot, suffix = name.name.partition(".")
-                key = (name.parent / stem).as_posix()
+                key = stored_name(name.parent / stem)
                 member = _Member(dot + suffix.lower(), info.offset_data, info.size)
                 groups.setdefault(key, {})[member.suffix] = member
     except (tarfile.TarError, OSError) as error:

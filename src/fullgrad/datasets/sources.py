@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from fullgrad._files import printable
+from fullgrad._files import printable, stored_name
 from fullgrad._optional import require
 from fullgrad._user_code import loaded, names_file, running
 from fullgrad.datasets import _archives as archives
@@ -140,7 +140,7 @@ def folder(path: Path, *, by_folder: bool = False) -> Samples:
     if not files:
         known = ", ".join(s[1:] for s in SUFFIXES)
         raise DataError(f"the folder {printable(path)} holds no image files ({known})")
-    names = [p.relative_to(path).as_posix() for p in files]
+    names = [stored_name(p.relative_to(path)) for p in files]
     labels: list[int | None] | None = None
     if by_folder:
         above = [name.partition("/")[0] if "/" in name else None for name in names]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fullgrad._compat import base_of
+from fullgrad._compat import base_of, passes_hooks
 from fullgrad.axes.algebra import Axes, fresh
 from fullgrad.axes.broadcasting import Bindings
 from fullgrad.axes.layouts import (
@@ -54,6 +54,8 @@ class KnownAxes:
         if not isinstance(value, Tensor) or not value.requires_grad:
             return None
         axes = self._known.get((value.grad_fn, value.output_nr))
+        if axes is None:
+            axes = self._known.get(_source(value))
         if axes is None and (base := base_of(value)) is not None:
             axes = self._known.get((base.grad_fn, *geometry(value)))
         return axes if axes is not None and axes.shape == value.shape else None
@@ -125,7 +127,7 @@ class KnownAxes:
         for t in tensors_in((*call.args, *call.kwargs.values())):
             if call.depends(t):
                 axes = axes_of(t)
-                known = self._reached.get((t.grad_fn, t.output_nr), ())
+                known = self._reached.get(_source(t), ())
                 reaches.append(known if axes is None else reach_of(axes))
         reach = reach_together(reaches)
         answer = list(found)
@@ -135,6 +137,15 @@ class KnownAxes:
                 if overwritten_base(call, out) is None:
                     self._reached[nodes[i], out.output_nr] = reach
         return answer
+
+
+def _source(value: Tensor) -> tuple[Any, int]:
+    """The node that made a value, ahead of those that its modules' backward hooks pass through."""
+    node: Any = value.grad_fn
+    number = value.output_nr
+    while passes_hooks(node):
+        node, number = node.next_functions[number]
+    return node, number
 
 
 def _nowhere(call: Call, axes_of: Callable[[Any], Axes | None]) -> Callable[[Any], Axes | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -221,6 +222,10 @@ def run(
     )
 
 
+def _finite(gradients: Sequence[Tensor | None]) -> bool:
+    return all(bool(g.isfinite().all()) for g in gradients if g is not None)
+
+
 def local_gaps(
     steps: Sequence[Step], tape: Tape, output: Tensor, leaves: Sequence[Tensor]
 ) -> tuple[list[tuple[str, str, float]], float]:
@@ -235,7 +240,8 @@ def local_gaps(
         leaves: the inputs.
 
     Returns:
-        (module, operation, relative gap), the largest gap first; and the largest sum of the
+        (module, operation, relative gap), the largest gap first, infinite where the gradient ceases
+        to be finite; and the largest sum of the
         absolute values of one operation's numbers, times their gradients: what rounding is
         relative to where they cancel.
     """
@@ -259,6 +265,9 @@ def local_gaps(
             pairs = [(g, y) for g, y in zip(outputs, step.outputs, strict=False) if g is not None]
             if any(y is not None and g.shape != y.shape for g, y in pairs):
                 return  # a view was overwritten: the node is its base's
+            if _finite(outputs) and not _finite(inputs):
+                gaps.append((step.module, step.op, math.inf))
+                return
             above = sum(inner(g, y) for g, y in pairs)
             below = 0.0
             used: set[int] = set()

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fullgrad._compat import is_python_function
+from fullgrad._compat import is_python_function, passes_hooks
 from fullgrad.engine.recorder import Recorder
 from fullgrad.engine.tape import Tape
 from fullgrad.errors import BlockedGradientError, ModelError, UnsupportedOperationError
@@ -55,16 +55,16 @@ def _name(module: str) -> str:
 
 
 def unrecorded_nodes(tape: Tape, recorder: Recorder, output: Tensor) -> list[str]:
-    """Names of autograd nodes between output and input that no recorded operation made.
+    """Autograd nodes between output and input that no recorded operation made, and where they are.
 
     Raises:
         UnsupportedOperationError: an operation between them has no derivative.
     """
     missing: dict[str, None] = {}
     seen: set[Any] = set()
-    stack = [output.grad_fn]
+    stack = [(output.grad_fn, "the output")]
     while stack:
-        node = stack.pop()
+        node, behind = stack.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
@@ -73,11 +73,26 @@ def unrecorded_nodes(tape: Tape, recorder: Recorder, output: Tensor) -> list[str
         name = node.name()
         if "NotImplemented" in name:
             raise _without_derivative(tape, node)
-        known = node in tape.nodes or node in recorder.roots or _is_identity(node, name)
-        if not known:
-            missing[name] = None
-        stack.extend(n for n, _ in node.next_functions)
+        recorded = tape.nodes.get(node)
+        if recorded is None and node not in recorder.roots and not _is_identity(node, name):
+            missing[f"{name} between {_made_by(tape, recorder, node)} and {behind}"] = None
+        behind = behind if recorded is None else _where(recorded)
+        stack.extend((n, behind) for n, _ in node.next_functions)
     return list(missing)
+
+
+def _made_by(tape: Tape, recorder: Recorder, node: Any) -> str:
+    """The module that made what an autograd node takes."""
+    while node not in tape.nodes:
+        if node in recorder.roots:
+            return "the input"
+        given = [n for n, _ in node.next_functions if n is not None]
+        node = next(n for n in given if recorder.dependence.of_node(n))
+    return _where(tape.nodes[node])
+
+
+def _where(module: str) -> str:
+    return module or "the model itself"
 
 
 def _without_derivative(tape: Tape, node: Any) -> UnsupportedOperationError:
@@ -103,7 +118,7 @@ def _is_identity(node: Any, name: str) -> bool:
     full backward hooks pass through a function of PyTorch's that changes nothing.
     """
     if is_python_function(node):
-        return name == "BackwardHookFunctionBackward"
+        return passes_hooks(node)
     return name.rstrip("0123456789") in _view_nodes()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import random
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -29,9 +29,12 @@ _guards: list[Guard] = []
 _CONTAINERS: dict[type, Callable[[Any], Any]] = {
     dict: dict,
     OrderedDict: dict,
+    defaultdict: dict,
     list: list,
+    deque: list,
     set: set,
 }
+_OF_MODULES = {"_parameters", "_buffers", "_modules"}  # what they hold is kept otherwise
 _PLAIN = {bool, int, float, str, tuple, type(None)}  # nothing in them can change
 
 
@@ -65,17 +68,24 @@ class Guard:
             tensors.update(zip(map(id, own), own, strict=True))
             state = dict(module.__dict__)
             inner: list[tuple[Any, Any]] = []
-            for value in state.values():
-                if type(value) in _PLAIN:
-                    continue
+            held = [v for v in state.values() if type(v) not in _PLAIN]
+            of_module = {id(state.get(name)) for name in _OF_MODULES}
+            seen: set[int] = set()
+            while held:
+                value = held.pop()
                 keep = _CONTAINERS.get(type(value))
-                if keep is not None:
-                    if value:
-                        inner.append((value, keep(value)))
-                    else:
-                        self.empty.append(value)
-                elif isinstance(value, Tensor) and (memory := memory_of(value)) is not None:
-                    self.storages[memory] = value.detach()
+                if keep is None:
+                    if isinstance(value, Tensor) and (memory := memory_of(value)) is not None:
+                        self.storages[memory] = value.detach()
+                elif not value:
+                    self.empty.append(value)
+                elif id(value) not in seen:
+                    seen.add(id(value))
+                    content = keep(value)
+                    inner.append((value, content))
+                    parts = content.values() if isinstance(content, dict) else content
+                    if id(value) not in of_module and not _PLAIN.issuperset(map(type, parts)):
+                        held += [v for v in parts if type(v) not in _PLAIN]
             self.modules.append((module, state, inner))
         for t in tensors.values():
             alias = t.detach()
@@ -150,7 +160,7 @@ def _same(a: Any, b: Any) -> bool:
 def _restore_container(container: Any, content: Any) -> None:
     if not _same(container, content):
         container.clear()
-        if isinstance(container, list):
+        if isinstance(container, (list, deque)):
             container.extend(content)
         else:
             container.update(content)

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from fullgrad._compat import has_backward_hooks
 from fullgrad._decisions import decided
 from fullgrad.axes.layouts import StatedLayouts, input_layouts
 from fullgrad.axes.reading import told_by
@@ -326,7 +327,8 @@ def _judged(
     dtypes = [d for d in (*again.tape.dtypes, again.output.dtype) if d.is_floating_point]
     if request.tolerance is None and verification.is_rounding(totals.residual, size, dtypes):
         return replace(totals, scale=totals.scale.clamp(min=size))
-    raise verification.breach(totals.residual, totals.scale, totals.tolerance, gaps, dtypes)
+    hooked = [name or "the model" for name, m in model.named_modules() if has_backward_hooks(m)]
+    raise verification.breach(totals.residual, totals.scale, totals.tolerance, gaps, dtypes, hooked)
 
 
 def explain(request: Request, open_sink: Callable[[Traced], Sink[Result_co]]) -> Result_co:

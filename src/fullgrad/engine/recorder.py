@@ -141,6 +141,7 @@ class Recorder(DispatchMode):
         if func is FAST_PATH_CHECK:
             self.tape.fast_path = self.tape.fast_path or bool(out and not decided(args[1].all()))
         call = self._call(func, operation, args, kwargs, out, self.depends)
+        refusals.refuse_sparse(call.outputs, self.path, operation.label)
         edges = edges_of(args, self.depends) if self._keep_steps else ()
         path, sources = self.path.current(), self._sources(args, kwargs)
         self._note(Pending(operation, call, args, path, edges, sources=sources))
@@ -305,10 +306,8 @@ class Recorder(DispatchMode):
         if operation.entry.gradient_in_layout and call.outputs[0].device.type == "cpu":
             tape.relayout.append((nodes[0], memory_layout(call.args[0])))
         if edges:
-            kept = tuple(
-                o.detach().clone() if isinstance(o, Tensor) else None for o in call.outputs
-            )
-            tape.steps.append(Step(module, operation.label, nodes[0], edges, kept))
+            kept = (o.detach().clone() if isinstance(o, Tensor) else None for o in call.outputs)
+            tape.steps.append(Step(module, operation.label, nodes[0], edges, tuple(kept)))
         if rest is not None and nodes[0] is not None and decided(rest.any()):
             whole = self._places.whole(nodes[0], rest.shape)
             tape.entries.append(rest_entry(module, operation.label, nodes[0], rest, whole))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -72,6 +73,9 @@ _IN_FLOAT64 = (
     "The model computes in float64, so this is no rounding of its numbers: the gradient of these "
     "operations is wrong, or its kernel computes it in float32 (tolerance=1e-6 accepts that)."
 )
+_TRY_FLOAT64 = (
+    "Try float64 (model.double(), input.double()) to tell rounding from a wrong gradient."
+)
 
 
 def breach(
@@ -80,21 +84,41 @@ def breach(
     tolerance: float,
     gaps: list[tuple[str, str, float]],
     dtypes: Iterable[torch.dtype],
+    hooked: Sequence[str] = (),
 ) -> CompletenessError:
-    """The error for terms that do not sum to the output, naming where local sums fail."""
+    """The error for terms that do not sum to the output, naming where local sums fail.
+
+    Args:
+        residual: of each sample.
+        scale: what it is relative to.
+        tolerance: the largest relative residual accepted.
+        gaps: of :func:`fullgrad.engine.backward.local_gaps`.
+        dtypes: that the model computes in.
+        hooked: modules with backward hooks.
+    """
     relative = (residual.abs() / scale).nan_to_num(nan=float("inf"))
     worst = int(relative.argmax())
+    infinite = ", ".join(f"{op} in {m or 'the model'}" for m, op, gap in gaps if gap == math.inf)
+    if infinite:
+        return CompletenessError(
+            f"the gradient of sample {worst} is infinite or NaN, so its terms have no sum. It "
+            f"comes from {infinite}. A root has such a gradient at zero: keep its argument from "
+            "there, as in x.clamp(min=1e-6).sqrt(), or explain other samples."
+        )
     lines = [
         f"the terms do not sum to the output: relative residual {float(relative[worst]):.2e} in "
         f"sample {worst}, tolerance {tolerance:.0e}."
     ]
-    bad = [g for g in gaps if not g[2] <= max(tolerance, 1e-6)][:5] or gaps[:3]
-    if bad:
+    exact = set(dtypes) == {torch.float64}
+    bad = [g for g in gaps if not g[2] <= (tolerance if exact else max(tolerance, 1e-6))][:5]
+    if shown := bad or gaps[: 0 if exact else 3]:
         lines.append("Local sums fail most at:")
-        lines += [f"  {m or 'the model'}: {op}, relative gap {gap:.1e}" for m, op, gap in bad]
-    lines.append(
-        _IN_FLOAT64
-        if set(dtypes) == {torch.float64}
-        else "Try float64 (model.double(), input.double()) to tell rounding from a wrong gradient."
-    )
+        lines += [f"  {m or 'the model'}: {op}, relative gap {gap:.1e}" for m, op, gap in shown]
+        lines.append(_IN_FLOAT64 if exact else _TRY_FLOAT64)
+    else:
+        where = f" (there are some on {', '.join(hooked)})" if hooked else ""
+        lines.append(
+            "The sum of each operation holds, so the gradient is changed between them: remove the "
+            f"backward hooks that change it{where}."
+        )
     return CompletenessError("\n".join(lines))

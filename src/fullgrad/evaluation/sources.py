@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fullgrad._files import printable
+from fullgrad._files import printable, stored_name
 from fullgrad._optional import require
 from fullgrad.errors import ImageError
 from fullgrad.evaluation.tests.evaluate.generated_images import KINDS, scene
-from fullgrad.vision.images import SUFFIXES, read_photograph
+from fullgrad.vision.images import is_image, read_photograph
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -144,11 +144,13 @@ def _reader(path: Path) -> Callable[[], tuple[Image.Image, str]]:
 
 
 def image_files(folder: Path, pattern: str = "*") -> list[Path]:
-    """Return the image files of a folder that match a pattern, in order."""
+    """Return the image files of a folder that match a pattern, in order.
+
+    Hidden files and folders and fullgrad's own pictures (``*.overlay.png``) are left out.
+    """
+    found = (p for p in folder.glob(pattern) if is_image(p))
     return sorted(
-        p
-        for p in folder.glob(pattern)
-        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
+        p for p in found if not any(n.startswith(".") for n in p.relative_to(folder).parts)
     )
 
 
@@ -156,7 +158,7 @@ def _folder(folder: Path) -> list[Item]:
     files = image_files(folder, "**/*")
     if not files:
         raise DataError(f"the folder {printable(folder)} holds no image files")
-    return [_file(p, p.relative_to(folder).as_posix(), None) for p in files]
+    return [_file(p, stored_name(p.relative_to(folder)), None) for p in files]
 
 
 def _table(path: Path) -> list[Item]:

@@ -69,10 +69,10 @@ def class_folders(paths: Iterable[AnyPath]) -> tuple[str, ...] | None:
         ``ImageFolder`` counts classes; None where it is anything else.
     """
     folders = [p for p in map(Path, paths) if p.is_dir()]
-    if len(folders) != 1 or any(map(_is_image, folders[0].iterdir())):
+    if len(folders) != 1 or any(map(is_image, folders[0].iterdir())):
         return None
     inside = sorted(p for p in folders[0].iterdir() if p.is_dir() and not p.name.startswith("."))
-    return tuple(p.name for p in inside if any(map(_is_image, p.iterdir()))) or None
+    return tuple(p.name for p in inside if any(map(is_image, p.iterdir()))) or None
 
 
 def _images_in(folder: Path) -> list[FoundImage]:
@@ -89,7 +89,7 @@ def _images_in(folder: Path) -> list[FoundImage]:
         seen.add(here.resolve())
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for path in map(here.joinpath, sorted(files)):
-            if _is_image(path):
+            if is_image(path):
                 found.append(FoundImage(path, path.relative_to(folder).with_suffix("").as_posix()))
     if not found:
         known = ", ".join(s[1:] for s in SUFFIXES)
@@ -97,6 +97,7 @@ def _images_in(folder: Path) -> list[FoundImage]:
     return found
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its ending, not hidden, and no picture of fullgrad's own."""
     hidden, own = path.name.startswith("."), path.name.endswith(OVERLAY_SUFFIX)
     return path.suffix.lower() in SUFFIXES and not (hidden or own) and path.is_file()

@@ -21,6 +21,7 @@ from fullgrad.vision._image_files import FoundImage as FoundImage  # noqa: PLC04
 from fullgrad.vision._image_files import class_folders as class_folders  # noqa: PLC0414
 from fullgrad.vision._image_files import find_images as find_images  # noqa: PLC0414
 from fullgrad.vision._image_files import found_images as found_images  # noqa: PLC0414
+from fullgrad.vision._image_files import is_image as is_image  # noqa: PLC0414
 
 if TYPE_CHECKING:
     from PIL import Image
