@@ -35,6 +35,7 @@ print("the last image alone:", again.samples(-1))
 print("terms of the norm:", [(term.op, term.kind) for term in again["1"]])
 
 table = again.to_pandas()
-print(table.pivot_table("value", ["part", "module"], "sample", "sum", sort=False).round(4))
+sums = table.pivot_table("value", ["part", "module"], "sample", "sum", sort=False)
+print(sums.round(4) + 0.0)  # a rounded residual has either sign
 print("sums:", table.groupby("sample")["value"].sum().round(4).tolist())
 print("outputs:", [round(value, 4) for value in found.output.tolist()])
