@@ -95,7 +95,7 @@ def record_in(path: Path, kind: type[AnyKind]) -> AnyKind | None:
     Raises:
         ValueError: the file holds JSON of something else.
     """
-    from fullgrad.vision.schema import RecordError, read_record
+    from fullgrad.vision.schema import KINDS, RecordError, read_record
 
     try:
         content = path.read_bytes()
@@ -104,12 +104,21 @@ def record_in(path: Path, kind: type[AnyKind]) -> AnyKind | None:
     try:
         record = read_record(content, str(path))
     except RecordError:
-        record = None
-        if not content.lstrip().startswith(b"["):
+        record, stated = None, _stated(content)
+        if not stated or KINDS.get(stated) is kind:
             return None
     if not isinstance(record, kind):
         raise ValueError(f"{path} is another file")  # noqa: TRY004
     return record
+
+
+def _stated(content: bytes) -> str:
+    """The kind that JSON says it is of, or that it is none; empty for what is no JSON."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return ""
+    return str(found.get("kind")) if isinstance(found, dict) else "no record"
 
 
 def _difference(then: Mapping[str, str], now: Mapping[str, str]) -> str:
