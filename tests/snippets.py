@@ -109,7 +109,7 @@ def state_of(model: nn.Module, *tensors: Tensor) -> Any:
 def check_sum(s: TokenScores, tolerance: float = 1e-10) -> None:
     """Token scores add up to the output."""
     total = s.total.flatten(1).sum(1) + s.elsewhere
-    torch.testing.assert_close(total + s.residual, s.output.double(), rtol=0, atol=1e-15)
+    torch.testing.assert_close(total + s.residual, s.output.double(), rtol=1e-15, atol=1e-15)
     size = s.elsewhere.abs() + s.output.abs()
     size = size + sum(t.flatten(1).sum(1).abs() for t in (s.scores, s.bias_scores))
     assert (s.residual.abs() <= tolerance * size).all()
