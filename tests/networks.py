@@ -162,3 +162,17 @@ class Weighted(nn.Module):
 
     def forward(self, x: Tensor, weight: Tensor, more: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"logits": self.inner(x) * weight[:, None] + more["table"].sum()}
+
+
+class NormalizedLast(nn.Module):
+    """A layer norm over channels that lie last, whose gradient comes back permuted (Swin)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.norm, self.head = nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.linear(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out

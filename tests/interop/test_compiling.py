@@ -20,6 +20,7 @@ from fullgrad.interop.compiling import compiled as module
 from fullgrad.interop.compiling._on_gpu import settled_on
 from fullgrad.interop.compiling.call import METHODS
 from fullgrad.interop.compiling.compiled import Compiled, CompiledMap
+from networks import NormalizedLast
 
 
 class Convolutions(nn.Module):
@@ -374,20 +375,6 @@ def test_inductor_may_keep_on_disk_what_it_compiles(
     )
     assert len(shapes) == 1 and shapes[0] is not None
     assert torch._inductor.config.layout_optimization == before
-
-
-class NormalizedLast(nn.Module):
-    """A layer norm over channels that lie last, whose gradient comes back permuted (Swin)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.linear, self.norm, self.head = nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.linear(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-        out: Tensor = self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
-        return out
 
 
 def test_inductor_may_expect_other_memory_layouts(monkeypatch: pytest.MonkeyPatch) -> None:

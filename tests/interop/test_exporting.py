@@ -16,6 +16,7 @@ from fullgrad.errors import GraphError, MissingDependencyError, OptionError, Sto
 from fullgrad.interop.compiling.call import Found
 from fullgrad.interop.exporting import _files
 from fullgrad.interop.exporting._checking import compared
+from networks import NormalizedLast
 
 ALONE = """\
 import sys
@@ -252,22 +253,8 @@ def test_a_compiler_that_fails_and_a_model_too_large_are_refused(
     assert not [*tmp_path.iterdir()]
 
 
-class _NormalizedLast(nn.Module):
-    """A layer norm over channels that lie last, whose gradient comes back permuted (Swin)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.linear, self.norm, self.head = nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.linear(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-        out: Tensor = self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
-        return out
-
-
 def test_a_batch_whose_memory_layout_pytorch_expects_otherwise(tmp_path: Path) -> None:
-    made = fullgrad.export(_NormalizedLast().eval(), X, tmp_path / "map.pt2")
+    made = fullgrad.export(NormalizedLast().eval(), X, tmp_path / "map.pt2")
     assert made.compared.equal == made.compared.samples == 4
 
 
@@ -280,7 +267,7 @@ def test_a_graph_that_pytorch_cannot_export_is_refused(
     model = _plain()
     monkeypatch.setattr("torch.export.export", fails)
     with pytest.raises(
-        GraphError, match=r"cannot hold the graph: no view of it Use fullgrad\.compile, which runs"
+        GraphError, match=r"cannot hold the graph: no view of it\. Use fullgrad\.compile, which"
     ):
         fullgrad.export(model, X, tmp_path / "map.pt2")
     assert not [*tmp_path.iterdir()]

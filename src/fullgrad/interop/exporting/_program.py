@@ -67,8 +67,8 @@ def program(
         except Exception as error:  # it raises what it likes
             first = str(error).strip().splitlines() or [type(error).__name__]
             raise GraphError(
-                f"torch.export cannot hold the graph: {first[0]} Use fullgrad.compile, which runs "
-                "it in this process."
+                f"torch.export cannot hold the graph: {first[0].rstrip('.')}. Use "
+                "fullgrad.compile, which runs it in this process."
             ) from error
     for node in exported.graph.nodes:  # where in which source file it was traced
         node.meta.pop("stack_trace", None)
