@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import fullgrad
 from fullgrad import methods
 from fullgrad.errors import ModelError, OptionError
+from fullgrad.maps.combined import combined_map
 from fullgrad.targets import log_probability
 
 
@@ -277,3 +278,69 @@ def test_as_a_method() -> None:
     with pytest.raises(OptionError, match="give terms='input', or steps=1"):
         methods.attribute("path_fullgrad", model, x, 1, terms="all")
     methods.attribute("path_fullgrad", model, x, 1, terms="all", steps=1)
+
+
+# -- the mean of three ways ---------------------------------------------------------------------
+
+ONE_STEP = {"baseline": "mean", "terms": "input", "depth": "mean"}
+
+
+@pytest.mark.parametrize("net", [Gated().double(), rectified()])
+def test_the_combined_map_is_the_mean_of_its_three_maps(net: nn.Module) -> None:
+    x = images()
+    found = combined_map(net, x, 2)
+    parts = [
+        fullgrad.complete_map(net, x, 2, steps="auto", depth="early", **WAY),
+        fullgrad.complete_map(net, x, 2, linearization="difference", **ONE_STEP),
+        fullgrad.complete_map(net, x, 2, linearization="balanced", **ONE_STEP),
+    ]
+    for name in ("map", "elsewhere", "residual"):
+        own = [getattr(part, name) for part in parts]
+        mean = own[0] / 2 + own[1] / 4 + own[2] / 4
+        torch.testing.assert_close(getattr(found, name), mean, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(found.output, net(x)[:, 2].detach(), rtol=1e-12, atol=0)
+    total = sums(found) + found.elsewhere + found.residual
+    torch.testing.assert_close(total, found.output, rtol=1e-12, atol=1e-13)
+    assert float(found.residual.abs().max()) < 1e-10
+    stages = torch.stack([*found.elsewhere_by_stage.values()]).sum(0)
+    torch.testing.assert_close(stages, found.elsewhere, rtol=1e-12, atol=1e-14)
+    assert torch.equal(found.steps, parts[0].steps)
+    assert set(found.layers) == {name for part in parts for name in part.layers}
+    assert found.linearization == "quotient, difference, balanced"
+    assert found.zero == parts[0].zero
+
+
+def test_the_combined_map_of_several_targets_inputs_and_minibatches() -> None:
+    model, x = Gated().double(), images()
+    two = combined_map(model, x, [[1, 3]], batch_size=2)
+    for i, c in enumerate((1, 3)):
+        one = combined_map(model, x, c)
+        torch.testing.assert_close(two.map[:, i : i + 1], one.map, rtol=1e-10, atol=1e-12)
+    assert combined_map(model, x, top=2).map.shape[:2] == (3, 2)
+
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = Gated(), Gated()
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            out: Tensor = self.one(a) + self.two(b)
+            return out
+
+    both = combined_map(Sum().double(), (x, 2 * x), 1, steps=2)
+    assert [m.shape for m in both.maps] == [(3, 1, 8, 8)] * 2
+    total = sum(m.flatten(1).sum(1) for m in both.maps) + both.elsewhere
+    torch.testing.assert_close(total, both.output, rtol=1e-9, atol=1e-10)
+
+
+def test_combined_as_a_method() -> None:
+    model, x = Gated().double(), images()
+    own = methods.attribute("combined_fullgrad", model, x, 1, signed=True, baseline=0.5)
+    assert torch.equal(own, combined_map(model, x, 1, baseline=0.5).map)
+    with pytest.raises(OptionError, match="what sets the input apart from a baseline: give base"):
+        combined_map(model, x, 1, baseline=None)
+    combined_map(model, x, 1, baseline="mean")
+    with pytest.raises(ValueError, match="baseline must be a number, a tensor or 'mean', not None"):
+        methods.attribute("combined_fullgrad", model, x, 1, baseline=None)
+    with pytest.raises(OptionError, match="linearization"):
+        methods.attribute("combined_fullgrad", model, x, 1, linearization="jacobian")

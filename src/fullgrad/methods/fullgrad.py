@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from fullgrad.axes.spread import MassPlacement, check_placement
 from fullgrad.engine.inputs import check_baseline
 from fullgrad.engine.request import ModelOptions
 from fullgrad.maps.aggregation import check_psi
+from fullgrad.maps.combined import combined_map
 from fullgrad.maps.complete import Depth, check_depth, complete_map
 from fullgrad.maps.path import Steps, check_steps
 from fullgrad.maps.saliency import saliency
@@ -180,17 +181,59 @@ def _complete(
     return found
 
 
-def _complete_variant(name: str, about: str, options: type, paper: str = _PAPER) -> Method:
+@dataclass(frozen=True, slots=True)
+class CombinedOptions:
+    """What the maps of the mean have in common; see :func:`fullgrad.maps.combined.combined_map`.
+
+    Args:
+        placement: how a coarse cell's number is divided among places.
+        activation_layouts: layouts of activations that axis propagation cannot follow.
+        baseline: a reference that splits the input term; the output is still what is explained.
+        steps: how many steps lead from the baseline to the input, in the map that has steps.
+
+    Raises:
+        ValueError: an unknown placement, a number of steps that cannot be, or what cannot be a
+            baseline.
+    """
+
+    placement: MassPlacement = "receptive_field"
+    activation_layouts: ActivationLayouts | None = None
+    baseline: float | Tensor | str = "mean"
+    steps: Steps = "auto"
+
+    def __post_init__(self) -> None:
+        check_placement(self.placement)
+        check_baseline(self.baseline, or_mean=True)
+        check_steps(self.steps, self.baseline, "input")
+
+
+def _combined(
+    model: nn.Module, inputs: Tensor, target: Any, *, signed: bool, **options: Any
+) -> Tensor:
+    """The map alone, as :func:`_complete`."""
+    found: Tensor = combined_map(model, inputs, target, **options).map
+    return found
+
+
+def _complete_variant(
+    name: str,
+    about: str,
+    options: type,
+    paper: str = _PAPER,
+    function: Callable[..., Tensor] = _complete,
+    fixed: Collection[str] = (),
+) -> Method:
+    of_calls = ModelOptions.__optional_keys__ - {"per_sample", *fixed}
     return Method(
         name,
-        _complete,
+        function,
         options,
         about,
         paper,
         signed=True,
         direct=True,
         complete=True,
-        call_options=(*sorted(ModelOptions.__optional_keys__ - {"per_sample"}), "memory"),
+        call_options=(*sorted(of_calls), "memory"),
     )
 
 
@@ -250,5 +293,13 @@ METHODS = (
         "As difference_fullgrad, in steps where one is not enough, and early layers count more.",
         PathOptions,
         _PATH,
+    ),
+    _complete_variant(
+        "combined_fullgrad",
+        "The mean of path_fullgrad and of difference_fullgrad with two linearizations.",
+        CombinedOptions,
+        _PATH,
+        _combined,
+        {"linearization"},
     ),
 )

@@ -1,0 +1,163 @@
+"""The mean of three complete maps that ask one question in different ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fullgrad.axes.layouts import ActivationLayouts, InputLayout
+from fullgrad.axes.spread import MassPlacement
+from fullgrad.engine.inputs import Inputs
+from fullgrad.engine.request import Detached, Mode
+from fullgrad.engine.targets import Target
+from fullgrad.errors import OptionError
+from fullgrad.maps.complete import CompleteMap, Depth, complete_map
+from fullgrad.maps.complete_sink import in_order
+from fullgrad.maps.minibatches import BatchSize
+from fullgrad.maps.path import Baseline, Steps
+from fullgrad.maps.saliency import packed
+from fullgrad.operations.linearization import Named
+
+
+class _Part(NamedTuple):
+    """One of the maps: its weight, and what sets it apart."""
+
+    weight: float
+    linearization: Named
+    depth: Depth
+    in_steps: bool
+
+
+# Half in steps; half in one step, by the quotient over all of it and by the linear map at its end.
+_PARTS = (
+    _Part(0.5, "quotient", "early", in_steps=True),
+    _Part(0.25, "difference", "mean", in_steps=False),
+    _Part(0.25, "balanced", "mean", in_steps=False),
+)
+
+
+def combined_map(
+    model: nn.Module,
+    inputs: Inputs,
+    target: Target = None,
+    *,
+    placement: MassPlacement = "receptive_field",
+    additional_forward_args: Any = None,
+    forward_kwargs: Mapping[str, Any] | None = None,
+    mode: Mode = "eval",
+    detached: Detached = "error",
+    tolerance: float | None = None,
+    layout: InputLayout = None,
+    activation_layouts: ActivationLayouts | None = None,
+    baseline: Baseline = "mean",
+    steps: Steps = "auto",
+    batch_size: BatchSize = None,
+    memory: int | None = None,
+    top: int | None = None,
+) -> CompleteMap:
+    """What sets the input apart from a baseline, asked in three ways: the mean of their maps.
+
+    How the output changes on the way from the baseline to the input can be asked in many small
+    steps or in one. Half of the map is in steps, as the method ``path_fullgrad``; a quarter is in
+    one step by difference quotients, as ``difference_fullgrad``; a quarter is in one step by the
+    balanced linear maps at the input, as ``difference_fullgrad`` with
+    ``linearization="balanced"``. Each goes wrong in other places, so the mean goes wrong less than
+    each of them (docs/recommendation.md). Each is a complete map, proved by itself, and so is the
+    mean.
+
+    Args:
+        model: see :func:`fullgrad.complete_map`.
+        inputs: see :func:`fullgrad.complete_map`.
+        target: see :func:`fullgrad.complete_map`.
+        placement: see :func:`fullgrad.complete_map`.
+        additional_forward_args: see :func:`fullgrad.decompose`.
+        forward_kwargs: see :func:`fullgrad.decompose`.
+        mode: see :func:`fullgrad.decompose`.
+        detached: see :func:`fullgrad.decompose`.
+        tolerance: see :func:`fullgrad.decompose`.
+        layout: see :func:`fullgrad.decompose`.
+        activation_layouts: see :func:`fullgrad.decompose`.
+        baseline: see :func:`fullgrad.complete_map`; not None.
+        steps: of the first of the three; see :func:`fullgrad.complete_map`.
+        batch_size: see :func:`fullgrad.saliency`.
+        memory: see :func:`fullgrad.saliency`.
+        top: see :func:`fullgrad.saliency`.
+
+    Returns:
+        The frozen :class:`CompleteMap`; ``steps`` are those of the first of the three.
+
+    Raises:
+        ValueError: a value that an option cannot have.
+        OptionError: no baseline, or an option that there is not; a ``TypeError``.
+        FullGradError: as :func:`fullgrad.complete_map`.
+
+    Example:
+        >>> import torch
+        >>> from fullgrad.maps.combined import combined_map
+        >>> conv, head = torch.nn.Conv2d(3, 2, 3, stride=2), torch.nn.Linear(2 * 3 * 3, 4)
+        >>> model = torch.nn.Sequential(conv, torch.nn.ReLU(), torch.nn.Flatten(), head)
+        >>> images = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> found = combined_map(model, images, target=1)
+        >>> total = found.map.sum() + found.elsewhere
+        >>> found.map.shape, torch.allclose(total, found.output.double(), atol=1e-5)
+        (torch.Size([1, 1, 8, 8]), True)
+    """
+    if baseline is None:
+        raise OptionError(
+            "this map says what sets the input apart from a baseline: give baseline='mean', a "
+            "number or a tensor"
+        )
+    found = [
+        complete_map(
+            model,
+            inputs,
+            target,
+            placement=placement,
+            terms="input",
+            additional_forward_args=additional_forward_args,
+            forward_kwargs=forward_kwargs,
+            mode=mode,
+            detached=detached,
+            tolerance=tolerance,
+            layout=layout,
+            activation_layouts=activation_layouts,
+            linearization=part.linearization,
+            baseline=baseline,
+            depth=part.depth,
+            steps=steps if part.in_steps else 1,
+            batch_size=batch_size,
+            memory=memory,
+            top=top,
+        )
+        for part in _PARTS
+    ]
+    return _mean(found, inputs)
+
+
+def _mean(found: Sequence[CompleteMap], inputs: Inputs) -> CompleteMap:
+    """The weighted mean of complete maps of the same outputs."""
+    names = in_order([list(each.elsewhere_by_stage) for each in found])
+    first = found[0]
+    none = torch.zeros_like(first.residual)
+    stages = {n: _weighted([e.elsewhere_by_stage.get(n, none) for e in found]) for n in names}
+    maps = tuple(_weighted(own) for own in zip(*(each.maps for each in found), strict=True))
+    return CompleteMap(
+        map=packed(maps, inputs),
+        elsewhere=_weighted([each.elsewhere for each in found]),
+        elsewhere_by_stage=stages,
+        output=_weighted([each.output for each in found]),
+        residual=_weighted([each.residual for each in found]),
+        target=first.target,
+        input_names=first.input_names,
+        linearization=", ".join(part.linearization for part in _PARTS),
+        zero=first.zero,
+        layers=tuple(dict.fromkeys(name for each in found for name in each.layers)),
+        steps=first.steps,
+    )
+
+
+def _weighted(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack([p.weight * v for p, v in zip(_PARTS, values, strict=True)]).sum(0)
