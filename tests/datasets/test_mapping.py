@@ -25,7 +25,15 @@ def inputs(count: int) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "method", ["fullgrad", "difference_fullgrad", "path_fullgrad", "input_gradient", "grad_cam"]
+    "method",
+    [
+        "fullgrad",
+        "difference_fullgrad",
+        "path_fullgrad",
+        "combined_fullgrad",
+        "input_gradient",
+        "grad_cam",
+    ],
 )
 def test_maps_and_numbers_are_those_of_the_method(tmp_path: Path, method: str) -> None:
     net = Net()
@@ -54,7 +62,7 @@ def test_maps_and_numbers_are_those_of_the_method(tmp_path: Path, method: str) -
         assert shares.isna().all(axis=None)
         assert table[["residual", "elsewhere"]].isna().all(axis=None)
         return
-    if method == "path_fullgrad":  # several passes, whose terms are not the output's
+    if method in {"path_fullgrad", "combined_fullgrad"}:  # several passes
         assert shares.isna().all(axis=None)
     else:
         assert np.allclose(shares.sum(axis=1) + table["residual"], own, atol=1e-5)

@@ -30,6 +30,7 @@ from fullgrad.errors import UsageError
 from fullgrad.evaluation.sources import DataError
 from fullgrad.evaluation.store import StoreError
 from fullgrad.interop import hugging_face
+from fullgrad.maps.combined import combined
 from read_texts import TEXTS, Beside, Letters, Pairs, Reader
 
 FILE = f"{Path(read_texts.__file__)}"
@@ -40,7 +41,7 @@ def batch(text: str) -> dict[str, torch.Tensor]:
     return {name: torch.tensor([own]) for name, own in Letters()(text).items()}
 
 
-@pytest.mark.parametrize("method", ["complete_fullgrad", "path_fullgrad"])
+@pytest.mark.parametrize("method", ["complete_fullgrad", "path_fullgrad", "combined_fullgrad"])
 def test_texts_are_those_of_the_batch_explained(tmp_path: Path, method: str) -> None:
     model = Reader()
     done = datasets.map(TEXTS, model, tmp_path, **{**HOW, "method": method}, unit=3, tokens=11)
@@ -49,7 +50,11 @@ def test_texts_are_those_of_the_batch_explained(tmp_path: Path, method: str) -> 
     assert store.plan.dims == ("token",) and store.maps.shape == (4, 11)
     assert store.inputs == ("input_ids",) and store.plan.more == {}
     settings = asdict(fullgrad.methods.get(method).settings({}))
-    wanted = hugging_face.explain(model, batch("the cat sat"), **settings)
+    x = batch("the cat sat")
+    if method == "combined_fullgrad":
+        wanted = combined(lambda **o: hugging_face.explain(model, x, **o).found, **settings)
+    else:
+        wanted = hugging_face.explain(model, x, **settings).found
     assert np.allclose(store.map(2), wanted.map["input_ids"][0, 0], atol=1e-6)
     table = store.index
     assert table.loc[2, "tokens"].tolist() == list("the_cat_sat")

@@ -29,6 +29,7 @@ SIGNED = {  # by nature
     "balanced_input",
     "difference_fullgrad",
     "path_fullgrad",
+    "combined_fullgrad",
     "random_phase",
 }
 BUILT_IN = [
@@ -40,6 +41,7 @@ BUILT_IN = [
     "balanced_input",
     "difference_fullgrad",
     "path_fullgrad",
+    "combined_fullgrad",
     "fullgrad_plus",
     "input_gradient",
     "input_x_gradient",

@@ -91,7 +91,7 @@ def test_complete_methods_have_a_map_a_split_and_layers(method: str) -> None:
     )
     assert result.split is not None
     assert result.layers
-    apart = method in ("difference_fullgrad", "path_fullgrad")
+    apart = method in ("difference_fullgrad", "path_fullgrad", "combined_fullgrad")
     record = result.record(provenance(loaded()))
     assert record.decomposition.linearization == result.split.linearization
     assert result.split.linearization == ("balanced" if "balanced" in method else "jacobian")

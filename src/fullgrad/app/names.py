@@ -11,6 +11,7 @@ _NAMES = {
     "balanced_input": "Balanced input",
     "difference_fullgrad": "Difference FullGrad",
     "path_fullgrad": "Path FullGrad",
+    "combined_fullgrad": "Combined FullGrad",
     "fullgrad_plus": "FullGrad+",
     "input_gradient": "Input gradient",
     "input_x_gradient": "Input × gradient",

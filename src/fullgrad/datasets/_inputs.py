@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -99,7 +99,7 @@ def explained_by_name(
     model: nn.Module,
     inputs: Mapping[str, Tensor],
     target: Target,
-    options: Mapping[str, Any],
+    whole: Callable[[Callable[..., CompleteMap]], CompleteMap],
     tokenizer: Any,
 ) -> ByName:
     """Explain a batch of tensors by name: token ids, images and sounds, several together.
@@ -108,11 +108,19 @@ def explained_by_name(
         model: called with the batch's entries by keyword.
         inputs: the batch.
         target: see :func:`fullgrad.complete_map`.
-        options: of :func:`fullgrad.interop.hugging_face.explain`.
+        whole: makes the map from a function that has the options of
+            :func:`fullgrad.interop.hugging_face.explain`.
         tokenizer: tells what tokens are called; None: as numbers.
     """
-    answer: Explanation = explain(model, inputs, target, tokenizer=tokenizer, **options)
-    layouts = options.get("layouts") or {}
+    last: dict[str, Any] = {}
+
+    def call(**options: Any) -> CompleteMap:
+        answer: Explanation = explain(model, inputs, target, tokenizer=tokenizer, **options)
+        last.update(answer=answer, layouts=options.get("layouts") or {})
+        return answer.found
+
+    found = whole(call)
+    answer, layouts = last["answer"], last["layouts"]
     dims = {}
     for name, own in answer.map.items():
         if name in answer.texts:
@@ -123,4 +131,4 @@ def explained_by_name(
             dims[name] = DIMS[own.dim() - 2]
     texts = next(iter(answer.texts.values()), None)
     tokens = None if texts is None else tuple(text.tokens for text in texts)
-    return ByName(answer.found, dims, tokens)
+    return ByName(found, dims, tokens)

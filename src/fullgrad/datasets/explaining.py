@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,6 +22,7 @@ from fullgrad.engine.targets import main_tensor
 from fullgrad.errors import FullGradError, MethodError, OutputError, TargetError
 from fullgrad.maps.complete import CompleteMap, complete_map
 from fullgrad.methods import Method
+from fullgrad.methods.fullgrad import is_complete, is_one_pass, whole_map
 from fullgrad.methods.registry import resolved
 from fullgrad.vision.classification import one_line
 
@@ -80,8 +82,8 @@ class Question:
 
     @property
     def complete_map(self) -> bool:
-        """Whether the method is one of those that :func:`fullgrad.complete_map` computes."""
-        return self.method.function is methods.get("complete_fullgrad").function
+        """Whether the method gives a :class:`fullgrad.CompleteMap`."""
+        return is_complete(self.method)
 
     @property
     def sums(self) -> bool:
@@ -91,7 +93,7 @@ class Question:
     @property
     def shares(self) -> bool:
         """Whether the terms are those of one pass, so that stages have shares of the output."""
-        return self.sums and self.settings().get("steps", 1) == 1
+        return self.sums and is_one_pass(self.method, self.settings())
 
     def settings(self) -> dict[str, Any]:
         """All options of the method and of the call, as :func:`fullgrad.complete_map` takes them.
@@ -103,6 +105,10 @@ class Question:
         found = self.method.settings(own)
         values = {f.name: getattr(found, f.name) for f in fields(found)}
         return values | {k: v for k, v in self.options.items() if k not in {*values, "signed"}}
+
+    def whole(self, call: Callable[..., CompleteMap]) -> CompleteMap:
+        """The method's complete map, by a function with the options of the complete map."""
+        return whole_map(self.method, call, self.settings())
 
     def described(self) -> Any:
         """The target as a plan holds it."""
@@ -247,10 +253,10 @@ def _explain(
     named: ByName | None = None
     with listening() as heard:
         if isinstance(inputs, dict):
-            named = explained_by_name(model, inputs, target, asked.settings(), asked.tokenizer)
+            named = explained_by_name(model, inputs, target, asked.whole, asked.tokenizer)
             complete = named.found
         elif asked.complete_map:
-            complete = complete_map(model, inputs, target, **asked.settings())
+            complete = asked.whole(partial(complete_map, model, inputs, target))
         else:
             maps = methods.attribute(asked.method, model, inputs, target, **asked.options)
     values = [

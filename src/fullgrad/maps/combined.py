@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,6 @@ from fullgrad.maps.complete import CompleteMap, Depth, complete_map
 from fullgrad.maps.complete_sink import in_order
 from fullgrad.maps.minibatches import BatchSize
 from fullgrad.maps.path import Baseline, Steps
-from fullgrad.maps.saliency import packed
 from fullgrad.operations.linearization import Named
 
 
@@ -110,46 +110,57 @@ def combined_map(
             "this map says what sets the input apart from a baseline: give baseline='mean', a "
             "number or a tensor"
         )
+    whole = partial(
+        complete_map,
+        model,
+        inputs,
+        target,
+        placement=placement,
+        additional_forward_args=additional_forward_args,
+        forward_kwargs=forward_kwargs,
+        mode=mode,
+        detached=detached,
+        tolerance=tolerance,
+        layout=layout,
+        activation_layouts=activation_layouts,
+        batch_size=batch_size,
+        memory=memory,
+        top=top,
+    )
+    return combined(whole, baseline=baseline, steps=steps)
+
+
+def combined(
+    whole: Callable[..., CompleteMap], *, steps: Steps = "auto", **options: Any
+) -> CompleteMap:
+    """The mean of the three maps that a function gives.
+
+    Args:
+        whole: takes the options of :func:`fullgrad.complete_map`.
+        steps: see :func:`combined_map`.
+        options: the same for each of the three.
+    """
     found = [
-        complete_map(
-            model,
-            inputs,
-            target,
-            placement=placement,
+        whole(
             terms="input",
-            additional_forward_args=additional_forward_args,
-            forward_kwargs=forward_kwargs,
-            mode=mode,
-            detached=detached,
-            tolerance=tolerance,
-            layout=layout,
-            activation_layouts=activation_layouts,
             linearization=part.linearization,
-            baseline=baseline,
             depth=part.depth,
             steps=steps if part.in_steps else 1,
-            batch_size=batch_size,
-            memory=memory,
-            top=top,
+            **options,
         )
         for part in _PARTS
     ]
-    return _mean(found, inputs)
-
-
-def _mean(found: Sequence[CompleteMap], inputs: Inputs) -> CompleteMap:
-    """The weighted mean of complete maps of the same outputs."""
-    names = in_order([list(each.elsewhere_by_stage) for each in found])
     first = found[0]
+    names = in_order([list(each.elsewhere_by_stage) for each in found])
     none = torch.zeros_like(first.residual)
-    stages = {n: _weighted([e.elsewhere_by_stage.get(n, none) for e in found]) for n in names}
-    maps = tuple(_weighted(own) for own in zip(*(each.maps for each in found), strict=True))
+    stages = {n: _mean([e.elsewhere_by_stage.get(n, none) for e in found]) for n in names}
+    maps = tuple(_mean(own) for own in zip(*(each.maps for each in found), strict=True))
     return CompleteMap(
-        map=packed(maps, inputs),
-        elsewhere=_weighted([each.elsewhere for each in found]),
+        map=_like(first.map, maps),
+        elsewhere=_mean([each.elsewhere for each in found]),
         elsewhere_by_stage=stages,
-        output=_weighted([each.output for each in found]),
-        residual=_weighted([each.residual for each in found]),
+        output=_mean([each.output for each in found]),
+        residual=_mean([each.residual for each in found]),
         target=first.target,
         input_names=first.input_names,
         linearization=", ".join(part.linearization for part in _PARTS),
@@ -159,5 +170,12 @@ def _mean(found: Sequence[CompleteMap], inputs: Inputs) -> CompleteMap:
     )
 
 
-def _weighted(values: Sequence[Tensor]) -> Tensor:
+def _mean(values: Sequence[Tensor]) -> Tensor:
     return torch.stack([p.weight * v for p, v in zip(_PARTS, values, strict=True)]).sum(0)
+
+
+def _like(form: Any, maps: tuple[Tensor, ...]) -> Any:
+    """Maps in the form of others: a tensor, a dict or a tuple."""
+    if isinstance(form, Tensor):
+        return maps[0]
+    return dict(zip(form, maps, strict=True)) if isinstance(form, dict) else maps

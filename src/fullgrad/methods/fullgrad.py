@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,8 +14,8 @@ from fullgrad.axes.spread import MassPlacement, check_placement
 from fullgrad.engine.inputs import check_baseline
 from fullgrad.engine.request import ModelOptions
 from fullgrad.maps.aggregation import check_psi
-from fullgrad.maps.combined import combined_map
-from fullgrad.maps.complete import Depth, check_depth, complete_map
+from fullgrad.maps.combined import combined, combined_map
+from fullgrad.maps.complete import CompleteMap, Depth, check_depth, complete_map
 from fullgrad.maps.path import Steps, check_steps
 from fullgrad.maps.saliency import saliency
 from fullgrad.maps.smoothing import Noise
@@ -213,6 +213,29 @@ def _combined(
     """The map alone, as :func:`_complete`."""
     found: Tensor = combined_map(model, inputs, target, **options).map
     return found
+
+
+def is_complete(method: Method) -> bool:
+    """Whether a method is one of those that give a whole :class:`fullgrad.CompleteMap`."""
+    return method.function in (_complete, _combined)
+
+
+def is_one_pass(method: Method, settings: Mapping[str, Any]) -> bool:
+    """Whether the terms on a method's map are those of one pass."""
+    return method.function is not _combined and settings.get("steps", 1) == 1
+
+
+def whole_map(
+    method: Method, whole: Callable[..., CompleteMap], settings: Mapping[str, Any]
+) -> CompleteMap:
+    """The complete map of such a method.
+
+    Args:
+        method: one that :func:`is_complete`.
+        whole: takes the options of :func:`fullgrad.complete_map`.
+        settings: of the method and of the call.
+    """
+    return (partial(combined, whole) if method.function is _combined else whole)(**settings)
 
 
 def _complete_variant(
