@@ -60,7 +60,7 @@ SHEET_METHODS = (
     "sobel",
 )
 WHY = "cat"  # the paper's map, the one to begin with, and the usual one
-WHY_METHODS = ("fullgrad", "path_fullgrad", "grad_cam")
+WHY_METHODS = ("fullgrad", "combined_fullgrad", "grad_cam")
 SHOWN = "coffee"  # in the pictures of one photograph
 DEPTH = 2  # the model's first stage of modules holds nearly everything in 'blocks'
 

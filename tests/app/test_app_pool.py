@@ -133,7 +133,7 @@ def test_waiting_requests_are_told_their_place(gated: Running) -> None:
         assert strict(third.sent[2]["body"])["progress"]["text"].startswith("next")
         gates().GATE.set()
         assert answer(await third.ended())["name"] == "photograph"
-        assert answer(await first.ended())["method"] == "path_fullgrad"
+        assert answer(await first.ended())["method"] == "combined_fullgrad"
 
     asyncio.run(go())
 

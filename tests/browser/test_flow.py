@@ -206,7 +206,7 @@ def test_a_quick_second_choice_aborts_the_first(
     )
     page.locator("#method").select_option("integrated_gradients")
     expect(page.locator("#stale")).to_contain_text(
-        f"Still the earlier result: Path FullGrad for {was}"
+        f"Still the earlier result: Combined FullGrad for {was}"
     )
     expect(page.locator("#progress")).to_be_visible()
     expect(page.locator("#answer")).to_be_visible()
@@ -260,9 +260,9 @@ def test_stop_keeps_the_earlier_result_and_says_so(
     page.get_by_role("combobox", name="Method", exact=True).select_option("integrated_gradients")
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#status")).to_have_text("Stopped. Any choice starts again.")
-    expect(page.locator("#stale")).to_contain_text("Still the earlier result: Path FullGrad")
-    expect(page.locator("#tag-first")).to_have_text("Path FullGrad")
-    page.get_by_role("combobox", name="Method", exact=True).select_option("path_fullgrad")
+    expect(page.locator("#stale")).to_contain_text("Still the earlier result: Combined FullGrad")
+    expect(page.locator("#tag-first")).to_have_text("Combined FullGrad")
+    page.get_by_role("combobox", name="Method", exact=True).select_option("combined_fullgrad")
     done(page)
 
 

@@ -41,7 +41,7 @@ BASE = ["map", "photos", "--model", "net.py:make_model", "--workers", "0", "--ou
 def test_a_run_from_beginning_to_end(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*BASE, "--unit", "2", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "5 samples in 3 units, 0 of them done\npath_fullgrad maps of 8 x 8, float16" in said
+    assert "5 samples in 3 units, 0 of them done\ncombined_fullgrad maps of 8 x 8, float16" in said
     assert "left: 5 maps, about " in said and not (here / "maps").exists()
     assert main([*BASE, "--unit", "2"]) == 0
     out, err = capsys.readouterr()

@@ -176,7 +176,7 @@ def test_runs_that_differ_have_sections_of_their_own(here: Path) -> None:
     page = made("maps", "other", "maps/a.json")
     heads = [text for level, text in page.headings if level == 2]
     assert heads == [
-        "2 photographs explained: path_fullgrad on own.py:make_model",
+        "2 photographs explained: combined_fullgrad on own.py:make_model",
         "One photograph explained: sobel on own.py:make_model",
     ]
     assert len(page.all("nav")) == 1

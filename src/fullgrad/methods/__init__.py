@@ -11,7 +11,7 @@ from fullgrad.methods.registry import Method, add, get, names, register, unregis
 
 __all__ = ["REASON", "RECOMMENDED", "Method", "attribute", "get", "names", "register", "unregister"]
 
-RECOMMENDED = "path_fullgrad"
+RECOMMENDED = "combined_fullgrad"
 """The method to begin with, by the tests of maps in docs/recommendation.md."""
 REASON = (
     "recommended: by symmetric relevance gain on images that it was not chosen on it is first or "

@@ -36,6 +36,10 @@ _PATH = (
     "layers: Dhamdhere, Sundararajan & Yan 2019, How Important Is a Neuron?; difference quotients: "
     "DeepLIFT; the sum, and the mean over layers: docs/complete-map.md"
 )
+_COMBINED = (
+    "The mean of several explanations: Rieger & Hansen 2019, Aggregating explanation methods for "
+    "stable and robust explainability; its three maps: docs/complete-map.md"
+)
 _NOISE = Noise()
 
 
@@ -321,7 +325,7 @@ METHODS = (
         "combined_fullgrad",
         "The mean of path_fullgrad and of difference_fullgrad with two linearizations.",
         CombinedOptions,
-        _PATH,
+        _COMBINED,
         _combined,
         {"linearization"},
     ),
