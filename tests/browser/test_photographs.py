@@ -84,7 +84,7 @@ def test_the_number_under_the_pointer_and_the_whole_frame(
     column, row, value, rest = told()
     assert (column, row) == (pytest.approx(67, abs=1), pytest.approx(89, abs=1))
     assert value == pytest.approx(float(values[row, column]), rel=2e-3)
-    assert "Path FullGrad" in rest
+    assert "Combined FullGrad" in rest
     assert "in this cell of about 16 × 16 pixels" in rest
 
     # Enlarged, the point under the pointer stays where it is, and dragging moves the picture.
@@ -134,7 +134,7 @@ def test_a_row_of_the_waterfall_shows_its_stage(
     expect(button).to_have_attribute("aria-pressed", "true")
     expect(page.locator("#picture")).to_be_in_viewport()
     page.keyboard.press("Enter")  # the button keeps the focus: back to the whole map
-    expect(page.locator("#tag-first")).to_have_text("Path FullGrad")
+    expect(page.locator("#tag-first")).to_have_text("Combined FullGrad")
     expect(page.locator("#stage")).to_have_value("0")
     slide(page, "#stage", 2)
     expect(page.locator("table.waterfall [aria-pressed=true]")).to_have_count(1)

@@ -110,7 +110,7 @@ def test_a_server_that_is_gone(open_page: Any, photographs: dict[str, Path], wat
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("The server does not answer. Is `fullgrad app` still running?")
     expect(page.locator("#stale")).to_contain_text(
-        "Still the earlier result: Path FullGrad for espresso."
+        "Still the earlier result: Combined FullGrad for espresso."
     )
     page.unroute("**/api/explain*")
     page.get_by_role("button", name="Try again").click()
