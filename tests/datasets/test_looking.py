@@ -11,7 +11,7 @@ import pytest
 import read_texts
 import stored_maps
 from fullgrad import datasets
-from fullgrad.datasets.analysis.choice import Choice
+from fullgrad.datasets.analysis.choice import Choice, Condition
 from fullgrad.datasets.analysis.clusters import cluster_maps, spectrum
 from fullgrad.datasets.analysis.means import mean_maps, outcomes, unit_sum
 from fullgrad.datasets.analysis.pictures import Pictures, strongest
@@ -202,3 +202,11 @@ def test_clusters_that_cannot_be(store: datasets.Opened, options: dict[str, int]
         cluster_maps(store, **options)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="by must be one of label, target, prediction, not 'row'"):
         cluster_maps(store, by="row")  # type: ignore[arg-type]
+
+
+def test_a_condition_has_a_known_operator() -> None:
+    assert Condition.parse("label==3") == Condition("label", "=", "3")
+    with pytest.raises(
+        UsageError, match="operator must be one of =, !=, <, <=, >, >=, ~, not '=='"
+    ):
+        Condition("label", "==", "3")

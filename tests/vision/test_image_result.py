@@ -84,6 +84,16 @@ def test_all_parts_are_those_of_the_library() -> None:
         assert result.notes == {}
 
 
+def test_several_methods_are_texts_or_choices() -> None:
+    given = ["sobel", MethodChoice("random", {"seed": 1}), "fullgrad:psi=channel"]
+    (result,) = explain_images(loaded(), photographs(1), method=given)
+    assert [m.label for m in result.maps] == ["sobel", "random:seed=1", "fullgrad:psi=channel"]
+    with pytest.raises(TypeError, match="several methods are names or MethodChoice"):
+        explain_images(loaded(), photographs(1), method=["sobel", 3])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="unknown method ''"):
+        explain_images(loaded(), photographs(1), method="")
+
+
 @pytest.mark.parametrize("method", [n for n in methods.names() if methods.get(n).complete])
 def test_complete_methods_have_a_map_a_split_and_layers(method: str) -> None:
     (result,) = explain_images(

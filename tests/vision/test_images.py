@@ -310,3 +310,8 @@ def test_pillow_is_not_left_open(tmp_path: Path) -> None:
     path.unlink()
     with io.BytesIO() as file:
         image.save(file, format="PNG")
+
+
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(ImageError, match=r"path of an image is empty; '\.' is the current folder"):
+        find_images(["", "photo.png"])

@@ -311,7 +311,11 @@ def names() -> list[str]:
 
 
 def resolved(method: str | Method | Function) -> Method:
-    """The method that is meant by a name, a method or a plain function."""
+    """The method that is meant by a name, a method or a plain function.
+
+    Raises:
+        ValueError: it is none of these, or an unknown name.
+    """
     if isinstance(method, Method):
         return method
     if callable(method):

@@ -43,10 +43,13 @@ def found_images(paths: Iterable[AnyPath]) -> list[FoundImage]:
         its subfolders. Whether they can be read is found out on reading.
 
     Raises:
-        ImageError: a folder without image files, or that cannot be listed.
+        ImageError: an empty path, a folder without image files, or that cannot be listed.
     """
     found: dict[Path, FoundImage] = {}
-    for path in map(Path, paths):
+    given = list(paths)
+    if not all(map(os.fspath, given)):
+        raise ImageError("the path of an image is empty; '.' is the current folder")
+    for path in map(Path, given):
         inside = _images_in(path) if path.is_dir() else [FoundImage(path, path.stem)]
         for image in inside:
             found.setdefault(image.path.resolve(), image)

@@ -229,7 +229,7 @@ def explain_images(
     names: Sequence[str] | None = None,
     target: Target = None,
     rather_than: int | None = None,
-    method: str | Method | Sequence[MethodChoice] | None = None,
+    method: str | Method | Sequence[MethodChoice | str] | None = None,
     options: Mapping[str, Any] | None = None,
     parts: Collection[Part] = ("map", "split"),
     depth: int | None = 1,
@@ -250,8 +250,8 @@ def explain_images(
         target: class to explain in every image, or any other target (:mod:`fullgrad.targets`);
             None for the predicted class.
         rather_than: a class to compare it with: the difference of their outputs is explained.
-        method: one method, or several with their options; None for
-            ``fullgrad.methods.RECOMMENDED``.
+        method: one method, or several: their texts as :meth:`MethodChoice.parse` reads them, or
+            choices with options; None for ``fullgrad.methods.RECOMMENDED``.
         options: of the one method.
         parts: what is computed: ``map``, ``split`` (the decomposition of the logit) and
             ``layers`` (the stages with their maps).

@@ -80,15 +80,17 @@ class MethodMap:
 
 
 def asked_methods(
-    method: str | Method | Sequence[MethodChoice] | None, options: Mapping[str, Any] | None
+    method: str | Method | Sequence[MethodChoice | str] | None, options: Mapping[str, Any] | None
 ) -> tuple[bool, list[Asked]]:
     """Whether it is one method, and the methods with their options and labels.
 
     Raises:
         ValueError: an unknown method or option, or options of several methods.
+        TypeError: a method among several that is neither a choice nor its text.
     """
     if method is None or isinstance(method, (str, Method)):
-        one, given = resolved(method or methods.RECOMMENDED), dict(options or {})
+        one = resolved(methods.RECOMMENDED if method is None else method)
+        given = dict(options or {})
         one.settings(given)
         return True, [(one, given, one.name)]
     if options is not None:
@@ -96,7 +98,13 @@ def asked_methods(
             "options belong to one method; of several, give each its own: "
             "MethodChoice(name, options)"
         )
-    return False, [(methods.get(c.name), c.options, c.label) for c in method]
+    choices = [MethodChoice.parse(c) if isinstance(c, str) else c for c in method]
+    for choice in choices:
+        if not isinstance(choice, MethodChoice):
+            raise TypeError(
+                f"several methods are names or MethodChoice(name, options), not {choice!r:.60}"
+            )
+    return False, [(methods.get(c.name), c.options, c.label) for c in choices]
 
 
 def maps_by(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 CLASSES = ("label", "target", "prediction")  # columns that hold classes
 _LISTS = ("shape", "tokens")
 _FORM = re.compile(r"\s*([\w.()\-/]+?)\s*(!=|<=|>=|==|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
+_OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "~")
 _MEANING = "COLUMN OPERATOR VALUE, operators =, !=, <, <=, >, >= and ~ (holds the text)"
 
 
@@ -27,11 +28,19 @@ class Condition:
         column: of the index.
         operator: ``=``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, or ``~``: holds the text.
         value: a number, text, class name, or column; empty for rows without a value.
+
+    Raises:
+        UsageError: another operator.
     """
 
     column: str
     operator: str
     value: str
+
+    def __post_init__(self) -> None:
+        if self.operator not in _OPERATORS:
+            known = ", ".join(_OPERATORS)
+            raise UsageError(f"the operator must be one of {known}, not {self.operator!r}")
 
     @classmethod
     def parse(cls, text: str) -> Condition:
