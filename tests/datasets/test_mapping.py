@@ -162,6 +162,12 @@ def test_targets_that_are_given(tmp_path: Path) -> None:
     store = datasets.open(tmp_path / "margin")
     assert store.index["target"].isna().all()
     assert np.allclose(store.index["logit"], logits[:, 0] - logits[:, 1], atol=1e-6)
+    predicted = tmp_path / "predicted"
+    first = datasets.map(Data(), net, predicted)
+    assert first.units_written == datasets.map(Data(), net, predicted, target=None).units
+    assert datasets.open(predicted).index["target"].tolist() == logits.argmax(1).tolist()
+    with pytest.raises(UsageError, match="class_names is a list of names, not one text: 'cat'"):
+        datasets.map(Data(), net, tmp_path / "none", class_names="cat")
     unlabelled = [x[i] for i in range(3)]
     with pytest.raises(UsageError, match="target='true', but 0 has no known class"):
         datasets.map(unlabelled, net, tmp_path / "none", target="true")

@@ -120,7 +120,7 @@ class Question:
 def question(
     method: str | Method | Callable[..., Tensor] | None,
     options: Mapping[str, Any] | None = None,
-    target: TargetSpec = PREDICTED,
+    target: TargetSpec | None = PREDICTED,
     top: int | None = None,
     depth: int = 1,
     tokenizer: Any = None,
@@ -132,6 +132,7 @@ def question(
         TargetError: no such target.
     """
     chosen = resolved(methods.RECOMMENDED if method is None else method)
+    target = PREDICTED if target is None else target  # as elsewhere
     return Question(chosen, dict(options or {}), target, top, depth, method is None, tokenizer)
 
 

@@ -85,8 +85,10 @@ def subject_of(
     """Return a model with its preparation.
 
     Raises:
-        UsageError: neither a module nor a loaded model.
+        UsageError: neither a module nor a loaded model, or class names that are one text.
     """
+    if isinstance(class_names, str):
+        raise UsageError(f"class_names is a list of names, not one text: {class_names!r:.60}")
     own = transform if transform is None else plain(transform)
     if isinstance(model, LoadedModel):
         where = torch.device(device) if device is not None else model.device

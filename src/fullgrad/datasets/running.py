@@ -91,7 +91,7 @@ def map(
     *,
     method: str | Method | Callable[..., Tensor] | None = None,
     options: Mapping[str, Any] | None = None,
-    target: TargetSpec = PREDICTED,
+    target: TargetSpec | None = PREDICTED,
     top: int | None = None,
     transform: Callable[[Any], Any] | None = None,
     ids: Sequence[str] | None = None,
@@ -127,9 +127,9 @@ def map(
         out: folder or fsspec address (``s3://bucket/maps``) of the store.
         method: see :func:`fullgrad.methods.attribute`; None for ``fullgrad.methods.RECOMMENDED``.
         options: of the method and of the call.
-        target: ``"predicted"``; ``"true"`` for the class that the data give; a class; a list of
-            classes, each with its own map; a class for each id; or a function of the model's
-            output, see :func:`fullgrad.methods.attribute`.
+        target: ``"predicted"`` or None; ``"true"`` for the class that the data give; a class; a
+            list of classes, each with its own map; a class for each id; or a function of the
+            model's output, see :func:`fullgrad.methods.attribute`.
         top: instead of ``target``: this many classes with the highest outputs, a map for each.
         transform: from a sample, an image of Pillow's or a text, to the model's input, without
             the batch axis: a tensor, or several by the names of the model's arguments, of which
@@ -222,7 +222,7 @@ def prepare(
     *,
     method: str | Method | Callable[..., Tensor] | None = None,
     options: Mapping[str, Any] | None = None,
-    target: TargetSpec = PREDICTED,
+    target: TargetSpec | None = PREDICTED,
     top: int | None = None,
     transform: Callable[[Any], Any] | None = None,
     ids: Sequence[str] | None = None,
