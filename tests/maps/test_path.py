@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -247,13 +249,14 @@ def test_one_step_where_it_is_enough() -> None:
     torch.testing.assert_close(sums(found) + found.elsewhere, found.output, rtol=1e-9, atol=1e-10)
 
 
+class Mixed(nn.Module):
+    """A product of two activations where the first channel is large, else its parts alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[:, 0].relu() * x[:, 1]).mean((1, 2))[:, None] + x.mean((1, 2, 3))[:, None]
+
+
 def test_each_sample_has_its_own_number_of_steps() -> None:
-    class Mixed(nn.Module):
-        """A product of two activations where the first channel is large, else its parts alone."""
-
-        def forward(self, x: Tensor) -> Tensor:
-            return (x[:, 0].relu() * x[:, 1]).mean((1, 2))[:, None] + x.mean((1, 2, 3))[:, None]
-
     x = images()
     x[0, 0] = -x[0, 0].abs() - 1  # nothing is left of the product
     for target in (None, [[0, 0]]):
@@ -285,12 +288,14 @@ def test_as_a_method() -> None:
 ONE_STEP = {"baseline": "mean", "terms": "input", "depth": "mean"}
 
 
-@pytest.mark.parametrize("net", [Gated().double(), rectified()])
-def test_the_combined_map_is_the_mean_of_its_three_maps(net: nn.Module) -> None:
+@pytest.mark.parametrize(
+    ("net", "steps"), [(Gated().double(), "auto"), (rectified(), 1), (rectified(), 3)]
+)
+def test_the_combined_map_is_the_mean_of_its_three_maps(net: nn.Module, steps: Any) -> None:
     x = images()
-    found = combined_map(net, x, 2)
+    found = combined_map(net, x, 2, steps=steps)
     parts = [
-        fullgrad.complete_map(net, x, 2, steps="auto", depth="early", **WAY),
+        fullgrad.complete_map(net, x, 2, steps=steps, depth="early", **WAY),
         fullgrad.complete_map(net, x, 2, linearization="difference", **ONE_STEP),
         fullgrad.complete_map(net, x, 2, linearization="balanced", **ONE_STEP),
     ]
@@ -308,6 +313,32 @@ def test_the_combined_map_is_the_mean_of_its_three_maps(net: nn.Module) -> None:
     assert set(found.layers) == {name for part in parts for name in part.layers}
     assert found.linearization == "quotient, difference, balanced"
     assert found.zero == parts[0].zero
+
+
+@pytest.mark.parametrize("target", [None, [[0, 0]]])
+def test_the_map_of_one_exact_step_is_not_mixed_with_others(target: Any) -> None:
+    x = images()
+    exact = combined_map(rectified(), x, 1)
+    alone = fullgrad.complete_map(rectified(), x, 1, depth="early", **WAY)
+    assert torch.equal(exact.map, alone.map)
+    assert exact.linearization == "quotient"
+    x[0, 0] = -x[0, 0].abs() - 1
+    found = combined_map(Mixed(), x, target, baseline=0.0)
+    first, one, end = (
+        fullgrad.complete_map(Mixed(), x, target, terms="input", baseline=0.0, **options)
+        for options in (
+            {"steps": "auto", "depth": "early", "linearization": "quotient"},
+            {"depth": "mean", "linearization": "difference"},
+            {"depth": "mean", "linearization": "balanced"},
+        )
+    )
+    assert (found.steps[0] == 1).all()
+    assert torch.equal(found.map[0], first.map[0])
+    mean = first.map / 2 + one.map / 4 + end.map / 4
+    torch.testing.assert_close(found.map[1:], mean[1:], rtol=1e-12, atol=1e-14)
+    assert not torch.allclose(found.map[1:], first.map[1:], rtol=1e-3)
+    total = sums(found) + found.elsewhere + found.residual
+    torch.testing.assert_close(total, found.output, rtol=1e-9, atol=1e-10)
 
 
 def test_the_combined_map_of_several_targets_inputs_and_minibatches() -> None:

@@ -58,7 +58,7 @@ def combined_map(
     memory: int | None = None,
     top: int | None = None,
 ) -> CompleteMap:
-    """What sets the input apart from a baseline, asked in three ways: the mean of their maps.
+    """What sets the input apart from a baseline; in three ways where they differ, and their mean.
 
     How the output changes on the way from the baseline to the input can be asked in many small
     steps or in one. Half of the map is in steps, as the method ``path_fullgrad``; a quarter is in
@@ -66,7 +66,8 @@ def combined_map(
     balanced linear maps at the input, as ``difference_fullgrad`` with
     ``linearization="balanced"``. Each goes wrong in other places, so the mean goes wrong less than
     each of them (docs/recommendation.md). Each is a complete map, proved by itself, and so is the
-    mean.
+    mean. With ``steps="auto"`` the first of the three is the whole map of samples for which it
+    takes one step, because that one adds up.
 
     Args:
         model: see :func:`fullgrad.complete_map`.
@@ -133,34 +134,33 @@ def combined_map(
 def combined(
     whole: Callable[..., CompleteMap], *, steps: Steps = "auto", **options: Any
 ) -> CompleteMap:
-    """The mean of the three maps that a function gives.
+    """The mean of the three maps that a function gives; see :func:`combined_map`.
 
     Args:
         whole: takes the options of :func:`fullgrad.complete_map`.
         steps: see :func:`combined_map`.
         options: the same for each of the three.
     """
-    found = [
-        whole(
-            terms="input",
-            linearization=part.linearization,
-            depth=part.depth,
-            steps=steps if part.in_steps else 1,
-            **options,
-        )
-        for part in _PARTS
-    ]
+    found = []
+    for part in _PARTS:
+        own = {"linearization": part.linearization, "depth": part.depth}
+        taken = steps if part.in_steps else 1
+        found.append(whole(terms="input", steps=taken, **own, **options))
+        if part.in_steps and steps == "auto" and bool((found[0].steps == 1).all()):
+            return found[0]
     first = found[0]
+    alone = (first.steps == 1) & (steps == "auto")
+    mean = partial(_weighted, alone)
     names = in_order([list(each.elsewhere_by_stage) for each in found])
     none = torch.zeros_like(first.residual)
-    stages = {n: _mean([e.elsewhere_by_stage.get(n, none) for e in found]) for n in names}
-    maps = tuple(_mean(own) for own in zip(*(each.maps for each in found), strict=True))
+    stages = {n: mean([e.elsewhere_by_stage.get(n, none) for e in found]) for n in names}
+    maps = tuple(mean(own) for own in zip(*(each.maps for each in found), strict=True))
     return CompleteMap(
         map=_like(first.map, maps),
-        elsewhere=_mean([each.elsewhere for each in found]),
+        elsewhere=mean([each.elsewhere for each in found]),
         elsewhere_by_stage=stages,
-        output=_mean([each.output for each in found]),
-        residual=_mean([each.residual for each in found]),
+        output=mean([each.output for each in found]),
+        residual=mean([each.residual for each in found]),
         target=first.target,
         input_names=first.input_names,
         linearization=", ".join(part.linearization for part in _PARTS),
@@ -170,8 +170,15 @@ def combined(
     )
 
 
-def _mean(values: Sequence[Tensor]) -> Tensor:
-    return torch.stack([p.weight * v for p, v in zip(_PARTS, values, strict=True)]).sum(0)
+def _weighted(alone: Tensor, values: Sequence[Tensor]) -> Tensor:
+    """The first of the values for some samples, and the mean of all for the others.
+
+    Args:
+        alone: which samples, shape (B,); with k targets (B, k).
+        values: of this shape, and what follows it.
+    """
+    mean = torch.stack([p.weight * v for p, v in zip(_PARTS, values, strict=True)]).sum(0)
+    return torch.where(alone.view(*alone.shape, *[1] * (mean.dim() - alone.dim())), values[0], mean)
 
 
 def _like(form: Any, maps: tuple[Tensor, ...]) -> Any:
