@@ -63,6 +63,26 @@ def test_columns_without_spread_and_their_scale() -> None:
     assert low.tolist() == high.tolist() == [3, 3]
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-7])
+def test_a_column_that_differs_in_one_case_does_not_widen_the_others(noise: float) -> None:
+    """Two methods with the same maps, but for one image whose cells are ordered otherwise."""
+    random = np.random.default_rng(2)
+    values = random.normal(size=(300, 3))
+    low, high = statistics.simultaneous(values)
+    odd = noise * random.normal(size=(300, 1))
+    odd[7] += 0.5
+    lows, highs = statistics.simultaneous(np.hstack([values, odd]))
+    np.testing.assert_allclose(lows[:3], low)
+    np.testing.assert_allclose(highs[:3], high)
+    width = (highs - lows)[3]
+    assert width / scipy.stats.sem(odd[:, 0]) == pytest.approx((high - low)[0] / 0.058, rel=0.1)
+    alone = statistics.simultaneous(odd)
+    assert alone[1][0] - alone[0][0] == pytest.approx(2 * 1.968 * 0.5 / 300, rel=0.01)
+    rows = table({"a": values[:, 0], "b": values[:, 0] + odd[:, 0], "c": values[:, 0] - 1})
+    found = verdicts.ranking(rows).set_index("method")["verdict"].to_dict()
+    assert found == {"b": "first", "a": "tied", "c": "behind"}
+
+
 def table(values: dict[str, Any], test: str = "relevance-gain", scale: float = 1.0) -> Any:
     """Rows of one test: a number for each image and method."""
     return pd.DataFrame(

@@ -48,8 +48,11 @@ def test_tables_are_those_of_the_stored_rankings(
     assert text in page
 
 
-def test_noise_has_no_gain_on_any_network() -> None:
-    runs = ("small", "lite0", "small-second", "small-third", "ocr-third")
+@pytest.mark.parametrize(
+    ("runs", "most"),
+    [(("small", "lite0", "small-second"), 0.04), (("small-third", "ocr-third"), 0.05)],
+)
+def test_noise_has_no_gain_on_any_network(runs: tuple[str, ...], most: float) -> None:
     found = table.rankings([DATA / f"{run}-ranking.csv" for run in runs])
     noise = found[found["method"].isin(["random", "random_phase"])]
     assert len(noise) > 20
@@ -57,7 +60,7 @@ def test_noise_has_no_gain_on_any_network() -> None:
     beside = (noise["low"] > 0) | (noise["high"] < 0)
     assert beside.mean() <= 0.1
     rest = noise[(noise["model"] != "convnext") | ~noise["setting"].str.startswith("blur")]
-    assert float(rest["mean"].abs().max()) < 0.04
+    assert float(rest["mean"].abs().max()) < most
 
 
 @pytest.mark.parametrize(
@@ -101,6 +104,50 @@ def test_how_often_the_second_rounds_map_is_first_or_tied() -> None:
         found[found["rank"] == 1], on=["model", "setting"], suffixes=("", "_first")
     )
     assert set(behind["method_first"]) == {"difference_fullgrad"}
+
+
+def test_how_often_the_recommended_map_is_first_or_tied() -> None:
+    page = " ".join((ROOT / "docs" / "recommendation.md").read_text(encoding="utf-8").split())
+    found = table.rankings([DATA / f"{run}-ranking.csv" for run in HELD])
+    found["fill"] = found["setting"].str.partition(",")[0]
+    assert set(found["images"]) == {300}
+    own = found[found["method"] == methods.RECOMMENDED]
+    assert own["model"].nunique() == 14
+
+    def good(method: str) -> dict[str, int]:
+        rows = found[found["method"] == method]
+        firsts = rows["verdict"].isin(["first", "tied"]).groupby(rows["fill"]).sum()
+        return {str(k): int(v) for k, v in firsts.items()}
+
+    assert good("combined_fullgrad") == {"blur": 10, "mean": 13}
+    assert good("path_fullgrad") == {"blur": 4, "mean": 6}
+    for said in (
+        "| first or tied (goal: on 12) | on 13: **the goal is met** | on 10: **the goal is missed** |",
+        "| first or tied: `path_fullgrad`, recommended before | on 6 | on 4 |",
+        "on 1, the text classifier, by 0.35 | on 4, by 0.05, 0.08, 0.08 and, on the text classifier, 0.32",
+    ):
+        assert said in page
+    assert (
+        "13 of 14 networks where cells get the mean color, on 10 where they are blurred"
+        in methods.REASON
+    )
+    behind = own[own["verdict"] == "behind"].sort_values("behind", ascending=False)
+    lost = behind.groupby("fill")["behind"].apply(lambda v: [f"{-x:.2f}" for x in v]).to_dict()
+    assert lost == {"blur": ["0.05", "0.08", "0.08", "0.32"], "mean": ["0.35"]}
+    wide = found.pivot_table(index=["model", "fill"], columns="method", values="mean")
+    gained = wide[methods.RECOMMENDED] - wide["path_fullgrad"]
+    assert [int(n) for n in ((gained > 1e-3).sum(), (gained.abs() < 1e-3).sum())] == [21, 6]
+    assert list(gained[gained < -1e-3].index) == [("swin", "blur")]
+    other = wide["integrated_gradients:baseline=mean,n_steps=10,signed=True"]
+    ahead = other > wide[methods.RECOMMENDED]
+    assert set(ahead[ahead].index) == {
+        ("classifier", "blur"),
+        ("classifier", "mean"),
+        ("swin", "blur"),
+    }
+    ends = found.pivot_table(index=["model", "fill"], columns="method", values=["low", "high"])
+    apart = ends["low"][methods.RECOMMENDED] > ends["high"][other.name]
+    assert (int(apart.sum()), int(other.notna().sum())) == (8, 26)
 
 
 def test_the_first_rounds_other_tests_are_those_of_the_stored_ranking() -> None:
@@ -151,12 +198,12 @@ def test_the_small_networks_other_tests_are_those_of_the_stored_rankings(setting
     assert "\n".join(table.lines(table.rankings(SMALL), setting)) in page
 
 
-def test_where_the_recommended_map_stands_in_the_small_networks_other_tests() -> None:
+def test_where_the_second_rounds_map_stands_in_the_small_networks_other_tests() -> None:
     page = " ".join((ROOT / "docs" / "recommendation.md").read_text(encoding="utf-8").split())
     found = table.rankings(SMALL)
     assert found["model"].nunique() == 10
     assert set(found.loc[found["setting"] != "2 x 2", "images"]) == {300}
-    own = found[found["method"] == methods.RECOMMENDED]
+    own = found[found["method"] == "path_fullgrad"]
     count = own["verdict"].value_counts()
     good = count.get("first", 0) + count.get("tied", 0)
     said = f"of these {len(own)} comparisons `path_fullgrad` is first or tied in {good}, "

@@ -15,7 +15,7 @@ RECOMMENDED = "combined_fullgrad"
 """The method to begin with, by the tests of maps in docs/recommendation.md."""
 REASON = (
     "recommended: by symmetric relevance gain on images that it was not chosen on it is first or "
-    "tied on 12 of 13 networks where cells are blurred, on 10 where they get the mean color "
+    "tied on 13 of 14 networks where cells get the mean color, on 10 where they are blurred "
     "(docs/recommendation.md)"
 )
 """Why, for records."""
