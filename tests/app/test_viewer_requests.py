@@ -67,8 +67,11 @@ pytestmark = CAPTUM
             "has no option 'activation_layouts' here; it has psi, terms, linearization.",
         ),
         ({"method": "fullgrad", "options": '{"terms":"nowhere"}'}, "nowhere"),
-        ({"options": '{"terms":"a,,b"}'}, "terms must be one of all, explicit"),
-        ({"options": '{"terms":{"a":1}}'}, "terms must be a text"),
+        (
+            {"method": "path_fullgrad", "options": '{"terms":"a,,b"}'},
+            "terms must be one of all, explicit",
+        ),
+        ({"method": "path_fullgrad", "options": '{"terms":{"a":1}}'}, "terms must be a text"),
         (
             {"method": "sobel", "options": '{"psi":"layer"}'},
             "The method sobel has no option 'psi' here; it has none.",
