@@ -84,7 +84,7 @@ def test_the_number_under_the_pointer_and_the_whole_frame(
     column, row, value, rest = told()
     assert (column, row) == (pytest.approx(67, abs=1), pytest.approx(89, abs=1))
     assert value == pytest.approx(float(values[row, column]), rel=2e-3)
-    assert "Combined FullGrad" in rest
+    assert "Path FullGrad" in rest
     assert "in this cell of about 16 × 16 pixels" in rest
 
     # Enlarged, the point under the pointer stays where it is, and dragging moves the picture.
