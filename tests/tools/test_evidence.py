@@ -150,6 +150,19 @@ def test_how_often_the_recommended_map_is_first_or_tied() -> None:
     assert (int(apart.sum()), int(other.notna().sum())) == (8, 26)
 
 
+@pytest.mark.parametrize("name", ["resnet", "vgg"])
+def test_what_was_changed_after_freezing_changed_no_verdict(name: str) -> None:
+    runs = [DATA / f"{run}-ranking.csv" for run in (f"small-third-frozen-{name}", "small-third")]
+    before, now = (table.rankings([run]) for run in runs)
+    both = before.merge(now, on=["model", "setting", "method"], suffixes=("", "_now"))
+    own = both[both["method"] == "combined_fullgrad"].set_index("setting")
+    assert len(own) == 2
+    assert own["verdict"].tolist() == own["verdict_now"].tolist()
+    if name == "resnet":
+        blurred = own.loc["blur, cells of 8", ["mean", "mean_now"]]
+        assert [f"{v:.2f}" for v in blurred] == ["1.12", "1.10"]
+
+
 def test_the_first_rounds_other_tests_are_those_of_the_stored_ranking() -> None:
     page = (ROOT / "docs" / "recommendation-first-round.md").read_text(encoding="utf-8")
     found = pd.read_csv(DATA / "sanity-lite0-ranking.csv")

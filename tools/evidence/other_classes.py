@@ -16,20 +16,15 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import small
 from fullgrad.evaluation.datasets import Dataset
 from small_models import CACHE, FAMILIES, trained
 from training import CLASSES as KNOWN
-from training import MEAN, STD, image_folder, load
+from training import image_folder, load
 
 FOLDER = image_folder(None, CACHE)
 CLASSES = sorted({p.name for p in (FOLDER / "test").iterdir()} - set(KNOWN))[::9]
-PREPROCESSING = {
-    "resize": 64,
-    "crop": [64, 64],
-    "interpolation": "bilinear",
-    "mean": [MEAN] * 3,
-    "std": [STD] * 3,
-}
+PREPROCESSING = small.PREPROCESSING
 
 
 @cache

@@ -64,8 +64,8 @@ def combined_map(
     steps or in one. Half of the map is in steps, as the method ``path_fullgrad``; a quarter is in
     one step by difference quotients, as ``difference_fullgrad``; a quarter is in one step by the
     balanced linear maps at the input, as ``difference_fullgrad`` with
-    ``linearization="balanced"``. Each goes wrong in other places, so the mean goes wrong less than
-    each of them (docs/recommendation.md). Each is a complete map, proved by itself, and so is the
+    ``linearization="balanced"``. In tests the mean does better than each of them on most networks,
+    not on all (docs/recommendation.md). Each is a complete map, proved by itself, and so is the
     mean. With ``steps="auto"`` the first of the three is the whole map of samples for which it
     takes one step, because that one adds up.
 
