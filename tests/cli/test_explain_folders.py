@@ -124,6 +124,26 @@ def test_other_settings_are_refused_or_replaced(
     assert capsys.readouterr().out.splitlines()[-1] == "4 of 4 done -> other"
 
 
+def test_results_of_another_photograph_are_refused_or_replaced(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = own("--quiet"), own("--quiet")
+    first[1], second[1] = "photos/a.png", "photos/dogs/a.png"
+    assert main(first) == 0
+    written = records()
+    capsys.readouterr()
+    assert main(second) == 2
+    message = capsys.readouterr().err
+    assert (
+        f"{Path('out/a')} is the result of another photograph, {Path('photos/a.png')}:" in message
+    )
+    assert "add --replace to replace it, or name another folder with --out" in message
+    assert records() == written
+    assert main([*second, "--out", "other"]) == 0
+    assert main([*second, "--replace"]) == 0
+    assert json.loads(Path("out/a.json").read_text())["image"]["path"] == "photos/dogs/a.png"
+
+
 def test_failures_are_counted_at_the_end(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("photos/broken.png").write_bytes(b"no image")
     assert main(own("--quiet")) == 1

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from fullgrad._files import sha256_of
+from fullgrad._files import printable, sha256_of
 from fullgrad.vision.images import FoundImage
 
 if TYPE_CHECKING:
@@ -34,12 +34,14 @@ class Earlier:
         changed: output names of those with other settings.
         difference: what differs, in words; of the first of them.
         others: files of something else that have the names of records.
+        taken: output names of those whose records are of other photographs, and one of these.
     """
 
     complete: Mapping[str, ImageRecord]
     changed: Sequence[str]
     difference: str
     others: Sequence[Path] = ()
+    taken: Mapping[str, str] = field(default_factory=dict)
 
 
 def earlier(
@@ -48,7 +50,7 @@ def earlier(
     """Look through an output folder.
 
     A photograph whose file has changed, and a result with a damaged record or a file that is not
-    there, count as not explained yet.
+    there, count as not explained yet. The record of a file in another place is another's.
 
     Args:
         images: by output name.
@@ -59,13 +61,18 @@ def earlier(
     from fullgrad.vision.schema import ImageRecord
 
     complete: dict[str, ImageRecord] = {}
-    changed, difference, others = [], "", []
+    changed, difference, others, taken = [], "", [], {}
     wanted = settings(now)
     for name, image in images.items():
         path = folder / f"{name}.json"
         try:
             record = record_in(path, ImageRecord)
-            if record is None or record.image.sha256 != sha256_of(image.path):
+            if record is None:
+                continue
+            if record.image.sha256 != sha256_of(image.path):
+                theirs = record.image.path
+                if printable(Path(theirs).absolute()) != printable(image.path.absolute()):
+                    taken[name] = theirs
                 continue
         except ValueError:
             others.append(path)
@@ -77,7 +84,7 @@ def earlier(
             difference = difference or found
         elif all((folder / f"{name}{suffix}").is_file() for suffix in suffixes):
             complete[name] = record
-    return Earlier(complete, changed, difference, others)
+    return Earlier(complete, changed, difference, others, taken)
 
 
 def settings(made: Provenance) -> dict[str, str]:

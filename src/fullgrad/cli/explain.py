@@ -102,8 +102,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "draw no NAME.overlay.png, which takes about as long as a small model's map"
     add("--no-overlay", dest="overlay", action="store_false", help=text)
     text = (
-        "replace results of other settings, and other files with the names of records (default: "
-        "refuse to begin)"
+        "replace results of other settings or other photographs, and other files with the names of "
+        "records (default: refuse to begin)"
     )
     add("--replace", action="store_true", help=text)
     add("--quiet", action="store_true", help="print progress, errors and the last line only")
@@ -171,6 +171,12 @@ def explain_files(
         raise UsageError(
             f"{printable(there.others[0])} is no result of fullgrad, but has the name of one: add "
             "--replace to replace such files, or name another folder with --out"
+        )
+    if there.taken and not args.replace:
+        name, other = next(iter(there.taken.items()))
+        raise UsageError(
+            f"{printable(args.out / name)} is the result of another photograph, "
+            f"{printable(other)}: add --replace to replace it, or name another folder with --out"
         )
     make_folder(args.out)
     explain = partial(
