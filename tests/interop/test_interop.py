@@ -198,6 +198,41 @@ def test_captums_viewer_draws_the_map() -> None:
     np.testing.assert_allclose(drawn, total / total.max())
 
 
+def test_captums_metrics_take_any_method() -> None:
+    import captum.metrics
+
+    model, x = net(), images()
+
+    def explain(given: tuple[Tensor], **named: Any) -> tuple[Tensor]:
+        return (attribute("combined_fullgrad", model, given[0], **named),)
+
+    moved = captum.metrics.sensitivity_max(
+        explain, x, perturb_func=lambda x: (x + 0.1,), n_perturb_samples=1, target=2
+    )
+    (before,), (after,) = explain((x,), target=2), explain((x + 0.1,), target=2)
+    expected = (after - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)
+    assert torch.allclose(moved, expected)
+    assert (moved > 0).all()
+
+
+def test_captums_infidelity_of_a_linear_model_is_zero() -> None:
+    import captum.metrics
+
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).double(), images()
+
+    def noise(x: Tensor) -> tuple[Tensor, Tensor]:
+        drawn = torch.full_like(x, 0.1)
+        return drawn, x - drawn
+
+    gradient = fullgrad.decompose(model, x, target=2).input_gradients[0]
+    for factor, expected in ((1, 0.0), (2, 1.0)):
+        found = captum.metrics.infidelity(
+            model, noise, x, factor * gradient, target=2, n_perturb_samples=1
+        )
+        change = 0.1 * gradient.flatten(1).sum(1)
+        assert torch.allclose(found, expected * change**2)
+
+
 # -- Quantus ----------------------------------------------------------------------------------
 
 
