@@ -142,15 +142,22 @@ def test_the_reading_is_that_of_the_stored_numbers() -> None:
     assert not pairs["fullgrad", "simple_fullgrad"]
     assert pairs["fullgrad", "random_blobs:grid=4"]
     named = ("fullgrad", "grad_cam", "random_blobs:grid=4", "integrated_gradients")
-    lost = [f"{area['path_fullgrad'] - area[m]:.3f}" for m in named]
-    assert f"It loses all four, by {', '.join(lost[:3])} and {lost[3]}" in text
-    assert all(pairs[m, "path_fullgrad"] for m in named)
+    for method, words in (
+        ("combined_fullgrad", "loses all four, by"),
+        ("path_fullgrad", "loses them by"),
+    ):
+        lost = [f"{area[method] - area[m]:.3f}" for m in named]
+        assert f"`{method}` {words} {', '.join(lost[:3])} and {lost[3]}" in text
+        assert all(pairs[m, method] for m in named)
+        assert not pairs["sobel", method]
+        assert pairs["random", method]
     places = found["ranking"].set_index("method")["rank"]
-    assert (places["path_fullgrad"], len(places)) == (8, 10)
-    assert not pairs["sobel", "path_fullgrad"]
-    assert pairs["random", "path_fullgrad"]
+    assert [places[m] for m in ("combined_fullgrad", "path_fullgrad")] == [8, 9]
+    assert len(places) == 11
+    assert not pairs["path_fullgrad", "combined_fullgrad"]
     page = " ".join((ROOT / "docs" / "recommendation.md").read_text(encoding="utf-8").split())
     four = [
-        f"{area[m]:.3f}" for m in ("path_fullgrad", "fullgrad", "grad_cam", "integrated_gradients")
+        f"{area[m]:.3f}"
+        for m in ("combined_fullgrad", "fullgrad", "grad_cam", "integrated_gradients")
     ]
     assert f"an area of {four[0]}, against {', '.join(four[1:])} and {blobs:.3f}" in page
