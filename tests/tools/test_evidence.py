@@ -181,7 +181,7 @@ OTHER = ("2 x 2", "unlikely class", "second class", "eMPRT", "minus correlation"
 
 
 def test_the_other_tests_are_those_of_the_stored_rankings() -> None:
-    names, settings = ("other-lite0", "other-lite1"), (*OTHER, "noise 0.05")
+    names, settings = ("other-lite0", "other-lite1", "other-lite2"), (*OTHER, "noise 0.05")
     page = (ROOT / "docs" / "recommendation.md").read_text(encoding="utf-8")
     every = [pd.read_csv(DATA / f"{name}-ranking.csv") for name in names]
     runs = [own for run in every for _, own in run.groupby("model", sort=False)]
@@ -195,6 +195,9 @@ def test_the_other_tests_are_those_of_the_stored_rankings() -> None:
             said = []
             for run in runs:
                 of = run[run["method"].str.partition(":")[0] == name.strip("`")]
+                if of.empty:
+                    said.append("–")
+                    continue
                 own = of[of["setting"] == setting].iloc[0]
                 said.append(
                     f"{own['mean'] + 0.0:.2f} {marks[own['verdict']]}".replace("-0.00", "0.00")
@@ -202,7 +205,7 @@ def test_the_other_tests_are_those_of_the_stored_rankings() -> None:
             assert cell == ", ".join(said)
 
 
-SMALL = [DATA / f"other-small-{part}-ranking.csv" for part in ("six", "four")]
+SMALL = [DATA / "other-small-all-ranking.csv"]
 
 
 @pytest.mark.parametrize("setting", OTHER)
@@ -211,18 +214,26 @@ def test_the_small_networks_other_tests_are_those_of_the_stored_rankings(setting
     assert "\n".join(table.lines(table.rankings(SMALL), setting)) in page
 
 
-def test_where_the_second_rounds_map_stands_in_the_small_networks_other_tests() -> None:
+def test_where_the_recommended_map_stands_in_the_small_networks_other_tests() -> None:
     page = " ".join((ROOT / "docs" / "recommendation.md").read_text(encoding="utf-8").split())
     found = table.rankings(SMALL)
     assert found["model"].nunique() == 10
     assert set(found.loc[found["setting"] != "2 x 2", "images"]) == {300}
-    own = found[found["method"] == "path_fullgrad"]
-    count = own["verdict"].value_counts()
-    good = count.get("first", 0) + count.get("tied", 0)
-    said = f"of these {len(own)} comparisons `path_fullgrad` is first or tied in {good}, "
-    assert f"{said}behind in {count['behind']}, and in {count['not shown']} neither" in page
+    count = found.groupby("method")["verdict"].value_counts().unstack(fill_value=0)
+    good = count["first"] + count["tied"]
+    own, other = count.loc[methods.RECOMMENDED], ("difference_fullgrad", "complete_fullgrad")
+    assert (
+        f"of these {own.sum()} comparisons `combined_fullgrad` is first or tied in "
+        f"{good[methods.RECOMMENDED]}, behind in {own['behind']}, and in {own['not shown']} neither"
+    ) in page
+    assert (
+        f"`{other[0]}` is first or tied in {good[other[0]]}, `{other[1]}` in {good[other[1]]}."
+        in page
+    )
     wide = found.pivot_table(index=["model", "setting"], columns="method", values="mean")
     mosaic = wide.xs("2 x 2", level="setting")
-    assert (mosaic["path_fullgrad"] > mosaic[["fullgrad", "random"]].max(axis=1) + 0.04).all()
+    known = mosaic[["fullgrad", "random"]].max(axis=1) + 0.04
+    assert (mosaic[methods.RECOMMENDED] > known).all()
+    assert (mosaic[methods.RECOMMENDED] > mosaic["path_fullgrad"]).all()
     classes = wide[wide.index.get_level_values("setting").str.endswith("class")]
-    assert (classes["path_fullgrad"] < classes[["fullgrad", "random"]].min(axis=1)).all()
+    assert (classes[methods.RECOMMENDED] < classes[["fullgrad", "random"]].min(axis=1)).all()
