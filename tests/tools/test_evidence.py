@@ -249,3 +249,38 @@ def test_on_how_many_networks_grad_cam_is_ahead_in_mosaics() -> None:
     ahead = (found["grad_cam"] > own).sum()
     said = f"Grad-CAM puts more of its map on the right one on {ahead} of {len(found)} networks"
     assert said in readme
+
+
+def test_the_second_run_on_the_sentence_encoder_is_the_stored_one() -> None:
+    page = (ROOT / "docs" / "text.md").read_text(encoding="utf-8")
+    found = pd.read_csv(DATA / "minilm-third-ranking.csv")
+    page = page.partition("were not in that run.")[2]
+
+    def signed(value: float) -> str:
+        return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+    for method, rows in found.groupby("method"):
+        cells = [f"`{method}`"]
+        for setting in ("removed", "mask"):
+            own = rows.set_index("setting").loc[setting]
+            ends = [signed(own[k]) for k in ("low", "high", "behind_low", "behind_high")]
+            cells.append(f"{signed(own['mean'])} [{ends[0]}, {ends[1]}]")
+            behind = f"{own['verdict']}: {signed(own['behind'])} [{ends[2]}, {ends[3]}]"
+            cells.append("first" if own["verdict"] == "first" else behind)
+        assert f"| {' | '.join(cells)} |" in page
+    means = found.pivot_table("mean", "method", "setting")
+    other = ["grad_cam", "integrated_gradients:n_steps=20,signed=True", "fullgrad", "random"]
+    other += ["token_overlap", "token_length", "token_rarity"]
+    assert (means.loc[methods.RECOMMENDED] > means.loc[other].max()).all()
+
+
+def test_with_trained_efficientnets_the_recommended_map_is_its_half_in_steps() -> None:
+    page = " ".join((ROOT / "docs" / "recommendation.md").read_text(encoding="utf-8").split())
+    found = pd.read_parquet(DATA / "other-lite-same.parquet")
+    wide = found.pivot_table("value", ["model", "test", "setting", "case"], "method")
+    apart = wide[methods.RECOMMENDED] - wide["path_fullgrad"]
+    drawn = apart.index.get_level_values("test") == "randomization"
+    assert found["case"].nunique() >= 40
+    assert (apart[~drawn] == 0).all()
+    more = apart[drawn].xs("eMPRT", level="setting").groupby("model").mean()
+    assert f"{more.iloc[0]:.3f} and {more.iloc[1]:.3f} more eMPRT" in page
