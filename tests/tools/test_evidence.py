@@ -284,3 +284,13 @@ def test_with_trained_efficientnets_the_recommended_map_is_its_half_in_steps() -
     assert (apart[~drawn] == 0).all()
     more = apart[drawn].xs("eMPRT", level="setting").groupby("model").mean()
     assert f"{more.iloc[0]:.3f} and {more.iloc[1]:.3f} more eMPRT" in page
+
+
+def test_the_small_networks_smprt_is_the_stored_one() -> None:
+    page = (ROOT / "docs" / "recommendation.md").read_text(encoding="utf-8")
+    found = table.rankings([DATA / "small-smprt-ranking.csv"])
+    found = found[found["setting"].str.startswith("minus sMPRT")]
+    assert "\n".join(table.lines(found, "minus sMPRT")) in page
+    own = found.loc[found["method"] == methods.RECOMMENDED, "verdict"].value_counts().to_dict()
+    assert own == {"behind": 6, "not shown": 4}
+    assert "In sMPRT it is shown to be behind on six of ten networks" in page
