@@ -294,3 +294,22 @@ def test_the_small_networks_smprt_is_the_stored_one() -> None:
     own = found.loc[found["method"] == methods.RECOMMENDED, "verdict"].value_counts().to_dict()
     assert own == {"behind": 6, "not shown": 4}
     assert "In sMPRT it is shown to be behind on six of ten networks" in page
+
+
+def test_the_pitch_networks_table_is_the_stored_one() -> None:
+    page = (ROOT / "docs" / "other-networks.md").read_text(encoding="utf-8")
+    found = pd.read_csv(DATA / "crepe-all-ranking.csv")
+    halves = [pd.read_csv(DATA / f"crepe-halves{part}.csv") for part in ("", "-third")]
+    share = pd.concat(halves).set_index("method")
+    assert len(share) == found["method"].nunique() == 14
+    for method, rows in found.groupby("method"):
+        cells = [f"`{method}`"]
+        for setting in ("mean", "road"):
+            (own,) = rows[rows["setting"].str.startswith(setting)].to_dict("records")
+            ends = [f"{own[k]:+.2f}" for k in ("low", "high", "behind_low", "behind_high")]
+            cells.append(f"{own['mean']:+.2f} [{ends[0]}, {ends[1]}]")
+            behind = f"{own['verdict']} {own['behind']:+.2f} [{ends[2]}, {ends[3]}]"
+            cells.append("first" if own["verdict"] == "first" else behind)
+        of = share.loc[method]
+        cells.append(f"{of['share']:.3f} [{of['low']:.3f}, {of['high']:.3f}]")
+        assert f"| {' | '.join(cells)} |".replace("-0.", "\N{MINUS SIGN}0.") in page
