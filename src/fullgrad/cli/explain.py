@@ -13,7 +13,8 @@ from torch import Tensor
 from fullgrad._files import check_folder, make_folder, printable, unique_names
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
-from fullgrad.cli._earlier import Earlier, earlier
+from fullgrad.cli._contents import contents_of
+from fullgrad.cli._earlier import FOLDER, Earlier, earlier, folder_digest
 from fullgrad.cli.arguments import (
     LABELS,
     RATHER_THAN,
@@ -156,7 +157,10 @@ def explain_files(
             raise UsageError(
                 f"--check needs classes' outputs, but {asked.target} is explained: leave it out"
             )
-    made = provenance(model, args.command_line, options_of(args))
+    kept = options_of(args) | contents_of(args, model, asked, options)
+    if not all(image.path.is_absolute() for image in found):
+        kept[FOLDER] = folder_digest(Path.cwd())
+    made = provenance(model, args.command_line, kept)
     suffixes = [MAP_SUFFIX, *[OVERLAY_SUFFIX] * args.overlay, *[LAYERS_SUFFIX] * args.layers]
     there = Earlier({}, (), "")
     if afresh is None:
