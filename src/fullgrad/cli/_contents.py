@@ -53,7 +53,8 @@ def contents_of(
         return torch.ones(1)
 
     if args.target is not None:
-        parse(args.target, Known(asked.names, None, noted, noted))
+        classes = None if asked.names is None else len(asked.names)
+        parse(args.target, Known(asked.names, classes, noted, noted))
     return found
 
 

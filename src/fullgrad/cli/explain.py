@@ -28,6 +28,7 @@ from fullgrad.cli.arguments import (
     images_of,
     model_of,
     options_of,
+    path_of,
     positive,
     target_forms,
 )
@@ -83,9 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG.replace("%(forms)s", target_forms())
     add = parser.add_argument
     text = "image file, or folder of them with its subfolders"
-    add("images", nargs="*", type=Path, metavar="IMAGE", help=text)
+    add("images", nargs="*", type=path_of, metavar="IMAGE", help=text)
     text = "output folder, made if need be (default: %(default)s)"
-    add("--out", type=Path, default=Path("fullgrad-output"), metavar="DIR", help=text)
+    add("--out", type=path_of, default=Path("fullgrad-output"), metavar="DIR", help=text)
     add("--target", metavar="TARGET", help=TARGET)
     add("--rather-than", metavar="CLASS", help=RATHER_THAN)
     add_model_arguments(parser)
@@ -145,6 +146,8 @@ def explain_files(
         FullGradError: a mistake in the arguments, model, target or output folder.
     """
     require("matplotlib", "cli")
+    if args.check and args.quiet:
+        raise UsageError("--check only prints, which --quiet forbids: leave one of them out")
     found = images_of(args, "explain") if afresh is None else list(afresh)
     images = dict(zip(unique_names([image.name for image in found]), found, strict=True))
     check_folder(args.out)
