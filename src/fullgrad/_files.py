@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from os import PathLike
 from pathlib import Path, PurePath
 from typing import TypeAlias
@@ -57,7 +57,9 @@ def write_whole(path: Path, content: bytes) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def write_together(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
+def write_together(
+    folder: Path, contents: Mapping[str, bytes], gone: Collection[str] = ()
+) -> list[Path]:
     """Write files under temporary names in the same folder, then rename them all.
 
     The last one is renamed last, and an old file of its name goes before any other is replaced: a
@@ -66,6 +68,7 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
     Args:
         folder: must exist.
         contents: from file name to content.
+        gone: names of files that are removed, as soon as the last one's old file is.
 
     Returns:
         The files' paths.
@@ -78,7 +81,7 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
     try:
         for name, content in contents.items():
             temporary[name].write_bytes(content)
-        for name in list(contents)[-1:]:
+        for name in (*list(contents)[-1:], *gone):
             (folder / name).unlink(missing_ok=True)
         for name, path in temporary.items():
             os.replace(path, folder / name)

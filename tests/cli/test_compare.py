@@ -336,7 +336,8 @@ def test_more_photographs_than_a_sheet_has_room_for(
 def test_a_sheet_that_cannot_be_written(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path("comparison.png").write_bytes(b"before")
+    assert compare("a.png") == 0
+    before = Path("comparison.png").read_bytes()
     write = Path.write_bytes
 
     def full(self: Path, content: bytes) -> int:
@@ -347,8 +348,8 @@ def test_a_sheet_that_cannot_be_written(
     monkeypatch.setattr(Path, "write_bytes", full)
     assert compare("a.png") == 2
     assert "comparison.png cannot be written: No space left on device" in capsys.readouterr().err
-    assert Path("comparison.png").read_bytes() == b"before"
-    assert written() == {"comparison.png"}
+    assert Path("comparison.png").read_bytes() == before
+    assert written() == {"comparison.png", "comparison.json"}
 
 
 def test_a_method_whose_package_is_missing(

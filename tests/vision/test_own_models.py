@@ -157,6 +157,10 @@ def test_channels_of_files(here: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        (
+            np.zeros((3, 4, 5), np.uint32),
+            r"uint32 of .*: give float or unsigned numbers of 8 or 16",
+        ),
         (np.zeros((2, 3, 4, 5)), r"holds float64 of shape \(2, 3, 4, 5\): give float or unsigned"),
         (np.zeros((3, 4), dtype=np.int64), "holds int64"),
         (np.array([[np.nan]]), "holds NaN or infinite values"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +19,15 @@ if TYPE_CHECKING:
 
 AnyKind = TypeVar("AnyKind")
 
+FOLDER = "working folder"  # of relative paths, as a digest: records are shared, folders are not
+
 # Options that change no number of a record, or that are a part of what it says of the model.
 _APART = {
     *("images", "out", "batch_size", "quiet", "json", "overlay", "replace", "check"),
-    *("model", "weights", "device"),
+    *("model", "weights", "device", FOLDER),
 }
+_BEGINNING = re.compile(rb'\s*\{\s*"kind":\s*"([^"]*)"')  # of a record, however it goes on
+_BLANK = b"\0 \r\n\t"  # what a machine that lost its power leaves of a file
 _TOLD = 3  # of what differs, the shortest
 _PACKAGES = ("fullgrad", "fullgrad code", "torch", "torchvision", "timm", "numpy", "pillow")
 
@@ -50,7 +57,8 @@ def earlier(
     """Look through an output folder.
 
     A photograph whose file has changed, and a result with a damaged record or a file that is not
-    there, count as not explained yet. The record of a file in another place is another's.
+    there, count as not explained yet. The record of a file in another place is another's, and so
+    is one of which it is not known from which folder its relative path leads.
 
     Args:
         images: by output name.
@@ -70,9 +78,8 @@ def earlier(
             if record is None:
                 continue
             if record.image.sha256 != sha256_of(image.path):
-                theirs = record.image.path
-                if printable(Path(theirs).absolute()) != printable(image.path.absolute()):
-                    taken[name] = theirs
+                if not _in_place(record, image.path):
+                    taken[name] = record.image.path
                 continue
         except ValueError:
             others.append(path)
@@ -85,6 +92,22 @@ def earlier(
         elif all((folder / f"{name}{suffix}").is_file() for suffix in suffixes):
             complete[name] = record
     return Earlier(complete, changed, difference, others, taken)
+
+
+def folder_digest(folder: Path) -> str:
+    """A digest of a folder's absolute path."""
+    return hashlib.sha256(os.fsencode(os.path.abspath(folder))).hexdigest()[:16]
+
+
+def _in_place(record: ImageRecord, path: Path) -> bool:
+    """Whether a record is of the file that a path leads to today, whatever the file held then."""
+    theirs, now = Path(record.image.path), os.path.abspath(path)
+    made = record.options.get(FOLDER)
+    folders = (Path.cwd(), *Path(now).parents)
+    starts = (
+        folders[:1] if theirs.is_absolute() else [f for f in folders if folder_digest(f) == made]
+    )
+    return any(printable(os.path.abspath(f / theirs)) == printable(now) for f in starts)
 
 
 def settings(made: Provenance) -> dict[str, str]:
@@ -100,7 +123,7 @@ def record_in(path: Path, kind: type[AnyKind]) -> AnyKind | None:
     """The record of a kind in a file, None where there is no file or it is damaged.
 
     Raises:
-        ValueError: the file holds JSON of something else.
+        ValueError: the file holds something else.
     """
     from fullgrad.vision.schema import KINDS, RecordError, read_record
 
@@ -111,8 +134,8 @@ def record_in(path: Path, kind: type[AnyKind]) -> AnyKind | None:
     try:
         record = read_record(content, str(path))
     except RecordError:
-        record, stated = None, _stated(content)
-        if not stated or KINDS.get(stated) is kind:
+        record = None
+        if KINDS.get(_stated(content)) is kind or not content.strip(_BLANK):
             return None
     if not isinstance(record, kind):
         raise ValueError(f"{path} is another file")  # noqa: TRY004
@@ -120,12 +143,13 @@ def record_in(path: Path, kind: type[AnyKind]) -> AnyKind | None:
 
 
 def _stated(content: bytes) -> str:
-    """The kind that JSON says it is of, or that it is none; empty for what is no JSON."""
+    """The kind that JSON says it is of, cut off or damaged JSON too; empty where there is none."""
     try:
         found = json.loads(content)
     except ValueError:
-        return ""
-    return str(found.get("kind")) if isinstance(found, dict) else "no record"
+        begins = _BEGINNING.match(content)
+        return begins[1].decode("ascii", "replace") if begins else ""
+    return str(found.get("kind")) if isinstance(found, dict) else ""
 
 
 def _difference(then: Mapping[str, str], now: Mapping[str, str]) -> str:

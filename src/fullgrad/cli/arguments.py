@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from fullgrad.vision.images import (
     INTERPOLATIONS,
     FoundImage,
     class_folders,
+    exists,
     found_images,
     read_photograph,
 )
@@ -165,7 +167,12 @@ def chosen_method(args: argparse.Namespace) -> tuple[Method | None, dict[str, An
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
             raise UsageError(f"--option {text!r} is not of the form NAME=VALUE")
+        if name in options:
+            raise UsageError(f"--option {name} is given twice: leave one of them out")
         options[name] = _value(value)
+    for name in ("psi", "terms"):
+        if name in options and getattr(args, name) is not None:
+            raise UsageError(f"--{name} and --option {name} are the same: leave one of them out")
     if args.psi is not None:
         options["psi"] = args.psi
     if args.terms is not None:
@@ -196,6 +203,13 @@ def positive(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or len(text) > 15 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def path_of(text: str) -> Path:
+    """A path that is not empty, as an option's type: the empty one would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; '.' is the current folder")
+    return Path(text)
 
 
 def sample_shape(text: str) -> tuple[int, ...]:
@@ -287,7 +301,7 @@ def images_of(args: argparse.Namespace, command: str) -> list[FoundImage]:
             f"no photograph given: name image files or folders, as in 'fullgrad {command} cat.jpg'"
         )
     found = found_images(args.images)
-    missing = [image.path for image in found if not image.path.exists()]
+    missing = [image.path for image in found if not exists(image.path)]
     if len(missing) == len(found):
         names = ", ".join(map(printable, missing[:3])) + ", ..." * (len(missing) > 3)
         raise UsageError(f"{names} {'does' if len(missing) == 1 else 'do'} not exist")
@@ -307,19 +321,19 @@ def check_words(args: argparse.Namespace) -> None:
         names = imagenet_names()
     classes = len(names) if names is not None else args.num_classes
 
-    def exists(path: str) -> Tensor:
-        read_photograph(path)
+    def read(file: str) -> Tensor:
+        read_photograph(file)
         return torch.ones(1)
 
     for text in (args.target, args.rather_than):
         if text is None:
             continue
         if names is not None:
-            parse(text, Known(names, classes, exists, exists))
+            parse(text, Known(names, classes, read, read))
         elif (parts := text.split(":", 2))[0] in ("region", "similar") and len(parts) > 1:
-            path = text.partition(":")[2] if parts[0] == "similar" else "".join(parts[2:])
-            if path and " - " not in path:
-                read_photograph(path)
+            file = text.partition(":")[2] if parts[0] == "similar" else "".join(parts[2:])
+            if file and " - " not in file:
+                read_photograph(file)
 
 
 def asked_of(args: argparse.Namespace, model: LoadedModel) -> Asked:

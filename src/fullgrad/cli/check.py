@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
 from fullgrad._files import printable, write_together
 from fullgrad.cli import UsageError
@@ -13,6 +12,7 @@ from fullgrad.cli.arguments import (
     add_weights_arguments,
     note_about,
     options_of,
+    path_of,
     positive,
     sample_shape,
     seed,
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights_arguments(parser)
     add_stated_arguments(parser, size=False)
     text = "photograph, prepared as the model wants it (default: random numbers)"
-    add("--input", type=Path, metavar="PHOTO", help=text)
+    add("--input", type=path_of, metavar="PHOTO", help=text)
     text = (
         "size of the random input: HxW of an image with 3 channels, CxHxW, or any shape of one "
         "sample "
@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--depth", type=positive, default=1, metavar="N", help=text)
     text = f"every stage, not only the {ROWS} that contribute most"
     add("--all", action="store_true", help=text)
-    add("--json", type=Path, metavar="FILE", help="write the numbers there as well")
+    add("--json", type=path_of, metavar="FILE", help="write the numbers there as well")
 
 
 def run(args: argparse.Namespace) -> int:

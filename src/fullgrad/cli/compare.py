@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fullgrad import methods
-from fullgrad._files import check_folder, make_folder, printable, write_together
+from fullgrad._files import check_folder, make_folder, printable, sha256_of, write_together
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
 from fullgrad.cli._earlier import record_in
@@ -22,6 +22,7 @@ from fullgrad.cli.arguments import (
     images_of,
     model_of,
     options_of,
+    path_of,
     target_forms,
 )
 from fullgrad.cli.main import DONE, SOME_FAILED
@@ -67,14 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.epilog = f"{_EPILOG}\n{target_forms()}\n"
     add = parser.add_argument
-    add("images", nargs="*", type=Path, metavar="IMAGE", help="image file, or folder of them")
+    add("images", nargs="*", type=path_of, metavar="IMAGE", help="image file, or folder of them")
     text = (
         "METHOD, METHOD:OPTION=VALUE,... or own.py:FUNCTION ('fullgrad methods' lists them; "
         f"default: {' '.join(METHODS)})"
     )
     add("--methods", nargs="+", metavar="METHOD", help=text)
     text = f"the sheet, in the format of its name: {', '.join(FORMATS)} (default: %(default)s)"
-    add("--out", type=Path, default=Path("comparison.png"), metavar="FILE", help=text)
+    add("--out", type=path_of, default=Path("comparison.png"), metavar="FILE", help=text)
     add("--target", metavar="TARGET", help=TARGET)
     add("--rather-than", metavar="CLASS", help=RATHER_THAN)
     add("--labels", metavar="FILE", help=LABELS)
@@ -160,12 +161,18 @@ def _check_out(out: Path, images: Sequence[Path]) -> None:
         raise UsageError(f"--out {printable(out)} is one of the photographs")
     record = out.with_name(f"{out.stem}.json")
     try:
-        record_in(record, ComparisonRecord)
+        found = record_in(record, ComparisonRecord)
     except ValueError as error:
         raise UsageError(
             f"{printable(record)}, where the record of --out {printable(out)} would be, is no "
             "comparison: name another file with --out"
         ) from error
+    own = found is not None and found.sheet is not None and found.sheet.sha256
+    if out.exists() and own != sha256_of(out):
+        raise UsageError(
+            f"{printable(out)} is no sheet of fullgrad, or was changed since: name another file "
+            "with --out"
+        )
 
 
 def told(row: ImageResult) -> str:

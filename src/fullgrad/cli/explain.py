@@ -13,7 +13,8 @@ from torch import Tensor
 from fullgrad._files import check_folder, make_folder, printable, unique_names
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
-from fullgrad.cli._earlier import Earlier, earlier
+from fullgrad.cli._contents import contents_of
+from fullgrad.cli._earlier import FOLDER, Earlier, earlier, folder_digest
 from fullgrad.cli.arguments import (
     LABELS,
     RATHER_THAN,
@@ -27,6 +28,7 @@ from fullgrad.cli.arguments import (
     images_of,
     model_of,
     options_of,
+    path_of,
     positive,
     target_forms,
 )
@@ -82,9 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG.replace("%(forms)s", target_forms())
     add = parser.add_argument
     text = "image file, or folder of them with its subfolders"
-    add("images", nargs="*", type=Path, metavar="IMAGE", help=text)
+    add("images", nargs="*", type=path_of, metavar="IMAGE", help=text)
     text = "output folder, made if need be (default: %(default)s)"
-    add("--out", type=Path, default=Path("fullgrad-output"), metavar="DIR", help=text)
+    add("--out", type=path_of, default=Path("fullgrad-output"), metavar="DIR", help=text)
     add("--target", metavar="TARGET", help=TARGET)
     add("--rather-than", metavar="CLASS", help=RATHER_THAN)
     add_model_arguments(parser)
@@ -144,6 +146,8 @@ def explain_files(
         FullGradError: a mistake in the arguments, model, target or output folder.
     """
     require("matplotlib", "cli")
+    if args.check and args.quiet:
+        raise UsageError("--check only prints, which --quiet forbids: leave one of them out")
     found = images_of(args, "explain") if afresh is None else list(afresh)
     images = dict(zip(unique_names([image.name for image in found]), found, strict=True))
     check_folder(args.out)
@@ -156,7 +160,10 @@ def explain_files(
             raise UsageError(
                 f"--check needs classes' outputs, but {asked.target} is explained: leave it out"
             )
-    made = provenance(model, args.command_line, options_of(args))
+    kept = options_of(args) | contents_of(args, model, asked, options)
+    if not all(image.path.is_absolute() for image in found):
+        kept[FOLDER] = folder_digest(Path.cwd())
+    made = provenance(model, args.command_line, kept)
     suffixes = [MAP_SUFFIX, *[OVERLAY_SUFFIX] * args.overlay, *[LAYERS_SUFFIX] * args.layers]
     there = Earlier({}, (), "")
     if afresh is None:

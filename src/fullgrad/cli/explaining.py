@@ -181,7 +181,9 @@ def line(result: ImageResult, checked: str = "") -> str:
         result: what came out.
         checked: a sentence about it.
     """
-    parts = [f"{_name(result)}: {result.subject_indices}", f"probability {result.probability:.1%}"]
+    parts = [f"{_name(result)}: {result.subject_indices}"]
+    if result.probability is not None:
+        parts.append(f"probability {result.probability:.1%}")
     parts.append(result.numbers)
     if result.split is not None:
         parts.append(f"residual {result.split.residual:.1e}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 from typing import get_args
 
 import torch
@@ -16,6 +15,7 @@ from fullgrad.cli.arguments import (
     add_weights_arguments,
     chosen_method,
     note_about,
+    path_of,
     positive,
     sample_shape,
 )
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     add = parser.add_argument
     text = "file to write: .onnx, or .pt2 for PyTorch"
-    add("--out", type=Path, required=True, metavar="FILE", help=text)
+    add("--out", type=path_of, required=True, metavar="FILE", help=text)
     text = (
         "%(default)s (default), torchvision:NAME, timm:NAME, hf:FOLDER (of transformers), or "
         "path/to/file.py:FUNCTION, which is executed and returns an nn.Module"
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "samples that the file takes at a time, no more and no fewer (default: 1)"
     add("--batch-size", type=positive, metavar="N", help=text)
     text = "photograph that the file is compared with fullgrad on (default: random numbers, seed 0)"
-    add("--input", type=Path, metavar="PHOTO", help=text)
+    add("--input", type=path_of, metavar="PHOTO", help=text)
 
 
 def run(args: argparse.Namespace) -> int:

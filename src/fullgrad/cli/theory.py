@@ -9,7 +9,7 @@ from pathlib import Path
 from fullgrad._files import check_folder, make_folder, printable, write_together
 from fullgrad._optional import require
 from fullgrad.cli import UsageError
-from fullgrad.cli.arguments import seed
+from fullgrad.cli.arguments import path_of, seed
 from fullgrad.cli.main import DONE
 from fullgrad.evaluation.theory.figure import figure
 from fullgrad.evaluation.theory.properties import theory
@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``fullgrad theory``."""
     parser.description = _DESCRIPTION
     text = "output folder, made if need be (default: %(default)s)"
-    parser.add_argument("--out", type=Path, default=Path("theory-output"), metavar="DIR", help=text)
+    parser.add_argument(
+        "--out", type=path_of, default=Path("theory-output"), metavar="DIR", help=text
+    )
     text = "seed of the points and of the network's first weights (default: %(default)s)"
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help=text)
 

@@ -50,7 +50,7 @@ class MethodChoice:
         ``random_phase:of=integrated_gradients:n_steps=20;signed=True,seed=3``.
 
         Raises:
-            ValueError: not of that form, or an unknown method or option.
+            ValueError: not of that form, an option given twice, or an unknown method or option.
 
         Example:
             >>> MethodChoice.parse("fullgrad:psi=channel").options
@@ -67,6 +67,8 @@ class MethodChoice:
                 raise ValueError(
                     f"{text!r} is not METHOD, METHOD:OPTION=VALUE,... or path/to/file.py:FUNCTION"
                 )
+            if key in options:
+                raise ValueError(f"{text!r} gives {key} twice: leave one of them out")
             options[key] = _parsed(value)
         return cls(name, options)
 

@@ -17,7 +17,7 @@ def class_index(
     """The class that a user means.
 
     Args:
-        target: an index, or a name in any case.
+        target: an index, or a name in any case. With zeros before it an index is no name: 02.
         names: of the classes, if they are known.
         classes: how many there are; None if that is not known either.
         way_out: what helps where names are not known.
@@ -27,13 +27,26 @@ def class_index(
 
     Raises:
         TargetError: out of range, an unknown name (with those that are close), a name that
-            several classes bear, or a name where none are known.
+            several classes bear, the index of one class that is another's name, or a name where
+            none are known.
 
     Example:
         >>> class_index("dog", ["cat", "dog"])
         1
     """
     text = target.strip()
+    lower = [name.lower() for name in names or ()]
+    named = [i for i, name in enumerate(lower) if name == text.lower()]
+    if len(named) == 1:
+        if names is not None and text == str(_index(text)) and _index(text) != named[0]:
+            if _index(text) < (len(names) if classes is None else classes):
+                raise _two_readings(text, named[0], names)
+        return named[0]
+    if named:
+        raise TargetError(
+            f"several classes are named {text!r}: give one of the indices "
+            f"{', '.join(_written(i, lower) for i in named)}"
+        )
     if text.removeprefix("-").isdecimal():
         if int(text) < 0 or (classes is not None and int(text) >= classes):
             most = "upwards" if classes is None else f"to {classes - 1}"
@@ -44,18 +57,32 @@ def class_index(
             f"the target {text!r} is not an index, and this model's class names are not known: "
             f"{way_out}"
         )
-    lower = [name.lower() for name in names]
-    found = [i for i, name in enumerate(lower) if name == text.lower()]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise TargetError(
-            f"several classes are named {text!r}: give one of the indices "
-            f"{', '.join(map(str, found))}"
-        )
     close = _close(text.lower(), lower)
     hint = f"; did you mean {', '.join(repr(names[i]) for i in close)}?" if close else ""
     raise TargetError(f"no class is named {text!r}{hint}")
+
+
+def _index(text: str) -> int:
+    return int(text) if text.isdecimal() else -1
+
+
+def _written(index: int, lower: Sequence[str]) -> str:
+    """An index as text that is no name: with zeros before it where need be."""
+    text = str(index)
+    while text in lower:
+        text = f"0{text}"
+    return text
+
+
+def _two_readings(text: str, named: int, names: Sequence[str]) -> TargetError:
+    lower = [name.lower() for name in names]
+    index = int(text)
+    other = f", which is named {names[index]!r}" if index < len(names) else ""
+    return TargetError(
+        f"the target {text!r} is the name of class {named} and the index of class {index}{other}: "
+        f"give the index as {_written(named, lower)} for the first, as {_written(index, lower)} "
+        "for the second"
+    )
 
 
 def _close(text: str, lower: Sequence[str]) -> list[int]:

@@ -65,7 +65,8 @@ def parse(text: str, known: Known | None = None) -> Target:
     """Read a target that is written as :data:`FORMS` shows.
 
     Args:
-        text: the target. A text that is the name of a class is that class, whatever it looks like.
+        text: the target. A text that is the name of a class is that class, whatever it looks like;
+            one that is the index of another class, too, is refused.
         known: what it may refer to: class names, files.
 
     Returns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def found_images(paths: Iterable[AnyPath]) -> list[FoundImage]:
     if not all(map(os.fspath, given)):
         raise ImageError("the path of an image is empty; '.' is the current folder")
     for path in map(Path, given):
-        inside = _images_in(path) if path.is_dir() else [FoundImage(path, path.stem)]
+        inside = _images_in(path) if _is_folder(path) else [FoundImage(path, path.stem)]
         for image in inside:
             found.setdefault(image.path.resolve(), image)
     return list(found.values())
@@ -71,7 +72,7 @@ def class_folders(paths: Iterable[AnyPath]) -> tuple[str, ...] | None:
         The names of the folders that hold images, in alphabetical order, as torchvision's
         ``ImageFolder`` counts classes; None where it is anything else.
     """
-    folders = [p for p in map(Path, paths) if p.is_dir()]
+    folders = [p for p in map(Path, paths) if _is_folder(p)]
     if len(folders) != 1 or any(map(is_image, folders[0].iterdir())):
         return None
     inside = sorted(p for p in folders[0].iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -98,6 +99,21 @@ def _images_in(folder: Path) -> list[FoundImage]:
         known = ", ".join(s[1:] for s in SUFFIXES)
         raise ImageError(f"the folder {printable(folder)} holds no image files ({known})")
     return found
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file; yes where that cannot be told: reading it says why."""
+    try:
+        return path.exists()
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def is_image(path: Path) -> bool:

@@ -19,6 +19,7 @@ from fullgrad.vision._image_files import OVERLAY_SUFFIX as OVERLAY_SUFFIX  # noq
 from fullgrad.vision._image_files import SUFFIXES as SUFFIXES  # noqa: PLC0414
 from fullgrad.vision._image_files import FoundImage as FoundImage  # noqa: PLC0414
 from fullgrad.vision._image_files import class_folders as class_folders  # noqa: PLC0414
+from fullgrad.vision._image_files import exists as exists  # noqa: PLC0414
 from fullgrad.vision._image_files import find_images as find_images  # noqa: PLC0414
 from fullgrad.vision._image_files import found_images as found_images  # noqa: PLC0414
 from fullgrad.vision._image_files import is_image as is_image  # noqa: PLC0414
@@ -185,10 +186,11 @@ def _from_array(path: Path, name: str) -> Photograph:
     except (ValueError, EOFError) as error:
         raise ImageError(f"{name} is not an array that can be read: {error}") from error
     values = values[None] if values.ndim == 2 else values
-    if values.ndim != 3 or not values.size or values.dtype.kind not in "uf":
+    kind, size = values.dtype.kind, values.dtype.itemsize
+    if values.ndim != 3 or not values.size or not (kind == "f" or (kind == "u" and size <= 2)):
         raise ImageError(
             f"{name} holds {values.dtype} of shape {values.shape}: give float or unsigned numbers "
-            "of shape (channels, height, width)"
+            "of 8 or 16 bits, of shape (channels, height, width)"
         )
     top = 1.0 if values.dtype.kind == "f" else float(np.iinfo(values.dtype).max)
     planes = (values / top).astype(np.float32)

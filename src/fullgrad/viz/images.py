@@ -88,6 +88,8 @@ def write_files(
 ) -> list[Path]:
     """Write the overlay, the map, the stages if there are any, and the record of an image.
 
+    An overlay or stages of an earlier result, which this one does not have, are removed.
+
     Args:
         result: of :func:`fullgrad.vision.image_result.explain_images`.
         folder: must exist.
@@ -102,4 +104,5 @@ def write_files(
         OSError: one cannot be written.
     """
     files = pictures_of(result, overlay) | {".json": result.record(provenance).text().encode()}
-    return write_together(folder, {f"{stem}{suffix}": c for suffix, c in files.items()})
+    gone = [f"{stem}{s}" for s in (OVERLAY_SUFFIX, LAYERS_SUFFIX) if s not in files]
+    return write_together(folder, {f"{stem}{s}": c for s, c in files.items()}, gone)
