@@ -265,7 +265,8 @@ def complete_map(
             have of the output cancels, so that the sum is the output as before. Each costs a
             forward and a backward pass. ``"auto"``: one for samples of which its map adds up to
             what changes between baseline and input, f(x) - f(x0), within a thousandth of the sum
-            of its numbers' sizes; eight for the others. All but 1 need a ``baseline`` and
+            of its numbers' sizes (in half precision: the tolerance of its sums); eight for the
+            others. All but 1 need a ``baseline`` and
             ``terms="input"``.
         batch_size: see :func:`fullgrad.saliency`.
         memory: see :func:`fullgrad.saliency`.

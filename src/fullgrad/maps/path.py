@@ -116,11 +116,14 @@ def in_steps(
 
 
 def _adds_up(step: Explained, at_start: Tensor) -> Tensor:
-    """Whether the map adds up to what changes between baseline and input, shape (B,)."""
+    """Whether the map adds up to what changes between baseline and input, shape (B,).
+
+    In half precision as far as its sums can tell.
+    """
     maps = [m.flatten(1).double() for m in step.maps]
     total, size = sum(m.sum(1) for m in maps), sum(m.abs().sum(1) for m in maps)
     changes = step.output.double() - at_start.double()
-    return torch.as_tensor((changes - total).abs() <= _EXACT * size)
+    return torch.as_tensor((changes - total).abs() <= max(_EXACT, step.rounding) * size)
 
 
 def _chosen(first: Tensor, a: Explained, b: Explained) -> Explained:
