@@ -182,6 +182,8 @@ def sample_numbers(index: int | slice | Sequence[int] | Tensor, count: int) -> T
             found = there[index]
         else:
             asked = torch.as_tensor(index).cpu()
+            if asked.dtype == torch.bool and not asked.dim():
+                raise TypeError("not a number")
             if asked.is_floating_point() or asked.dim() > 1:
                 raise TypeError("not integers")
             found = there[asked if asked.dim() else asked.long()[None]]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fullgrad
+from fullgrad.errors import OptionError
 from networks import ResNetLike, seeded, vgg_like
 
 
@@ -136,6 +137,25 @@ def test_selection_and_grouping(result: fullgrad.Decomposition) -> None:
     assert "block1.down" in result.by_module(2)
     with pytest.raises(ValueError, match="depth must be at least 1, not 0"):
         result.by_module(0)
+
+
+def test_summary_of_the_sum_over_the_batch(model: nn.Module, x: Tensor) -> None:
+    d = fullgrad.decompose(model, x, 1, per_sample=False)
+    last = d.summary().splitlines()[-2]
+    assert "over the batch, summed" in last
+    total, inputs, *_, biases = (float(w) for w in last.replace(",", "").split() if w[-1].isdigit())
+    assert abs(total - inputs - biases) < 1e-4 * (abs(inputs) + abs(biases))
+    assert abs(total - float(d.output.sum())) < 1e-4
+    with pytest.raises(OptionError, match=r"sample must be 0, the sum over the batch"):
+        d.summary(sample=1)
+
+
+def test_a_sample_that_there_is_not(result: fullgrad.Decomposition) -> None:
+    with pytest.raises(OptionError, match="sample must be 0 to 2, not 3"):
+        result.summary(sample=3)
+    for flag in (True, False):
+        with pytest.raises(OptionError, match="samples must be a number from 0 to 2"):
+            result.samples(flag)
 
 
 def test_summary(result: fullgrad.Decomposition) -> None:

@@ -177,3 +177,12 @@ def test_a_models_regions(dtype: torch.dtype) -> None:
     for table in (found.by_region(labels), found.by_region(boxes=[(1.5, 2.25, 20, 30)])):
         np.testing.assert_allclose(table.sum(), found.output.double().numpy(), rtol=tolerance)
         assert table.shape[1] == 3
+
+
+def test_a_region_is_not_called_like_another_input() -> None:
+    found = made(batch(2, 1, 4, 4), batch(2, 1, 4, 4, seed=7))
+    with pytest.raises(InputError, match="cannot be called 'input1', as another input is"):
+        found.by_region(boxes={"input1": (0, 0, 2, 2)}, input="input0")
+    table = found.by_region(boxes={"input0": (0, 0, 2, 2)}, input="input0")
+    assert list(table.index) == ["input0", "rest", "input1", "elsewhere"]
+    np.testing.assert_allclose(table.sum(axis=0), found.output.numpy(), rtol=1e-12)

@@ -53,6 +53,20 @@ def test_the_closed_form_of_two_blocks(name: str, pool: str) -> None:
         torch.testing.assert_close(attribute(name, model, x, 1, **options), expected, **EXACT)
 
 
+@BOTH
+def test_each_sample_has_the_row_of_the_token_that_its_own_target_reads(name: str) -> None:
+    class EachToken(Patches):
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.cut(x).flatten(2).transpose(1, 2) + self.places
+            out: Tensor = self.head(self.blocks(tokens))
+            return out
+
+    model, x = seeded(lambda: EachToken("mean")), images()
+    targets = [(3, 1), (9, 2)]
+    each = [attribute(name, model, x[i : i + 1], [targets[i]]) for i in range(2)]
+    torch.testing.assert_close(attribute(name, model, x, targets), torch.cat(each), **EXACT)
+
+
 def test_a_class_token_s_row_is_the_paper_s() -> None:
     model, x = seeded(Patches), images()
     (first, g1), (last, g2) = written_out(model, x, 2)

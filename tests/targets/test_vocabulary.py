@@ -438,3 +438,10 @@ def test_names_of_classes_are_in_the_words() -> None:
     ):
         assert isinstance(target, Described)
         assert target.describe(names) == said == words(target, names)
+
+
+def test_vectors_and_masks_made_in_inference_mode() -> None:
+    model, encoder = nn.Conv2d(3, 5, 3, padding=1), nn.Linear(4, 5)
+    with torch.inference_mode():
+        fullgrad.decompose(encoder, torch.ones(2, 4), similarity(torch.randn(5)))
+        fullgrad.decompose(model, X.float(), region(2, torch.rand(SIDE, SIDE)))

@@ -284,12 +284,20 @@ class Decomposition(Result):
 
         Args:
             depth: group the terms by this many components of the module path; None: every term.
-            sample: which sample of the batch.
+            sample: which sample of the batch; with ``per_sample=False`` there is one, the batch.
 
         Returns:
             Lines of text: where the output comes from, and the residual.
+
+        Raises:
+            OptionError: no such sample.
         """
-        total = float(self.output[sample])
+        whole = len(self.residual) != len(self.output)
+        count = len(self.residual)
+        if not -count <= sample < count:
+            there = "0, the sum over the batch (per_sample=False)" if whole else f"0 to {count - 1}"
+            raise OptionError(f"sample must be {there}, not {sample!r}")
+        total = float(self.output.double().sum() if whole else self.output[sample])
         rows = [("input", name, "", self._input_sum(i, sample)) for i, name in self._inputs()]
         if depth is None:
             rows += [
@@ -309,14 +317,14 @@ class Decomposition(Result):
         lines += [
             f"{a:<{left[0]}}  {b:<{left[1]}}  {c:<{left[2]}}  {v:>13.6g}" for a, b, c, v in rows
         ]
-        place = min(sample, self.residual.shape[0] - 1)
+        text = " over the batch, summed" if whole else self._target_text(sample)
         lines += [
             "-" * len(head),
-            f"{self.output_source}{self._target_text(sample)} = {total:.6g}, of which input "
+            f"{self.output_source}{text} = {total:.6g}, of which input "
             f"{float(self.input_sums[sample]):.6g} and {len(self.bias_terms)} bias terms "
             f"{float(self.bias_sums[sample]):.6g}",
-            f"residual {float(self.residual[place]):.2e}, relative "
-            f"{float(self.relative_residual[place]):.1e} (tolerance {self.tolerance:.0e})",
+            f"residual {float(self.residual[sample]):.2e}, relative "
+            f"{float(self.relative_residual[sample]):.1e} (tolerance {self.tolerance:.0e})",
         ]
         return "\n".join(lines)
 
@@ -326,7 +334,9 @@ class Decomposition(Result):
     def _input_sum(self, place: int, sample: int) -> float:
         if len(self.inputs) == 1:
             return float(self.input_sums[sample])
-        own = self.input_terms[place].select(self.layouts.batch_axis(place), sample)
+        own = self.input_terms[place]
+        if len(self.residual) == len(self.output):
+            own = own.select(self.layouts.batch_axis(place), sample)
         return float(own.sum(dtype=torch.float64))
 
     def _target_text(self, sample: int) -> str:

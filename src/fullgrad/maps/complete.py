@@ -25,7 +25,7 @@ from fullgrad.errors import InputError, OptionError
 from fullgrad.maps._complete_parts import joined, of_targets
 from fullgrad.maps._complete_result import MapResult
 from fullgrad.maps.complete_sink import Complete, Explained
-from fullgrad.maps.minibatches import BatchSize, check_size, in_minibatches
+from fullgrad.maps.minibatches import BatchSize, check_size, in_minibatches, samples_of
 from fullgrad.maps.path import Baseline, Steps, check_steps, in_steps, references, zero_in_words
 from fullgrad.maps.regions import Boxes, Sums, as_numpy, box_sums, cells_of, label_sums, pooled
 from fullgrad.maps.saliency import asked, packed
@@ -161,7 +161,8 @@ class CompleteMap(MapResult):
         if labels is not None:
             sums = label_sums(own, labels)
         else:
-            sums = box_sums(own, boxes if spans is None else spans)  # type: ignore[arg-type]
+            others = [n for i, n in enumerate(self.input_names) if i != place]
+            sums = box_sums(own, boxes if spans is None else spans, others)  # type: ignore[arg-type]
         rows = {name: part.view(self.output.shape) for name, part in sums.items()}
         rows["rest"] = self._total([own]) - sum(rows.values())
         for i, (name, other) in enumerate(zip(self.input_names, self.maps, strict=True)):
@@ -232,7 +233,7 @@ def complete_map(
         target: see :func:`fullgrad.decompose`; or several for each sample, as ``[[3, 7, 9]]``,
             which cost one forward and k backward passes: see :func:`fullgrad.saliency`.
         placement: how a coarse cell's number is divided: ``"receptive_field"``: linearly around the
-            center of what it reads, never on a place that it does not read; ``"cells"``: evenly
+            center of what it reads, never outside the interval that it reads; ``"cells"``: evenly
             over the cell's own share of the axis, where the grid covers it evenly.
         terms: which terms are on the map; see :func:`fullgrad.saliency`. The others are in
             ``elsewhere`` as ``"left out"``. Where a model has no such term that has a place (no
@@ -258,6 +259,8 @@ def complete_map(
             layer that everything passes through, where the layer's output times its gradient
             stands for all that lies before it; this is the mean of these maps, from the input to
             the last such layer that has positions. Each is a complete map, so their mean is.
+            Where the sums' tolerance is loose (half precision, TF32 on a GPU), a layer that only
+            a small part of the output bypasses may count.
             ``"early"``: the weighted mean in which the last layer counts once, the one before it
             4 times, then 9 times, and so on; the input, first of N layers, N² times.
         steps: how many steps lead from the baseline to the input, along a straight line. Each is
@@ -265,7 +268,8 @@ def complete_map(
             have of the output cancels, so that the sum is the output as before. Each costs a
             forward and a backward pass. ``"auto"``: one for samples of which its map adds up to
             what changes between baseline and input, f(x) - f(x0), within a thousandth of the sum
-            of its numbers' sizes; eight for the others. All but 1 need a ``baseline`` and
+            of its numbers' sizes (in half precision: the tolerance of its sums); eight for the
+            others. All but 1 need a ``baseline`` and
             ``terms="input"``.
         batch_size: see :func:`fullgrad.saliency`.
         memory: see :func:`fullgrad.saliency`.
@@ -320,14 +324,15 @@ def complete_map(
     check_steps(steps, baseline, terms)
     zero = zero_in_words(baseline)
     if baseline is not None:
-        request = replace(request, reference=partial(references, baseline, slice(None)))
+        request = replace(request, reference=partial(references, baseline, 0, None))
+    count = None if batch_size is None else samples_of(request)
     parts: list[Explained] = []
 
     def compute(part: Request) -> tuple[Tensor]:
         start = sum(len(p.output) for p in parts)
 
         if baseline is not None:  # one for each sample is cut as the inputs are
-            part = replace(part, reference=partial(references, baseline, slice(start, None)))
+            part = replace(part, reference=partial(references, baseline, start, count))
 
         def explained(step: Request) -> list[Explained]:
             def sink(traced: Traced, _: int) -> Complete:

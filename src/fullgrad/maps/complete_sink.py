@@ -32,7 +32,11 @@ _REMAINDER = 16  # a box that leaves less than this part of another uncovered at
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """What one backward pass makes: see :class:`fullgrad.maps.complete.CompleteMap`."""
+    """What one backward pass makes: see :class:`fullgrad.maps.complete.CompleteMap`.
+
+    Args:
+        rounding: in half precision, what its sums may be off, relative to the sizes of the terms.
+    """
 
     maps: tuple[Tensor, ...]
     stages: dict[str, Tensor]
@@ -42,6 +46,7 @@ class Explained:
     names: tuple[str, ...]
     layers: tuple[str, ...]
     steps: Tensor
+    rounding: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +243,13 @@ class Complete:
                     sums = part.cells.flatten(1).sum(1) * ~proper
                     self._count(one.stage, sums, one.passed)
 
+    def _rounding(self) -> float:
+        """What sums may be off if the model computes in half precision, else 0."""
+        output = self._traced.output
+        dtypes = {*self._traced.tape.dtypes, output.dtype}
+        half = dtypes & {torch.float16, torch.bfloat16}
+        return verification.tolerance_for(dtypes, output.device) if half else 0.0
+
     def result(self, totals: Totals) -> Explained:
         """The maps and what is elsewhere, the sum of each sample proved.
 
@@ -295,6 +307,7 @@ class Complete:
             names=self._traced.prepared.names,
             layers=(INPUT, *reversed(self._layers)),
             steps=torch.ones(output.shape, dtype=torch.int64, device=output.device),
+            rounding=self._rounding(),
         )
 
 

@@ -62,6 +62,15 @@ def _first(request: Request) -> Tensor:
     return first.movedim(sample_axes(request.inputs, request.layout)[0], 0)
 
 
+def samples_of(request: Request) -> int:
+    """How many samples a call has.
+
+    Raises:
+        InputError: inputs without an axis that counts them.
+    """
+    return len(_first(request))
+
+
 def cut(request: Request, rows: slice) -> Request:
     """The same call for some of its samples.
 
@@ -230,7 +239,7 @@ def in_minibatches(
     """
     if batch_size is None:
         return compute(request)
-    count = len(_first(request))
+    count = samples_of(request)
     auto = batch_size == "auto"
     size = min(count, largest_minibatch(request, memory) if batch_size == "auto" else batch_size)
     results: list[tuple[Tensor, ...]] = []

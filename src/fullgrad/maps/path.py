@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -38,18 +38,21 @@ def zero_in_words(baseline: Baseline) -> str:
         check_baseline(each, or_mean=True)
     if isinstance(baseline, str):
         return "the mean over positions of each sample and channel"
+    if isinstance(baseline, (list, tuple)) and baseline and all(type(b) is str for b in baseline):
+        return zero_in_words("mean")
     numbers = isinstance(baseline, (int, float))
     return f"{baseline:g} everywhere in the input" if numbers else "the given baseline"
 
 
 def references(
-    baseline: Baseline, part: slice, leaves: Sequence[Tensor], layouts: Layouts
+    baseline: Baseline, start: int, count: int | None, leaves: Sequence[Tensor], layouts: Layouts
 ) -> list[Tensor]:
     """The reference of each explained input, in its shape.
 
     Args:
         baseline: as it was given, not None.
-        part: the explained samples, from the first one on, of a baseline that has all of them.
+        start: the first of the explained samples, of a baseline that has all of them.
+        count: of the samples of the whole call; None if it is not cut.
         leaves: the explained inputs.
         layouts: of them.
 
@@ -60,13 +63,32 @@ def references(
     if len(given) != len(leaves):
         raise InputError(f"{len(given)} baselines were given for {len(leaves)} inputs")
     found = []
-    own: Any
     for i, (each, x) in enumerate(zip(given, leaves, strict=True)):
-        own = each
-        if isinstance(each, Tensor) and each.dim() == x.dim() and len(each) > 1:
-            own = each[part][: len(x)]
-        found.append(baseline_like(own, x, layouts.positions(i)))
+        axis = layouts.batch_axis(i)
+        if isinstance(each, Tensor) and each.dim() == x.dim() > 0:
+            own = _of_samples(each, x, axis, start, count)
+            found.append(own.detach().to(x).expand_as(x).clone())
+        else:
+            found.append(baseline_like(cast("Any", each), x, layouts.positions(i)))
     return found
+
+
+def _of_samples(baseline: Tensor, x: Tensor, axis: int, start: int, count: int | None) -> Tensor:
+    """The rows of a baseline for some samples of the call.
+
+    Raises:
+        InputError: it has another shape, or rows for another number of samples.
+    """
+    own = x.shape[axis]
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    whole, one = ((*before, n, *after) for n in (own if count is None else count, 1))
+    if baseline.shape == one:
+        return baseline
+    if baseline.shape == whole:
+        return baseline.narrow(axis, start, own)
+    raise InputError(
+        f"a baseline must have shape {whole} or {one} for all samples, not {tuple(baseline.shape)}"
+    )
 
 
 def check_steps(steps: Steps, baseline: Baseline, terms: Terms) -> None:
@@ -116,11 +138,14 @@ def in_steps(
 
 
 def _adds_up(step: Explained, at_start: Tensor) -> Tensor:
-    """Whether the map adds up to what changes between baseline and input, shape (B,)."""
+    """Whether the map adds up to what changes between baseline and input, shape (B,).
+
+    In half precision as far as its sums can tell.
+    """
     maps = [m.flatten(1).double() for m in step.maps]
     total, size = sum(m.sum(1) for m in maps), sum(m.abs().sum(1) for m in maps)
     changes = step.output.double() - at_start.double()
-    return torch.as_tensor((changes - total).abs() <= _EXACT * size)
+    return torch.as_tensor((changes - total).abs() <= max(_EXACT, step.rounding) * size)
 
 
 def _chosen(first: Tensor, a: Explained, b: Explained) -> Explained:

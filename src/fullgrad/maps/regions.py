@@ -86,12 +86,13 @@ def label_sums(maps: Tensor, labels: Any) -> Sums:
     return {int(v): sums[..., i] for i, v in enumerate(distinct.tolist()) if v >= 0}
 
 
-def box_sums(maps: Tensor, boxes: Boxes) -> Sums:
+def box_sums(maps: Tensor, boxes: Boxes, others: Sequence[str] = ()) -> Sums:
     """The sum over each box, from its name or number to shape (B, k), float64.
 
     Args:
         maps: shape (B, k, *positions).
         boxes: see :meth:`fullgrad.maps.complete.CompleteMap.by_region`.
+        others: names of the other inputs, which are rows of the table.
 
     Raises:
         InputError: boxes that cannot be read, lie beside the map, or overlap.
@@ -101,6 +102,11 @@ def box_sums(maps: Tensor, boxes: Boxes) -> Sums:
     for name in named:
         if name in ("rest", "elsewhere"):
             raise InputError(f"a region cannot be called {name!r}, as a row of every table is")
+        if name in others:
+            raise InputError(
+                f"a region cannot be called {name!r}, as another input is, which has a row of its "
+                "own: give it another name"
+            )
     read = {name: _corners(name, box, sizes) for name, box in named.items()}
     for (name, first), (other, second) in combinations(read.items(), 2):
         if all(max(a, c) < min(b, d) for (a, b), (c, d) in zip(first, second, strict=True)):

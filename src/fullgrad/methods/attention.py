@@ -119,9 +119,9 @@ def _matrices(
 
 
 def _read_rows(last: AttentionMatrix) -> Tensor:
-    """The mean over the tokens that are read behind the last layer, shape (B, 1, tokens)."""
-    read = (last.gradient != 0).any(-1).any(1).any(0).to(last.weights.dtype)
-    rows: Tensor = (read / read.sum().clamp(min=1)).expand(len(last.weights), 1, -1)
+    """The mean over the tokens that each sample's output reads, shape (B, 1, tokens)."""
+    read = (last.gradient != 0).any(-1).any(1).to(last.weights.dtype)
+    rows: Tensor = (read / read.sum(-1, keepdim=True).clamp(min=1))[:, None]
     return rows
 
 

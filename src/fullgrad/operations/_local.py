@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from fullgrad.operations._origins import OriginOf
 from fullgrad.operations.call import Bias, Call, dependents, tensors_in
 
 Gradients: TypeAlias = "Sequence[Tensor | None]"
+
+_NEAR = 2.0**-10  # of a number in half precision: points that near are moved apart
 
 
 class Transpose(Protocol):
@@ -176,7 +178,8 @@ def quotient_of(call: Call, value: Tensor, result: Tensor) -> Local:
     """The difference quotient of an element-wise call between two points, exact at both.
 
     Where the points are so near that it loses its digits, the slope is 0: what does not change
-    hands nothing on.
+    hands nothing on. In half precision that would be so for points some percent apart, so there
+    both are computed again in float64, and equal points moved apart.
 
     Args:
         call: of one argument that depends on the input.
@@ -184,10 +187,13 @@ def quotient_of(call: Call, value: Tensor, result: Tensor) -> Local:
         result: what it returned there.
     """
     u, y = call.args[0].detach(), call.output
-    up, across = y - result, u - value
-    least = torch.finfo(u.dtype).eps ** 0.5 * torch.maximum(u.abs(), value.abs())
-    apart = (across.abs() > least) & torch.isfinite(across) & torch.isfinite(up)
-    slope = torch.where(apart, up / across, 0.0)
+    if torch.finfo(u.dtype).bits <= 16:
+        slope = _slope_of_half(call, value)
+    else:
+        up, across = y - result, u - value
+        least = torch.finfo(u.dtype).eps ** 0.5 * torch.maximum(u.abs(), value.abs())
+        apart = (across.abs() > least) & torch.isfinite(across) & torch.isfinite(up)
+        slope = torch.where(apart, up / across, 0.0)
 
     def transpose(given: Gradients, above: Gradients, *held: Tensor) -> Gradients:
         gradient = above[0]
@@ -198,3 +204,27 @@ def quotient_of(call: Call, value: Tensor, result: Tensor) -> Local:
 
     held = (slope, u, y)
     return Local((Bias("implicit", left, held, samplewise=True),), transpose, held)
+
+
+def _slope_of_half(call: Call, value: Tensor) -> Tensor:
+    """The difference quotient of numbers in half precision, computed in float64.
+
+    Points nearer than a thousandth, which is less than the spacing of most of their numbers, are
+    moved apart by that much: away from zero below it and toward it above, so that none crosses it.
+    """
+
+    def wide(v: Any) -> Any:
+        return v.detach().double() if isinstance(v, Tensor) and v.is_floating_point() else v
+
+    rest, named = [wide(v) for v in call.args[1:]], {k: wide(v) for k, v in call.kwargs.items()}
+
+    def computed(at: Tensor) -> Tensor:
+        found = call.func(at.clone(), *rest, **named)
+        made: Tensor = found[0] if isinstance(found, (tuple, list)) else found
+        return made
+
+    u, there = wide(call.args[0]), wide(value)
+    least = (u.abs() * _NEAR).clamp_(min=_NEAR**3)
+    there = torch.where((u - there).abs() < least, u - least, there)
+    slope = (computed(u) - computed(there)) / (u - there)
+    return torch.where(torch.isfinite(slope), slope, 0.0).to(value.dtype)

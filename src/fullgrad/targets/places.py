@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fullgrad.engine.lending import own
 from fullgrad.engine.module_path import returned_by
 from fullgrad.engine.targets import Described, main_tensor
 from fullgrad.errors import OutputError, TargetError
@@ -219,7 +220,7 @@ def region(
             raise TargetError("fit and each_sample belong to a mask, and there is no mask")
         return Region(c, None, mean=mean)
     try:
-        numbers = torch.as_tensor(mask).detach()
+        numbers = own(torch.as_tensor(mask).detach())
     except (TypeError, ValueError, RuntimeError) as error:
         raise TargetError(f"a mask is an array of numbers, not {type(mask).__name__}") from error
     if numbers.dim() < 1 + each_sample or numbers.is_complex():

@@ -88,7 +88,7 @@ def similarity(to: Any, *, measure: Alike = "cosine", name: str = "a vector") ->
     if measure not in ("cosine", "dot"):
         raise TargetError(f"measure must be 'cosine' or 'dot', not {measure!r}")
     try:
-        vector = torch.as_tensor(to).detach()
+        vector = own(torch.as_tensor(to).detach())
     except (TypeError, ValueError, RuntimeError) as error:
         raise TargetError(f"a vector is an array of numbers, not {type(to).__name__}") from error
     if vector.dim() not in (1, 2) or not vector.numel() or vector.is_complex():
