@@ -17,6 +17,7 @@ from fullgrad._options import takes_options
 from fullgrad.axes.layouts import ActivationLayouts
 from fullgrad.axes.spread import MassPlacement
 from fullgrad.engine.inputs import failures_named
+from fullgrad.engine.lending import own
 from fullgrad.engine.model_state import guarded
 from fullgrad.engine.request import Detached, Mode
 from fullgrad.engine.targets import main_tensor
@@ -149,11 +150,11 @@ def explain(
 
     def run() -> None:
         with guarded(model, evaluate=True), torch.no_grad(), failures_named(values):
-            model(**values)
+            model(**own(values))
 
-    embeddings = {n: embedding_of(model, own, run) for n, own in ids.items()}
+    embeddings = {n: embedding_of(model, found, run) for n, found in ids.items()}
     inputs = {n: embed(embeddings[n], values[n]) if n in ids else values[n] for n in names}
-    given = {f"{n}{EmbeddedByName.GIVEN}": own for n, own in ids.items()}
+    given = {f"{n}{EmbeddedByName.GIVEN}": found for n, found in ids.items()}
     rest = {n: v for n, v in values.items() if n not in names}
     found = complete_map(
         EmbeddedByName(model, embeddings),
