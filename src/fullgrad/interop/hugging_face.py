@@ -185,7 +185,7 @@ def explain_answer(
 
     Args:
         model: a language model, alone or with images or sounds, or an encoder-decoder.
-        batch: of the prompt; see :func:`explain`.
+        batch: of the prompt; see :func:`explain`. Several prompts are padded on the left.
         answer: ids of shape (B, answer) or (answer,): of ``model.generate`` what follows the
             prompt, ``[:, prompt:]``, or of an encoder-decoder what follows the start, ``[:, 1:]``.
         score: the token's logit, or its log-probability.
@@ -219,7 +219,7 @@ def explain_answer(
         more = {"decoder_input_ids": torch.cat([first, answer[:, :-1]], 1)}
         before = 0
     else:
-        more = longer(values, answer)
+        more = longer(values, answer, unwrap(model))
         before = values["input_ids"].shape[1] - 1
     whole = Longer({**values, **more}, batch)
     targets = [
