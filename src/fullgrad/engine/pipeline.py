@@ -113,8 +113,12 @@ def _validated(request: Request) -> nn.Module:
     ):
         if value not in known:
             raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, not {value!r}")
-    if (at := request.tolerance) is not None and not (isinstance(at, Real) and at > 0):
-        raise ValueError(f"tolerance must be positive, not {at!r}")
+    if (at := request.tolerance) is not None:
+        number = isinstance(at, Real) and not isinstance(at, bool)
+        if not (number and at > 0):
+            raise ValueError(f"tolerance must be positive, not {at!r}")
+        if not at < 1:  # residuals are relative: that would accept any
+            raise ValueError(f"tolerance must be below 1, not {at!r}: residuals are relative")
     check_keywords(request.forward_kwargs)
     model = unwrap(request.model)
     check(request.inputs)
