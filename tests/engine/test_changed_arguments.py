@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -176,3 +177,22 @@ def test_modules_are_passed_on() -> None:
     head = nn.Linear(4, 2).double()
     found = fullgrad.decompose(Headed(), batch(1, 4), 0, forward_kwargs={"head": head})
     torch.testing.assert_close(found.output, head(batch(1, 4))[:, 0].detach())
+
+
+def test_arrays_of_a_model_are_restored() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = np.zeros(1)
+            self.more = {"fixed": np.ones(2), "kept": [np.arange(3)]}
+            self.more["fixed"].flags.writeable = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            self.more["kept"][0][1] = 7
+            return x * float(self.calls[0])
+
+    model, x = Counting(), batch(1, 4)
+    for _ in range(2):
+        torch.testing.assert_close(fullgrad.decompose(model, x, 0).output, x[:, 0])
+    assert model.calls.tolist() == [0] and model.more["kept"][0].tolist() == [0, 1, 2]
