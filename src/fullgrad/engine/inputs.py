@@ -131,14 +131,14 @@ def failures_named(inputs: Inputs) -> Iterator[None]:
     """Say of an error of PyTorch's while the model runs which inputs it was given.
 
     Raises:
-        ModelError: in place of a plain ``RuntimeError`` or ``IndexError``, of an assertion with a
-            message, and of the ``TypeError`` of a ``forward`` that takes another number of
-            inputs; with their message.
+        ModelError: in place of a plain ``RuntimeError``, ``IndexError`` or ``ValueError``, of an
+            assertion with a message, and of the ``TypeError`` of a ``forward`` that takes another
+            number of inputs; with their message.
     """
     try:
         yield
-    except (RuntimeError, IndexError, AssertionError, TypeError) as error:
-        plain = type(error) in (RuntimeError, IndexError, AssertionError) and str(error)
+    except (RuntimeError, IndexError, ValueError, AssertionError, TypeError) as error:
+        plain = type(error) in (RuntimeError, IndexError, ValueError, AssertionError) and str(error)
         if not plain and not _OTHER_INPUTS.search(str(error)):
             raise
         given = ", ".join(
