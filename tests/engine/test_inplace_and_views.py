@@ -256,3 +256,18 @@ def test_attention_masks(masks: str, need_weights: bool) -> None:
         attention=nn.MultiheadAttention(4, 2, batch_first=True),
     )
     assert_exact(model, x)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_leaky_relu_that_draws_in_place(training: bool) -> None:
+    maps = []
+    for in_place in (False, True):
+        torch.manual_seed(0)
+        activation = nn.RReLU(inplace=in_place)
+        net = nn.Sequential(nn.Linear(4, 6), activation, nn.Linear(6, 2)).double()
+        net.train(training)
+        found = fullgrad.complete_map(
+            net, X, 1, mode="as_is", layout="BT", baseline=0.0, linearization="quotient"
+        )
+        maps.append(found.map)
+    torch.testing.assert_close(*maps)

@@ -55,8 +55,8 @@ def test_breach_names_the_module_where_the_local_sum_fails() -> None:
     ):
         fullgrad.decompose(model, x, 0)
     assert not model.second._forward_hooks
-    lenient = fullgrad.decompose(model, x, 0, tolerance=10.0)
-    assert lenient.tolerance == 10.0
+    lenient = fullgrad.decompose(model, x, 0, tolerance=0.99)
+    assert lenient.tolerance == 0.99
     assert float(lenient.relative_residual.max()) > 1e-3
 
 
@@ -116,6 +116,13 @@ def test_unsupported_operations_are_listed() -> None:
         ({"mode": "train"}, r"mode must be 'eval' or 'as_is', not 'train'"),
         ({"detached": "yes"}, r"detached must be 'error' or 'constant', not 'yes'"),
         ({"tolerance": -1.0}, r"tolerance must be positive, not -1.0"),
+        ({"tolerance": True}, r"tolerance must be positive, not True"),
+        ({"tolerance": float("nan")}, r"tolerance must be positive, not nan"),
+        (
+            {"tolerance": float("inf")},
+            r"tolerance must be below 1, not inf: residuals are relative",
+        ),
+        ({"tolerance": 2}, r"tolerance must be below 1, not 2: residuals are relative"),
     ],
 )
 def test_options_are_checked(options: dict, message: str) -> None:

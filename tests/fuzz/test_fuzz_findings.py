@@ -98,6 +98,12 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: operations.register("a::b", reads_input="no"), ValueError, "reads_input must be True"),  # type: ignore[arg-type]
     (lambda: cam(targets=5), TargetError, "targets must be None or a list of functions, not int"),
     (lambda: cam(X.numpy()), InputError, "input_tensor must be a tensor whose first axis counts"),
+    (
+        lambda: fullgrad.decompose(nn.BatchNorm2d(2), X[0]),
+        ModelError,
+        r"cannot run on input of shape .* expected 4D input \(got 3D input\)",
+    ),
+    (lambda: cam(top=2), ValueError, "top must be None: targets choose one class for each sample"),
     (lambda: cam(target_layers=5), ValueError, r"target_layers must be \[\] or None, not 5"),
     (
         lambda: quantus.explain(network(), "image", 0),

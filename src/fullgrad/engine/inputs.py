@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fullgrad._decisions import decided
+from fullgrad.engine._copies import copied
 from fullgrad.errors import InputError, ModelError
 
 Inputs: TypeAlias = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
@@ -20,10 +21,11 @@ _OTHER_INPUTS = re.compile(r"\.forward\(\) (missing|takes) .* positional argumen
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A call of the model, ready to be made.
+    """A call of the model, ready to be made once.
 
     ``leaves`` are the explained inputs as autograd leaves, in the user's memory; ``args`` and
-    ``kwargs`` hold non-leaf copies of them, so that a model which works in place changes neither.
+    ``kwargs`` hold non-leaf copies of them, and copies of all else, so that a model which works in
+    place changes neither.
     """
 
     args: tuple[Any, ...]
@@ -129,14 +131,14 @@ def failures_named(inputs: Inputs) -> Iterator[None]:
     """Say of an error of PyTorch's while the model runs which inputs it was given.
 
     Raises:
-        ModelError: in place of a plain ``RuntimeError`` or ``IndexError``, of an assertion with a
-            message, and of the ``TypeError`` of a ``forward`` that takes another number of
-            inputs; with their message.
+        ModelError: in place of a plain ``RuntimeError``, ``IndexError`` or ``ValueError``, of an
+            assertion with a message, and of the ``TypeError`` of a ``forward`` that takes another
+            number of inputs; with their message.
     """
     try:
         yield
-    except (RuntimeError, IndexError, AssertionError, TypeError) as error:
-        plain = type(error) in (RuntimeError, IndexError, AssertionError) and str(error)
+    except (RuntimeError, IndexError, ValueError, AssertionError, TypeError) as error:
+        plain = type(error) in (RuntimeError, IndexError, ValueError, AssertionError) and str(error)
         if not plain and not _OTHER_INPUTS.search(str(error)):
             raise
         given = ", ".join(
@@ -158,16 +160,16 @@ def prepare(
     additional_forward_args: Any = None,
     forward_kwargs: Mapping[str, Any] | None = None,
 ) -> Prepared:
-    """Make autograd leaves of the float inputs, and the call's arguments from them.
+    """Make autograd leaves of the float inputs, and the arguments of one call from them.
 
     Args:
-        inputs: a tensor; a tuple of tensors, passed in order; a dict, passed by keyword. Integer
-            tensors are passed through unexplained.
-        additional_forward_args: one value or a tuple, passed after the inputs.
-        forward_kwargs: keyword arguments, passed as they are.
+        inputs: a tensor; a tuple of tensors, passed in order; a dict, passed by keyword. Copies of
+            integer tensors are passed unexplained.
+        additional_forward_args: one value or a tuple, copied and passed after the inputs.
+        forward_kwargs: keyword arguments, copied.
 
     Raises:
-        InputError: a keyword is given twice.
+        InputError: a keyword is given twice, or an argument cannot be copied.
     """
     named, by_keyword = _named(inputs)
     leaves: list[Tensor] = []
@@ -182,13 +184,15 @@ def prepare(
                 names.append(name)
                 passed.append(leaf.clone())
             else:
-                passed.append(_usable(value))
+                passed.append(_usable(value).detach().clone())
     extra: tuple[Any, ...] = ()
     if additional_forward_args is not None:
         is_tuple = isinstance(additional_forward_args, tuple)
         extra = additional_forward_args if is_tuple else (additional_forward_args,)
-    extra = tuple(map(_usable, extra))
-    kwargs = {name: _usable(value) for name, value in (forward_kwargs or {}).items()}
+    kwargs: dict[str, Any] = {}
+    if extra or forward_kwargs:
+        more = {name: _usable(value) for name, value in (forward_kwargs or {}).items()}
+        extra, kwargs = copied((tuple(map(_usable, extra)), more), graph=True)
     if by_keyword:
         twice = [name for name, _ in named if name in kwargs]
         if twice:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fullgrad._compat import DispatchMode
 from fullgrad.axes.reading import Reading
+from fullgrad.engine._copies import copied
 from fullgrad.engine._recurrence import Recurrence
 from fullgrad.engine.inputs import failures_named, prepare
 from fullgrad.engine.model_state import eager, guarded, plain_recurrence
@@ -87,15 +88,12 @@ def readings_of(request: Request) -> Sequence[Reading]:
 
 
 def own(value: Any) -> Any:
-    """Copies of the tensors in an argument, outside any graph and of inference mode."""
-    if isinstance(value, Tensor):
-        with torch.inference_mode(False), torch.no_grad():
-            return value.clone(memory_format=torch.preserve_format)
-    if isinstance(value, dict):
-        return {k: own(v) for k, v in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(own(v) for v in value)
-    return value
+    """A copy of an argument, its tensors outside any graph and of inference mode.
+
+    Raises:
+        InputError: it cannot be copied.
+    """
+    return copied(value, graph=False)
 
 
 def as_tuple(extra: Any) -> tuple[Any, ...]:

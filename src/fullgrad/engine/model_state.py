@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fullgrad._compat import fused_kernels, memory_of, modules_in, set_fused_kernels, tensors_of
@@ -49,6 +50,7 @@ class Guard:
         default_factory=list
     )
     empty: list[Any] = field(default_factory=list)
+    arrays: list[tuple[NDArray[Any], NDArray[Any]]] = field(default_factory=list)
     tensors: list[tuple[Tensor, Tensor, bool, Tensor | None]] = field(default_factory=list)
     storages: dict[int, Tensor] = field(default_factory=dict)
     written: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -77,6 +79,8 @@ class Guard:
                 if keep is None:
                     if isinstance(value, Tensor) and (memory := memory_of(value)) is not None:
                         self.storages[memory] = value.detach()
+                    elif type(value) is np.ndarray and value.flags.writeable:
+                        self.arrays.append((value, value.copy()))
                 elif not value:
                     self.empty.append(value)
                 elif id(value) not in seen:
@@ -139,6 +143,8 @@ class Guard:
         for container in self.empty:
             if container:
                 container.clear()
+        for array, values in self.arrays:
+            np.copyto(array, values)
 
 
 def _whole_storage(t: Tensor) -> Tensor:

@@ -48,7 +48,10 @@ Result_co = TypeVar("Result_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """The sums of one explanation and where its samples lie."""
+    """The sums of one explanation and where its samples lie.
+
+    ``input_labels`` hold the sample of each number of the inputs, where that had to be asked.
+    """
 
     input_gradients: tuple[Tensor, ...]
     input_sums: Tensor
@@ -57,6 +60,7 @@ class Totals:
     residual: Tensor
     scale: Tensor
     tolerance: float
+    input_labels: tuple[Tensor, ...] = ()
 
     @property
     def hold(self) -> bool:
@@ -109,8 +113,12 @@ def _validated(request: Request) -> nn.Module:
     ):
         if value not in known:
             raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, not {value!r}")
-    if (at := request.tolerance) is not None and not (isinstance(at, Real) and at > 0):
-        raise ValueError(f"tolerance must be positive, not {at!r}")
+    if (at := request.tolerance) is not None:
+        number = isinstance(at, Real) and not isinstance(at, bool)
+        if not (number and at > 0):
+            raise ValueError(f"tolerance must be positive, not {at!r}")
+        if not at < 1:  # residuals are relative: that would accept any
+            raise ValueError(f"tolerance must be below 1, not {at!r}: residuals are relative")
     check_keywords(request.forward_kwargs)
     model = unwrap(request.model)
     check(request.inputs)
@@ -272,7 +280,8 @@ def _propagate(
     output = traced.output.detach() if request.per_sample else traced.output.detach().sum().view(1)
     residual, scale = verification.balance(output, [input_sums, *sums.values()])
     refuse_used(arrivals.kept(scale))
-    return Totals(gradients, input_sums, sums, axes, residual, scale, tolerance)
+    known = tuple(input_labels)
+    return Totals(gradients, input_sums, sums, axes, residual, scale, tolerance, known)
 
 
 @contextmanager

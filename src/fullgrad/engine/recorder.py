@@ -168,7 +168,7 @@ class Recorder(DispatchMode):
         self, func: Any, operation: Overload, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Run an operation that writes, after keeping what its rule will ask for."""
-        in_place = operation.writes == (0,)
+        in_place = 0 in operation.writes
         before, saved, rest, entry = args, False, None, operation.entry
         if in_place:
             # A constant that is overwritten is a bias; an input is what the rule may read.

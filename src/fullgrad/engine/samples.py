@@ -143,6 +143,23 @@ def sums_labelled(value: Tensor, samples: Tensor, batch: int) -> Tensor:
     return sums.index_add(0, samples[known], value[known].to(torch.float64))
 
 
+def elsewhere(labels: Tensor, axes: Axes | None, batch: int) -> bool:
+    """Whether a number belongs to another sample than the one at whose place it lies.
+
+    Args:
+        labels: each number's sample, -1 where its term is zero.
+        axes: of the numbers.
+        batch: number of samples.
+    """
+    found = along(axes, batch)
+    if found is None and (not leading(labels.shape, batch) or not labels.dim()):
+        return True
+    dim, before, after = found or Along(0, 1, len(labels) // batch)
+    own = torch.arange(batch, device=labels.device).repeat_interleave(after).repeat(before)
+    own = own.view(-1, *[1] * (labels.dim() - 1 - dim))
+    return bool(((labels >= 0) & (labels != own)).any())
+
+
 def batch_axis(samples: Tensor, batch: int) -> int | None:
     """The axis along which the sample number runs from 0 to B - 1, if there is one."""
     for axis, size in enumerate(samples.shape):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -169,11 +170,11 @@ def answer_of(answer: Any, values: Mapping[str, Tensor]) -> Tensor:
     return answer
 
 
-def longer(values: Mapping[str, Tensor], answer: Tensor) -> dict[str, Tensor]:
-    """The entries of a prompt with the answer behind it.
+def longer(values: Mapping[str, Tensor], answer: Tensor, model: nn.Module) -> dict[str, Tensor]:
+    """The entries of a prompt with the answer behind it, as ``generate`` makes them.
 
     Raises:
-        InputError: no prompt, or entries that cannot be made longer.
+        InputError: no prompt, padding behind one, or entries that cannot be made longer.
     """
     prompt = values.get("input_ids")
     if prompt is None:
@@ -186,7 +187,30 @@ def longer(values: Mapping[str, Tensor], answer: Tensor) -> dict[str, Tensor]:
         if name in values:
             more = torch.full_like(answer, fill, dtype=values[name].dtype)
             longer[name] = torch.cat([values[name], more], 1)
+    mask = longer.get("attention_mask")
+    if mask is not None and mask.dim() == 2 and not bool(mask.all()):
+        if not bool(mask[:, prompt.shape[1] - 1].all()):
+            raise InputError(
+                "a prompt ends in padding, so its answer does not follow it: pad on the left "
+                "(tokenizer.padding_side = 'left'), or explain one prompt at a time"
+            )
+        if _counts_positions(model):
+            counted = mask.long().cumsum(-1) - 1
+            longer["position_ids"] = counted.masked_fill(mask == 0, 0)
     return longer
+
+
+def _counts_positions(model: nn.Module) -> bool:
+    """Whether ``generate`` tells a model the positions, counted from the first that is no padding.
+
+    Models that make them in a way of their own do so in ``forward`` as well, from the mask.
+    """
+    if callable(inner := getattr(model, "get_base_model", None)):  # of peft
+        model = inner()
+    own = getattr(type(model), "_prepare_position_ids_for_generation", None)
+    if own is not None and ".models." in own.__module__:
+        return False
+    return "position_ids" in inspect.signature(model.forward).parameters
 
 
 def listed(what: str, names: Any) -> str:

@@ -32,7 +32,7 @@ class FullGrad:
         target_layers: none or empty: FullGrad reads every layer.
         reshape_transform: None: positions are known from the operations, not stated.
         method: ``"fullgrad"``, or another of :func:`fullgrad.saliency`'s.
-        **options: of :func:`fullgrad.saliency`.
+        **options: of :func:`fullgrad.saliency`, but for ``top``.
 
     Attributes:
         outputs: the model's main output in the last call, shape (B, ...); None before.
@@ -72,6 +72,8 @@ class FullGrad:
                 "reshape_transform must be None: positions are known from the operations, or "
                 "stated with activation_layouts="
             )
+        if options.get("top") is not None:
+            raise ValueError("top must be None: targets choose one class for each sample")
         if method not in METHODS:
             raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
         check_size(

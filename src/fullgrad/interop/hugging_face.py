@@ -17,6 +17,7 @@ from fullgrad._options import takes_options
 from fullgrad.axes.layouts import ActivationLayouts
 from fullgrad.axes.spread import MassPlacement
 from fullgrad.engine.inputs import failures_named
+from fullgrad.engine.lending import own
 from fullgrad.engine.model_state import guarded
 from fullgrad.engine.request import Detached, Mode
 from fullgrad.engine.targets import main_tensor
@@ -149,11 +150,11 @@ def explain(
 
     def run() -> None:
         with guarded(model, evaluate=True), torch.no_grad(), failures_named(values):
-            model(**values)
+            model(**own(values))
 
-    embeddings = {n: embedding_of(model, own, run) for n, own in ids.items()}
+    embeddings = {n: embedding_of(model, found, run) for n, found in ids.items()}
     inputs = {n: embed(embeddings[n], values[n]) if n in ids else values[n] for n in names}
-    given = {f"{n}{EmbeddedByName.GIVEN}": own for n, own in ids.items()}
+    given = {f"{n}{EmbeddedByName.GIVEN}": found for n, found in ids.items()}
     rest = {n: v for n, v in values.items() if n not in names}
     found = complete_map(
         EmbeddedByName(model, embeddings),
@@ -184,7 +185,7 @@ def explain_answer(
 
     Args:
         model: a language model, alone or with images or sounds, or an encoder-decoder.
-        batch: of the prompt; see :func:`explain`.
+        batch: of the prompt; see :func:`explain`. Several prompts are padded on the left.
         answer: ids of shape (B, answer) or (answer,): of ``model.generate`` what follows the
             prompt, ``[:, prompt:]``, or of an encoder-decoder what follows the start, ``[:, 1:]``.
         score: the token's logit, or its log-probability.
@@ -218,7 +219,7 @@ def explain_answer(
         more = {"decoder_input_ids": torch.cat([first, answer[:, :-1]], 1)}
         before = 0
     else:
-        more = longer(values, answer)
+        more = longer(values, answer, unwrap(model))
         before = values["input_ids"].shape[1] - 1
     whole = Longer({**values, **more}, batch)
     targets = [

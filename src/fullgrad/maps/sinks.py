@@ -10,13 +10,15 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from fullgrad.axes.algebra import Axes
 from fullgrad.axes.layouts import Grid
 from fullgrad.axes.placement import Placement, arranged
 from fullgrad.engine.backward import product
 from fullgrad.engine.pipeline import Totals, input_term
 from fullgrad.engine.request import Traced
+from fullgrad.engine.samples import elsewhere
 from fullgrad.engine.terms import Term
-from fullgrad.errors import LayoutError
+from fullgrad.errors import CompletenessError, LayoutError
 from fullgrad.maps._copies import alike, first_copy
 from fullgrad.maps.aggregation import Aggregate, Psi, drawn, reduced
 from fullgrad.maps.location import Location, Locator
@@ -97,6 +99,8 @@ class _Located(ABC):
             entry.op,
         )
         location = self._locator.of(axes, kind, module, op, entry.shape)
+        if location and term.labels is not None:
+            self._check_own(term.labels, axes)
         sums: list[Tensor] = []
         read: list[list[Tensor]] = []
         whole = any(p.by_sample for _, p in location)
@@ -111,10 +115,25 @@ class _Located(ABC):
             self._add(f"{op} in {module}", location, together)
         return torch.cat(sums) if len(sums) > 1 else sums[0]
 
+    def _check_own(self, labels: Tensor, axes: Axes | None) -> None:
+        """Refuse numbers at one sample's places that are of another's output.
+
+        Raises:
+            CompletenessError: there are some.
+        """
+        if elsewhere(labels, axes, len(self._traced.output)):
+            raise CompletenessError(
+                "the terms sum to the output, but not those that lie at each sample's places: the "
+                "model reads one sample's numbers as another's. Explain one sample at a time, "
+                "with batch_size=1."
+            )
+
     def _finish(self, totals: Totals) -> None:
         """Count the input terms, after all others."""
         self._locator.check()
         if self._with_input:
+            for labels, own in zip(totals.input_labels, self._traced.layouts.axes, strict=False):
+                self._check_own(labels, own)
             leaves = self._traced.prepared.leaves
             for i, (g, x) in enumerate(zip(totals.input_gradients, leaves, strict=True)):
                 location = self._locator.of_input(i)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fullgrad._optional import require
 from fullgrad.engine.inputs import failures_named
-from fullgrad.engine.lending import as_tuple
+from fullgrad.engine.lending import as_tuple, own
 from fullgrad.engine.targets import select
 from fullgrad.errors import MethodError
 from fullgrad.maps.minibatches import with_rows
@@ -61,9 +61,10 @@ class Explained(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The explained scalars, shape (number of samples,)."""
         times = len(x) // self._count
-        # The copy lets a model work in place on what it is given.
+        # The copies let a model work in place on what it is given.
+        extra = own(self._extra) if self._extra else ()
         with failures_named(x):
-            result = self.model(x.clone(), *(self._repeated(v, times) for v in self._extra))
+            result = self.model(x.clone(), *(self._repeated(v, times) for v in extra))
         target = with_rows(
             self._target, self._count, lambda t: torch.cat([t] * times), lambda rows: rows * times
         )
