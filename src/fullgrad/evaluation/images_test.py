@@ -23,6 +23,7 @@ from fullgrad.methods.controls import NOISE
 from fullgrad.vision.classification import number_of_classes
 from fullgrad.vision.images import preprocess
 from fullgrad.vision.models import DEFAULT_MODEL, STATED, LoadedModel, from_options, load_model
+from fullgrad.vision.provenance import state_digest
 
 METHODS = (
     "fullgrad",
@@ -47,6 +48,7 @@ class ImagesPlan(Plan):
         model: what ``fullgrad.vision.models.load_model`` was asked for.
         weights: the same.
         checkpoint: SHA-256 of the weights' file, if it is known.
+        state: digest of the model's modules, weights, buffers and Python file.
         images: where they come from.
         count: how many.
         content: digest of the images' names and bytes.
@@ -67,6 +69,7 @@ class ImagesPlan(Plan):
     count: int
     content: str
     stated: str = ""
+    state: str = ""
     random_runs: int = 5
     seed: int = 0
     batch_size: int = 10
@@ -144,6 +147,7 @@ class ImagesTest(Test):
         source = open_source(images, limit)
         settings = from_options(more)
         loaded = load_model(model, weights, device, settings)
+        state = state_digest(loaded)  # before anything goes through it
         number_of_classes(loaded)
         more = {k: v for k, v in more.items() if k not in STATED}
         plan = cls.plan_type(
@@ -154,6 +158,7 @@ class ImagesTest(Test):
             count=len(source.items),
             content=source.content,
             stated=settings.text(),
+            state=state,
             choices=choices,
             random_runs=random_orders,
             **more,

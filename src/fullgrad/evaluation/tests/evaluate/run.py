@@ -27,6 +27,7 @@ from fullgrad.evaluation.tests.remove_and_retrain.executors import OnRay
 from fullgrad.methods.controls import NOISE
 from fullgrad.vision.classification import number_of_classes
 from fullgrad.vision.models import STATED, from_options
+from fullgrad.vision.provenance import state_digest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,14 +118,13 @@ examples:
         chosen = chosen_tests(tests, "images", of_tests)
         choices = tuple(MethodChoice.parse(text) for text in methods)
         source = open_source(images, limit)
-        subjects = []
+        subjects, named = [], []
         for i, spec in enumerate(model):
-            loaded = load(spec, weights[i] if weights else None, device, settings)
-            number_of_classes(loaded)
-            subjects.append(Subject(spec, loaded, source))
-        named = []
-        for m in (s.model for s in subjects):
-            named.append(Model(m.spec, m.weights, m.sha256, content_of(m.spec), settings.text()))
+            m = load(spec, weights[i] if weights else None, device, settings)
+            file, state = content_of(m.spec), state_digest(m)  # before anything goes through it
+            named.append(Model(m.spec, m.weights, m.sha256, file, settings.text(), state))
+            number_of_classes(m)
+            subjects.append(Subject(spec, m, source))
         plan = EvaluatePlan(
             models=tuple(named),
             images=images,
