@@ -221,6 +221,11 @@ class Test(ABC):
         lines = statistics.ranking_text(tables["ranking"], "score")
         return "\n".join([f"{self.title} (higher is better)", *lines])
 
+    @property
+    def left_out(self) -> int:
+        """How many images or texts could not be used; the others were."""
+        return 0
+
     def notes(self, store: Store) -> dict[str, Any]:
         """Return what the record says beside the plan."""
         return {}

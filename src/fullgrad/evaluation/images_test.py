@@ -17,11 +17,10 @@ from fullgrad.engine.targets import main_tensor
 from fullgrad.evaluation.experiment import Test
 from fullgrad.evaluation.options import Option
 from fullgrad.evaluation.plan import MethodChoice, Plan
-from fullgrad.evaluation.sources import Source, open_source
+from fullgrad.evaluation.sources import WAY_OUT, Source, open_source
 from fullgrad.evaluation.store import Store
 from fullgrad.methods.controls import NOISE
 from fullgrad.vision.classification import number_of_classes
-from fullgrad.vision.images import preprocess
 from fullgrad.vision.models import DEFAULT_MODEL, STATED, LoadedModel, from_options, load_model
 from fullgrad.vision.provenance import state_digest
 
@@ -148,7 +147,8 @@ class ImagesTest(Test):
         settings = from_options(more)
         loaded = load_model(model, weights, device, settings)
         state = state_digest(loaded)  # before anything goes through it
-        number_of_classes(loaded)
+        number_of_classes(loaded, WAY_OUT)
+        source.check_inputs(loaded.preprocessing)
         more = {k: v for k, v in more.items() if k not in STATED}
         plan = cls.plan_type(
             model=loaded.spec,
@@ -170,6 +170,11 @@ class ImagesTest(Test):
         """How many batches of images there are."""
         return -(-len(self.source.items) // self.plan.batch_size)
 
+    @property
+    def left_out(self) -> int:
+        """How many images cannot be read."""
+        return len(self.source.excluded)
+
     def check(self) -> None:
         """Try every method on the first image.
 
@@ -189,7 +194,7 @@ class ImagesTest(Test):
     def batch(self, start: int, stop: int) -> Batch:
         """Return some images with the outputs for them."""
         items = self.source.items[start:stop]
-        images = [preprocess(item.read()[0], self.model.preprocessing) for item in items]
+        images = [item.input(self.model.preprocessing) for item in items]
         x = torch.stack(images).to(self.model.device)
         with guarded(self.model.module, evaluate=True), torch.no_grad():
             whole = main_tensor(self.model.module(x))[0].double()
