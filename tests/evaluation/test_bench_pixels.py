@@ -205,7 +205,7 @@ def test_unreadable_images_are_reported_and_left_out(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("photos/broken.png").write_bytes(b"no image")
-    assert main(command()) == 0
+    assert main(command()) == 1  # the others are done
     assert "excluded: broken.png: " in capsys.readouterr().out
     record = json.loads(Path("out/record.json").read_text())
     assert [e["image"] for e in record["excluded"]] == ["broken.png"]

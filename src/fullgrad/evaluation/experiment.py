@@ -221,6 +221,11 @@ class Test(ABC):
         lines = statistics.ranking_text(tables["ranking"], "score")
         return "\n".join([f"{self.title} (higher is better)", *lines])
 
+    @property
+    def left_out(self) -> int:
+        """How many images or texts could not be used; the others were."""
+        return 0
+
     def notes(self, store: Store) -> dict[str, Any]:
         """Return what the record says beside the plan."""
         return {}
@@ -310,13 +315,15 @@ def run(
     left = test.missing(kept)
     values = test.plan.values()
     if record is not None:
-        same = record["plan"] == values
+        old = {"state": values["state"]} if "state" in values else {}  # older records have none
+        before = {**old, **record["plan"]}
+        same = before == values
         if same and record.get("code") == test.code and not left and _whole(folder, record):
             return Result(test, folder, kept, 0, finished=True, known=True)
         if not same and not test.replaces:
             raise StoreError(
                 f"{printable(folder)} holds the results of another run "
-                f"({_difference(record['plan'], values)}); give another folder, or the options of "
+                f"({_difference(before, values)}); give another folder, or the options of "
                 "that run"
             )
         if not same:

@@ -17,12 +17,12 @@ from fullgrad.engine.targets import main_tensor
 from fullgrad.evaluation.experiment import Test
 from fullgrad.evaluation.options import Option
 from fullgrad.evaluation.plan import MethodChoice, Plan
-from fullgrad.evaluation.sources import Source, open_source
+from fullgrad.evaluation.sources import WAY_OUT, Source, open_source
 from fullgrad.evaluation.store import Store
 from fullgrad.methods.controls import NOISE
 from fullgrad.vision.classification import number_of_classes
-from fullgrad.vision.images import preprocess
 from fullgrad.vision.models import DEFAULT_MODEL, STATED, LoadedModel, from_options, load_model
+from fullgrad.vision.provenance import state_digest
 
 METHODS = (
     "fullgrad",
@@ -47,6 +47,7 @@ class ImagesPlan(Plan):
         model: what ``fullgrad.vision.models.load_model`` was asked for.
         weights: the same.
         checkpoint: SHA-256 of the weights' file, if it is known.
+        state: digest of the model's modules, weights, buffers and Python file.
         images: where they come from.
         count: how many.
         content: digest of the images' names and bytes.
@@ -67,6 +68,7 @@ class ImagesPlan(Plan):
     count: int
     content: str
     stated: str = ""
+    state: str = ""
     random_runs: int = 5
     seed: int = 0
     batch_size: int = 10
@@ -144,7 +146,9 @@ class ImagesTest(Test):
         source = open_source(images, limit)
         settings = from_options(more)
         loaded = load_model(model, weights, device, settings)
-        number_of_classes(loaded)
+        state = state_digest(loaded)  # before anything goes through it
+        number_of_classes(loaded, WAY_OUT)
+        source.check_inputs(loaded.preprocessing)
         more = {k: v for k, v in more.items() if k not in STATED}
         plan = cls.plan_type(
             model=loaded.spec,
@@ -154,6 +158,7 @@ class ImagesTest(Test):
             count=len(source.items),
             content=source.content,
             stated=settings.text(),
+            state=state,
             choices=choices,
             random_runs=random_orders,
             **more,
@@ -164,6 +169,11 @@ class ImagesTest(Test):
     def parts(self) -> int:
         """How many batches of images there are."""
         return -(-len(self.source.items) // self.plan.batch_size)
+
+    @property
+    def left_out(self) -> int:
+        """How many images cannot be read."""
+        return len(self.source.excluded)
 
     def check(self) -> None:
         """Try every method on the first image.
@@ -184,7 +194,7 @@ class ImagesTest(Test):
     def batch(self, start: int, stop: int) -> Batch:
         """Return some images with the outputs for them."""
         items = self.source.items[start:stop]
-        images = [preprocess(item.read()[0], self.model.preprocessing) for item in items]
+        images = [item.input(self.model.preprocessing) for item in items]
         x = torch.stack(images).to(self.model.device)
         with guarded(self.model.module, evaluate=True), torch.no_grad():
             whole = main_tensor(self.model.module(x))[0].double()

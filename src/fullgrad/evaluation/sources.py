@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from fullgrad._files import printable, stored_name
 from fullgrad._optional import require
 from fullgrad.errors import ImageError
 from fullgrad.evaluation.tests.evaluate.generated_images import KINDS, scene
-from fullgrad.vision.images import is_image, read_photograph
+from fullgrad.vision.images import Preprocessing, input_of, is_image, preprocess, read_photograph
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
+WAY_OUT = "give a --model file.py:FUNCTION that returns it with such an output"  # no classifier
 _GENERATED = 300  # images of a kind
 
 
@@ -37,12 +40,24 @@ class Item:
         read: decodes it: an RGB image and the SHA-256 of what was decoded.
         mask: the same of an image of equal size that is white where it is known to count, and
             black elsewhere; None where that is not known.
+        path: of a file, which may have other channels than color; None of anything else.
     """
 
     name: str
     label: int | None
     read: Callable[[], tuple[Image.Image, str]]
     mask: Callable[[], tuple[Image.Image, str]] | None = None
+    path: Path | None = None
+
+    def input(self, preprocessing: Preprocessing) -> Tensor:
+        """Return what a model takes, as ``fullgrad explain`` gives it, shape (C, H, W).
+
+        Raises:
+            ImageError: the file has other channels than the model takes.
+        """
+        if self.path is None:
+            return preprocess(self.read()[0], preprocessing)
+        return input_of(read_photograph(self.path), preprocessing)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +75,17 @@ class Source:
     items: tuple[Item, ...]
     excluded: tuple[tuple[str, str], ...]
     content: str
+
+    def check_inputs(self, preprocessing: Preprocessing) -> None:
+        """See that a model can take each image: colors fit all models of 1 or 3 channels.
+
+        Raises:
+            ImageError: a file has other channels than the model takes.
+        """
+        plain = preprocessing.channels in (1, 3)
+        for item in self.items:
+            if not plain or (item.path is not None and item.path.suffix.lower() == ".npy"):
+                item.input(preprocessing)
 
 
 def open_source(spec: str, limit: int | None = None) -> Source:
@@ -132,7 +158,7 @@ def _spread(count: int, limit: int | None) -> list[int]:
 
 
 def _file(path: Path, name: str, label: int | None, mask: Path | None = None) -> Item:
-    return Item(name, label, _reader(path), _reader(mask) if mask else None)
+    return Item(name, label, _reader(path), _reader(mask) if mask else None, path)
 
 
 def _reader(path: Path) -> Callable[[], tuple[Image.Image, str]]:
@@ -174,12 +200,19 @@ def _table(path: Path) -> list[Item]:
         raise DataError(f"{name} has no column 'file' (it has: {', '.join(columns) or 'none'})")
     if not rows:
         raise DataError(f"{name} names no images")
-    items = []
+    items: list[Item] = []
+    lines: dict[str, int] = {}
     for number, row in enumerate(rows, 2):
         text = (row.get("class_index") or "").strip()
         if text and not text.isdecimal():
             raise DataError(f"line {number} of {name}: class_index {text!r} is not a number")
         file_name = row["file"] or ""
+        before = lines.setdefault(os.path.normpath(path.parent / file_name), number)
+        if before != number:
+            raise DataError(
+                f"lines {before} and {number} of {name} name the same file, "
+                f"{printable(file_name)}: leave one of them out, since it counts as one image"
+            )
         label = int(text) if text else None
         mask = row.get("mask") or ""
         place = path.parent / mask if mask else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ ASKED = {
 }
 TOLD = ("does_not_apply",)  # above, in words
 _NUMBERS = ("images", "mean", "low", "high", "behind", "behind_low", "behind_high")
+_ENDS = ("low", "high", "behind_low", "behind_high")  # empty where one image gives no interval
 _CAPTIONS = {
     "scores": (
         "Means of each method under each test, with 95 % intervals; the table above holds them",
@@ -108,7 +110,8 @@ def _ranking(
     for row in rows:
         values: dict[str, Any] = dict(zip(heads, row, strict=True))
         try:
-            found.append(values | {name: float(values[name]) for name in _NUMBERS})
+            numbers = {n: float(values[n] or _empty(n)) for n in _NUMBERS}
+            found.append(values | numbers)
             _ = [values[name] for name in ("model", "test", "setting", "method", "verdict")]
         except (KeyError, ValueError) as error:
             raise ReportError(
@@ -117,6 +120,10 @@ def _ranking(
     if not found:
         raise ReportError(f"{record.where}: its ranking.csv is empty")
     return found
+
+
+def _empty(name: str) -> str:
+    return "nan" if name in _ENDS else ""
 
 
 def _overview(
@@ -147,8 +154,12 @@ def _head(test: Contest) -> Html:
 def _cell(row: Mapping[str, Any]) -> Html:
     good = row["verdict"] in {"first", "tied"}
     verdict = tag("strong" if good else "span", row["verdict"])
-    ends = f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    ends = f"{row['mean']:.2f} [{_end(row['low'])}, {_end(row['high'])}]"
     return joined([verdict, tag("br"), tag("span", ends, class_="n")])
+
+
+def _end(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def _test(test: Contest) -> Html:

@@ -24,8 +24,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split())
 
 
-def logits_of(model: LoadedModel, batch: Tensor) -> Tensor:
+def logits_of(model: LoadedModel, batch: Tensor, way_out: str | None = None) -> Tensor:
     """Return the model's output for each class, shape (batch, classes).
+
+    Args:
+        model: a classifier.
+        batch: of inputs.
+        way_out: what helps where the output has another shape; None for a target.
 
     Raises:
         ModelLoadError: the model fails, or its output is not of that shape.
@@ -40,8 +45,8 @@ def logits_of(model: LoadedModel, batch: Tensor) -> Tensor:
     if output.dim() != 2 or output.shape[0] != batch.shape[0]:
         raise ModelLoadError(
             f"{model.spec} is not an image classifier: its output has shape "
-            f"{tuple(output.shape)}, not ({batch.shape[0]}, classes); name what to explain in it "
-            f"with --target, such as {_example(output)}"
+            f"{tuple(output.shape)}, not ({batch.shape[0]}, classes); "
+            + (way_out or f"name what to explain in it with --target, such as {_example(output)}")
         )
     return output
 
@@ -78,13 +83,17 @@ def classes_if_any(model: LoadedModel) -> int | None:
     return tensor.shape[1] if tensor.dim() > 1 else None
 
 
-def number_of_classes(model: LoadedModel) -> int:
+def number_of_classes(model: LoadedModel, way_out: str | None = None) -> int:
     """Return how many classes the model tells apart, by trying it on a black image.
+
+    Args:
+        model: a classifier.
+        way_out: as for :func:`logits_of`.
 
     Raises:
         ModelLoadError: it does not work as an image classifier.
     """
-    return logits_of(model, _black(model)).shape[1]
+    return logits_of(model, _black(model), way_out).shape[1]
 
 
 def _black(model: LoadedModel) -> Tensor:

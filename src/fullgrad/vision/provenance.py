@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from fullgrad._files import printable
 from fullgrad._version import __version__
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 
 PACKAGES = ("torchvision", "timm", "numpy", "pillow", "matplotlib")
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of functions that a module shows; never the same
 
 
 def versions() -> dict[str, str | None]:
@@ -54,12 +57,13 @@ def state_digest(model: LoadedModel) -> str:
     """Return a digest of what a model computes: 16 hexadecimal digits.
 
     It is of modules, parameters, buffers and, where a Python file makes the model, of that file;
-    what the file imports is not a part of it.
+    what the file imports is not a part of it. It is the same in every process and on every device.
     """
-    digest = hashlib.sha256(f"{model.module!r} {model.source}".encode())
+    modules = _ADDRESS.sub("", repr(model.module))
+    digest = hashlib.sha256(f"{modules} {model.source}".encode())
     for name, value in model.module.state_dict().items():
         digest.update(f"{name} ".encode())
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and not is_lazy(value):
             flat = value.detach().cpu().contiguous().reshape(-1)
             digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
             digest.update(flat.view(torch.uint8).numpy().data)

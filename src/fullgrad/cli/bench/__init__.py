@@ -172,7 +172,7 @@ def _run(args: argparse.Namespace, name: str, options: dict[str, Any]) -> int:
         sweep(args.out)  # a killed run's half-written page
         where = write_page(args.out)
     print(f"\n-> {printable(where)}")
-    return DONE
+    return SOME_FAILED if found.test.left_out else DONE
 
 
 def _say(line: str) -> None:

@@ -80,6 +80,9 @@ examples:
   fullgrad bench pixel-perturbation --images labels.csv --order both --fill black blur --out results
   fullgrad bench pixel-perturbation --images photos/ --out results \\
       --methods fullgrad fullgrad:terms=explicit fullgrad:psi=channel grad_cam random
+
+exit code: 0 all done; 1 some images could not be read, the others are done; 2 a mistake in the
+arguments or work that had to stop.
 """
     options = (
         *ImagesTest.options,

@@ -33,7 +33,11 @@ def declared() -> list[Option]:
             "as for fullgrad explain, or generated:KIND; several are possible",
             (DEFAULT_MODEL,),
         ),
-        Option("--weights", "as for fullgrad explain, one for each model; else the usual", ()),
+        Option(
+            "--weights",
+            "as for fullgrad explain, one for each model, '-' for the usual; else the usual",
+            (),
+        ),
         Option("--device", "cpu, cuda, cuda:1, ...", "cpu"),
         Option(
             "--images",

@@ -22,6 +22,8 @@ class Model:
         checkpoint: SHA-256 of the weights' file, if it is known.
         source: SHA-256 of the Python file that makes it, if it is one.
         stated: number of classes and preprocessing, where they were stated.
+        state: digest of its modules, weights, buffers and file; None where a test of texts has it
+            in ``checkpoint``.
     """
 
     spec: str
@@ -29,6 +31,7 @@ class Model:
     checkpoint: str | None
     source: str | None = None
     stated: str = ""
+    state: str | None = None
 
 
 def content_of(spec: str) -> str | None:

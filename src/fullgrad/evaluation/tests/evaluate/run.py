@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fullgrad._code import code_digest
 from fullgrad._files import printable
-from fullgrad.errors import FullGradError, MethodError
+from fullgrad.errors import FullGradError, MethodError, ModelLoadError
 from fullgrad.evaluation._own_sources import source_digest
 from fullgrad.evaluation.experiment import Test
 from fullgrad.evaluation.options import Meter, Option
 from fullgrad.evaluation.plan import MethodChoice, digest_of
-from fullgrad.evaluation.sources import DataError, open_source
+from fullgrad.evaluation.sources import WAY_OUT, DataError, open_source
 from fullgrad.evaluation.statistics import Table
 from fullgrad.evaluation.store import Content, Store
 from fullgrad.evaluation.tests.evaluate import pictures, pieces, verdicts, words
@@ -27,6 +27,7 @@ from fullgrad.evaluation.tests.remove_and_retrain.executors import OnRay
 from fullgrad.methods.controls import NOISE
 from fullgrad.vision.classification import number_of_classes
 from fullgrad.vision.models import STATED, from_options
+from fullgrad.vision.provenance import state_digest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,6 +70,9 @@ examples:
       --tests relevance-gain --cell 16 --fills mean blur --out results
   fullgrad evaluate --model generated:shapes --images generated:shapes --tests ground-truth \\
       --out known
+
+exit code: 0 all done; 1 some images could not be read, the others are done; 2 a mistake in the
+arguments or work that had to stop.
 """
     for_models = True
     replaces = True  # since most pieces are shared
@@ -109,7 +113,10 @@ examples:
     ) -> Evaluate:
         """Read the images and load the models."""
         if weights and len(weights) != len(model):
-            raise ValueError(f"{len(weights)} weights for {len(model)} models: give one for each")
+            raise ValueError(
+                f"{len(weights)} weights for {len(model)} models: give one for each, "
+                "'-' for a model's usual ones"
+            )
         if ray_address is not None and executor != "ray":
             raise ValueError("--ray-address needs --executor ray")
         settings = from_options(of_tests)
@@ -117,14 +124,19 @@ examples:
         chosen = chosen_tests(tests, "images", of_tests)
         choices = tuple(MethodChoice.parse(text) for text in methods)
         source = open_source(images, limit)
-        subjects = []
+        subjects, named = [], []
         for i, spec in enumerate(model):
-            loaded = load(spec, weights[i] if weights else None, device, settings)
-            number_of_classes(loaded)
-            subjects.append(Subject(spec, loaded, source))
-        named = []
-        for m in (s.model for s in subjects):
-            named.append(Model(m.spec, m.weights, m.sha256, content_of(m.spec), settings.text()))
+            own = not weights or weights[i] == "-"
+            m = load(spec, None if own else weights[i], device, settings)
+            file, state = content_of(m.spec), state_digest(m)  # before anything goes through it
+            named.append(Model(m.spec, m.weights, m.sha256, file, settings.text(), state))
+            if number_of_classes(m, WAY_OUT) < 2:
+                raise ModelLoadError(
+                    f"{spec} returns one number for each image, and evaluate compares classes: "
+                    "give a classifier with an output for each of two or more"
+                )
+            source.check_inputs(m.preprocessing)
+            subjects.append(Subject(spec, m, source))
         plan = EvaluatePlan(
             models=tuple(named),
             images=images,
@@ -221,6 +233,11 @@ examples:
     def parts(self) -> int:
         """How many pieces of work there are."""
         return len(self.pieces)
+
+    @property
+    def left_out(self) -> int:
+        """How many images or texts cannot be used."""
+        return len(self.subjects[0].source.excluded)
 
     def remarks(self) -> list[str]:
         """Return what was assumed, which images are left out, which methods do not apply, why."""

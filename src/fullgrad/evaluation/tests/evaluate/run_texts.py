@@ -81,6 +81,9 @@ examples:
   fullgrad bench evaluate-texts --model encoder.py:model --texts pairs.csv --out results
   fullgrad bench evaluate-texts --model classifier.py:model --texts reviews.txt \\
       --methods balanced_input leave_one_out random --replacements mask --out results
+
+exit code: 0 all done; 1 some texts could not be used, the others are done; 2 a mistake in the
+arguments or work that had to stop.
 """
 
     plan: TextsPlan  # type: ignore[assignment]

@@ -16,7 +16,6 @@ from fullgrad.engine.targets import main_tensor
 from fullgrad.evaluation.plan import MethodChoice
 from fullgrad.evaluation.sources import Item, Source
 from fullgrad.methods.controls import NOISE
-from fullgrad.vision.images import preprocess
 from fullgrad.vision.models import LoadedModel
 
 NUMBERS = ("logit", "log-probability", "margin")
@@ -63,7 +62,7 @@ class Subject:
 
         @lru_cache(maxsize=_KEPT)
         def prepared(number: int) -> Tensor:
-            return preprocess(self.source.items[number].read()[0], self.model.preprocessing)
+            return self.source.items[number].input(self.model.preprocessing)
 
         return prepared
 

@@ -174,9 +174,10 @@ def sentences(test: Contest) -> Iterator[str]:
         return
     first = test.rows[0]
     control = ", a control," if is_control(first["method"]) else ""
+    interval = _interval(first["low"], first["high"])
     yield (
         f"{first['method']}{control} is first with {first['mean']:.3f} "
-        f"(95 % interval {first['low']:.3f} to {first['high']:.3f})."
+        f"({interval if interval.startswith('no') else f'95 % interval {interval}'})."
     )
     for verdict, begin in (
         ("tied", "Tied with it"),
@@ -200,8 +201,14 @@ def sentences(test: Contest) -> Iterator[str]:
 
 
 def _behind(row: Row) -> str:
-    low, high = -row["behind_high"], -row["behind_low"]
-    return f"{row['method']}, worse by {-row['behind']:.3f} ({low:.3f} to {high:.3f})"
+    interval = _interval(-row["behind_high"], -row["behind_low"])
+    return f"{row['method']}, worse by {-row['behind']:.3f} ({interval})"
+
+
+def _interval(low: float, high: float) -> str:
+    if math.isnan(low) or math.isnan(high):  # of one image
+        return "no interval"
+    return f"{low:.3f} to {high:.3f}"
 
 
 def cautions(
