@@ -129,10 +129,8 @@ def test_a_cache_stays_as_it_was(in_graph: bool) -> None:
     model, cache, x = Cached(), Cache(), batch(1, 4)
     if in_graph:
         cache.held[0] = (cache.held[0].requires_grad_() * 1).clone()
-    found = fullgrad.complete_map(
-        model, x, 0, forward_kwargs={"cache": cache}, layout="BT", linearization="difference",
-        baseline=0.0,
-    )  # fmt: skip
+    options: Any = {"layout": "BT", "linearization": "difference", "baseline": 0.0}
+    found = fullgrad.complete_map(model, x, 0, forward_kwargs={"cache": cache}, **options)
     assert len(cache.held) == 1
     torch.testing.assert_close(found.output, model(x, Cache())[:, 0].detach())
 
