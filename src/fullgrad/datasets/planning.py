@@ -17,7 +17,7 @@ from fullgrad import methods
 from fullgrad._code import code_digest
 from fullgrad._files import printable
 from fullgrad.datasets import encoding
-from fullgrad.datasets._described import plain, short, source_digest
+from fullgrad.datasets._described import file_digest, plain, short, source_digest
 from fullgrad.datasets._inputs import DIMS, stacked
 from fullgrad.datasets.encoding import Array, Dtype
 from fullgrad.datasets.explaining import Found, Question, explained
@@ -50,6 +50,7 @@ class Subject:
         described: how samples are transformed, for the plan.
         class_names: if they are known.
         device: where the model runs.
+        source: digest of the Python file that makes the model; empty for other models.
     """
 
     module: nn.Module
@@ -59,6 +60,7 @@ class Subject:
     described: Any
     class_names: tuple[str, ...] | None
     device: torch.device
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,9 @@ def subject_of(
         if transform is None:
             transform, own = _Preprocess(model.preprocessing), plain(asdict(model.preprocessing))
         names = model.class_names if class_names is None else tuple(class_names)
-        return Subject(model.module, model.spec, model.weights, transform, own, names, where)
+        return Subject(
+            model.module, model.spec, model.weights, transform, own, names, where, model.source
+        )
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"model must be an nn.Module or load_model()'s, not {type(model).__name__}"
@@ -108,9 +112,14 @@ def subject_of(
     return Subject(model, name, "as they are", transform, own, names, where)
 
 
-def model_digest(module: nn.Module) -> str:
-    """Return sixteen hexadecimal digits of a model's structure, code and state."""
-    found = hashlib.sha256(repr(module).encode())
+def model_digest(module: nn.Module, source: str = "") -> str:
+    """Return sixteen hexadecimal digits of a model's structure, code and state.
+
+    Args:
+        module: the model.
+        source: digest of the Python file that makes it, on whose functions it depends.
+    """
+    found = hashlib.sha256(f"{module!r}{source}".encode())
     own = {type(m) for m in module.modules() if not type(m).__module__.startswith("torch.nn.")}
     for kind in sorted(own, key=lambda k: f"{k.__module__}.{k.__qualname__}"):
         found.update(f"{kind.__module__}.{kind.__qualname__} {source_digest(kind)}".encode())
@@ -244,7 +253,7 @@ def planned(
         model={
             "name": subject.name,
             "weights": subject.weights,
-            "digest": model_digest(subject.module),
+            "digest": model_digest(subject.module, subject.source),
         },
         method=asked.method.name,
         options=plain(asked.settings()),
@@ -335,11 +344,14 @@ def positions_of(
 
 
 def source_of(asked: Question) -> str:
-    """The digest of a user's method or target, after a hyphen; empty for the library's own."""
+    """The digest of a user's method or target, after a hyphen; empty for the library's own.
+
+    The whole file that a function stands in counts, since it may call others in it.
+    """
     given = [f for f in (asked.method.function, asked.target) if callable(f)]
     inner = [f.func if isinstance(f, partial) else f for f in given]
     own = [f for f, i in zip(given, inner, strict=True) if not _is_ours(i)]
-    return "".join(f"-{short(repr(plain(f)).encode())}" for f in own)
+    return "".join(f"-{short((repr(plain(f)) + file_digest(f)).encode())}" for f in own)
 
 
 def _is_ours(function: Any) -> bool:
