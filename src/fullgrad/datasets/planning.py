@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from fullgrad.engine.request import Request
 from fullgrad.errors import InputError, UsageError
 from fullgrad.evaluation.sources import DataError
 from fullgrad.maps.minibatches import BatchSize, check_size, largest_minibatch
-from fullgrad.vision.images import preprocess, to_rgb
+from fullgrad.vision.images import Photograph, input_of, preprocess, to_rgb
 from fullgrad.vision.models import LoadedModel
 
 _TRIED = 20  # samples, until one can be read and explained
@@ -68,8 +68,11 @@ class _Preprocess:
     """A model's own preparation of images; picklable."""
 
     preprocessing: Any
+    whole: ClassVar[bool] = True  # takes a file with all its channels
 
     def __call__(self, image: Any) -> Tensor:
+        if isinstance(image, Photograph):
+            return input_of(image, self.preprocessing)
         if not hasattr(image, "convert"):
             raise InputError(
                 f"a sample is a {type(image).__name__}, no image, which this model's preprocessing "

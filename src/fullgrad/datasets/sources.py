@@ -17,7 +17,7 @@ from fullgrad.datasets._inputs import value_of
 from fullgrad.datasets.files import EXTRA
 from fullgrad.datasets.samples import Sample, Samples
 from fullgrad.evaluation.sources import DataError, image_files, torchvision_data
-from fullgrad.vision.images import SUFFIXES, read_image
+from fullgrad.vision.images import SUFFIXES, Photograph, read_photograph
 
 Data: TypeAlias = "str | os.PathLike[str] | Samples | Sequence[Any]"
 
@@ -111,8 +111,13 @@ class _Files:
     labels: Sequence[int | None] | None
 
     def __call__(self, number: int) -> Sample:
+        found, label = self.photograph(number)
+        return found.image, label
+
+    def photograph(self, number: int) -> tuple[Photograph, int | None]:
+        """Read a file with all its channels."""
         label = None if self.labels is None else self.labels[number]
-        return read_image(self.paths[number]), label
+        return read_photograph(self.paths[number]), label
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +161,11 @@ def folder(path: Path, *, by_folder: bool = False) -> Samples:
     return Samples(str(path), names, _Files([str(p) for p in files], labels), None, facts)
 
 
+def _as_values(path: Path) -> str:
+    """What tells arrays as they are from the pictures of them that earlier stores were made of."""
+    return " as they are" if path.suffix.lower() == ".npy" else ""
+
+
 def table(path: Path) -> Samples:
     """Return the image files that a table names, or the texts that it holds.
 
@@ -187,7 +197,8 @@ def table(path: Path) -> Samples:
         raise DataError(f"row {odd} of {name}: {kinds[0]} {files[odd - 1]!r} is no text")
     column = next((c for c in ("class_index", "label") if c in columns), None)
     labels = None if column is None else _numbers(found[column].tolist(), column, name)
-    facts = [f"{f} {labels[i] if labels else ''}" for i, f in enumerate(files)]
+    whole = [_as_values(Path(f)) if kinds == ["file"] else "" for f in files]
+    facts = [f"{f} {labels[i] if labels else ''}{whole[i]}" for i, f in enumerate(files)]
     ids = [str(i) for i in found["id"]] if "id" in columns else files
     if kinds == ["text"]:
         ids = ids if "id" in columns else [str(i) for i in range(len(files))]
