@@ -76,7 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "predicted (default), true, or classes by number or name; several give several maps each"
     add("--target", nargs="+", default=[PREDICTED], metavar="CLASS", help=text)
     add("--top", type=positive, metavar="K", help="explain the K highest classes of each sample")
-    text = "an image's class is the name of the folder below DATA, numbered alphabetically"
+    text = (
+        "an image's class is the name of the folder below DATA: one of the model's classes, or "
+        "numbered alphabetically where their names are not known"
+    )
     add("--folder-classes", action="store_true", help=text)
     add("--limit", type=positive, metavar="N", help="the first N samples alone")
     text = "samples that go through the model together, or 'auto' (default: 8, on a GPU 32)"

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fullgrad._files import printable
 from fullgrad._user_code import file_content
@@ -115,6 +115,26 @@ def file_digest(function: Any) -> str:
     except (OSError, TypeError):
         return ""
     return short(content)
+
+
+def model_digest(module: nn.Module, source: str = "") -> str:
+    """Return sixteen hexadecimal digits of a model's structure, code and state.
+
+    Args:
+        module: the model.
+        source: digest of the Python file that makes it, on whose functions it depends.
+    """
+    found = hashlib.sha256(f"{module!r}{source}".encode())
+    own = {type(m) for m in module.modules() if not type(m).__module__.startswith("torch.nn.")}
+    for kind in sorted(own, key=lambda k: f"{k.__module__}.{k.__qualname__}"):
+        found.update(f"{kind.__module__}.{kind.__qualname__} {source_digest(kind)}".encode())
+    for name, tensor in sorted(
+        {**dict(module.named_parameters()), **dict(module.named_buffers())}.items()
+    ):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        content = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(content.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def _of_code(code: CodeType) -> Any:

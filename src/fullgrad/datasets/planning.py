@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,10 +16,10 @@ from fullgrad import methods
 from fullgrad._code import code_digest
 from fullgrad._files import printable
 from fullgrad.datasets import encoding
-from fullgrad.datasets._described import file_digest, plain, short, source_digest
-from fullgrad.datasets._inputs import DIMS, stacked
+from fullgrad.datasets._described import file_digest, model_digest, plain, short
+from fullgrad.datasets._inputs import DIMS, Value, stacked
 from fullgrad.datasets.encoding import Array, Dtype
-from fullgrad.datasets.explaining import Found, Question, explained
+from fullgrad.datasets.explaining import Found, Question, classes_of, explained
 from fullgrad.datasets.index import SHARE
 from fullgrad.datasets.plan import TEXT, Plan, environment
 from fullgrad.datasets.samples import Prepared, Reader, Samples
@@ -115,26 +114,6 @@ def subject_of(
     return Subject(model, name, "as they are", transform, own, names, where)
 
 
-def model_digest(module: nn.Module, source: str = "") -> str:
-    """Return sixteen hexadecimal digits of a model's structure, code and state.
-
-    Args:
-        module: the model.
-        source: digest of the Python file that makes it, on whose functions it depends.
-    """
-    found = hashlib.sha256(f"{module!r}{source}".encode())
-    own = {type(m) for m in module.modules() if not type(m).__module__.startswith("torch.nn.")}
-    for kind in sorted(own, key=lambda k: f"{k.__module__}.{k.__qualname__}"):
-        found.update(f"{kind.__module__}.{kind.__qualname__} {source_digest(kind)}".encode())
-    for name, tensor in sorted(
-        {**dict(module.named_parameters()), **dict(module.named_buffers())}.items()
-    ):
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        content = tensor.detach().cpu().contiguous().reshape(-1)
-        found.update(content.view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Trial:
     """What the first sample that can be explained tells.
@@ -157,6 +136,7 @@ def tried(subject: Subject, samples: Samples, asked: Question) -> Trial:
 
     Raises:
         DataError: none of the first samples can be read.
+        UsageError: another number of class names than of classes.
         FullGradError: the method fails for all of those that can be read.
     """
     reader = Reader(samples, subject.transform)
@@ -173,12 +153,24 @@ def tried(subject: Subject, samples: Samples, asked: Question) -> Trial:
         if isinstance(answer, str):
             failure = failure or answer
             continue
+        _check_names(subject, inputs)
         stages = [n.removeprefix(SHARE) for n in answer[0].numbers if n.startswith(SHARE)]
         own = tuple(s for s in stages if s != "input")
         return Trial(samples.ids[number], sample, answer[0], own)
     if failure:
         raise UsageError(f"none of the first samples can be explained: {failure}")
     raise DataError(f"none of the first samples of {printable(samples.spec)} can be read: {unread}")
+
+
+def _check_names(subject: Subject, inputs: Value) -> None:
+    names = subject.class_names
+    classes = None if names is None else classes_of(subject.module, inputs)
+    if names is not None and classes is not None and len(names) != classes:
+        raise UsageError(
+            f"the model has {classes} classes, and {len(names)} names are given for them "
+            f"({', '.join(names[:5])}{', ...' * (len(names) > 5)}): give one for each, with "
+            "class_names=, --labels FILE, or CLASSES in the model's file"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from fullgrad.datasets import _archives as archives
 from fullgrad.datasets._inputs import value_of
 from fullgrad.datasets.files import EXTRA
 from fullgrad.datasets.samples import Sample, Samples
+from fullgrad.errors import TargetError
 from fullgrad.evaluation.sources import DataError, image_files, torchvision_data
+from fullgrad.targets.names import class_index
 from fullgrad.vision.images import SUFFIXES, Photograph, read_photograph
 
 Data: TypeAlias = "str | os.PathLike[str] | Samples | Sequence[Any]"
@@ -24,6 +27,7 @@ Data: TypeAlias = "str | os.PathLike[str] | Samples | Sequence[Any]"
 _INPUTS = ("image", "img", "pixel_values", "input", "inputs", "audio", "text", "sentence")
 _IDS = ("input_ids", "decoder_input_ids")  # items that have these are inputs by name
 _LABELS = ("label", "labels", "class", "class_index", "target")
+_SYNSET = re.compile(r"n\d{8}")  # what a folder of ImageNet is called
 _FORMS = (
     "an image folder, a .csv or .parquet file with a column 'file' or 'text', .tar files "
     "(webdataset:PATTERN), a folder of the datasets library, torchvision:NAME:ROOT, "
@@ -32,7 +36,11 @@ _FORMS = (
 
 
 def open_samples(
-    data: Data, *, ids: Sequence[str] | None = None, labels: str | None = None
+    data: Data,
+    *,
+    ids: Sequence[str] | None = None,
+    labels: str | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Samples:
     """Find the samples of a data set; none is decoded.
 
@@ -47,13 +55,15 @@ def open_samples(
             an image, a text, a tensor, or a dict of tensors by the names of the model's
             arguments; a dict with ``input_ids`` is one.
         ids: of a map-style data set, one for each item; its numbers where they are not given.
-        labels: ``"folder"`` takes an image's class from the name of the folder below ``data``, the
-            names numbered in alphabetical order as torchvision's ``ImageFolder`` does; None
-            leaves images of a folder without a class.
+        labels: ``"folder"`` takes an image's class from the name of the folder below ``data``;
+            None leaves images of a folder without a class.
+        class_names: of the model, among which folders' names are looked up. Where they are not
+            known, folders are numbered in alphabetical order as torchvision's ``ImageFolder``
+            does; so are the folders of ImageNet (``n01440764``, ...), if all classes are there.
 
     Raises:
-        DataError: nothing there, an id twice, not a data set, or ids or labels that it does not
-            take.
+        DataError: nothing there, an id twice, not a data set, ids or labels that it does not
+            take, or a folder that is named as no class or as several.
 
     Example:
         >>> import torch
@@ -68,7 +78,7 @@ def open_samples(
     if isinstance(data, (str, os.PathLike)):
         if ids is not None:
             raise DataError("ids= belongs to a data set in Python; a table has a column 'id'")
-        return _at(os.fspath(data), labels)
+        return _at(os.fspath(data), labels, class_names)
     if labels is not None:
         raise DataError("labels='folder' belongs to an image folder")
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
@@ -81,7 +91,7 @@ def _name_of(data: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _at(spec: str, labels: str | None) -> Samples:
+def _at(spec: str, labels: str | None, class_names: Sequence[str] | None) -> Samples:
     path = Path(spec)
     if labels not in {None, "folder"}:
         raise DataError(f"labels must be 'folder' or None, not {labels!r}")
@@ -95,7 +105,8 @@ def _at(spec: str, labels: str | None) -> Samples:
     if names_file(spec):
         return made(spec)
     if path.is_dir():
-        return _saved_data(path) if _saved(path) else folder(path, by_folder=labels is not None)
+        own = labels is not None
+        return _saved_data(path) if _saved(path) else folder(path, class_names, by_folder=own)
     if path.suffix.lower() in {".csv", ".parquet"}:
         return table(path)
     if not path.exists():
@@ -131,15 +142,19 @@ class _Texts:
         return self.texts[number], None if self.labels is None else self.labels[number]
 
 
-def folder(path: Path, *, by_folder: bool = False) -> Samples:
+def folder(
+    path: Path, class_names: Sequence[str] | None = None, *, by_folder: bool = False
+) -> Samples:
     """Return the image files of a folder and of those in it.
 
     Args:
         path: of the folder.
-        by_folder: whether the names of the folders in it are classes, numbered alphabetically.
+        class_names: see :func:`open_samples`.
+        by_folder: whether the names of the folders in it are classes.
 
     Raises:
-        DataError: there are none, or an image lies in no folder where folders are classes.
+        DataError: there are none, or where folders are classes, an image lies in none, or one is
+            named as no class or as several.
     """
     files = image_files(path, "**/*")
     if not files:
@@ -155,15 +170,32 @@ def folder(path: Path, *, by_folder: bool = False) -> Samples:
                 f"{printable(path)}, so it has no class: leave labels='folder' "
                 "out (--folder-classes on the command line)"
             )
-        number = {name: i for i, name in enumerate(sorted({str(a) for a in above}))}
+        number = _classes(sorted({str(a) for a in above}), class_names)
         labels = [number[str(a)] for a in above]
     facts = [f"{p.stat().st_size} {labels[i] if labels else ''}" for i, p in enumerate(files)]
     return Samples(str(path), names, _Files([str(p) for p in files], labels), None, facts)
 
 
-def _as_values(path: Path) -> str:
-    """What tells arrays as they are from the pictures of them that earlier stores were made of."""
-    return " as they are" if path.suffix.lower() == ".npy" else ""
+def _classes(folders: Sequence[str], class_names: Sequence[str] | None) -> dict[str, int]:
+    """The class of each folder: by the model's names, else in the order of the folders."""
+    imagenet = all(_SYNSET.fullmatch(name) for name in folders)
+    if class_names is None or (imagenet and len(folders) == len(class_names)):
+        return {name: i for i, name in enumerate(folders)}
+    try:
+        return {
+            name: class_names.index(name)
+            if class_names.count(name) == 1
+            else class_index(name, class_names, len(class_names))
+            for name in folders
+        }
+    except TargetError as error:
+        some = ", ".join(map(printable, class_names[:5])) + ", ..." * (len(class_names) > 5)
+        raise DataError(
+            f"a folder's name is its class, but {printable(str(error))} (the model's classes: "
+            f"{some}): rename the folder to a class or its number, name classes with --labels FILE "
+            "(class_names=), give a .csv file with columns file and class_index, or leave "
+            "labels='folder' out (--folder-classes on the command line)"
+        ) from error
 
 
 def table(path: Path) -> Samples:
@@ -197,8 +229,7 @@ def table(path: Path) -> Samples:
         raise DataError(f"row {odd} of {name}: {kinds[0]} {files[odd - 1]!r} is no text")
     column = next((c for c in ("class_index", "label") if c in columns), None)
     labels = None if column is None else _numbers(found[column].tolist(), column, name)
-    whole = [_as_values(Path(f)) if kinds == ["file"] else "" for f in files]
-    facts = [f"{f} {labels[i] if labels else ''}{whole[i]}" for i, f in enumerate(files)]
+    facts = [f"{f} {labels[i] if labels else ''}" for i, f in enumerate(files)]
     ids = [str(i) for i in found["id"]] if "id" in columns else files
     if kinds == ["text"]:
         ids = ids if "id" in columns else [str(i) for i in range(len(files))]
