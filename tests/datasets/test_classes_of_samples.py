@@ -85,3 +85,28 @@ def test_another_number_of_names_than_of_classes_is_refused(
     with pytest.raises(UsageError, match=f"has 3 classes, and {len(names)} names are given"):
         datasets.map(Data(), Net(), tmp_path / "out", class_names=names)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("label", ["cat", 1.5, 2.0, True, np.float32(1), torch.tensor(1.0)])
+def test_a_label_that_is_no_integer_is_refused(label: Any) -> None:
+    x = torch.zeros(3, 8, 8)
+    found = open_samples([(x, label), {"image": x, "label": label}, (x, None), (x, float("nan"))])
+    for number in (0, 1):
+        with pytest.raises(DataError, match="give its number, an integer, or None for no class"):
+            found.read(number)
+    assert found.read(2)[1] is None and found.read(3)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "number"),
+    [("Hello, world,1\nbye,2\n", 1), ("bye,2\nHello, world,1\n", 2)],
+    ids=["first", "second"],
+)
+def test_a_row_with_more_fields_than_the_header_is_refused(
+    tmp_path: Path, rows: str, number: int
+) -> None:
+    (tmp_path / "a.csv").write_text(f"text,label\n{rows}")
+    with pytest.raises(
+        DataError, match=f"row {number} of .* has 3 fields, and the header has 2: quote texts"
+    ):
+        open_samples(tmp_path / "a.csv")

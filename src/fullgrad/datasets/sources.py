@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +16,7 @@ from fullgrad._files import printable, stored_name
 from fullgrad._optional import require
 from fullgrad._user_code import loaded, names_file, running
 from fullgrad.datasets import _archives as archives
+from fullgrad.datasets._in_memory import facts_of
 from fullgrad.datasets._inputs import value_of
 from fullgrad.datasets.files import EXTRA
 from fullgrad.datasets.samples import Sample, Samples
@@ -53,7 +56,9 @@ def open_samples(
             map-style data set. In Python also any such data set: its items are inputs,
             ``(input, label)``, or dicts with an entry ``image``, ``text`` or the like. An input is
             an image, a text, a tensor, or a dict of tensors by the names of the model's
-            arguments; a dict with ``input_ids`` is one.
+            arguments; a dict with ``input_ids`` is one. A label is the number of a class, or
+            None; a negative one is none. Tensors, arrays, ``TensorDataset`` and lists of these are
+            told apart by their numbers, other data sets in Python by their ids alone.
         ids: of a map-style data set, one for each item; its numbers where they are not given.
         labels: ``"folder"`` takes an image's class from the name of the folder below ``data``;
             None leaves images of a folder without a class.
@@ -83,7 +88,7 @@ def open_samples(
         raise DataError("labels='folder' belongs to an image folder")
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         raise DataError(f"{type(data).__name__} is not a data set: give {_FORMS}")
-    return map_style(data, _name_of(data), ids)
+    return map_style(data, _name_of(data), ids, facts_of(data))
 
 
 def _name_of(data: Any) -> str:
@@ -215,8 +220,12 @@ def table(path: Path) -> Samples:
             found = pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
         else:
             found = pandas.read_parquet(path)
+        shifted = path.suffix.lower() == ".csv" and not isinstance(found.index, pandas.RangeIndex)
     except Exception as error:  # pandas and pyarrow raise what they like
+        _check_lengths(path)
         raise DataError(f"{name} cannot be read: {' '.join(str(error).split())}") from error
+    if shifted:  # pandas takes a field too much in the first row for names of rows
+        _check_lengths(path)
     columns = [str(c) for c in found.columns]
     kinds = [kind for kind in ("file", "text") if kind in columns]
     if len(kinds) != 1:
@@ -236,6 +245,23 @@ def table(path: Path) -> Samples:
         return Samples(str(path), ids, _Texts(files, labels), None, facts)
     paths = [str(path.parent / f) for f in files]
     return Samples(str(path), ids, _Files(paths, labels), None, facts)
+
+
+def _check_lengths(path: Path) -> None:
+    """Refuse a row of a ``.csv`` file that has more fields than the header, if there is one."""
+    if path.suffix.lower() != ".csv":
+        return
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            head, *rows = (row for row in csv.reader(file) if row)
+    except (OSError, ValueError, csv.Error):
+        return
+    for number, row in enumerate(rows, 1):
+        if len(row) > len(head):
+            raise DataError(
+                f"row {number} of {printable(path)} has {len(row)} fields, and the header has "
+                f"{len(head)}: quote texts that hold commas"
+            )
 
 
 def made(spec: str) -> Samples:
@@ -322,7 +348,7 @@ def sample_of(item: Any) -> Sample:
     """Return the input and the class of an item.
 
     Raises:
-        DataError: an item of an unknown form.
+        DataError: an item of an unknown form, or a class that is text or no whole number.
     """
     label: Any = None
     if isinstance(item, Mapping) and any(name in item for name in _IDS):
@@ -344,7 +370,11 @@ def sample_of(item: Any) -> Sample:
         value = item
     if hasattr(label, "item") and getattr(label, "size", None) is not None:
         label = label.item() if _single(label) else None
-    whole = isinstance(label, int) and not isinstance(label, bool) and label >= 0
+    if isinstance(label, (str, bool)) or (isinstance(label, float) and not math.isnan(label)):
+        raise DataError(
+            f"the class of an item is {label!r}: give its number, an integer, or None for no class"
+        )
+    whole = isinstance(label, int) and label >= 0
     return value, label if whole else None
 
 
