@@ -17,9 +17,10 @@ from fullgrad._code import code_digest
 from fullgrad._files import printable
 from fullgrad.datasets import encoding
 from fullgrad.datasets._described import file_digest, model_digest, plain, short
-from fullgrad.datasets._inputs import DIMS, Value, stacked
+from fullgrad.datasets._fitting import check_names, check_tokens
+from fullgrad.datasets._inputs import DIMS, stacked
 from fullgrad.datasets.encoding import Array, Dtype
-from fullgrad.datasets.explaining import Found, Question, classes_of, explained
+from fullgrad.datasets.explaining import Found, Question, explained
 from fullgrad.datasets.index import SHARE
 from fullgrad.datasets.plan import TEXT, Plan, environment
 from fullgrad.datasets.samples import Prepared, Reader, Samples
@@ -153,24 +154,13 @@ def tried(subject: Subject, samples: Samples, asked: Question) -> Trial:
         if isinstance(answer, str):
             failure = failure or answer
             continue
-        _check_names(subject, inputs)
+        check_names(subject.class_names, module, inputs)
         stages = [n.removeprefix(SHARE) for n in answer[0].numbers if n.startswith(SHARE)]
         own = tuple(s for s in stages if s != "input")
         return Trial(samples.ids[number], sample, answer[0], own)
     if failure:
         raise UsageError(f"none of the first samples can be explained: {failure}")
     raise DataError(f"none of the first samples of {printable(samples.spec)} can be read: {unread}")
-
-
-def _check_names(subject: Subject, inputs: Value) -> None:
-    names = subject.class_names
-    classes = None if names is None else classes_of(subject.module, inputs)
-    if names is not None and classes is not None and len(names) != classes:
-        raise UsageError(
-            f"the model has {classes} classes, and {len(names)} names are given for them "
-            f"({', '.join(names[:5])}{', ...' * (len(names) > 5)}): give one for each, with "
-            "class_names=, --labels FILE, or CLASSES in the model's file"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,6 +268,7 @@ def planned(
         return positions if whole else (wishes.tokens or 0,)
 
     if there is not None:  # it has been tried already; what differs is refused by the store
+        check_tokens(wishes.tokens, [dims for _, dims in there.arrays.values()])
         return replace(
             base,
             batch_size=base.batch_size or there.batch_size,
@@ -298,6 +289,7 @@ def planned(
     found = trial.found
     names = tuple(found.dims)
     dims = [*found.dims.values()] or [DIMS[found.map.ndim]]
+    check_tokens(wishes.tokens, dims)
     shapes = [
         positions_of(values, own, base, wishes.tokens or _TOKENS, alone=len(dims) == 1)
         for values, own in zip((found.map, *found.more.values()), dims, strict=True)
