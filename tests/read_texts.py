@@ -88,7 +88,7 @@ def volumes() -> list[tuple[Tensor, int]]:
 
 def volume_model() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv3d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2))
+    return nn.Sequential(nn.Conv3d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3))
 
 
 def sounds() -> list[Tensor]:
@@ -98,7 +98,7 @@ def sounds() -> list[Tensor]:
 
 def sound_model() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv1d(1, 2, 5), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
+    return nn.Sequential(nn.Conv1d(1, 2, 5), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3))
 
 
 tokenizer = Letters()

@@ -33,6 +33,11 @@ def names_file(spec: str) -> bool:
     return bool(colon) and file.endswith(".py") and name.isidentifier()
 
 
+def file_content(module: str) -> bytes:
+    """What the Python file held that was run as a module; empty for modules of other kinds."""
+    return _RUN.get(module, b"")
+
+
 def loaded(spec: str, failure: type[FullGradError], *, again: bool = True) -> tuple[Any, Any]:
     """Run the file of ``path/to/file.py:NAME``.
 

@@ -72,7 +72,7 @@ def test_own_methods(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_targets_and_parts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = [*BASE, "--unit", "2", "--target", "dog", "2", "--grid", "4", "4", "--dtype", "uint8"]
-    assert main([*line, "--part", "1/2", "--quiet"]) == 0
+    assert main([*line, "--part", "1/2", "--quiet"]) == 0, "its own part is done"
     store = fullgrad.datasets.open("maps")
     assert store.done == (1,) and store.maps.shape == (4, 4, 4)
     assert store.index["target"].tolist() == [1, 2] * 2
@@ -95,10 +95,17 @@ def test_targets_and_parts(here: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["--workers", "x"], "'x' is not a whole number"),
         (["--ray", "auto"], "--ray belongs to --executor ray"),
         (["--target", "nosuch"], "nosuch"),
+        (["--target", "predicted", "true"], "--target predicted goes alone, not with true: make a"),
+        (["--target", "cat", "true"], "--target true goes alone, not with cat: make a store for"),
+        (["--tokens", "7"], "no texts are explained here: leave it out"),
+        (["--check", "--dry-run"], "--check computes damaged units again, --dry-run nothing: "),
         (["--executor", "torchrun"], "needs RANK and WORLD_SIZE"),
         (["--grid", "9", "9"], "a map of 8 x 8 cannot be pooled to a grid of 9 x 9"),
     ],
-    ids=["part", "batch", "workers", "ray", "target", "torchrun", "grid"],
+    ids=[
+        *["part", "batch", "workers", "ray", "target", "predicted", "true", "tokens", "check"],
+        *["torchrun", "grid"],
+    ],
 )
 def test_mistakes(
     here: Path, capsys: pytest.CaptureFixture[str], words: list[str], text: str

@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     for number, (picture, label, marked) in enumerate(
         zip(*images(args.images, False), strict=True)
     ):
-        path = args.folder / "images" / f"{label}-{CLASSES[label]}" / f"{number:04d}.png"
+        path = args.folder / "images" / CLASSES[label] / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
         if marked:

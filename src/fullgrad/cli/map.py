@@ -56,8 +56,8 @@ examples:
   fullgrad map photos/ --out maps --part $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT
   torchrun --nproc-per-node 4 -m fullgrad map photos/ --out maps --executor torchrun
 
-exit code: 0 all done; 1 all done, some samples have an error instead of a map, or other parts are
-not done; 2 a mistake in the arguments, or the run had to stop; what is done is kept.
+exit code: 0 all done; 1 all done, but some samples have an error instead of a map; 2 a mistake in
+the arguments, or the run had to stop; what is done is kept. With --part, all is the run's own part.
 """
 
 
@@ -76,7 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "predicted (default), true, or classes by number or name; several give several maps each"
     add("--target", nargs="+", default=[PREDICTED], metavar="CLASS", help=text)
     add("--top", type=positive, metavar="K", help="explain the K highest classes of each sample")
-    text = "an image's class is the name of the folder below DATA, numbered alphabetically"
+    text = (
+        "an image's class is the name of the folder below DATA: one of the model's classes, or "
+        "numbered alphabetically where their names are not known"
+    )
     add("--folder-classes", action="store_true", help=text)
     add("--limit", type=positive, metavar="N", help="the first N samples alone")
     text = "samples that go through the model together, or 'auto' (default: 8, on a GPU 32)"
@@ -141,6 +144,8 @@ def run(args: argparse.Namespace) -> int:
         FullGradError: a mistake in the arguments, or work that had to stop.
     """
     executor = _executor(args)
+    if args.check and args.dry_run:
+        raise UsageError("--check computes damaged units again, --dry-run nothing: leave one out")
     method, options = chosen_method(args)
     model = model_of(args, prepares=args.transform is None)
     names, target = _target(args, model)
@@ -205,6 +210,12 @@ def _target(args: argparse.Namespace, model: LoadedModel) -> tuple[tuple[str, ..
     names = None if classes is None else class_names(args.labels, model, classes)
     if len(given) == 1 and given[0] in {PREDICTED, TRUE}:
         return names, given[0]
+    word = next((text for text in (PREDICTED, TRUE) if text in given), None)
+    if word is not None and word not in (names or ()):
+        raise UsageError(
+            f"--target {word} goes alone, not with {' '.join(w for w in given if w != word)}: make "
+            "a store for each, or name classes"
+        )
     if classes is None:
         raise UsageError(
             "--target needs a classifier, with an output for each class; in Python "

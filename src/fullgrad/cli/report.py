@@ -62,7 +62,8 @@ def _look(args: argparse.Namespace) -> Look | None:
         raise UsageError("--largest-first needs a column to order by: --sort COLUMN")
     if args.where is None and not any((args.sort, args.most, args.data)):
         return None
-    choice = replace(Choice.parse(args.where or (), args.sort or ""), descending=args.largest_first)
+    choice = Choice.parse(args.where or (), args.sort or "")
+    choice = replace(choice, descending=choice.descending or args.largest_first)
     return Look(choice, args.most or MOST, args.data)
 
 

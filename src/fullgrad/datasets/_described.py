@@ -9,14 +9,16 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
+from pathlib import Path
 from types import CodeType
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fullgrad._files import printable
+from fullgrad._user_code import file_content
 
 _PLACE = re.compile(r" at 0x[0-9a-f]+")  # in memory, which a repr tells
 _Describe: TypeAlias = Callable[[Any], Any]
@@ -86,16 +88,53 @@ def _digest(held: Any) -> str:
 def source_digest(function: Any) -> str:
     """The digest of a function's or class's source; of its code where no source can be read.
 
-    Empty for what is not written in Python.
+    Of what FILE.py:NAME names the whole file counts, with the helpers in it. Empty for what is not
+    written in Python.
     """
     made = inspect.unwrap(function)
+    whole = file_content(str(getattr(made, "__module__", "")))
     try:
+        if whole:
+            return short(whole + str(getattr(made, "__qualname__", "")).encode())
         return short(inspect.getsource(made).encode())
     except (OSError, TypeError):
         parts = vars(made).values() if isinstance(made, type) else [made]
         codes = [getattr(part, "__code__", None) for part in parts]
         found = [_of_code(code) for code in codes if code is not None]
         return short(repr(found).encode()) if found else ""
+
+
+def file_digest(function: Any) -> str:
+    """The digest of the file that a function stands in; empty where there is none to read."""
+    made = inspect.unwrap(function.func if isinstance(function, partial) else function)
+    made = made if inspect.isroutine(made) or inspect.isclass(made) else type(made)
+    try:
+        content = (
+            file_content(made.__module__) or Path(str(inspect.getsourcefile(made))).read_bytes()
+        )
+    except (OSError, TypeError):
+        return ""
+    return short(content)
+
+
+def model_digest(module: nn.Module, source: str = "") -> str:
+    """Return sixteen hexadecimal digits of a model's structure, code and state.
+
+    Args:
+        module: the model.
+        source: digest of the Python file that makes it, on whose functions it depends.
+    """
+    found = hashlib.sha256(f"{module!r}{source}".encode())
+    own = {type(m) for m in module.modules() if not type(m).__module__.startswith("torch.nn.")}
+    for kind in sorted(own, key=lambda k: f"{k.__module__}.{k.__qualname__}"):
+        found.update(f"{kind.__module__}.{kind.__qualname__} {source_digest(kind)}".encode())
+    for name, tensor in sorted(
+        {**dict(module.named_parameters()), **dict(module.named_buffers())}.items()
+    ):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        content = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(content.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def _of_code(code: CodeType) -> Any:

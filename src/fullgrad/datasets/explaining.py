@@ -318,6 +318,13 @@ def _logits(result: Any) -> Tensor | None:
     return output.detach() if classes else None
 
 
+def classes_of(model: nn.Module, inputs: Value) -> int | None:
+    """How many outputs a classifier has; None of other models."""
+    with lent(model), torch.no_grad():
+        logits = _logits(result_of(model, inputs))
+    return None if logits is None else logits.shape[1]
+
+
 def _shares(one: Heard, depth: int) -> dict[str, Array]:
     """What the terms of the input and of each stage add up to, by the index's column."""
     found = {"share.input": _numbers(one.input_sums)}

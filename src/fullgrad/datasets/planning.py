@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +16,8 @@ from fullgrad import methods
 from fullgrad._code import code_digest
 from fullgrad._files import printable
 from fullgrad.datasets import encoding
-from fullgrad.datasets._described import plain, short, source_digest
+from fullgrad.datasets._described import file_digest, model_digest, plain, short
+from fullgrad.datasets._fitting import check_names, check_tokens
 from fullgrad.datasets._inputs import DIMS, stacked
 from fullgrad.datasets.encoding import Array, Dtype
 from fullgrad.datasets.explaining import Found, Question, explained
@@ -29,7 +29,7 @@ from fullgrad.engine.request import Request
 from fullgrad.errors import InputError, UsageError
 from fullgrad.evaluation.sources import DataError
 from fullgrad.maps.minibatches import BatchSize, check_size, largest_minibatch
-from fullgrad.vision.images import preprocess, to_rgb
+from fullgrad.vision.images import Photograph, input_of, preprocess, to_rgb
 from fullgrad.vision.models import LoadedModel
 
 _TRIED = 20  # samples, until one can be read and explained
@@ -50,6 +50,7 @@ class Subject:
         described: how samples are transformed, for the plan.
         class_names: if they are known.
         device: where the model runs.
+        source: digest of the Python file that makes the model; empty for other models.
     """
 
     module: nn.Module
@@ -59,6 +60,7 @@ class Subject:
     described: Any
     class_names: tuple[str, ...] | None
     device: torch.device
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,11 @@ class _Preprocess:
     """A model's own preparation of images; picklable."""
 
     preprocessing: Any
+    whole: ClassVar[bool] = True  # takes a file with all its channels
 
     def __call__(self, image: Any) -> Tensor:
+        if isinstance(image, Photograph):
+            return input_of(image, self.preprocessing)
         if not hasattr(image, "convert"):
             raise InputError(
                 f"a sample is a {type(image).__name__}, no image, which this model's preprocessing "
@@ -95,7 +100,9 @@ def subject_of(
         if transform is None:
             transform, own = _Preprocess(model.preprocessing), plain(asdict(model.preprocessing))
         names = model.class_names if class_names is None else tuple(class_names)
-        return Subject(model.module, model.spec, model.weights, transform, own, names, where)
+        return Subject(
+            model.module, model.spec, model.weights, transform, own, names, where, model.source
+        )
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"model must be an nn.Module or load_model()'s, not {type(model).__name__}"
@@ -106,21 +113,6 @@ def subject_of(
     name = f"{kind.__module__}.{kind.__qualname__}"
     names = None if class_names is None else tuple(class_names)
     return Subject(model, name, "as they are", transform, own, names, where)
-
-
-def model_digest(module: nn.Module) -> str:
-    """Return sixteen hexadecimal digits of a model's structure, code and state."""
-    found = hashlib.sha256(repr(module).encode())
-    own = {type(m) for m in module.modules() if not type(m).__module__.startswith("torch.nn.")}
-    for kind in sorted(own, key=lambda k: f"{k.__module__}.{k.__qualname__}"):
-        found.update(f"{kind.__module__}.{kind.__qualname__} {source_digest(kind)}".encode())
-    for name, tensor in sorted(
-        {**dict(module.named_parameters()), **dict(module.named_buffers())}.items()
-    ):
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        content = tensor.detach().cpu().contiguous().reshape(-1)
-        found.update(content.view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,6 +137,7 @@ def tried(subject: Subject, samples: Samples, asked: Question) -> Trial:
 
     Raises:
         DataError: none of the first samples can be read.
+        UsageError: another number of class names than of classes.
         FullGradError: the method fails for all of those that can be read.
     """
     reader = Reader(samples, subject.transform)
@@ -161,6 +154,7 @@ def tried(subject: Subject, samples: Samples, asked: Question) -> Trial:
         if isinstance(answer, str):
             failure = failure or answer
             continue
+        check_names(subject.class_names, module, inputs)
         stages = [n.removeprefix(SHARE) for n in answer[0].numbers if n.startswith(SHARE)]
         own = tuple(s for s in stages if s != "input")
         return Trial(samples.ids[number], sample, answer[0], own)
@@ -244,7 +238,7 @@ def planned(
         model={
             "name": subject.name,
             "weights": subject.weights,
-            "digest": model_digest(subject.module),
+            "digest": model_digest(subject.module, subject.source),
         },
         method=asked.method.name,
         options=plain(asked.settings()),
@@ -274,6 +268,7 @@ def planned(
         return positions if whole else (wishes.tokens or 0,)
 
     if there is not None:  # it has been tried already; what differs is refused by the store
+        check_tokens(wishes.tokens, [dims for _, dims in there.arrays.values()])
         return replace(
             base,
             batch_size=base.batch_size or there.batch_size,
@@ -294,6 +289,7 @@ def planned(
     found = trial.found
     names = tuple(found.dims)
     dims = [*found.dims.values()] or [DIMS[found.map.ndim]]
+    check_tokens(wishes.tokens, dims)
     shapes = [
         positions_of(values, own, base, wishes.tokens or _TOKENS, alone=len(dims) == 1)
         for values, own in zip((found.map, *found.more.values()), dims, strict=True)
@@ -335,11 +331,14 @@ def positions_of(
 
 
 def source_of(asked: Question) -> str:
-    """The digest of a user's method or target, after a hyphen; empty for the library's own."""
+    """The digest of a user's method or target, after a hyphen; empty for the library's own.
+
+    The whole file that a function stands in counts, since it may call others in it.
+    """
     given = [f for f in (asked.method.function, asked.target) if callable(f)]
     inner = [f.func if isinstance(f, partial) else f for f in given]
     own = [f for f, i in zip(given, inner, strict=True) if not _is_ours(i)]
-    return "".join(f"-{short(repr(plain(f)).encode())}" for f in own)
+    return "".join(f"-{short((repr(plain(f)) + file_digest(f)).encode())}" for f in own)
 
 
 def _is_ours(function: Any) -> bool:

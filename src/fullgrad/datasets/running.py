@@ -138,7 +138,8 @@ def map(
         ids: see :func:`fullgrad.datasets.sources.open_samples`.
         labels: see :func:`fullgrad.datasets.sources.open_samples`.
         limit: the first samples alone.
-        class_names: kept in the plan, for those who look at the store.
+        class_names: kept in the plan, for those who look at the store, and the names of folders
+            with ``labels="folder"``; None: those of a loaded model.
         batch_size: samples that go through the model together; ``"auto"``: as many as fit half of
             the free memory, chosen once for the whole store; None: 8 on a CPU, 32 on a GPU.
         unit: samples in a unit, 256 where nothing is said.
@@ -260,7 +261,8 @@ def prepare(
     wishes = Wishes(
         unit=unit, batch_size=batch_size, threads=threads, processes=processes, tokens=tokens
     )
-    samples = open_samples(data, ids=ids, labels=labels)
+    subject = subject_of(model, transform, class_names, device)
+    samples = open_samples(data, ids=ids, labels=labels, class_names=subject.class_names)
     samples = samples if limit is None else samples.first(limit)
     if isinstance(target, Mapping):
         missing = [i for i in samples.ids if i not in target]
@@ -269,7 +271,6 @@ def prepare(
                 f"there is no target for {printable(missing[0])} ({len(missing)} of {len(samples)} "
                 "samples have none)"
             )
-    subject = subject_of(model, transform, class_names, device)
     files = files_at(out)
     there = read_plan(files)
     plan, trial = planned(

@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 from fullgrad._files import printable
 from fullgrad._user_code import pickled, unpickled
 from fullgrad.datasets._inputs import Value, value_of
-from fullgrad.errors import FullGradError
+from fullgrad.errors import FullGradError, InputError
 from fullgrad.evaluation.sources import DataError
 from fullgrad.vision.classification import one_line
+from fullgrad.vision.images import Photograph
 
 # What a sample is: an image, a text, a tensor or tensors by name; its true class if it is known.
 Sample: TypeAlias = "tuple[Any, int | None]"
@@ -35,7 +36,9 @@ class Samples:
         ids: one for each, no two alike.
         read: decodes a sample: an image of Pillow's, a text, a tensor or tensors by name without
             the batch axis, and its true class or None. It is called in worker processes, so it
-            must be picklable.
+            must be picklable. Of files its attribute ``photograph`` gives a
+            :class:`fullgrad.vision.images.Photograph` in place of the image, for a transform that
+            says with an attribute ``whole`` that it takes one.
         sizes: samples in each unit, where the source has units of its own; else None.
         facts: what else tells these data apart from others, such as lengths of files.
 
@@ -111,6 +114,7 @@ class Reader(Dataset[Prepared]):
 
     def __init__(self, samples: Samples, transform: Callable[[Any], Any] | None) -> None:
         self._samples, self._transform = samples, transform
+        self._read = getattr(samples.read, "photograph", samples.read)
 
     def __reduce__(self) -> Any:
         """Take the Python files along that data and transform come from, by path."""
@@ -121,7 +125,9 @@ class Reader(Dataset[Prepared]):
 
     def __getitem__(self, number: int) -> Prepared:
         try:
-            value, label = self._samples.read(number)
+            value, label = self._read(number)
+            if isinstance(value, Photograph) and not getattr(self._transform, "whole", False):
+                value = _picture(value)
             if self._transform is not None and not _ready(value):
                 value = self._transform(value)
             return Prepared(number, value_of(value), label)
@@ -131,6 +137,17 @@ class Reader(Dataset[Prepared]):
 
 def _reader(files: dict[str, str], content: bytes) -> Reader:
     return Reader(*unpickled(files, content, DataError))
+
+
+def _picture(photograph: Photograph) -> Any:
+    """A file's picture, for transforms of pictures."""
+    if photograph.path.suffix.lower() == ".npy":
+        raise InputError(
+            f"{printable(photograph.path)} holds an array, and transform= takes pictures: leave it "
+            "out for a model with its own preprocessing (load_model, --model), or give the data as "
+            "FILE.py:FUNCTION, which returns tensors"
+        )
+    return photograph.image
 
 
 def _ready(value: Any) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +16,21 @@ from fullgrad._files import printable, stored_name
 from fullgrad._optional import require
 from fullgrad._user_code import loaded, names_file, running
 from fullgrad.datasets import _archives as archives
+from fullgrad.datasets._in_memory import facts_of
 from fullgrad.datasets._inputs import value_of
 from fullgrad.datasets.files import EXTRA
 from fullgrad.datasets.samples import Sample, Samples
+from fullgrad.errors import TargetError
 from fullgrad.evaluation.sources import DataError, image_files, torchvision_data
-from fullgrad.vision.images import SUFFIXES, read_image
+from fullgrad.targets.names import class_index
+from fullgrad.vision.images import SUFFIXES, Photograph, read_photograph
 
 Data: TypeAlias = "str | os.PathLike[str] | Samples | Sequence[Any]"
 
 _INPUTS = ("image", "img", "pixel_values", "input", "inputs", "audio", "text", "sentence")
 _IDS = ("input_ids", "decoder_input_ids")  # items that have these are inputs by name
 _LABELS = ("label", "labels", "class", "class_index", "target")
+_SYNSET = re.compile(r"n\d{8}")  # what a folder of ImageNet is called
 _FORMS = (
     "an image folder, a .csv or .parquet file with a column 'file' or 'text', .tar files "
     "(webdataset:PATTERN), a folder of the datasets library, torchvision:NAME:ROOT, "
@@ -32,7 +39,11 @@ _FORMS = (
 
 
 def open_samples(
-    data: Data, *, ids: Sequence[str] | None = None, labels: str | None = None
+    data: Data,
+    *,
+    ids: Sequence[str] | None = None,
+    labels: str | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Samples:
     """Find the samples of a data set; none is decoded.
 
@@ -45,15 +56,19 @@ def open_samples(
             map-style data set. In Python also any such data set: its items are inputs,
             ``(input, label)``, or dicts with an entry ``image``, ``text`` or the like. An input is
             an image, a text, a tensor, or a dict of tensors by the names of the model's
-            arguments; a dict with ``input_ids`` is one.
+            arguments; a dict with ``input_ids`` is one. A label is the number of a class, or
+            None; a negative one is none. Tensors, arrays, ``TensorDataset`` and lists of these are
+            told apart by their numbers, other data sets in Python by their ids alone.
         ids: of a map-style data set, one for each item; its numbers where they are not given.
-        labels: ``"folder"`` takes an image's class from the name of the folder below ``data``, the
-            names numbered in alphabetical order as torchvision's ``ImageFolder`` does; None
-            leaves images of a folder without a class.
+        labels: ``"folder"`` takes an image's class from the name of the folder below ``data``;
+            None leaves images of a folder without a class.
+        class_names: of the model, among which folders' names are looked up. Where they are not
+            known, folders are numbered in alphabetical order as torchvision's ``ImageFolder``
+            does; so are the folders of ImageNet (``n01440764``, ...), if all classes are there.
 
     Raises:
-        DataError: nothing there, an id twice, not a data set, or ids or labels that it does not
-            take.
+        DataError: nothing there, an id twice, not a data set, ids or labels that it does not
+            take, or a folder that is named as no class or as several.
 
     Example:
         >>> import torch
@@ -68,12 +83,12 @@ def open_samples(
     if isinstance(data, (str, os.PathLike)):
         if ids is not None:
             raise DataError("ids= belongs to a data set in Python; a table has a column 'id'")
-        return _at(os.fspath(data), labels)
+        return _at(os.fspath(data), labels, class_names)
     if labels is not None:
         raise DataError("labels='folder' belongs to an image folder")
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         raise DataError(f"{type(data).__name__} is not a data set: give {_FORMS}")
-    return map_style(data, _name_of(data), ids)
+    return map_style(data, _name_of(data), ids, facts_of(data))
 
 
 def _name_of(data: Any) -> str:
@@ -81,7 +96,7 @@ def _name_of(data: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _at(spec: str, labels: str | None) -> Samples:
+def _at(spec: str, labels: str | None, class_names: Sequence[str] | None) -> Samples:
     path = Path(spec)
     if labels not in {None, "folder"}:
         raise DataError(f"labels must be 'folder' or None, not {labels!r}")
@@ -95,7 +110,8 @@ def _at(spec: str, labels: str | None) -> Samples:
     if names_file(spec):
         return made(spec)
     if path.is_dir():
-        return _saved_data(path) if _saved(path) else folder(path, by_folder=labels is not None)
+        own = labels is not None
+        return _saved_data(path) if _saved(path) else folder(path, class_names, by_folder=own)
     if path.suffix.lower() in {".csv", ".parquet"}:
         return table(path)
     if not path.exists():
@@ -111,8 +127,13 @@ class _Files:
     labels: Sequence[int | None] | None
 
     def __call__(self, number: int) -> Sample:
+        found, label = self.photograph(number)
+        return found.image, label
+
+    def photograph(self, number: int) -> tuple[Photograph, int | None]:
+        """Read a file with all its channels."""
         label = None if self.labels is None else self.labels[number]
-        return read_image(self.paths[number]), label
+        return read_photograph(self.paths[number]), label
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +147,19 @@ class _Texts:
         return self.texts[number], None if self.labels is None else self.labels[number]
 
 
-def folder(path: Path, *, by_folder: bool = False) -> Samples:
+def folder(
+    path: Path, class_names: Sequence[str] | None = None, *, by_folder: bool = False
+) -> Samples:
     """Return the image files of a folder and of those in it.
 
     Args:
         path: of the folder.
-        by_folder: whether the names of the folders in it are classes, numbered alphabetically.
+        class_names: see :func:`open_samples`.
+        by_folder: whether the names of the folders in it are classes.
 
     Raises:
-        DataError: there are none, or an image lies in no folder where folders are classes.
+        DataError: there are none, or where folders are classes, an image lies in none, or one is
+            named as no class or as several.
     """
     files = image_files(path, "**/*")
     if not files:
@@ -150,10 +175,32 @@ def folder(path: Path, *, by_folder: bool = False) -> Samples:
                 f"{printable(path)}, so it has no class: leave labels='folder' "
                 "out (--folder-classes on the command line)"
             )
-        number = {name: i for i, name in enumerate(sorted({str(a) for a in above}))}
+        number = _classes(sorted({str(a) for a in above}), class_names)
         labels = [number[str(a)] for a in above]
     facts = [f"{p.stat().st_size} {labels[i] if labels else ''}" for i, p in enumerate(files)]
     return Samples(str(path), names, _Files([str(p) for p in files], labels), None, facts)
+
+
+def _classes(folders: Sequence[str], class_names: Sequence[str] | None) -> dict[str, int]:
+    """The class of each folder: by the model's names, else in the order of the folders."""
+    imagenet = all(_SYNSET.fullmatch(name) for name in folders)
+    if class_names is None or (imagenet and len(folders) == len(class_names)):
+        return {name: i for i, name in enumerate(folders)}
+    try:
+        return {
+            name: class_names.index(name)
+            if class_names.count(name) == 1
+            else class_index(name, class_names, len(class_names))
+            for name in folders
+        }
+    except TargetError as error:
+        some = ", ".join(map(printable, class_names[:5])) + ", ..." * (len(class_names) > 5)
+        raise DataError(
+            f"a folder's name is its class, but {printable(str(error))} (the model's classes: "
+            f"{some}): rename the folder to a class or its number, name classes with --labels FILE "
+            "(class_names=), give a .csv file with columns file and class_index, or leave "
+            "labels='folder' out (--folder-classes on the command line)"
+        ) from error
 
 
 def table(path: Path) -> Samples:
@@ -173,8 +220,12 @@ def table(path: Path) -> Samples:
             found = pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
         else:
             found = pandas.read_parquet(path)
+        shifted = path.suffix.lower() == ".csv" and not isinstance(found.index, pandas.RangeIndex)
     except Exception as error:  # pandas and pyarrow raise what they like
+        _check_lengths(path)
         raise DataError(f"{name} cannot be read: {' '.join(str(error).split())}") from error
+    if shifted:  # pandas takes a field too much in the first row for names of rows
+        _check_lengths(path)
     columns = [str(c) for c in found.columns]
     kinds = [kind for kind in ("file", "text") if kind in columns]
     if len(kinds) != 1:
@@ -194,6 +245,23 @@ def table(path: Path) -> Samples:
         return Samples(str(path), ids, _Texts(files, labels), None, facts)
     paths = [str(path.parent / f) for f in files]
     return Samples(str(path), ids, _Files(paths, labels), None, facts)
+
+
+def _check_lengths(path: Path) -> None:
+    """Refuse a row of a ``.csv`` file that has more fields than the header, if there is one."""
+    if path.suffix.lower() != ".csv":
+        return
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            head, *rows = (row for row in csv.reader(file) if row)
+    except (OSError, ValueError, csv.Error):
+        return
+    for number, row in enumerate(rows, 1):
+        if len(row) > len(head):
+            raise DataError(
+                f"row {number} of {printable(path)} has {len(row)} fields, and the header has "
+                f"{len(head)}: quote texts that hold commas"
+            )
 
 
 def made(spec: str) -> Samples:
@@ -280,7 +348,7 @@ def sample_of(item: Any) -> Sample:
     """Return the input and the class of an item.
 
     Raises:
-        DataError: an item of an unknown form.
+        DataError: an item of an unknown form, or a class that is text or no whole number.
     """
     label: Any = None
     if isinstance(item, Mapping) and any(name in item for name in _IDS):
@@ -302,7 +370,11 @@ def sample_of(item: Any) -> Sample:
         value = item
     if hasattr(label, "item") and getattr(label, "size", None) is not None:
         label = label.item() if _single(label) else None
-    whole = isinstance(label, int) and not isinstance(label, bool) and label >= 0
+    if isinstance(label, (str, bool)) or (isinstance(label, float) and not math.isnan(label)):
+        raise DataError(
+            f"the class of an item is {label!r}: give its number, an integer, or None for no class"
+        )
+    whole = isinstance(label, int) and label >= 0
     return value, label if whole else None
 
 

@@ -173,7 +173,7 @@ def _found(path: Path, problems: list[str], look: Look) -> list[Item]:
             return [experiment]
         found: list[Item] = []
         try:
-            files = sorted(_json_files(path))
+            files = sorted(_json_files(path, problems))
         except OSError as error:
             raise ReportError(f"{printable(path)} cannot be listed: {error.strerror}") from error
         for file in files:
@@ -196,13 +196,18 @@ def _found(path: Path, problems: list[str], look: Look) -> list[Item]:
     return [item]
 
 
-def _json_files(folder: Path) -> Iterable[Path]:
-    """The JSON files of a folder and its subfolders, but for those of an experiment."""
+def _json_files(folder: Path, problems: list[str]) -> Iterable[Path]:
+    """The JSON files of a folder and its subfolders, but for those of an experiment or a store."""
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
-        if path.is_dir() and benched.found_in(path) is None:
-            yield from _json_files(path)
+        if path.is_dir() and stored.is_store(path):
+            problems.append(
+                f"{printable(path)} is a store of maps, which is shown where it is named: "
+                f"fullgrad report {printable(path)}"
+            )
+        elif path.is_dir() and benched.found_in(path) is None:
+            yield from _json_files(path, problems)
         elif path.suffix == ".json":
             yield path
 

@@ -66,13 +66,18 @@ class Stored:
     look: Look
 
 
+def is_store(folder: Path) -> bool:
+    """Whether a folder is a store of maps."""
+    return (folder / "maps.zarr").is_dir()
+
+
 def found_in(folder: Path, look: Look) -> Stored | None:
     """The store that a folder is, if it is one.
 
     Raises:
         StoreError: it is damaged.
     """
-    if not (folder / "maps.zarr").is_dir():
+    if not is_store(folder):
         return None
     return Stored(folder, open_store(folder), look)
 
@@ -159,7 +164,14 @@ def _target(store: Opened) -> str:
     target = store.plan.target
     if isinstance(target, str):
         return {"predicted": "the predicted class", "true": "the true class"}.get(target, target)
-    return f"classes {', '.join(map(str, target))}"
+    if isinstance(target, dict):
+        if all(isinstance(one, int) for one in target.values()):
+            return f"a class of its own for each sample ({len(target)} given)"
+        kind = str(target.get("", "")).partition(" ")[0]  # of a target with settings
+        return f"a function of the output{f', {kind}' if kind else ''}"
+    if isinstance(target, int):
+        return class_label(store, target)
+    return f"classes {', '.join(class_label(store, one) for one in target)}"
 
 
 def _errors(builder: Builder, store: Opened) -> list[Html]:

@@ -168,7 +168,13 @@ def _value(
         pass
     if condition.column in CLASSES:
         names = [name.casefold() for name in class_names or ()]
-        if text.casefold() in names:
-            return float(names.index(text.casefold()))
+        found = [number for number, name in enumerate(names) if name == text.casefold()]
+        if len(found) > 1:
+            raise UsageError(
+                f"{condition}: several classes have the name {text!r}: give one of the numbers "
+                f"{', '.join(map(str, found))}"
+            )
+        if found:
+            return float(found[0])
         raise UsageError(f"{condition}: no class has the name {text!r}")
     raise UsageError(f"{condition}: {text!r} is neither a number nor a column")

@@ -6,7 +6,7 @@ import io
 import operator
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from fullgrad._optional import require
 from fullgrad.datasets.encoding import Array, pooled
 from fullgrad.datasets.opened import Opened
-from fullgrad.datasets.plan import TEXT
+from fullgrad.datasets.plan import TEXT, Plan
 from fullgrad.datasets.samples import Samples
 from fullgrad.datasets.sources import open_samples
 from fullgrad.errors import FullGradError, InputError
@@ -85,7 +85,7 @@ class Pictures:
             return cls(store, None, None, "")
         alone = f"Maps are shown without their {'images' if dims == _IMAGE else 'samples'}"
         try:
-            samples = _same(known, known["spec"] if data is None else data)
+            samples = _same(store.plan, known["spec"] if data is None else data)
         except FullGradError as error:
             if data is not None:
                 raise
@@ -264,23 +264,32 @@ def in_a_row(images: Sequence[Image.Image | None], side: int = SIDE) -> Image.Im
     return found  # type: ignore[no-any-return]
 
 
-def _same(known: Any, data: Any) -> Samples:
-    """The samples, if they are those of the store."""
-    found = None
-    for labels in (None, "folder") if isinstance(data, (str, os.PathLike)) else (None,):
+def _same(plan: Plan, data: Any) -> Samples:
+    """The samples, if they are those of the store; older ones numbered folders by their order."""
+    known, found = plan.data, None
+    ways: list[tuple[str | None, Any]] = [(None, None)]
+    if isinstance(data, (str, os.PathLike)):
+        ways += [("folder", plan.class_names), ("folder", None)]
+    for labels, names in ways:
         try:
-            found = open_samples(data, labels=labels)
+            found = open_samples(data, labels=labels, class_names=names)
         except FullGradError:
             if labels is None:
                 raise
             continue
         for part in (found, _cut(found, known["samples"])):
-            if part is not None and part.digest == known["digest"]:
+            if part is not None and known["digest"] in {part.digest, _earlier(part, data)}:
                 return part
     raise InputError(
         f"the data are not those of the maps: {known['samples']} samples with the digest "
         f"{known['digest']} were mapped"
     )
+
+
+def _earlier(samples: Samples, data: Any) -> str:
+    """The digest of data in memory in earlier stores, which did not count their numbers."""
+    path = isinstance(data, (str, os.PathLike))
+    return samples.digest if path else replace(samples, facts=()).digest
 
 
 def _cut(samples: Samples, count: int) -> Samples | None:
