@@ -223,7 +223,7 @@ class Test(ABC):
 
     @property
     def left_out(self) -> int:
-        """How many images or texts could not be used; the others were."""
+        """How many images could not be read, which makes the exit code 1; the others are done."""
         return 0
 
     def notes(self, store: Store) -> dict[str, Any]:

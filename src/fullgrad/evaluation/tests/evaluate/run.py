@@ -236,7 +236,7 @@ arguments or work that had to stop.
 
     @property
     def left_out(self) -> int:
-        """How many images or texts cannot be used."""
+        """How many images cannot be read."""
         return len(self.subjects[0].source.excluded)
 
     def remarks(self) -> list[str]:

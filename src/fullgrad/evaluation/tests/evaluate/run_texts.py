@@ -81,9 +81,6 @@ examples:
   fullgrad bench evaluate-texts --model encoder.py:model --texts pairs.csv --out results
   fullgrad bench evaluate-texts --model classifier.py:model --texts reviews.txt \\
       --methods balanced_input leave_one_out random --replacements mask --out results
-
-exit code: 0 all done; 1 some texts could not be used, the others are done; 2 a mistake in the
-arguments or work that had to stop.
 """
 
     plan: TextsPlan  # type: ignore[assignment]
@@ -149,6 +146,11 @@ arguments or work that had to stop.
             batch_size=batch_size,
         )
         return cls(plan, (subject,), ())
+
+    @property
+    def left_out(self) -> int:
+        """None: empty lines are left out, and nothing is wrong with the others."""
+        return 0
 
     def explained(self, model: int, choice: int, numbers: tuple[int, ...], run: int = 0) -> Any:
         """Return a method's relevances of some texts' tokens."""
